@@ -1,0 +1,50 @@
+/** What the processes of Millrace are told when they start. Loading (flags, environment) is in cli.ts; nothing here does IO. */
+
+/** How TLS is asked for, as libpq's sslmode (Postgres documentation, 34.19.3). */
+export type SslMode = 'disable' | 'prefer' | 'require' | 'verify-ca' | 'verify-full';
+
+export interface SslOptions {
+  readonly mode: SslMode;
+  /** PEM text, not paths. */
+  readonly ca?: string;
+  readonly cert?: string;
+  readonly key?: string;
+}
+
+/** A Postgres server and the role Millrace itself uses there. `host` beginning with '/' is a Unix socket directory. */
+export interface ServerAddress {
+  readonly host: string;
+  readonly port: number;
+  readonly user: string;
+  readonly password?: string;
+  /** Database used when none is asked for. */
+  readonly database: string;
+  readonly ssl: SslOptions;
+}
+
+/** A proxy worker: the data path. */
+export interface WorkerConfig {
+  readonly listen: { readonly host: string; readonly port: number };
+  readonly upstream: ServerAddress;
+  /** 32 bytes, hex. Encrypts secrets at rest. */
+  readonly secretKey: string;
+}
+
+/** The engine of one database. */
+export interface EngineConfig {
+  readonly upstream: ServerAddress;
+  readonly database: string;
+  readonly secretKey: string;
+}
+
+/** Messages from children to the main process. */
+export type ChildMessage =
+  | { readonly type: 'ready' }
+  | { readonly type: 'catalog-installed'; readonly database: string }
+  /** Prometheus samples: name -> value, with labels in the name as in the text format. Sent about every second. */
+  | { readonly type: 'metrics'; readonly values: Readonly<Record<string, number>> }
+  /** The child cannot go on and a restart would not help (port in use, ...). One line for the user. */
+  | { readonly type: 'fatal'; readonly message: string };
+
+/** Messages from the main process to children. */
+export type ParentMessage = { readonly type: 'config'; readonly config: WorkerConfig | EngineConfig } | { readonly type: 'drain' };

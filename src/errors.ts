@@ -1,0 +1,188 @@
+/**
+ * The one registry of errors that Millrace itself raises: condition -> SQLSTATE, message, hint.
+ * Invariant: every error a client sees from Millrace is made here, so that codes and wording are the same everywhere.
+ * SQLSTATEs are those of the same condition in Postgres (documentation, appendix A); docs/errors.md is checked against this table.
+ */
+
+/** The fields of an ErrorResponse that Millrace fills. `position` counts characters from 1 in the client's query text. */
+export interface ErrorFields {
+  readonly severity: 'ERROR' | 'FATAL';
+  readonly code: string;
+  readonly message: string;
+  readonly detail?: string;
+  readonly hint?: string;
+  readonly position?: number;
+}
+
+/** A NoticeResponse that Millrace sends. */
+export interface NoticeFields {
+  readonly severity: 'NOTICE' | 'WARNING' | 'INFO';
+  readonly code: string;
+  readonly message: string;
+  readonly detail?: string;
+  readonly hint?: string;
+}
+
+interface Condition {
+  readonly code: string;
+  /** `{name}` places are filled from the parameters. */
+  readonly message: string;
+  readonly detail?: string;
+  readonly hint?: string;
+}
+
+export const conditions = {
+  syntax_error: { code: '42601', message: '{message}' },
+  feature_not_supported: { code: '0A000', message: '{message}' },
+  internal_error: { code: 'XX000', message: '{message}' },
+  in_failed_transaction: { code: '25P02', message: 'current transaction is aborted, commands ignored until end of transaction block' },
+  catalog_not_installable: {
+    code: '42501',
+    message: 'cannot install the Millrace catalog in database "{database}"',
+    detail: '{cause}',
+    hint: 'Connect once as a role that may, or run: GRANT CREATE ON DATABASE {database_quoted} TO {role_quoted};',
+  },
+  upstream_unreachable: { code: '08006', message: 'could not connect to the upstream server', detail: '{cause}', hint: 'Check that the server given with --upstream is running and reachable.' },
+  protocol_violation: { code: '08P01', message: '{message}' },
+  undefined_object: { code: '42704', message: '{kind} "{name}" does not exist', hint: 'SHOW {kinds_upper}; lists what there is.' },
+  duplicate_object: { code: '42710', message: '{kind} "{name}" already exists' },
+  wrong_object_type: { code: '42809', message: '"{name}" is not a {kind}' },
+  not_owner: { code: '42501', message: 'must be owner of {kind} {name}' },
+  dependent_objects: {
+    code: '2BP01',
+    message: 'cannot drop {kind} "{name}" because other objects depend on it',
+    detail: '{dependents}',
+    hint: 'Use DROP ... CASCADE to drop the dependent objects too.',
+  },
+  invalid_option: { code: '22023', message: '{message}', detail: '{detail}', hint: '{hint}' },
+  secret_unreadable: {
+    code: '28000',
+    message: 'secret "{name}" cannot be decrypted with the current key',
+    hint: 'Start Millrace with the MILLRACE_SECRET_KEY the secret was created under, or type: ALTER SECRET {name_quoted} AS \'...\';',
+  },
+  connection_failed: { code: '08001', message: 'failed to connect to PostgreSQL database', detail: '{cause}', hint: '{hint}' },
+  origin_authentication_failed: {
+    code: '28P01',
+    message: 'failed to connect to PostgreSQL database',
+    detail: '{cause}',
+    hint: 'Correct the USER of connection "{connection}" or its password: ALTER SECRET ... AS \'...\';',
+  },
+  wal_level_not_logical: {
+    code: '55000',
+    message: 'origin server must have wal_level = logical, but has {wal_level}',
+    detail: 'Connection "{connection}" leads to {host}:{port}.',
+    hint: "On the origin: ALTER SYSTEM SET wal_level = logical; then restart it.",
+  },
+  no_free_slot: {
+    code: '53400',
+    message: 'origin server has no free replication slot',
+    detail: 'max_replication_slots is {max} and all are in use.',
+    hint: 'Drop a slot that is not needed (see pg_replication_slots on the origin) or raise max_replication_slots.',
+  },
+  no_replication_right: {
+    code: '42501',
+    message: 'role "{role}" of connection "{connection}" may not replicate',
+    detail: 'It has neither the REPLICATION attribute nor superuser on the origin.',
+    hint: 'On the origin: ALTER ROLE {role_quoted} REPLICATION;',
+  },
+  publication_missing: {
+    code: '42704',
+    message: 'publication "{publication}" does not exist on the origin',
+    detail: 'Connection "{connection}" leads to database "{database}" at {host}:{port}.',
+    hint: 'On the origin: CREATE PUBLICATION {publication_quoted} FOR ALL TABLES;',
+  },
+  reference_not_found: {
+    code: '42P01',
+    message: 'reference to {reference} not found in source "{source}"',
+    detail: '{detail}',
+    hint: '{hint}',
+  },
+  table_not_published: {
+    code: '42704',
+    message: 'table {reference} is not in publication "{publication}"',
+    hint: 'On the origin: ALTER PUBLICATION {publication_quoted} ADD TABLE {reference};',
+  },
+  origin_permission_denied: {
+    code: '42501',
+    message: 'role "{role}" may not read table {reference} on the origin',
+    hint: 'On the origin: GRANT SELECT ON {reference} TO {role_quoted};',
+  },
+  undefined_origin_column: {
+    code: '42703',
+    message: 'column "{column}" of origin table {reference} does not exist',
+    detail: 'Its columns are: {columns}.',
+    hint: '{hint}',
+  },
+  unsupported_origin_type: {
+    code: '0A000',
+    message: 'referenced table {reference} uses types that the upstream does not have',
+    detail: '{columns}',
+    hint: 'Create the type upstream, or type: WITH (TEXT COLUMNS ({names})) to receive the values as text.',
+  },
+  replica_identity_nothing: {
+    code: '55000',
+    message: 'origin table {reference} has REPLICA IDENTITY NOTHING',
+    hint: 'On the origin: ALTER TABLE {reference} REPLICA IDENTITY FULL;',
+  },
+  read_only_relation: {
+    code: '25006',
+    message: 'cannot write to live relation {name}',
+    detail: 'Millrace maintains its rows from {from}.',
+    hint: 'Write to the origin; the change arrives here by itself.',
+  },
+  mixed_live_view: {
+    code: '0A000',
+    message: 'materialized view "{name}" reads both live relations and ordinary tables',
+    detail: 'Ordinary: {relations}.',
+    hint: 'Bring the ordinary table in through a source (CREATE TABLE .. FROM SOURCE), or leave it out of the view.',
+  },
+  not_materializable: {
+    code: '0A000',
+    message: 'cannot materialize call to {function}()',
+    detail: 'Its result changes although no row changes, so the view could not equal its query.',
+    hint: 'Leave {function}() out of the view and apply it where the view is read.',
+  },
+  population_failed: { code: '{code}', message: '{message}', detail: '{detail}', hint: '{hint}' },
+} as const satisfies Record<string, Condition>;
+
+export type ConditionName = keyof typeof conditions;
+
+/** An error to be shown to a client. Made by `millraceError`, never directly. */
+export class MillraceError extends Error {
+  readonly condition: ConditionName;
+  readonly fields: ErrorFields;
+  constructor(condition: ConditionName, fields: ErrorFields, options?: ErrorOptions) {
+    super(fields.message, options);
+    this.name = 'MillraceError';
+    this.condition = condition;
+    this.fields = fields;
+  }
+}
+
+/**
+ * An error of the registry with its places filled in.
+ * A DETAIL or HINT whose places are all left empty is not sent. `position` is 1-based in characters of the client's query.
+ */
+export function millraceError(
+  condition: ConditionName,
+  parameters: Readonly<Record<string, string | number>> = {},
+  options: { readonly position?: number; readonly cause?: unknown } = {},
+): MillraceError {
+  const entry: Condition = conditions[condition];
+  const fill = (text: string): string => text.replace(/\{(\w+)\}/g, (_, key: string) => String(parameters[key] ?? ''));
+  const optional = (text: string | undefined): string | undefined => (text === undefined ? undefined : fill(text).trim() || undefined);
+  const detail = optional(entry.detail);
+  const hint = optional(entry.hint);
+  return new MillraceError(
+    condition,
+    {
+      severity: 'ERROR',
+      code: fill(entry.code),
+      message: fill(entry.message),
+      ...(detail === undefined ? {} : { detail }),
+      ...(hint === undefined ? {} : { hint }),
+      ...(options.position === undefined ? {} : { position: options.position }),
+    },
+    options.cause === undefined ? undefined : { cause: options.cause },
+  );
+}

@@ -1,0 +1,171 @@
+/**
+ * The extended statements as data. Made by the grammar (grammar/millrace.peggy), read by statements/.
+ * `at` is the 0-based character offset of a name in the text of its own statement, for error positions.
+ */
+
+/** An identifier after case folding. */
+export interface Identifier {
+  readonly name: string;
+  readonly at: number;
+}
+
+/** `schema.name` or `name` (schema null: found along search_path). */
+export interface QualifiedName {
+  readonly schema: string | null;
+  readonly name: string;
+  readonly at: number;
+}
+
+export type OptionValue =
+  | { readonly kind: 'string'; readonly value: string }
+  | { readonly kind: 'number'; readonly value: number }
+  | { readonly kind: 'boolean'; readonly value: boolean }
+  | { readonly kind: 'identifier'; readonly name: QualifiedName }
+  | { readonly kind: 'secret'; readonly name: QualifiedName };
+
+/** `NAME [=] value`; `name` is upper case with single spaces ("SSL MODE"). */
+export interface Option {
+  readonly name: string;
+  readonly value: OptionValue;
+  readonly at: number;
+}
+
+export interface CreateSecret {
+  readonly type: 'create_secret';
+  readonly ifNotExists: boolean;
+  readonly name: QualifiedName;
+  readonly value: string;
+}
+export interface AlterSecret {
+  readonly type: 'alter_secret';
+  readonly ifExists: boolean;
+  readonly name: QualifiedName;
+  readonly value: string;
+}
+export interface CreateConnection {
+  readonly type: 'create_connection';
+  readonly ifNotExists: boolean;
+  readonly name: QualifiedName;
+  readonly target: 'postgres';
+  readonly options: readonly Option[];
+  /** WITH (VALIDATE = bool); null when not given (means true). */
+  readonly validate: boolean | null;
+}
+export interface AlterConnection {
+  readonly type: 'alter_connection';
+  readonly ifExists: boolean;
+  readonly name: QualifiedName;
+  readonly set: readonly Option[];
+  /** Option names of DROP (..) and RESET (..). */
+  readonly reset: readonly string[];
+  readonly validate: boolean | null;
+}
+export interface ValidateConnection {
+  readonly type: 'validate_connection';
+  readonly name: QualifiedName;
+}
+export interface CreateSource {
+  readonly type: 'create_source';
+  readonly ifNotExists: boolean;
+  readonly name: QualifiedName;
+  readonly connection: QualifiedName;
+  readonly publication: string;
+}
+export interface CreateTableFromSource {
+  readonly type: 'create_table_from_source';
+  readonly ifNotExists: boolean;
+  readonly name: QualifiedName;
+  readonly source: QualifiedName;
+  /** The origin table; parts as written after folding: [table], [schema, table] or [database, schema, table]. Null when REFERENCE is left out (the table's own name is used). */
+  readonly reference: { readonly parts: readonly string[]; readonly at: number } | null;
+  readonly excludeColumns: readonly Identifier[];
+  readonly textColumns: readonly Identifier[];
+}
+/** Candidate: extended only when the query reads a live relation. */
+export interface CreateMaterializedView {
+  readonly type: 'create_materialized_view';
+  readonly ifNotExists: boolean;
+  readonly name: QualifiedName;
+  readonly columns: readonly string[] | null;
+  /** Text of the query, without WITH [NO] DATA and without a trailing semicolon; begins at `queryAt`. */
+  readonly query: string;
+  readonly queryAt: number;
+  readonly withData: boolean;
+}
+/** Candidate: only when the name is a live relation. */
+export interface RefreshMaterializedView {
+  readonly type: 'refresh_materialized_view';
+  readonly name: QualifiedName;
+}
+export interface AlterSchemaSwap {
+  readonly type: 'alter_schema_swap';
+  readonly ifExists: boolean;
+  readonly a: Identifier;
+  readonly b: Identifier;
+}
+/** DROP SECRET, CONNECTION, SOURCE: always extended. */
+export interface DropObject {
+  readonly type: 'drop_object';
+  readonly kind: 'secret' | 'connection' | 'source';
+  readonly ifExists: boolean;
+  readonly names: readonly QualifiedName[];
+  readonly cascade: boolean;
+}
+/** Candidate: DROP TABLE, VIEW, MATERIALIZED VIEW: only when a name is a live relation, or when live relations hang on what is dropped. */
+export interface DropRelation {
+  readonly type: 'drop_relation';
+  readonly kind: 'table' | 'view' | 'materialized view';
+  readonly ifExists: boolean;
+  readonly names: readonly QualifiedName[];
+  readonly cascade: boolean;
+}
+/** Candidate: DROP SCHEMA, only when live relations are in it or hang on it. */
+export interface DropSchema {
+  readonly type: 'drop_schema';
+  readonly ifExists: boolean;
+  readonly names: readonly Identifier[];
+  readonly cascade: boolean;
+}
+export type ShowKind = 'sources' | 'tables' | 'materialized views' | 'connections' | 'secrets';
+export interface ShowObjects {
+  readonly type: 'show_objects';
+  readonly kind: ShowKind;
+  /** FROM schema */
+  readonly schema: Identifier | null;
+  /** SHOW TABLES ON source */
+  readonly source: QualifiedName | null;
+  readonly like: string | null;
+  /** Text of the WHERE expression. */
+  readonly where: string | null;
+}
+export interface ShowCreate {
+  readonly type: 'show_create';
+  readonly kind: 'source' | 'table' | 'materialized view' | 'connection';
+  readonly name: QualifiedName;
+}
+
+export type ExtendedStatement =
+  | CreateSecret
+  | AlterSecret
+  | CreateConnection
+  | AlterConnection
+  | ValidateConnection
+  | CreateSource
+  | CreateTableFromSource
+  | CreateMaterializedView
+  | RefreshMaterializedView
+  | AlterSchemaSwap
+  | DropObject
+  | DropRelation
+  | DropSchema
+  | ShowObjects
+  | ShowCreate;
+
+/** One statement of a query text. `at`/`end` are character offsets into the whole text; `text` has no trailing semicolon. */
+export interface StatementText {
+  readonly text: string;
+  readonly at: number;
+  readonly end: number;
+  /** null: not extended, belongs to the upstream. */
+  readonly statement: ExtendedStatement | null;
+}

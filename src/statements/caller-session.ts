@@ -1,0 +1,75 @@
+/**
+ * The client's own upstream session, as an extended statement sees it (implemented by wire/).
+ * Invariant 2 of the design: everything here runs in the caller's transaction and as the caller's role.
+ */
+import type { ErrorFields, NoticeFields } from '../errors.ts';
+import type { ExtendedStatement } from '../sql/ast.ts';
+
+export interface FieldDescription {
+  readonly name: string;
+  readonly typeOid: number;
+  readonly typeModifier: number;
+}
+
+export interface QueryResult {
+  readonly fields: readonly FieldDescription[];
+  /** Text format; null is SQL NULL. */
+  readonly rows: readonly (readonly (string | null)[])[];
+  readonly tag: string;
+}
+
+/** An ErrorResponse of the upstream, with every field kept, to be relayed to the client as it came. */
+export class UpstreamError extends Error {
+  readonly fields: Readonly<Record<string, string>>;
+  /** `fields`: one-letter field code of the protocol -> value (S, V, C, M, D, H, P, ...). */
+  constructor(fields: Readonly<Record<string, string>>) {
+    super(fields['M'] ?? 'upstream error');
+    this.name = 'UpstreamError';
+    this.fields = fields;
+  }
+  get code(): string {
+    return this.fields['C'] ?? 'XX000';
+  }
+}
+
+export interface CallerSession {
+  readonly database: string;
+  /** Role the client connected as (session_user). */
+  readonly user: string;
+  /** True inside BEGIN .. COMMIT, where what was done may still roll back. */
+  readonly inTransactionBlock: boolean;
+  /**
+   * One statement over the client's upstream session. Parameters and results travel in text format.
+   * Rejects with UpstreamError; the transaction is then aborted, as in Postgres. Notices of the upstream reach the client by themselves
+   * unless `quiet` is set.
+   */
+  query(sql: string, parameters?: readonly (string | null)[], options?: { readonly quiet?: boolean }): Promise<QueryResult>;
+  /** Sends a NoticeResponse to the client, in order with everything else. */
+  notice(fields: NoticeFields): void;
+  /**
+   * To be run once the current transaction has committed and before the client hears ReadyForQuery; dropped when it rolls back.
+   * May use `query`. What it throws reaches the client as the error of the statement when that statement was its own transaction,
+   * and as a WARNING after an explicit COMMIT.
+   */
+  onCommit(task: (session: CallerSession) => Promise<void>): void;
+}
+
+export type StatementResult =
+  /** CommandComplete with this tag ("CREATE SOURCE"). */
+  | { readonly kind: 'done'; readonly tag: string }
+  | { readonly kind: 'rows'; readonly fields: readonly FieldDescription[]; readonly rows: readonly (readonly (string | null)[])[]; readonly tag: string };
+
+/** What wire/ needs of statements/ to serve extended SQL. One per process. */
+export interface StatementRunner {
+  /**
+   * Whether a statement that may or may not be Millrace's (see the candidates in sql/ast.ts) is. Asked in the caller's session, without side effects.
+   * Statements that are always extended answer true without a query.
+   */
+  claims(statement: ExtendedStatement, session: CallerSession): Promise<boolean>;
+  /** The columns a statement will return, null when it returns none. For Describe. */
+  describe(statement: ExtendedStatement): readonly FieldDescription[] | null;
+  /** Carries a statement out. Rejects with MillraceError or UpstreamError. `text` is the statement as typed, for SHOW CREATE and logs. */
+  run(statement: ExtendedStatement, text: string, session: CallerSession): Promise<StatementResult>;
+}
+
+export type { ErrorFields, NoticeFields };
