@@ -42,7 +42,12 @@ export const conditions = {
     detail: '{cause}',
     hint: 'Connect once as a role that may, or run: GRANT CREATE ON DATABASE {database_quoted} TO {role_quoted};',
   },
-  upstream_unreachable: { code: '08006', message: 'could not connect to the upstream server', detail: '{cause}', hint: 'Check that the server given with --upstream is running and reachable.' },
+  upstream_unreachable: {
+    code: '08006',
+    message: 'could not connect to the upstream server',
+    detail: '{cause}',
+    hint: 'Check that the server given with --upstream is running and reachable.',
+  },
   protocol_violation: { code: '08P01', message: '{message}' },
   undefined_object: { code: '42704', message: '{kind} "{name}" does not exist', hint: 'SHOW {kinds_upper}; lists what there is.' },
   duplicate_object: { code: '42710', message: '{kind} "{name}" already exists' },
@@ -58,7 +63,7 @@ export const conditions = {
   secret_unreadable: {
     code: '28000',
     message: 'secret "{name}" cannot be decrypted with the current key',
-    hint: 'Start Millrace with the MILLRACE_SECRET_KEY the secret was created under, or type: ALTER SECRET {name_quoted} AS \'...\';',
+    hint: "Start Millrace with the MILLRACE_SECRET_KEY the secret was created under, or type: ALTER SECRET {name_quoted} AS '...';",
   },
   connection_failed: { code: '08001', message: 'failed to connect to PostgreSQL database', detail: '{cause}', hint: '{hint}' },
   origin_authentication_failed: {
@@ -71,7 +76,7 @@ export const conditions = {
     code: '55000',
     message: 'origin server must have wal_level = logical, but has {wal_level}',
     detail: 'Connection "{connection}" leads to {host}:{port}.',
-    hint: "On the origin: ALTER SYSTEM SET wal_level = logical; then restart it.",
+    hint: 'On the origin: ALTER SYSTEM SET wal_level = logical; then restart it.',
   },
   no_free_slot: {
     code: '53400',

@@ -2,7 +2,7 @@
 // The one entry behind every npm script: brings node_modules, the generated parser and dist/ up to date, then does the job.
 // Plain JavaScript without dependencies, because on a fresh clone nothing is installed or compiled yet.
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, symlinkSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 

@@ -57,7 +57,12 @@ export interface CallerSession {
 export type StatementResult =
   /** CommandComplete with this tag ("CREATE SOURCE"). */
   | { readonly kind: 'done'; readonly tag: string }
-  | { readonly kind: 'rows'; readonly fields: readonly FieldDescription[]; readonly rows: readonly (readonly (string | null)[])[]; readonly tag: string };
+  | {
+      readonly kind: 'rows';
+      readonly fields: readonly FieldDescription[];
+      readonly rows: readonly (readonly (string | null)[])[];
+      readonly tag: string;
+    };
 
 /** What wire/ needs of statements/ to serve extended SQL. One per process. */
 export interface StatementRunner {
