@@ -1,0 +1,365 @@
+-- The Millrace catalog. Lives in the database where extended SQL is used; owned by the role Millrace itself connects as.
+-- Objects are known by OID (facades, gates, definitions, schemas, roles) and origin columns by attnum: names may change at any time.
+
+CREATE SCHEMA millrace;
+CREATE SCHEMA millrace_data;
+CREATE SCHEMA IF NOT EXISTS mz_internal;
+
+GRANT USAGE ON SCHEMA millrace, millrace_data, mz_internal TO PUBLIC;
+
+CREATE TABLE millrace.catalog_version (
+    version    integer PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Storages, relations, sources, connections and secrets share one series of ids, so an id names one thing.
+CREATE SEQUENCE millrace.object_id;
+
+-- One row: the key by which a Millrace process proves, inside a client's own session, that a catalog write comes from Millrace.
+CREATE TABLE millrace.service_key (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    key      bytea NOT NULL
+);
+
+CREATE TABLE millrace.secret (
+    id        bigint PRIMARY KEY DEFAULT nextval('millrace.object_id'),
+    namespace oid  NOT NULL,
+    name      text NOT NULL,
+    owner     oid  NOT NULL,
+    value     text NOT NULL,      -- AES-256-GCM, see src/catalog/encryption.ts
+    UNIQUE (namespace, name)
+);
+
+CREATE TABLE millrace.connection (
+    id        bigint PRIMARY KEY DEFAULT nextval('millrace.object_id'),
+    namespace oid   NOT NULL,
+    name      text  NOT NULL,
+    owner     oid   NOT NULL,
+    type      text  NOT NULL,
+    options   jsonb NOT NULL,     -- option name -> {"value": text} or {"secret": id}
+    UNIQUE (namespace, name)
+);
+
+CREATE TABLE millrace.source (
+    id                bigint PRIMARY KEY DEFAULT nextval('millrace.object_id'),
+    facade            oid UNIQUE,          -- the view that stands for the source: its name, schema and owner are the source's
+    gate              oid,
+    connection_id     bigint NOT NULL REFERENCES millrace.connection,
+    publication       text   NOT NULL,
+    slot              text   NOT NULL UNIQUE,
+    system_identifier text,
+    origin_database   text,
+    status            text   NOT NULL DEFAULT 'created' CHECK (status IN ('created', 'starting', 'running', 'stalled', 'ceased', 'dropped')),
+    error             text,
+    details           jsonb,
+    status_since      timestamptz NOT NULL DEFAULT now()
+);
+
+-- One row a slot, updated by every epoch: few columns, room for HOT.
+CREATE TABLE millrace.source_progress (
+    source_id   bigint PRIMARY KEY REFERENCES millrace.source ON DELETE CASCADE,
+    lsn         pg_lsn NOT NULL,           -- end of the last origin commit that is in storage
+    committed_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 10);
+
+-- What the engine last heard from the origin, beside epochs: for lag.
+CREATE TABLE millrace.source_position (
+    source_id  bigint PRIMARY KEY REFERENCES millrace.source ON DELETE CASCADE,
+    origin_lsn pg_lsn NOT NULL,
+    heard_at   timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 10);
+
+CREATE TABLE millrace.epoch (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    epoch    bigint NOT NULL DEFAULT 0,
+    token    bigint NOT NULL DEFAULT 0,    -- fencing: the leader's; every epoch checks it
+    committed_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 10);
+INSERT INTO millrace.epoch DEFAULT VALUES;
+
+-- millrace_data.s<id>: the rows of one origin table, shared by its versions.
+CREATE TABLE millrace.storage (
+    id            bigint PRIMARY KEY DEFAULT nextval('millrace.object_id'),
+    source_id     bigint NOT NULL REFERENCES millrace.source,
+    origin_oid    oid    NOT NULL,
+    origin_schema text   NOT NULL,
+    origin_name   text   NOT NULL,
+    -- [{"attnum", "name", "type", "collation", "text", "notNull"}], storage column c<attnum>
+    columns       jsonb  NOT NULL,
+    key_attnums   integer[] NOT NULL,      -- empty: no key, rows are told apart by rid and found by h
+    state         text   NOT NULL DEFAULT 'new' CHECK (state IN ('new', 'copying', 'copied', 'live', 'failed', 'dropped')),
+    supersedes    bigint,                  -- storage with fewer columns that this one replaces once live
+    copy_snapshot text,                    -- pg_snapshot of the copy
+    copy_lsn      pg_lsn,                  -- no transaction of the copy ended after this
+    rows_copied   bigint NOT NULL DEFAULT 0,
+    bytes_copied  bigint NOT NULL DEFAULT 0,
+    rows_estimate bigint,
+    error         jsonb
+);
+
+-- Live relations: tables from sources and live materialized views.
+CREATE TABLE millrace.relation (
+    id           bigint PRIMARY KEY DEFAULT nextval('millrace.object_id'),
+    kind         text NOT NULL CHECK (kind IN ('table', 'view')),
+    facade       oid UNIQUE,
+    gate         oid NOT NULL,
+    -- pending: waits for the engine; populating; ready; error: the gate raises; dropped: the engine clears it away
+    state        text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'populating', 'ready', 'error', 'dropped')),
+    error        jsonb,                    -- {"code", "message", "detail", "hint", "cause": id of the relation where it began}
+    state_since  timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE millrace.table_version (
+    relation_id bigint PRIMARY KEY REFERENCES millrace.relation ON DELETE CASCADE,
+    source_id   bigint NOT NULL REFERENCES millrace.source,
+    storage_id  bigint NOT NULL REFERENCES millrace.storage,
+    -- [{"attnum", "name", "text"}] in the order shown
+    columns     jsonb  NOT NULL,
+    excluded    text[] NOT NULL DEFAULT '{}',
+    text_columns text[] NOT NULL DEFAULT '{}'
+);
+
+CREATE TABLE millrace.live_view (
+    relation_id bigint PRIMARY KEY REFERENCES millrace.relation ON DELETE CASCADE,
+    definition  oid   NOT NULL,            -- view millrace_data.q<id>: the query as Postgres keeps it, dependencies included
+    plan        jsonb NOT NULL,
+    rows_maintained bigint NOT NULL DEFAULT 0
+);
+
+CREATE TABLE millrace.live_view_input (
+    relation_id bigint NOT NULL REFERENCES millrace.live_view ON DELETE CASCADE,
+    input_id    bigint NOT NULL REFERENCES millrace.relation,
+    PRIMARY KEY (relation_id, input_id)
+);
+
+-- The constant-time comparison of Postgres is memcmp on bytea; the signature covers one transaction only, so timing tells nothing of use.
+-- HMAC (RFC 2104) over SHA-256 with the functions every Postgres has.
+CREATE FUNCTION millrace.hmac_sha256(message bytea, key bytea) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    padded bytea := key || decode(repeat('00', 64 - length(key)), 'hex');
+    ipad   bytea := padded;
+    opad   bytea := padded;
+BEGIN
+    FOR i IN 0..63 LOOP
+        ipad := set_byte(ipad, i, get_byte(padded, i) # 54);
+        opad := set_byte(opad, i, get_byte(padded, i) # 92);
+    END LOOP;
+    RETURN sha256(opad || sha256(ipad || message));
+END $$;
+
+-- The only way a client's session writes to the catalog: statements that a Millrace process has signed for exactly this transaction.
+-- Whoever else calls it has no key. Runs as the owner of the catalog, in the caller's transaction.
+CREATE FUNCTION millrace.perform(statements text[], arguments text, signature text) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    expected text;
+    statement text;
+    result jsonb;
+BEGIN
+    SELECT encode(millrace.hmac_sha256(
+               convert_to(pg_current_xact_id()::text || E'\n' || array_to_string(statements, E'\n') || E'\n' || arguments, 'UTF8'), k.key), 'hex')
+      INTO expected
+      FROM millrace.service_key k;
+    IF expected IS DISTINCT FROM signature THEN
+        RAISE EXCEPTION USING
+            ERRCODE = '42501',
+            MESSAGE = 'permission denied for function millrace.perform',
+            DETAIL = 'The catalog is written by Millrace itself, or this process runs under another MILLRACE_SECRET_KEY than the one that installed the catalog.',
+            HINT = 'Type extended SQL through Millrace; start every Millrace process on this database with the same key.';
+    END IF;
+    FOREACH statement IN ARRAY statements LOOP
+        IF statement ~* '^\s*(select|with)' OR statement ~* '\mreturning\M' THEN
+            EXECUTE statement INTO result USING arguments::jsonb;
+        ELSIF statement ~* '^\s*(insert|update|delete)' THEN
+            EXECUTE statement USING arguments::jsonb;
+        ELSE
+            EXECUTE statement;
+        END IF;
+    END LOOP;
+    PERFORM pg_notify('millrace', '');
+    RETURN result;
+END $$;
+
+CREATE FUNCTION millrace.qualified_name(relation oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation
+$$;
+
+-- Stands in the gate of a relation that cannot be read: raises what keeps it from being read.
+-- STABLE and without columns, so the planner makes it a one-time filter that runs before any row is looked for.
+CREATE FUNCTION millrace.unreadable(relation_id bigint) RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    r record;
+    root record;
+    shown text;
+    copied text;
+BEGIN
+    SELECT rel.*, millrace.qualified_name(rel.facade) AS name INTO r FROM millrace.relation rel WHERE rel.id = relation_id;
+    IF r.state = 'error' THEN
+        shown := r.error ->> 'message';
+        SELECT rel.id, rel.kind, millrace.qualified_name(rel.facade) AS name INTO root
+          FROM millrace.relation rel WHERE rel.id = coalesce((r.error ->> 'cause')::bigint, relation_id);
+        RAISE EXCEPTION USING
+            ERRCODE = coalesce(r.error ->> 'code', '55000'),
+            MESSAGE = shown,
+            DETAIL = coalesce(r.error ->> 'detail', '') ||
+                     CASE WHEN root.id <> relation_id THEN format(' Materialized view %s reads %s.', r.name, root.name) ELSE '' END,
+            HINT = replace(coalesce(r.error ->> 'hint', ''), '{relation}', coalesce(root.name, r.name, ''));
+    END IF;
+    SELECT format(' %s rows copied so far%s.', s.rows_copied, CASE WHEN s.rows_estimate > 0 THEN format(' of about %s', s.rows_estimate) ELSE '' END)
+      INTO copied
+      FROM millrace.table_version v JOIN millrace.storage s ON s.id = v.storage_id
+     WHERE v.relation_id = unreadable.relation_id AND s.state IN ('new', 'copying');
+    RAISE EXCEPTION USING
+        ERRCODE = '55000',
+        MESSAGE = format('relation %s is not ready', coalesce(r.name, '(dropped)')),
+        DETAIL = format('Its state is "%s".%s', coalesce(r.state, 'dropped'), coalesce(copied, '')),
+        HINT = 'Wait for it: SELECT * FROM millrace.snapshot_progress; or leave millrace.wait on, so that CREATE returns when it can be read.';
+END $$;
+
+-- Facades carry this as INSTEAD OF (row) and BEFORE (statement) triggers: a write is refused, from superusers too.
+CREATE FUNCTION millrace.refuse_write() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    r record;
+    name text := format('%I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME);
+BEGIN
+    SELECT rel.kind, s.origin_schema, s.origin_name, millrace.qualified_name(src.facade) AS source INTO r
+      FROM millrace.relation rel
+      LEFT JOIN millrace.table_version v ON v.relation_id = rel.id
+      LEFT JOIN millrace.storage s ON s.id = v.storage_id
+      LEFT JOIN millrace.source src ON src.id = v.source_id
+     WHERE rel.facade = TG_RELID;
+    RAISE EXCEPTION USING
+        ERRCODE = '25006',
+        MESSAGE = CASE r.kind
+                      WHEN 'table' THEN format('cannot write to table %s: it is replicated from a source', name)
+                      WHEN 'view' THEN format('cannot write to materialized view %s', name)
+                      ELSE format('cannot write to source %s', name) END,
+        DETAIL = CASE r.kind
+                     WHEN 'table' THEN format('Its rows come from %I.%I of source %s.', r.origin_schema, r.origin_name, r.source)
+                     WHEN 'view' THEN 'Its rows are kept up to date from its query.'
+                     ELSE 'It shows the position reached in the origin.' END,
+        HINT = CASE r.kind
+                   WHEN 'table' THEN 'Write to the origin table; the change arrives here by itself.'
+                   ELSE 'Write to the tables it reads at their origin.' END;
+END $$;
+
+-- What the CREATE statements wait for: state of relations and sources by id.
+CREATE FUNCTION millrace.state_of(ids bigint[])
+RETURNS TABLE (id bigint, state text, error jsonb, name text, rows_copied bigint, rows_estimate bigint)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT r.id, r.state, r.error, millrace.qualified_name(r.facade), s.rows_copied, s.rows_estimate
+      FROM millrace.relation r
+      LEFT JOIN millrace.table_version v ON v.relation_id = r.id
+      LEFT JOIN millrace.storage s ON s.id = v.storage_id
+     WHERE r.id = ANY (ids)
+    UNION ALL
+    SELECT s.id,
+           CASE s.status WHEN 'running' THEN 'ready' WHEN 'ceased' THEN 'error' ELSE CASE WHEN s.error IS NULL THEN 'pending' ELSE 'error' END END,
+           CASE WHEN s.error IS NULL THEN NULL ELSE coalesce(s.details, '{}') || jsonb_build_object('message', s.error) END,
+           millrace.qualified_name(s.facade), NULL, NULL
+      FROM millrace.source s
+     WHERE s.id = ANY (ids);
+END $$;
+
+-- Whether a relation is live, or a plain view that reads a live relation at any depth.
+CREATE FUNCTION millrace.reads_live(relation oid) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE reached(oid) AS (
+        SELECT relation
+        UNION
+        SELECT d.refobjid
+          FROM reached
+          JOIN pg_rewrite w ON w.ev_class = reached.oid
+          JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+         WHERE NOT EXISTS (SELECT FROM millrace.relation r WHERE r.facade = reached.oid)
+    )
+    SELECT EXISTS (SELECT FROM reached JOIN millrace.relation r ON r.facade = reached.oid)
+$$;
+
+-- Live views that read one of these relations, directly or through plain views or other live views, nearest first.
+CREATE FUNCTION millrace.live_dependents(relations oid[])
+RETURNS TABLE (relation_id bigint, facade oid, depth integer)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE edges AS (
+        SELECT DISTINCT d.refobjid AS base,
+               CASE WHEN lv.relation_id IS NULL THEN w.ev_class ELSE r.facade END AS dependent,
+               lv.relation_id
+          FROM pg_depend d
+          JOIN pg_rewrite w ON w.oid = d.objid
+          LEFT JOIN millrace.live_view lv ON lv.definition = w.ev_class
+          LEFT JOIN millrace.relation r ON r.id = lv.relation_id
+         WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> w.ev_class
+    ), reached(oid, relation_id, depth) AS (
+        SELECT unnest(relations), NULL::bigint, 0
+        UNION
+        SELECT e.dependent, e.relation_id, reached.depth + 1 FROM reached JOIN edges e ON e.base = reached.oid WHERE reached.depth < 100
+    )
+    SELECT reached.relation_id, reached.oid, max(reached.depth)
+      FROM reached
+     WHERE reached.relation_id IS NOT NULL AND NOT reached.oid = ANY (relations)
+     GROUP BY 1, 2
+     ORDER BY 3
+$$;
+
+-- Everything below can be read by everyone: names, states, progress; never options or secrets.
+CREATE VIEW millrace.sources AS
+    SELECT s.id, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner, 'postgres'::text AS type,
+           s.publication, s.slot, s.status, s.error, s.status_since,
+           p.lsn, o.origin_lsn, greatest(o.origin_lsn - p.lsn, 0) AS lag_bytes, o.heard_at
+      FROM millrace.source s
+      JOIN pg_class c ON c.oid = s.facade
+      JOIN pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN millrace.source_progress p ON p.source_id = s.id
+      LEFT JOIN millrace.source_position o ON o.source_id = s.id
+     WHERE s.status <> 'dropped';
+
+CREATE VIEW millrace.relations AS
+    SELECT r.id, CASE r.kind WHEN 'table' THEN 'table' ELSE 'materialized view' END AS type,
+           n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner,
+           r.state, r.error ->> 'message' AS error, r.state_since,
+           v.source_id, v.storage_id, s.origin_schema, s.origin_name,
+           lv.plan ->> 'strategy' AS strategy, lv.plan ->> 'reason' AS reason
+      FROM millrace.relation r
+      JOIN pg_class c ON c.oid = r.facade
+      JOIN pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN millrace.table_version v ON v.relation_id = r.id
+      LEFT JOIN millrace.storage s ON s.id = v.storage_id
+      LEFT JOIN millrace.live_view lv ON lv.relation_id = r.id
+     WHERE r.state <> 'dropped';
+
+CREATE VIEW millrace.snapshot_progress AS
+    SELECT r.schema, r.name, s.state, s.rows_copied, s.rows_estimate, s.bytes_copied,
+           CASE WHEN s.state IN ('copied', 'live') THEN 100.0
+                WHEN s.rows_estimate > 0 THEN least(99.9, round(100.0 * s.rows_copied / s.rows_estimate, 1)) END AS percent
+      FROM millrace.relations r JOIN millrace.storage s ON s.id = r.storage_id;
+
+CREATE VIEW millrace.connections AS
+    SELECT c.id, n.nspname AS schema, c.name, pg_get_userbyid(c.owner) AS owner, c.type
+      FROM millrace.connection c JOIN pg_namespace n ON n.oid = c.namespace;
+
+CREATE VIEW millrace.secrets AS
+    SELECT s.id, n.nspname AS schema, s.name, pg_get_userbyid(s.owner) AS owner
+      FROM millrace.secret s JOIN pg_namespace n ON n.oid = s.namespace;
+
+CREATE VIEW mz_internal.mz_source_statuses AS
+    SELECT 'u' || s.id AS id, c.relname::text AS name, 'postgres'::text AS type, s.status_since AS last_status_change_at,
+           s.status, s.error, s.details
+      FROM millrace.source s JOIN pg_class c ON c.oid = s.facade
+     WHERE s.status <> 'dropped'
+    UNION ALL
+    SELECT 'u' || r.id, c.relname::text, 'table', r.state_since,
+           CASE r.state WHEN 'ready' THEN 'running' WHEN 'error' THEN 'ceased' WHEN 'populating' THEN 'starting' ELSE 'created' END,
+           r.error ->> 'message', r.error
+      FROM millrace.relation r JOIN pg_class c ON c.oid = r.facade
+     WHERE r.kind = 'table' AND r.state <> 'dropped';
+
+GRANT SELECT ON millrace.catalog_version, millrace.sources, millrace.relations, millrace.snapshot_progress, millrace.connections, millrace.secrets,
+    mz_internal.mz_source_statuses TO PUBLIC;
+
+REVOKE EXECUTE ON FUNCTION millrace.hmac_sha256(bytea, bytea) FROM PUBLIC;
