@@ -1,0 +1,114 @@
+/**
+ * The words between the view compiler and its callers.
+ * Invariant: everything here is plain data that survives JSON, because plans live in the catalog.
+ */
+
+/** A relation that Millrace maintains, as input of a view. */
+export interface LiveRelation {
+  readonly kind: 'live';
+  /** Internal id: storage `millrace_data.s<id>`, delta table `millrace_data.d<id>`. */
+  readonly id: number;
+  /** Storage columns that identify a row: unique, never null. */
+  readonly key: readonly string[];
+  /** What users see, in order. */
+  readonly columns: readonly VisibleColumn[];
+}
+
+/** A plain view; its query is expanded in place. */
+export interface PlainView {
+  readonly kind: 'view';
+  /** pg_get_viewdef(oid) of it. */
+  readonly query: string;
+}
+
+/**
+ * A column that users see. `expression` is SQL over one row of the storage (or of its delta table), which is always called `s`:
+ * `s.c1`, or `CASE WHEN s.v2 > 0 THEN s.v1 END`. The facade is `SELECT <expression> AS <name>, ... FROM millrace_data.s<id> s`.
+ */
+export interface VisibleColumn {
+  readonly name: string;
+  readonly expression: string;
+}
+
+/** Finds what a name in the query stands for. `schema` is null when the name is printed unqualified. Undefined: not known. */
+export type RelationLookup = (schema: string | null, name: string) => LiveRelation | PlainView | undefined;
+
+export interface RelationName {
+  readonly schema: string | null;
+  readonly name: string;
+}
+
+/** Text of a query cut where relations stand, so that each can be put in its new, its old or its delta state. */
+export type Template = readonly TemplatePiece[];
+export type TemplatePiece =
+  | string
+  /** A relation. `alias`: to be written after it; null when an alias follows in the text. */
+  | { readonly relation: number; readonly alias: string | null }
+  /** Place in a target list of a subquery in FROM where hidden columns of these relations are passed on. */
+  | { readonly pass: readonly number[] };
+
+/** One mention of a live relation in the query. A self-join has two of the same input. */
+export interface Occurrence {
+  readonly input: number;
+  readonly key: readonly string[];
+  readonly columns: readonly VisibleColumn[];
+  /** Names of the columns the query can mention; null: all of them. */
+  readonly used: readonly string[] | null;
+}
+
+/** FROM and WHERE of a select-project-join query. */
+export interface JoinSource {
+  readonly from: Template;
+  readonly where: string | null;
+  readonly occurrences: readonly Occurrence[];
+}
+
+export interface NamedExpression {
+  readonly name: string;
+  readonly expression: string;
+}
+
+/** Type of one column of `Analysis.probeSql`, from its RowDescription. */
+export interface ProbeColumn {
+  readonly typeOid: number;
+  readonly typeModifier: number;
+}
+
+/** What is known of a function by its name; when several share the name, true if true of any. */
+export interface FunctionKind {
+  readonly aggregate: boolean;
+  readonly setReturning: boolean;
+}
+
+/** What the caller asks the database for between `analyzeView` and `planView`. */
+export interface ProbeResult {
+  /** One for each column of `probeSql`; empty when that is null. */
+  readonly columns: readonly ProbeColumn[];
+  /** By the names in `Analysis.functions`; rows of `functionKindsSql`. */
+  readonly functions: Readonly<Record<string, FunctionKind>>;
+  /** The one value of `Analysis.hashableSql`; false when that statement fails (take a savepoint) or is null. */
+  readonly groupsHashable: boolean;
+}
+
+/** First step of planning: all that can be known without types. */
+export interface Analysis {
+  /** Ids of the live relations read, each once, ascending. */
+  readonly inputs: readonly number[];
+  /** Names of functions called, as printed (`f`, `s.f`). */
+  readonly functions: readonly string[];
+  /** `SELECT ... LIMIT 0` whose RowDescription types the expressions `planView` needs; null when it needs none. */
+  readonly probeSql: string | null;
+  /** One row, one boolean: can groups be found by hash? May fail with 42883, which means no. */
+  readonly hashableSql: string | null;
+  /** For `planView` only. */
+  readonly shape: unknown;
+}
+
+/** How a view is maintained; the reason is shown to users. */
+export interface PlanReason {
+  readonly way: 'algebraic' | 'keyed' | 'full';
+  readonly reason: string;
+}
+
+/** Storage tables are named by the caller: an input's storage can be replaced by another. Result: a qualified, quoted name. */
+export type TableName = (input: number) => string;
