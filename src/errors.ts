@@ -51,8 +51,43 @@ export const conditions = {
   protocol_violation: { code: '08P01', message: '{message}' },
   undefined_object: { code: '42704', message: '{kind} "{name}" does not exist', hint: 'SHOW {kinds_upper}; lists what there is.' },
   duplicate_object: { code: '42710', message: '{kind} "{name}" already exists' },
+  duplicate_relation: {
+    code: '42P07',
+    message: 'relation "{name}" already exists',
+    hint: 'Choose another name or schema, or type CREATE ... IF NOT EXISTS.',
+  },
   wrong_object_type: { code: '42809', message: '"{name}" is not a {kind}' },
-  not_owner: { code: '42501', message: 'must be owner of {kind} {name}' },
+  wrong_object_type_drop: {
+    code: '42809',
+    message: '"{name}" is not a {kind}',
+    hint: 'Use DROP {actual_upper} {name_quoted}; to remove it.',
+  },
+  not_owner: {
+    code: '42501',
+    message: 'must be owner of {kind} {name}',
+    detail: 'It belongs to role "{owner}"; the current role is "{role}".',
+    hint: 'Act as its owner (SET ROLE {owner_quoted};) or ask for membership: GRANT {owner_quoted} TO ...;',
+  },
+  no_schema_selected: { code: '3F000', message: 'no schema has been selected to create in', hint: 'Name a schema, or SET search_path.' },
+  undefined_schema: { code: '3F000', message: 'schema "{name}" does not exist', hint: 'Type: CREATE SCHEMA {name_quoted};' },
+  schema_permission_denied: {
+    code: '42501',
+    message: 'permission denied for schema {schema}',
+    hint: 'Its owner can grant it: GRANT CREATE ON SCHEMA {schema_quoted} TO ...;',
+  },
+  source_permission_denied: {
+    code: '42501',
+    message: 'permission denied for source {name}',
+    detail: 'Creating a table from a source needs SELECT on the source; the current role is "{role}".',
+    hint: 'Its owner can grant it: GRANT SELECT ON {name_quoted} TO {role_quoted};',
+  },
+  untrusted_function: {
+    code: '42501',
+    message: 'function {function} cannot be used in a live materialized view',
+    detail:
+      'Live views are maintained by Millrace itself, so the functions they call must belong to a superuser; this one belongs to "{owner}".',
+    hint: 'Have a superuser take it over: ALTER FUNCTION {function} OWNER TO ...;',
+  },
   dependent_objects: {
     code: '2BP01',
     message: 'cannot drop {kind} "{name}" because other objects depend on it',

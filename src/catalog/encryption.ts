@@ -34,5 +34,7 @@ export function serviceKey(secretKey: string): Buffer {
 
 /** Signature of `statements` with `argumentsText` for the transaction `xid`, as millrace.perform checks it. */
 export function signStatements(secretKey: string, xid: string, statements: readonly string[], argumentsText: string): string {
-  return createHmac('sha256', serviceKey(secretKey)).update(`${xid}\n${statements.join('\n')}\n${argumentsText}`).digest('hex');
+  return createHmac('sha256', serviceKey(secretKey))
+    .update(`${xid}\n${statements.join('\n')}\n${argumentsText}`)
+    .digest('hex');
 }

@@ -44,7 +44,7 @@ CREATE TABLE millrace.source (
     id                bigint PRIMARY KEY DEFAULT nextval('millrace.object_id'),
     facade            oid UNIQUE,          -- the view that stands for the source: its name, schema and owner are the source's
     gate              oid,
-    connection_id     bigint NOT NULL REFERENCES millrace.connection,
+    connection_id     bigint NOT NULL,     -- no foreign key: a dropped source is cleared away after its connection may be gone
     publication       text   NOT NULL,
     slot              text   NOT NULL UNIQUE,
     system_identifier text,
@@ -156,6 +156,7 @@ DECLARE
     expected text;
     statement text;
     result jsonb;
+    writes boolean := false;
 BEGIN
     SELECT encode(millrace.hmac_sha256(
                convert_to(pg_current_xact_id()::text || E'\n' || array_to_string(statements, E'\n') || E'\n' || arguments, 'UTF8'), k.key), 'hex')
@@ -169,6 +170,7 @@ BEGIN
             HINT = 'Type extended SQL through Millrace; start every Millrace process on this database with the same key.';
     END IF;
     FOREACH statement IN ARRAY statements LOOP
+        writes := writes OR statement !~* '^\s*select';
         IF statement ~* '^\s*(select|with)' OR statement ~* '\mreturning\M' THEN
             EXECUTE statement INTO result USING arguments::jsonb;
         ELSIF statement ~* '^\s*(insert|update|delete)' THEN
@@ -177,7 +179,9 @@ BEGIN
             EXECUTE statement;
         END IF;
     END LOOP;
-    PERFORM pg_notify('millrace', '');
+    IF writes THEN
+        PERFORM pg_notify('millrace', '');
+    END IF;
     RETURN result;
 END $$;
 

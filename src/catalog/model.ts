@@ -1,0 +1,87 @@
+/** The rows of the catalog as the rest of the program sees them. */
+
+/** A column of a storage: millrace_data.s<id>.c<attnum>. */
+export interface StorageColumn {
+  /** attnum in the origin table: the identity of the column. */
+  readonly attnum: number;
+  /** Its name at the origin when last seen, in WAL order. */
+  readonly name: string;
+  /** Type upstream, as format_type prints it, typmod included. */
+  readonly type: string;
+  /** Type at the origin, as format_type prints it: a change of it is a schema change. */
+  readonly originType: string;
+  /** COLLATE clause argument, quoted, or null for the default. */
+  readonly collation: string | null;
+}
+
+export type StorageState = 'new' | 'copying' | 'copied' | 'live' | 'failed' | 'dropped';
+
+export interface Storage {
+  readonly id: number;
+  readonly sourceId: number;
+  readonly originOid: number;
+  readonly originSchema: string;
+  readonly originName: string;
+  readonly columns: readonly StorageColumn[];
+  /** attnums of the key; empty when rows have none (then rid tells rows apart and h finds them). */
+  readonly keyAttnums: readonly number[];
+  readonly state: StorageState;
+  readonly supersedes: number | null;
+  /** Text of the pg_snapshot the copy was taken at, and an LSN no transaction of the copy ended after. */
+  readonly copySnapshot: string | null;
+  readonly copyLsn: bigint | null;
+}
+
+/** A column of a version: what is shown, in order. */
+export interface VersionColumn {
+  readonly attnum: number;
+  readonly name: string;
+}
+
+export interface RelationError {
+  readonly code: string;
+  readonly message: string;
+  readonly detail?: string;
+  readonly hint?: string;
+  /** Relation where it began, when it is not this one. */
+  readonly cause?: number;
+}
+
+export type RelationState = 'pending' | 'populating' | 'ready' | 'error' | 'dropped';
+
+/** A live relation. */
+export interface Relation {
+  readonly id: number;
+  readonly kind: 'table' | 'view';
+  readonly facade: number | null;
+  readonly gate: number;
+  readonly state: RelationState;
+  readonly error: RelationError | null;
+}
+
+export interface TableVersion extends Relation {
+  readonly kind: 'table';
+  readonly sourceId: number;
+  readonly storageId: number;
+  readonly columns: readonly VersionColumn[];
+}
+
+export interface LiveView<Plan> extends Relation {
+  readonly kind: 'view';
+  readonly definition: number;
+  readonly plan: Plan;
+  readonly inputs: readonly number[];
+}
+
+/** Names of what Millrace keeps in millrace_data; `id` is a storage id, for views the relation id. */
+export const storageTable = (id: number): string => `millrace_data.s${id}`;
+export const deltaTable = (id: number): string => `millrace_data.d${id}`;
+/** Changes on their way into a storage. */
+export const stagingTable = (id: number): string => `millrace_data.i${id}`;
+/** Changes that wait until the copy of a storage is done. */
+export const spoolTable = (id: number): string => `millrace_data.p${id}`;
+export const gateView = (relationId: number): string => `millrace_data.r${relationId}`;
+export const definitionView = (relationId: number): string => `millrace_data.q${relationId}`;
+/** Deltas of one input set aside while a view is populated. */
+export const pendingDeltaTable = (relationId: number, inputId: number): string => `millrace_data.w${relationId}_${inputId}`;
+export const storageColumn = (attnum: number): string => `c${attnum}`;

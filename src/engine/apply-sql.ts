@@ -1,0 +1,94 @@
+/**
+ * The SQL by which staged changes reach a storage. Pure.
+ * Invariant: after it the storage holds what the origin table holds after the same transactions, whatever their order within the chunk:
+ * with a key, the last change of each key wins; without, inserts go in before deletes come out, as multisets commute.
+ * Recipe and traps: changes of one key twice in a chunk need the last one (UPDATE FROM would take any of them);
+ * values the origin left out (unchanged TOAST, pgoutput 'u') keep what the storage has.
+ */
+import { type Storage, stagingTable, storageColumn, storageTable } from '../catalog/model.ts';
+import { storageKey } from '../catalog/storage-ddl.ts';
+
+/** What a chunk of staged changes contains; a superset is always safe. */
+export interface ChunkShape {
+  readonly inserts: boolean;
+  readonly updates: boolean;
+  readonly deletes: boolean;
+  /** Some key may occur more than once. */
+  readonly repeats: boolean;
+  /** Some row leaves values out. Such a row's key never repeats in its chunk. */
+  readonly keeps: boolean;
+}
+
+type StorageShape = Pick<Storage, 'id' | 'columns' | 'keyAttnums'>;
+
+/** Columns of the staging table in COPY order, for a chunk of changes. */
+export function stagingColumns(storage: StorageShape): string[] {
+  return ['seq', 'op', storage.keyAttnums.length > 0 ? 'keep' : 'h', ...storage.columns.map((column) => storageColumn(column.attnum))];
+}
+
+/** Columns of the storage itself in COPY order, for rows that only insert. */
+export function insertColumns(storage: StorageShape): string[] {
+  const columns = storage.columns.map((column) => storageColumn(column.attnum));
+  return storage.keyAttnums.length > 0 ? columns : ['h', ...columns];
+}
+
+/** Statements that apply the staged changes of one storage. `staged` is the staging table or a query in its shape. */
+export function applyStaged(storage: StorageShape, shape: ChunkShape, staged = stagingTable(storage.id)): string[] {
+  return storage.keyAttnums.length > 0 ? applyKeyed(storage, shape, staged) : applyKeyless(storage, shape, staged);
+}
+
+function applyKeyed(storage: StorageShape, shape: ChunkShape, staged: string): string[] {
+  const table = storageTable(storage.id);
+  const key = storageKey(storage);
+  const columns = storage.columns.map((column) => storageColumn(column.attnum));
+  const others = columns.filter((column) => !key.includes(column));
+  const on = key.map((column) => `s.${column} = d.${column}`).join(' AND ');
+  const value = (column: string): string =>
+    shape.keeps ? `CASE WHEN substr(d.keep, ${columns.indexOf(column) + 1}, 1) = '1' THEN s.${column} ELSE d.${column} END` : `d.${column}`;
+  const assignments = others.map((column) => `${column} = ${value(column)}`).join(', ');
+
+  if (!shape.repeats && shape.deletes && !shape.updates && !shape.inserts) {
+    return [`DELETE FROM ${table} s USING ${staged} d WHERE ${on}`];
+  }
+  if (!shape.repeats && shape.updates && !shape.deletes && !shape.inserts) {
+    return others.length === 0 ? [] : [`UPDATE ${table} s SET ${assignments} FROM ${staged} d WHERE ${on}`];
+  }
+  const source = shape.repeats ? `(SELECT DISTINCT ON (${key.join(', ')}) * FROM ${staged} ORDER BY ${key.join(', ')}, seq DESC)` : staged;
+  return [
+    [
+      `MERGE INTO ${table} s USING ${source} d ON ${on}`,
+      ...(shape.deletes ? ["WHEN MATCHED AND d.op = 'D' THEN DELETE"] : []),
+      others.length === 0 ? 'WHEN MATCHED THEN DO NOTHING' : `WHEN MATCHED THEN UPDATE SET ${assignments}`,
+      `WHEN NOT MATCHED AND d.op <> 'D' THEN INSERT (${columns.join(', ')}) VALUES (${columns.map((column) => `d.${column}`).join(', ')})`,
+    ].join('\n'),
+  ];
+}
+
+function applyKeyless(storage: StorageShape, shape: ChunkShape, staged: string): string[] {
+  const table = storageTable(storage.id);
+  const columns = storage.columns.map((column) => storageColumn(column.attnum));
+  const list = ['h', ...columns].join(', ');
+  const statements: string[] = [];
+  if (shape.inserts) statements.push(`INSERT INTO ${table} (${list}) SELECT ${list} FROM ${staged} d WHERE d.op = 'I' ORDER BY d.seq`);
+  if (shape.deletes) {
+    const image = (row: string): string => `ROW(${columns.map((column) => `${row}.${column}`).join(', ')})::text`;
+    statements.push(
+      `DELETE FROM ${table} s
+ USING (
+   SELECT stored.rid
+     FROM (SELECT d.h, ${image('d')} AS image, count(*) AS n
+             FROM ${staged} d WHERE d.op = 'D' GROUP BY 1, 2) gone
+     JOIN (SELECT t.rid, t.h, ${image('t')} AS image, row_number() OVER (PARTITION BY t.h, ${image('t')} ORDER BY t.rid) AS place
+             FROM ${table} t WHERE t.h IN (SELECT d.h FROM ${staged} d WHERE d.op = 'D')) stored
+       ON stored.h = gone.h AND stored.image = gone.image AND stored.place <= gone.n
+ ) v
+ WHERE s.rid = v.rid`,
+    );
+  }
+  return statements;
+}
+
+/** Empties a storage in a way that readers' snapshots survive and delta capture sees (TRUNCATE is neither). */
+export function clearStorage(storage: Pick<Storage, 'id'>): string {
+  return `DELETE FROM ${storageTable(storage.id)}`;
+}

@@ -1,0 +1,178 @@
+/**
+ * SHOW SOURCES, TABLES, MATERIALIZED VIEWS, CONNECTIONS, SECRETS and SHOW CREATE.
+ * Invariant: what is shown is read from the catalog with the names things have now; SHOW CREATE can be executed again and never shows a secret.
+ */
+import type { ConnectionOptions } from '../catalog/connection-address.ts';
+import { millraceError } from '../errors.ts';
+import type { ShowCreate, ShowKind, ShowObjects } from '../sql/ast.ts';
+import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import type { CallerSession, FieldDescription, StatementResult } from './caller-session.ts';
+import { callerRole, catalogPresent, firstRow, perform, type StatementContext } from './context.ts';
+import { findLive, type LiveObject, quotedName, requireNamed, shownName, undefinedObject } from './names.ts';
+
+const text = 25;
+
+/** Columns of each SHOW, as Materialize has them, less clusters, plus what tells the state. */
+const shownColumns: Readonly<Record<ShowKind, readonly string[]>> = {
+  sources: ['name', 'type', 'status', 'comment'],
+  tables: ['name', 'state', 'comment'],
+  'materialized views': ['name', 'state', 'comment'],
+  connections: ['name', 'type', 'comment'],
+  secrets: ['name', 'comment'],
+};
+
+const showQueries: Readonly<Record<ShowKind, string>> = {
+  sources: `SELECT s.name::text AS name, s.type, s.status, coalesce(pg_catalog.obj_description(x.facade, 'pg_class'), '') AS comment,
+                   s.schema, NULL::bigint AS source_id
+              FROM millrace.sources s, LATERAL (SELECT pg_catalog.to_regclass(pg_catalog.format('%I.%I', s.schema, s.name))::oid) AS x(facade)`,
+  tables: `SELECT r.name::text AS name, r.state, coalesce(pg_catalog.obj_description(x.facade, 'pg_class'), '') AS comment, r.schema, r.source_id
+             FROM millrace.relations r, LATERAL (SELECT pg_catalog.to_regclass(pg_catalog.format('%I.%I', r.schema, r.name))::oid) AS x(facade)
+            WHERE r.type = 'table'`,
+  'materialized views': `SELECT r.name::text AS name, r.state, coalesce(pg_catalog.obj_description(x.facade, 'pg_class'), '') AS comment, r.schema,
+                                NULL::bigint AS source_id
+             FROM millrace.relations r, LATERAL (SELECT pg_catalog.to_regclass(pg_catalog.format('%I.%I', r.schema, r.name))::oid) AS x(facade)
+            WHERE r.type = 'materialized view'`,
+  connections: "SELECT c.name, c.type, ''::text AS comment, c.schema, NULL::bigint AS source_id FROM millrace.connections c",
+  secrets: "SELECT s.name, ''::text AS comment, s.schema, NULL::bigint AS source_id FROM millrace.secrets s",
+};
+
+const field = (name: string): FieldDescription => ({ name, typeOid: text, typeModifier: -1 });
+
+export function showFields(statement: ShowObjects): readonly FieldDescription[] {
+  return shownColumns[statement.kind].map(field);
+}
+
+export const showCreateFields: readonly FieldDescription[] = [field('name'), field('create_sql')];
+
+/** Without FROM: as Postgres's \d, what is found along search_path. */
+export async function showObjects(context: StatementContext, session: CallerSession, statement: ShowObjects): Promise<StatementResult> {
+  const fields = showFields(statement);
+  if (!(await catalogPresent(context, session))) return { kind: 'rows', fields, rows: [], tag: 'SHOW' };
+  const columns = shownColumns[statement.kind].join(', ');
+  const parameters: (string | null)[] = [];
+  const parameter = (value: string): string => `$${parameters.push(value)}`;
+  const conditions: string[] = [];
+  if (statement.schema !== null) {
+    const there = await firstRow(session, 'SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1', [statement.schema.name]);
+    if (there === null) {
+      throw millraceError(
+        'undefined_schema',
+        { name: statement.schema.name, name_quoted: quoteIdentifier(statement.schema.name) },
+        { position: statement.schema.at + 1 },
+      );
+    }
+    conditions.push(`shown.schema = ${parameter(statement.schema.name)}`);
+  } else if (statement.source === null) {
+    conditions.push("shown.schema NOT IN ('pg_catalog', 'information_schema')");
+  }
+  if (statement.source !== null) {
+    const source = await findLive(context, session, statement.source);
+    if (source === null || source.type !== 'source') throw undefinedObject('source', statement.source);
+    conditions.push(`shown.source_id = ${parameter(source.id)}::bigint`);
+  }
+  if (statement.like !== null) conditions.push(`shown.name LIKE ${parameter(statement.like)}`);
+  if (statement.where !== null) conditions.push(`(${statement.where})`);
+  const result = await session.query(
+    `SELECT ${columns} FROM (${showQueries[statement.kind]}) AS shown${conditions.length === 0 ? '' : ` WHERE ${conditions.join(' AND ')}`} ORDER BY shown.schema, shown.name`,
+    parameters,
+  );
+  return { kind: 'rows', fields, rows: result.rows, tag: 'SHOW' };
+}
+
+export async function showCreate(context: StatementContext, session: CallerSession, statement: ShowCreate): Promise<StatementResult> {
+  const { kind, name } = statement;
+  if (!(await catalogPresent(context, session))) throw undefinedObject(kind, name);
+  const [shown, sql] =
+    kind === 'connection' ? await createConnectionSql(context, session, statement) : await createRelationSql(context, session, statement);
+  return { kind: 'rows', fields: showCreateFields, rows: [[shown, sql]], tag: 'SHOW' };
+}
+
+async function createConnectionSql(context: StatementContext, session: CallerSession, statement: ShowCreate): Promise<[string, string]> {
+  const found = await requireNamed(context, session, 'connection', statement.name, await callerRole(session));
+  const row = (await perform(
+    context,
+    session,
+    [
+      `SELECT jsonb_build_object(
+                'options', c.options,
+                'secrets', (SELECT coalesce(jsonb_object_agg(s.id, format('%I.%I', n.nspname, s.name)), '{}')
+                              FROM millrace.secret s JOIN pg_namespace n ON n.oid = s.namespace))
+         FROM millrace.connection c WHERE c.id = ($1 ->> 'id')::bigint`,
+    ],
+    { id: found.id },
+  )) as { options: ConnectionOptions; secrets: Record<string, string> };
+  const options = Object.entries(row.options).map(([option, value]) =>
+    'secret' in value
+      ? `${option} SECRET ${row.secrets[value.secret] ?? '?'}`
+      : `${option} ${option === 'PORT' ? value.value : quoteLiteral(value.value)}`,
+  );
+  const qualified = `${quoteIdentifier(found.schema)}.${quoteIdentifier(found.name)}`;
+  return [qualified, `CREATE CONNECTION ${qualified} TO POSTGRES (${options.join(', ')})`];
+}
+
+async function createRelationSql(context: StatementContext, session: CallerSession, statement: ShowCreate): Promise<[string, string]> {
+  const { name } = statement;
+  const kinds = { source: 'source', table: 'table', 'materialized view': 'view' } as const;
+  const kind = statement.kind === 'connection' ? 'source' : statement.kind;
+  const found = await findLive(context, session, name);
+  if (found === null) {
+    const there = await firstRow(session, 'SELECT pg_catalog.to_regclass($1)', [quotedName(name)]);
+    if (there?.[0] !== null && there?.[0] !== undefined)
+      throw millraceError('wrong_object_type', { name: shownName(name), kind: `live ${kind}` }, { position: name.at + 1 });
+    throw undefinedObject(kind, name);
+  }
+  if (found.type !== kinds[kind]) throw millraceError('wrong_object_type', { name: shownName(name), kind }, { position: name.at + 1 });
+  const qualified = `${quoteIdentifier(found.schema)}.${quoteIdentifier(found.name)}`;
+  return [qualified, await relationSql(context, session, found, qualified)];
+}
+
+async function relationSql(context: StatementContext, session: CallerSession, found: LiveObject, qualified: string): Promise<string> {
+  switch (found.type) {
+    case 'source': {
+      const row = (await perform(
+        context,
+        session,
+        [
+          `SELECT jsonb_build_object('connection', format('%I.%I', n.nspname, c.name), 'publication', s.publication)
+             FROM millrace.source s
+             JOIN millrace.connection c ON c.id = s.connection_id
+             JOIN pg_namespace n ON n.oid = c.namespace
+            WHERE s.id = ($1 ->> 'id')::bigint`,
+        ],
+        { id: found.id },
+      )) as { connection: string; publication: string };
+      return `CREATE SOURCE ${qualified} FROM POSTGRES CONNECTION ${row.connection} (PUBLICATION ${quoteLiteral(row.publication)})`;
+    }
+    case 'table': {
+      const row = (await perform(
+        context,
+        session,
+        [
+          `SELECT jsonb_build_object('source', millrace.qualified_name(src.facade), 'schema', s.origin_schema, 'table', s.origin_name,
+                                     'excluded', v.excluded, 'text', v.text_columns)
+             FROM millrace.table_version v
+             JOIN millrace.storage s ON s.id = v.storage_id
+             JOIN millrace.source src ON src.id = v.source_id
+            WHERE v.relation_id = ($1 ->> 'id')::bigint`,
+        ],
+        { id: found.id },
+      )) as { source: string; schema: string; table: string; excluded: string[]; text: string[] };
+      const list = (columns: readonly string[]): string => columns.map(quoteIdentifier).join(', ');
+      const options = [
+        ...(row.text.length > 0 ? [`TEXT COLUMNS (${list(row.text)})`] : []),
+        ...(row.excluded.length > 0 ? [`EXCLUDE COLUMNS (${list(row.excluded)})`] : []),
+      ];
+      const reference = `${quoteIdentifier(row.schema)}.${quoteIdentifier(row.table)}`;
+      return `CREATE TABLE ${qualified} FROM SOURCE ${row.source} (REFERENCE ${reference})${options.length > 0 ? ` WITH (${options.join(', ')})` : ''}`;
+    }
+    case 'view': {
+      const definition = (await perform(
+        context,
+        session,
+        ["SELECT to_jsonb(pg_get_viewdef(lv.definition)) FROM millrace.live_view lv WHERE lv.relation_id = ($1 ->> 'id')::bigint"],
+        { id: found.id },
+      )) as string;
+      return `CREATE MATERIALIZED VIEW ${qualified} AS\n${definition.replace(/;\s*$/, '')}`;
+    }
+  }
+}

@@ -1,0 +1,122 @@
+/**
+ * CREATE SOURCE and what DROP SOURCE takes with it.
+ * Invariant: the slot is the engine's to create, after the commit, so that a rolled back CREATE SOURCE leaves nothing on the origin.
+ */
+import { randomBytes } from 'node:crypto';
+import { gateView } from '../catalog/model.ts';
+import type { CreateSource } from '../sql/ast.ts';
+import { quoteIdentifier } from '../sql/quote.ts';
+import type { CallerSession, StatementResult } from './caller-session.ts';
+import { connectionAddress } from './connections.ts';
+import { callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
+import { facadeTriggers, namespaceHolds } from './facades.ts';
+import { creationNamespace, requireNamed, shownName } from './names.ts';
+import { checkSource } from './origin-checks.ts';
+import { awaitReady, waitsForEngine } from './wait.ts';
+
+export async function createSource(context: StatementContext, session: CallerSession, statement: CreateSource): Promise<StatementResult> {
+  await requireCatalog(context, session);
+  const role = await callerRole(session);
+  const namespace = await creationNamespace(session, statement.name);
+  if (statement.ifNotExists && (await namespaceHolds(session, namespace.oid, statement.name.name))) {
+    session.notice({ severity: 'NOTICE', code: '42P07', message: `relation "${statement.name.name}" already exists, skipping` });
+    return { kind: 'done', tag: 'CREATE SOURCE' };
+  }
+  const connection = await requireNamed(context, session, 'connection', statement.connection, role);
+  const address = await connectionAddress(context, session, connection.id);
+  const origin = await checkSource(address, shownName(statement.connection), statement.publication);
+
+  const id = String(await perform(context, session, ["SELECT to_jsonb(nextval('millrace.object_id'))"]));
+  const gate = gateView(Number(id));
+  const owner = quoteIdentifier(role.name);
+  await perform(
+    context,
+    session,
+    [
+      `CREATE VIEW ${gate} AS SELECT p.lsn FROM millrace.source_progress p WHERE p.source_id = ${id}`,
+      `GRANT SELECT ON ${gate} TO ${owner}`,
+      `INSERT INTO millrace.source (id, gate, connection_id, publication, slot, system_identifier, origin_database)
+       VALUES (($1 ->> 'id')::bigint, ($1 ->> 'gate')::regclass, ($1 ->> 'connection')::bigint, $1 ->> 'publication', $1 ->> 'slot',
+               $1 ->> 'system', $1 ->> 'database')`,
+    ],
+    {
+      id,
+      gate,
+      connection: connection.id,
+      publication: statement.publication,
+      slot: `millrace_${randomBytes(8).toString('hex')}`,
+      system: origin.systemIdentifier,
+      database: address.database,
+    },
+  );
+  const facade = `${quoteIdentifier(namespace.name)}.${quoteIdentifier(statement.name.name)}`;
+  await session.query(`CREATE VIEW ${facade} AS SELECT lsn FROM ${gate}`, [], { quiet: true });
+  await facadeTriggers(session, facade);
+  await perform(context, session, ["UPDATE millrace.source SET facade = ($1 ->> 'facade')::oid WHERE id = ($1 ->> 'id')::bigint"], {
+    id,
+    facade: await facadeOid(session, facade),
+  });
+  if (await waitsForEngine(session)) {
+    session.onCommit((after) =>
+      awaitReady(after, [id], async () => {
+        await dropSources(context, after, [id]);
+      }),
+    );
+  }
+  return { kind: 'done', tag: 'CREATE SOURCE' };
+}
+
+export async function facadeOid(session: CallerSession, quoted: string): Promise<string> {
+  const row = await firstRow(session, 'SELECT $1::pg_catalog.regclass::oid', [quoted]);
+  return row?.[0] ?? '0';
+}
+
+/** Marks sources and their tables dropped, facades included. The engine drops slots and storage after the commit. */
+export async function dropSources(context: StatementContext, session: CallerSession, ids: readonly string[]): Promise<void> {
+  if (ids.length === 0) return;
+  const facades = (await perform(
+    context,
+    session,
+    [
+      `SELECT coalesce(jsonb_agg(millrace.qualified_name(s.facade)), '[]')
+         FROM millrace.source s JOIN pg_class c ON c.oid = s.facade
+        WHERE s.id IN (SELECT value::bigint FROM jsonb_array_elements_text($1 -> 'ids'))`,
+    ],
+    { ids },
+  )) as string[];
+  for (const facade of facades) await session.query(`DROP VIEW ${facade}`, [], { quiet: true });
+  await perform(
+    context,
+    session,
+    [
+      // The way to the origin is kept with the row: the engine still has to drop the slot there, also when the connection goes next.
+      `UPDATE millrace.source s
+          SET status = 'dropped', facade = NULL, status_since = now(),
+              details = (SELECT jsonb_build_object('options', c.options, 'secrets',
+                                (SELECT coalesce(jsonb_object_agg(x.id, jsonb_build_object('name', x.name, 'value', x.value)), '{}')
+                                   FROM millrace.secret x
+                                  WHERE x.id::text IN (SELECT o.value ->> 'secret' FROM jsonb_each(c.options) o)))
+                           FROM millrace.connection c WHERE c.id = s.connection_id)
+        WHERE s.id IN (SELECT value::bigint FROM jsonb_array_elements_text($1 -> 'ids'))`,
+    ],
+    { ids },
+  );
+}
+
+/** The tables made from a source: id, facade OID and name. */
+export async function tablesOfSource(
+  context: StatementContext,
+  session: CallerSession,
+  sourceId: string,
+): Promise<{ id: string; facade: string; name: string }[]> {
+  return (await perform(
+    context,
+    session,
+    [
+      `SELECT coalesce(jsonb_agg(jsonb_build_object('id', r.id::text, 'facade', r.facade::text, 'name', millrace.qualified_name(r.facade))), '[]')
+         FROM millrace.table_version v JOIN millrace.relation r ON r.id = v.relation_id
+        WHERE v.source_id = ($1 ->> 'id')::bigint AND r.state <> 'dropped' AND EXISTS (SELECT FROM pg_class c WHERE c.oid = r.facade)`,
+    ],
+    { id: sourceId },
+  )) as { id: string; facade: string; name: string }[];
+}

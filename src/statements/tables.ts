@@ -1,0 +1,297 @@
+/**
+ * CREATE TABLE .. FROM SOURCE: a version of an origin table.
+ * Invariant: a version's columns (attnums) are fixed here for good; versions of one origin table share one storage,
+ * and a version whose columns the storage already has is readable when its transaction commits, with no copy.
+ */
+import type { Storage, StorageColumn, VersionColumn } from '../catalog/model.ts';
+import { createSpool, createStaging, createStorage, tableGate } from '../catalog/storage-ddl.ts';
+import { millraceError } from '../errors.ts';
+import type { CreateTableFromSource } from '../sql/ast.ts';
+import { quoteIdentifier } from '../sql/quote.ts';
+import type { CallerSession, StatementResult } from './caller-session.ts';
+import { connectionAddress } from './connections.ts';
+import { type CallerRole, callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
+import { dropLive } from './drop.ts';
+import { facadeTriggers, namespaceHolds } from './facades.ts';
+import { creationNamespace, findLive, type LiveObject, quotedName, shownName, undefinedObject } from './names.ts';
+import { describeReference, type OriginTable } from './origin-checks.ts';
+import { facadeOid } from './sources.ts';
+import { awaitReady, waitsForEngine } from './wait.ts';
+
+export async function createTableFromSource(
+  context: StatementContext,
+  session: CallerSession,
+  statement: CreateTableFromSource,
+): Promise<StatementResult> {
+  await requireCatalog(context, session);
+  const role = await callerRole(session);
+  const namespace = await creationNamespace(session, statement.name);
+  if (await namespaceHolds(session, namespace.oid, statement.name.name)) {
+    if (!statement.ifNotExists) throw millraceError('duplicate_relation', { name: statement.name.name });
+    session.notice({ severity: 'NOTICE', code: '42P07', message: `relation "${statement.name.name}" already exists, skipping` });
+    return { kind: 'done', tag: 'CREATE TABLE' };
+  }
+  const source = await usableSource(context, session, statement, role);
+  const reference = statement.reference ?? { parts: [statement.name.name], at: statement.name.at };
+  const address = await connectionAddress(context, session, source.connectionId);
+  const origin = await describeReference(address, {
+    reference: reference.parts,
+    position: reference.at + 1,
+    publication: source.publication,
+    source: shownName(statement.source),
+    role: address.user,
+  });
+  const shown = versionColumns(statement, origin);
+  const needed = await storageColumns(session, statement, origin, shown);
+  const storage = await storageFor(context, session, source.id, origin, needed);
+
+  const facade = `${quoteIdentifier(namespace.name)}.${quoteIdentifier(statement.name.name)}`;
+  const columns: VersionColumn[] = shown.map((column) => ({ attnum: column.attnum, name: column.name }));
+  const id = Number(await perform(context, session, ["SELECT to_jsonb(nextval('millrace.object_id'))"]));
+  const state = storage.ready ? 'ready' : 'pending';
+  await perform(
+    context,
+    session,
+    [
+      tableGate(id, storage.id, columns, state),
+      `GRANT SELECT ON millrace_data.r${id} TO ${quoteIdentifier(role.name)}`,
+      `INSERT INTO millrace.relation (id, kind, gate, state)
+       VALUES (($1 ->> 'id')::bigint, 'table', ($1 ->> 'gate')::regclass, $1 ->> 'state')`,
+      `INSERT INTO millrace.table_version (relation_id, source_id, storage_id, columns, excluded, text_columns)
+       VALUES (($1 ->> 'id')::bigint, ($1 ->> 'source')::bigint, ($1 ->> 'storage')::bigint, $1 -> 'columns',
+               ARRAY(SELECT jsonb_array_elements_text($1 -> 'excluded')), ARRAY(SELECT jsonb_array_elements_text($1 -> 'text')))`,
+    ],
+    {
+      id,
+      gate: `millrace_data.r${id}`,
+      state,
+      source: source.id,
+      storage: storage.id,
+      columns,
+      excluded: statement.excludeColumns.map((column) => column.name),
+      text: statement.textColumns.map((column) => column.name),
+    },
+  );
+  await session.query(`CREATE VIEW ${facade} AS SELECT * FROM millrace_data.r${id}`, [], { quiet: true });
+  await facadeTriggers(session, facade);
+  await attachFacade(context, session, id, facade);
+  if (!storage.ready && (await waitsForEngine(session))) {
+    session.onCommit((after) => awaitReady(after, [String(id)], ({ name }) => dropFailed(context, after, id, name)));
+  }
+  return { kind: 'done', tag: 'CREATE TABLE' };
+}
+
+/** Ties a facade to its relation once it exists. */
+export async function attachFacade(context: StatementContext, session: CallerSession, relationId: number, facade: string): Promise<void> {
+  await perform(context, session, ["UPDATE millrace.relation SET facade = ($1 ->> 'facade')::oid WHERE id = ($1 ->> 'id')::bigint"], {
+    id: relationId,
+    facade: await facadeOid(session, facade),
+  });
+}
+
+/** A CREATE whose population failed leaves nothing behind, as a failed CREATE in Postgres. */
+export async function dropFailed(context: StatementContext, session: CallerSession, relationId: number, facade: string): Promise<void> {
+  if (facade !== '') await session.query(`DROP VIEW IF EXISTS ${facade}`, [], { quiet: true });
+  await dropLive(context, session, [String(relationId)]);
+}
+
+interface UsableSource {
+  readonly id: string;
+  readonly connectionId: string;
+  readonly publication: string;
+}
+
+async function usableSource(
+  context: StatementContext,
+  session: CallerSession,
+  statement: CreateTableFromSource,
+  role: CallerRole,
+): Promise<UsableSource> {
+  const found: LiveObject | null = await findLive(context, session, statement.source);
+  if (found === null) {
+    const row = await firstRow(session, 'SELECT pg_catalog.to_regclass($1)', [quotedName(statement.source)]);
+    if (row?.[0] !== null && row?.[0] !== undefined)
+      throw millraceError(
+        'wrong_object_type',
+        { name: shownName(statement.source), kind: 'source' },
+        { position: statement.source.at + 1 },
+      );
+    throw undefinedObject('source', statement.source);
+  }
+  if (found.type !== 'source') {
+    throw millraceError('wrong_object_type', { name: shownName(statement.source), kind: 'source' }, { position: statement.source.at + 1 });
+  }
+  const may = await firstRow(session, "SELECT pg_catalog.has_table_privilege($1::oid, 'SELECT')", [found.facade]);
+  if (may?.[0] !== 't') {
+    throw millraceError('source_permission_denied', {
+      name: shownName(statement.source),
+      name_quoted: quotedName(statement.source),
+      role: role.name,
+      role_quoted: quoteIdentifier(role.name),
+    });
+  }
+  return (await perform(
+    context,
+    session,
+    [
+      `SELECT jsonb_build_object('id', s.id::text, 'connectionId', s.connection_id::text, 'publication', s.publication)
+         FROM millrace.source s WHERE s.id = ($1 ->> 'id')::bigint`,
+    ],
+    { id: found.id },
+  )) as UsableSource;
+}
+
+type OriginColumn = OriginTable['columns'][number];
+
+/** The columns shown: all published ones in attnum order but the excluded. */
+function versionColumns(statement: CreateTableFromSource, origin: OriginTable): OriginColumn[] {
+  const reference = `${quoteIdentifier(origin.schema)}.${quoteIdentifier(origin.name)}`;
+  const seen = new Set<string>();
+  for (const column of [...statement.excludeColumns, ...statement.textColumns]) {
+    const position = { position: column.at + 1 };
+    if (!origin.columns.some((known) => known.name === column.name)) {
+      const folded = origin.columns.find((known) => known.name.toLowerCase() === column.name.toLowerCase());
+      throw millraceError(
+        'undefined_origin_column',
+        {
+          column: column.name,
+          reference,
+          columns: origin.columns.map((known) => known.name).join(', '),
+          hint: folded === undefined ? '' : `Perhaps you meant ${quoteIdentifier(folded.name)}.`,
+        },
+        position,
+      );
+    }
+    if (seen.has(column.name)) {
+      throw millraceError(
+        'invalid_option',
+        { message: `column "${column.name}" named more than once in TEXT or EXCLUDE COLUMNS` },
+        position,
+      );
+    }
+    seen.add(column.name);
+  }
+  const excluded = new Set(statement.excludeColumns.map((column) => column.name));
+  const shown = origin.columns.filter(
+    (column) =>
+      !excluded.has(column.name) &&
+      column.generated === '' &&
+      (origin.publishedColumns === null || origin.publishedColumns.includes(column.attnum)),
+  );
+  if (shown.length === 0) {
+    throw millraceError('invalid_option', {
+      message: 'a table from a source must show at least one column',
+      detail: `EXCLUDE COLUMNS leaves none of ${reference}.`,
+    });
+  }
+  return shown;
+}
+
+/** What the storage must hold: what is shown, and the key although it may be excluded. */
+async function storageColumns(
+  session: CallerSession,
+  statement: CreateTableFromSource,
+  origin: OriginTable,
+  shown: readonly OriginColumn[],
+): Promise<StorageColumn[]> {
+  const text = new Set(statement.textColumns.map((column) => column.name));
+  const wanted = origin.columns.filter((column) => shown.includes(column) || origin.identityKey.includes(column.attnum));
+  const native = wanted.filter((column) => !text.has(column.name) && !column.baseIsBuiltin).map((column) => column.formattedType);
+  const known = new Set(
+    native.length === 0
+      ? []
+      : (
+          await session.query(
+            'SELECT t FROM pg_catalog.json_array_elements_text($1::json) AS t WHERE pg_catalog.to_regtype(t) IS NOT NULL',
+            [JSON.stringify(native)],
+            { quiet: true },
+          )
+        ).rows.map((row) => row[0]),
+  );
+  const missing = wanted.filter((column) => !text.has(column.name) && !column.baseIsBuiltin && !known.has(column.formattedType));
+  if (missing.length > 0) {
+    throw millraceError('unsupported_origin_type', {
+      reference: `${origin.schema}.${origin.name}`,
+      columns: missing.map((column) => `${origin.schema}.${origin.name}.${column.name} is of type ${column.formattedType}`).join('\n'),
+      names: missing.map((column) => quoteIdentifier(column.name)).join(', '),
+    });
+  }
+  return wanted.map((column) => ({
+    attnum: column.attnum,
+    name: column.name,
+    type: text.has(column.name) ? 'text' : column.formattedType,
+    originType: column.formattedType,
+    collation: null,
+  }));
+}
+
+/** The storage that has these columns: the one there is, or a new one with the columns of both that takes its place once copied. */
+async function storageFor(
+  context: StatementContext,
+  session: CallerSession,
+  sourceId: string,
+  origin: OriginTable,
+  needed: readonly StorageColumn[],
+): Promise<{ readonly id: number; readonly ready: boolean }> {
+  // Two versions of one table, created at the same time, agree on the storage. An advisory lock, because a row lock on the source
+  // would hold up the engine for as long as the caller's transaction stays open.
+  const existing = (await perform(
+    context,
+    session,
+    [
+      "SELECT to_jsonb(pg_advisory_xact_lock(1835625581, ($1 ->> 'source')::integer) IS NULL)",
+      `SELECT coalesce(jsonb_agg(jsonb_build_object('id', s.id, 'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state) ORDER BY s.id DESC), '[]')
+         FROM millrace.storage s
+        WHERE s.source_id = ($1 ->> 'source')::bigint AND s.origin_oid = ($1 ->> 'oid')::oid
+          AND s.state IN ('new', 'copying', 'copied', 'live')`,
+    ],
+    { source: sourceId, oid: origin.oid },
+  )) as Pick<Storage, 'id' | 'columns' | 'keyAttnums' | 'state'>[];
+  const sameKey = existing.filter((storage) => JSON.stringify([...storage.keyAttnums]) === JSON.stringify([...origin.identityKey]));
+  const fitting = sameKey.filter((storage) =>
+    needed.every((column) =>
+      storage.columns.some((has) => has.attnum === column.attnum && has.type === column.type && has.originType === column.originType),
+    ),
+  );
+  const chosen = fitting.find((storage) => storage.state === 'live') ?? fitting[0];
+  if (chosen !== undefined) return { id: chosen.id, ready: chosen.state === 'live' };
+
+  const newest = sameKey[0];
+  const current = new Map(origin.columns.map((column) => [column.attnum, column.formattedType]));
+  const carried = (newest?.columns ?? []).filter(
+    (column) => !needed.some((has) => has.attnum === column.attnum) && current.get(column.attnum) === column.originType,
+  );
+  const clash = (newest?.columns ?? []).some((column) => needed.some((has) => has.attnum === column.attnum && has.type !== column.type));
+  const columns = [...needed, ...carried].sort((a, b) => a.attnum - b.attnum);
+  // Versions that show the same column as different types (TEXT COLUMNS in one of them) need a storage each.
+  const supersedes =
+    newest !== undefined && !clash && newest.columns.every((column) => columns.some((has) => has.attnum === column.attnum))
+      ? newest.id
+      : null;
+  const id = Number(await perform(context, session, ["SELECT to_jsonb(nextval('millrace.object_id'))"]));
+  const shape = { id, columns, keyAttnums: origin.identityKey };
+  await perform(
+    context,
+    session,
+    [
+      ...createStorage(shape),
+      createStaging(shape),
+      createSpool(shape),
+      `INSERT INTO millrace.storage (id, source_id, origin_oid, origin_schema, origin_name, columns, key_attnums, supersedes, rows_estimate)
+       VALUES (($1 ->> 'id')::bigint, ($1 ->> 'source')::bigint, ($1 ->> 'oid')::oid, $1 ->> 'schema', $1 ->> 'name', $1 -> 'columns',
+               ARRAY(SELECT jsonb_array_elements_text($1 -> 'key')::integer), ($1 ->> 'supersedes')::bigint, ($1 ->> 'estimate')::bigint)`,
+    ],
+    {
+      id,
+      source: sourceId,
+      oid: origin.oid,
+      schema: origin.schema,
+      name: origin.name,
+      columns,
+      key: origin.identityKey.map(String),
+      supersedes,
+      estimate: origin.rowsEstimate,
+    },
+  );
+  return { id, ready: false };
+}
