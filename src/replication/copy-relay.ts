@@ -1,0 +1,85 @@
+/**
+ * Moves one COPY from an origin session to an upstream session.
+ * Invariant: memory is bounded by the sockets' buffers: the origin is not read while the upstream has not taken what was read.
+ */
+import { writeHash } from './copy-rows.ts';
+import { hashLine } from './row-hash.ts';
+import type { FramesHandler, RawConnection } from './session-contract.ts';
+import type { CopyOptions } from './snapshot.ts';
+
+const progressBytes = 1024 * 1024;
+const frameHeader = 5;
+/** Hash field and its tab. */
+const hashField = 12;
+
+/** See OriginSnapshot.copy. */
+export async function copyRelay(origin: RawConnection, options: CopyOptions): Promise<{ rows: number; bytes: number }> {
+  const { upstream, signal } = options;
+  signal?.throwIfAborted();
+  const target = upstream.copyIn(options.targetSql);
+  let rows = 0;
+  let bytes = 0;
+  let reported = 0;
+  let draining = false;
+  const onFrames: FramesHandler = (buffer, start, end, count) => {
+    // Refused upstream: thrown, it ends the origin session and comes back as the copy's error.
+    if (target.error !== undefined) throw target.error;
+    rows += count;
+    bytes += end - start - count * frameHeader;
+    // The chunk is handed on as it is: the reader allocates a new one for each read.
+    const keepGoing = target.writeFrames(
+      options.withRowHash === true ? withHashes(buffer, start, end, count) : buffer.subarray(start, end),
+    );
+    if (!keepGoing && !draining) {
+      draining = true;
+      origin.pause();
+      void target.drain().then(() => {
+        draining = false;
+        origin.resume();
+      });
+    }
+    if (bytes - reported >= progressBytes) {
+      reported = bytes;
+      options.onProgress?.(rows, bytes);
+    }
+  };
+  const abort = (): void => origin.destroy(asError(signal?.reason));
+  signal?.addEventListener('abort', abort, { once: true });
+  try {
+    await origin.copyOut(options.sourceSql, onFrames);
+  } catch (error) {
+    const refusal = target.error;
+    await target.fail('the copy was given up');
+    if (signal?.aborted) throw signal.reason;
+    // Thrown by onFrames, the upstream's refusal came back wrapped in the loss of the origin session.
+    throw refusal ?? error;
+  } finally {
+    signal?.removeEventListener('abort', abort);
+  }
+  await target.finish();
+  options.onProgress?.(rows, bytes);
+  return { rows, bytes };
+}
+
+function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new Error(String(reason));
+}
+
+/** The same messages with the hash of each row as its first field. COPY TO sends one row per message, newline included. */
+function withHashes(buffer: Buffer, start: number, end: number, count: number): Buffer {
+  const out = Buffer.allocUnsafeSlow(end - start + count * hashField);
+  let to = 0;
+  for (let at = start; at < end; ) {
+    const length = buffer.readInt32BE(at + 1);
+    const from = at + frameHeader;
+    at += 1 + length;
+    out[to] = 0x64;
+    out.writeInt32BE(length + hashField, to + 1);
+    to += frameHeader;
+    writeHash(out, to, hashLine(buffer, from, at - 1));
+    out[to + hashField - 1] = 0x09;
+    to += hashField;
+    to += buffer.copy(out, to, from, at);
+  }
+  return out;
+}
