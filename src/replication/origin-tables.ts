@@ -1,0 +1,162 @@
+/**
+ * Shape of origin tables.
+ * Invariant: a table is described by one statement, hence as of one moment; identity is by OID and attnum, names are only shown.
+ */
+import type pg from 'pg';
+
+export interface OriginColumn {
+  readonly attnum: number;
+  readonly name: string;
+  readonly typeOid: number;
+  readonly typmod: number;
+  /** format_type, schema-qualified unless in pg_catalog: 'numeric(10,2)', 'public.mood'. */
+  readonly formattedType: string;
+  readonly typeSchema: string;
+  readonly typeName: string;
+  /** The type, with domains resolved, comes with Postgres itself (arrays of such too). */
+  readonly baseIsBuiltin: boolean;
+  /** format_type of the type below all domains; equals formattedType when it is no domain. */
+  readonly baseType: string;
+  readonly notNull: boolean;
+  /** '' not generated, 's' stored, 'v' virtual. pgoutput leaves generated columns out unless the publication says otherwise. */
+  readonly generated: string;
+  /** '' none, 'a' always, 'd' by default. */
+  readonly identity: string;
+  readonly hasDefault: boolean;
+  /** Schema-qualified and quoted; null when the type has none or it is the type's default. */
+  readonly collation: string | null;
+}
+
+export interface OriginTable {
+  readonly oid: number;
+  readonly schema: string;
+  readonly name: string;
+  /** 'r' table, 'p' partitioned table; 'v', 'm', 'f', 'S' cannot be replicated. */
+  readonly relkind: string;
+  readonly isPartition: boolean;
+  readonly replicaIdentity: 'd' | 'i' | 'f' | 'n';
+  /** In order of attnum; dropped ones left out. */
+  readonly columns: readonly OriginColumn[];
+  /** attnums in key order; empty without one. */
+  readonly primaryKey: readonly number[];
+  /** attnums that identify a row in update and delete messages: of the replica identity index ('i') or the primary key ('d', and 'f' when there is one); else empty. */
+  readonly identityKey: readonly number[];
+  /** Row security would hide rows from the role that is connected. */
+  readonly rls: boolean;
+  /** The role may read the whole table. */
+  readonly canSelect: boolean;
+  readonly published: boolean;
+  /** attnums of the publication's column list; null without one. */
+  readonly publishedColumns: readonly number[] | null;
+  /** SQL of the publication's row filter; null without one. */
+  readonly rowFilter: string | null;
+}
+
+export interface PublishedTable {
+  readonly oid: number;
+  readonly schema: string;
+  readonly name: string;
+}
+
+/** By OID. Without `publication`, `published` is false. */
+const describeSql = `
+SELECT c.oid::text AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS relkind, c.relispartition AS "isPartition",
+  c.relreplident::text AS "replicaIdentity",
+  pg_catalog.row_security_active(c.oid) AS rls,
+  pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS "canSelect",
+  COALESCE((SELECT pg_catalog.jsonb_agg(k.attnum ORDER BY k.ord)
+    FROM pg_catalog.pg_index i, LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, ord)
+    WHERE i.indrelid = c.oid AND i.indisprimary AND k.ord <= i.indnkeyatts), '[]') AS "primaryKey",
+  COALESCE((SELECT pg_catalog.jsonb_agg(k.attnum ORDER BY k.ord)
+    FROM pg_catalog.pg_index i, LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, ord)
+    WHERE i.indrelid = c.oid AND i.indisvalid AND k.ord <= i.indnkeyatts
+      AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END), '[]') AS "identityKey",
+  COALESCE((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+      'attnum', a.attnum, 'name', a.attname, 'typeOid', a.atttypid::bigint, 'typmod', a.atttypmod,
+      'formattedType', pg_catalog.format_type(a.atttypid, a.atttypmod),
+      'typeSchema', tn.nspname, 'typeName', t.typname,
+      'baseIsBuiltin', b.oid < 16384, 'baseType', pg_catalog.format_type(b.oid, b.typmod),
+      'notNull', a.attnotnull, 'generated', a.attgenerated::text, 'identity', a.attidentity::text, 'hasDefault', a.atthasdef,
+      'collation', CASE WHEN a.attcollation <> t.typcollation
+        THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END) ORDER BY a.attnum)
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+    JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
+    LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
+    LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+    CROSS JOIN LATERAL (
+      WITH RECURSIVE base(oid, typmod, typtype, next, next_typmod, depth) AS (
+        SELECT t.oid, a.atttypmod, t.typtype, t.typbasetype, t.typtypmod, 0
+        UNION ALL
+        SELECT u.oid, base.next_typmod, u.typtype, u.typbasetype, u.typtypmod, base.depth + 1
+        FROM base JOIN pg_catalog.pg_type u ON u.oid = base.next WHERE base.typtype = 'd')
+      SELECT oid, typmod FROM base ORDER BY depth DESC LIMIT 1) b
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]') AS columns,
+  pt.tablename IS NOT NULL AS published,
+  (SELECT CASE WHEN pr.attrs IS NULL THEN NULL ELSE pg_catalog.to_jsonb(pg_catalog.string_to_array(pr.attrs, ' ')::int[]) END
+    FROM (SELECT pg_catalog.to_jsonb(p)->>'prattrs' AS attrs FROM pg_catalog.pg_publication_rel p
+      JOIN pg_catalog.pg_publication pub ON pub.oid = p.prpubid
+      WHERE pub.pubname = $2 AND p.prrelid = c.oid) pr) AS "publishedColumns",
+  pg_catalog.to_jsonb(pt)->>'rowfilter' AS "rowFilter"
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_publication_tables pt ON pt.pubname = $2 AND pt.schemaname = n.nspname AND pt.tablename = c.relname
+WHERE c.oid = ANY ($1::oid[])
+ORDER BY c.oid`;
+
+/** Tables that exist, by OID. */
+export async function describeTables(
+  client: pg.Client,
+  oids: readonly number[],
+  options: { readonly publication?: string } = {},
+): Promise<ReadonlyMap<number, OriginTable>> {
+  const result = await client.query<Omit<OriginTable, 'oid'> & { oid: string }>(describeSql, [
+    oids.map(String),
+    options.publication ?? null,
+  ]);
+  return new Map(result.rows.map((row) => [Number(row.oid), { ...row, oid: Number(row.oid) }]));
+}
+
+export interface TableReference {
+  /** Without one, the only table of that name that is not the system's. */
+  readonly schema?: string;
+  readonly table: string;
+}
+
+/**
+ * The table of that name. Without a schema, candidates are searched in all schemas: one in `public` wins, else it must be the only one.
+ * Undefined when there is none; `ambiguous` lists the schemas when there are several.
+ */
+export async function describeTable(
+  client: pg.Client,
+  reference: TableReference,
+  options: { readonly publication?: string } = {},
+): Promise<{ readonly table: OriginTable | undefined; readonly ambiguous: readonly string[] }> {
+  const found = await client.query<{ oid: string; schema: string }>(
+    `SELECT c.oid::text AS oid, n.nspname::text AS schema
+     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+       AND CASE WHEN $2::text IS NULL THEN n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' ELSE n.nspname = $2 END
+     ORDER BY n.nspname <> 'public', n.nspname`,
+    [reference.table, reference.schema ?? null],
+  );
+  const [first] = found.rows;
+  if (first === undefined) return { table: undefined, ambiguous: [] };
+  if (found.rows.length > 1 && first.schema !== 'public') return { table: undefined, ambiguous: found.rows.map((row) => row.schema) };
+  const tables = await describeTables(client, [Number(first.oid)], options);
+  return { table: tables.get(Number(first.oid)), ambiguous: [] };
+}
+
+/** What the publication publishes: with publish_via_partition_root the roots, else the partitions. */
+export async function listPublished(client: pg.Client, publication: string): Promise<PublishedTable[]> {
+  const result = await client.query<{ oid: string; schema: string; name: string }>(
+    `SELECT c.oid::text AS oid, n.nspname::text AS schema, c.relname::text AS name
+     FROM pg_catalog.pg_publication_tables pt
+     JOIN pg_catalog.pg_namespace n ON n.nspname = pt.schemaname
+     JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = pt.tablename
+     WHERE pt.pubname = $1
+     ORDER BY 2, 3`,
+    [publication],
+  );
+  return result.rows.map((row) => ({ oid: Number(row.oid), schema: row.schema, name: row.name }));
+}
