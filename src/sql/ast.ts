@@ -1,6 +1,7 @@
 /**
  * The extended statements as data. Made by the grammar (grammar/millrace.peggy), read by statements/.
- * `at` is the 0-based character offset of a name in the text of its own statement, for error positions.
+ * `at` is the 0-based offset of a name in the text of its own statement, for error positions. All offsets are UTF-16 units, so that
+ * they slice; `characterPosition` of lexer.ts turns one into a position on the wire, which counts code points.
  */
 
 /** An identifier after case folding. */
@@ -161,7 +162,10 @@ export type ExtendedStatement =
   | ShowObjects
   | ShowCreate;
 
-/** One statement of a query text. `at`/`end` are character offsets into the whole text; `text` has no trailing semicolon. */
+/**
+ * One statement of a query text. `at`/`end` are offsets into the whole text and `text` is the slice between them: from the first
+ * character that is not whitespace (a comment in front belongs to it) to the last, without the semicolon.
+ */
 export interface StatementText {
   readonly text: string;
   readonly at: number;

@@ -1,0 +1,204 @@
+/**
+ * The question asked of every Query and Parse message: may this text hold an extended statement?
+ * Invariant: "no" is always true. "Yes" only costs a real parse (`parseStatements`), which then decides.
+ * It reads bytes and allocates nothing: ordinary SQL is answered by its first one or two keywords.
+ * Time is linear in the text whatever the text is, because a client chooses it.
+ */
+
+const SEMICOLON = 0x3b;
+const SLASH = 0x2f;
+const STAR = 0x2a;
+const DASH = 0x2d;
+const LINE_FEED = 0x0a;
+const CARRIAGE_RETURN = 0x0d;
+
+/** Beyond this length a native search for ';' is cheaper than a loop, although it needs a view of the bytes. */
+const SHORT_TEXT = 192;
+
+/**
+ * How many bytes of comments behind inner semicolons are read before the answer is "maybe". Comments can hold semicolons, so without
+ * a limit a text made of both would be read again from each of them.
+ */
+const COMMENT_BUDGET = 65_536;
+
+/** What the first two keywords say: ordinary, to be parsed, or to be parsed if a word follows anywhere. */
+type Verdict = 'no' | 'yes' | 'if-source' | 'if-swap';
+
+/**
+ * Whether the SQL text in bytes [start, end) (no terminating NUL) may hold an extended statement or a candidate (see ast.ts).
+ */
+export function mayBeExtended(text: Uint8Array, start: number, end: number): boolean {
+  let at = skipBlank(text, start, end);
+  let budget = COMMENT_BUDGET;
+  let noSource = false;
+  let noSwap = false;
+  // A statement starts at the start of the text or behind a semicolon byte. Looking behind each one, quoted or not, needs no lexer
+  // and can only say "yes" too often.
+  for (let semicolon = at; ; ) {
+    const verdict = verdictAt(text, at, end);
+    if (verdict === 'yes') return true;
+    // One search to the end answers for every later statement too.
+    if (verdict === 'if-source' && !noSource) {
+      if (containsWord(text, at, end, 'source')) return true;
+      noSource = true;
+    } else if (verdict === 'if-swap' && !noSwap) {
+      if (containsWord(text, at, end, 'swap')) return true;
+      noSwap = true;
+    }
+    semicolon = findSemicolon(text, semicolon, end);
+    if (semicolon === -1) return false;
+    semicolon++;
+    at = skipSpace(text, semicolon, end);
+    const byte = at < end ? text[at] : undefined;
+    if (byte === SLASH || byte === DASH) {
+      const afterComment = skipBlank(text, at, end);
+      budget -= afterComment - at;
+      if (budget < 0) return true;
+      at = afterComment;
+    }
+  }
+}
+
+function findSemicolon(text: Uint8Array, from: number, end: number): number {
+  if (end - from > SHORT_TEXT) {
+    const found = text.subarray(from, end).indexOf(SEMICOLON);
+    return found === -1 ? -1 : from + found;
+  }
+  for (let i = from; i < end; i++) if (text[i] === SEMICOLON) return i;
+  return -1;
+}
+
+function isSpace(byte: number | undefined): boolean {
+  return byte === 0x20 || (byte !== undefined && byte >= 0x09 && byte <= 0x0d);
+}
+
+function skipSpace(text: Uint8Array, from: number, end: number): number {
+  let i = from;
+  while (i < end && isSpace(text[i])) i++;
+  return i;
+}
+
+/** Past whitespace, `--` comments and nested block comments; `end` when a comment is not closed. */
+function skipBlank(text: Uint8Array, from: number, end: number): number {
+  let i = from;
+  for (;;) {
+    i = skipSpace(text, i, end);
+    if (i + 1 >= end) return i;
+    if (text[i] === DASH && text[i + 1] === DASH) {
+      i += 2;
+      while (i < end && text[i] !== LINE_FEED && text[i] !== CARRIAGE_RETURN) i++;
+    } else if (text[i] === SLASH && text[i + 1] === STAR) {
+      i = skipBlockComment(text, i + 2, end);
+    } else {
+      return i;
+    }
+  }
+}
+
+function skipBlockComment(text: Uint8Array, from: number, end: number): number {
+  let depth = 1;
+  let i = from;
+  while (i < end) {
+    if (text[i] === STAR && text[i + 1] === SLASH) {
+      i += 2;
+      if (--depth === 0) return Math.min(i, end);
+    } else if (text[i] === SLASH && text[i + 1] === STAR) {
+      i += 2;
+      depth++;
+    } else {
+      i++;
+    }
+  }
+  return end;
+}
+
+/** `word` is lower case. The byte behind must not continue the word. */
+function isWord(text: Uint8Array, at: number, end: number, word: string): boolean {
+  const stop = at + word.length;
+  if (stop > end) return false;
+  for (let i = 0; i < word.length; i++) if (((text[at + i] ?? 0) | 0x20) !== word.charCodeAt(i)) return false;
+  return stop === end || !continuesWord(text[stop] ?? 0);
+}
+
+function continuesWord(byte: number): boolean {
+  const lower = byte | 0x20;
+  return (lower >= 0x61 && lower <= 0x7a) || (byte >= 0x30 && byte <= 0x39) || byte === 0x5f || byte === 0x24 || byte >= 0x80;
+}
+
+function containsWord(text: Uint8Array, from: number, end: number, word: string): boolean {
+  const first = word.charCodeAt(0);
+  for (let i = from; i < end; i++) if (((text[i] ?? 0) | 0x20) === first && isWord(text, i, end, word)) return true;
+  return false;
+}
+
+function verdictAt(text: Uint8Array, at: number, end: number): Verdict {
+  switch (at < end ? (text[at] ?? 0) | 0x20 : 0) {
+    case 0x63: // c
+      return isWord(text, at, end, 'create') ? createVerdict(text, at + 6, end) : 'no';
+    case 0x61: // a
+      return isWord(text, at, end, 'alter') ? alterVerdict(text, at + 5, end) : 'no';
+    case 0x64: // d
+      return isWord(text, at, end, 'drop') ? dropVerdict(text, at + 4, end) : 'no';
+    case 0x73: // s
+      return isWord(text, at, end, 'show') ? showVerdict(text, at + 4, end) : 'no';
+    case 0x76: // v
+      return isWord(text, at, end, 'validate') ? 'yes' : 'no';
+    case 0x72: // r
+      return isWord(text, at, end, 'refresh') ? 'yes' : 'no';
+    default:
+      return 'no';
+  }
+}
+
+/** A comment between the first two keywords is too rare to be read here, and reading it could cost quadratic time. */
+function isComment(byte: number | undefined): boolean {
+  return byte === SLASH || byte === DASH;
+}
+
+function createVerdict(text: Uint8Array, from: number, end: number): Verdict {
+  const at = skipSpace(text, from, end);
+  if (at >= end) return 'no';
+  if (isComment(text[at])) return 'yes';
+  if (isWord(text, at, end, 'table')) return 'if-source';
+  if (isWord(text, at, end, 'materialized')) return 'yes';
+  if (isWord(text, at, end, 'source') || isWord(text, at, end, 'secret') || isWord(text, at, end, 'connection')) return 'yes';
+  if (isWord(text, at, end, 'temp') || isWord(text, at, end, 'temporary') || isWord(text, at, end, 'unlogged')) return 'if-source';
+  return isWord(text, at, end, 'local') || isWord(text, at, end, 'global') ? 'if-source' : 'no';
+}
+
+function alterVerdict(text: Uint8Array, from: number, end: number): Verdict {
+  const at = skipSpace(text, from, end);
+  if (at >= end) return 'no';
+  if (isComment(text[at])) return 'yes';
+  if (isWord(text, at, end, 'secret') || isWord(text, at, end, 'connection')) return 'yes';
+  return isWord(text, at, end, 'schema') ? 'if-swap' : 'no';
+}
+
+function dropVerdict(text: Uint8Array, from: number, end: number): Verdict {
+  const at = skipSpace(text, from, end);
+  if (at >= end) return 'no';
+  if (isComment(text[at])) return 'yes';
+  return isWord(text, at, end, 'table') ||
+    isWord(text, at, end, 'view') ||
+    isWord(text, at, end, 'materialized') ||
+    isWord(text, at, end, 'schema') ||
+    isWord(text, at, end, 'source') ||
+    isWord(text, at, end, 'secret') ||
+    isWord(text, at, end, 'connection')
+    ? 'yes'
+    : 'no';
+}
+
+function showVerdict(text: Uint8Array, from: number, end: number): Verdict {
+  const at = skipSpace(text, from, end);
+  if (at >= end) return 'no';
+  if (isComment(text[at])) return 'yes';
+  return isWord(text, at, end, 'sources') ||
+    isWord(text, at, end, 'tables') ||
+    isWord(text, at, end, 'materialized') ||
+    isWord(text, at, end, 'connections') ||
+    isWord(text, at, end, 'secrets') ||
+    isWord(text, at, end, 'create')
+    ? 'yes'
+    : 'no';
+}
