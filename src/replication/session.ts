@@ -96,7 +96,9 @@ export class Session implements RawConnection {
       if (!this.#add('execute', (call) => (call.error === undefined ? resolve(call.results) : reject(call.error)), { prepares })) return;
       for (const { name, sql, params } of executions) {
         const known = this.#statements.get(name);
-        if (known === undefined || known.sql !== sql) {
+        // One whose Parse is unanswered in an earlier call may turn out not to exist: prepared again, so that this call does not depend on that one.
+        const usable = known !== undefined && known.sql === sql && (known.created || prepares.some((one) => one.statement === known));
+        if (!usable) {
           if (known !== undefined) this.#outbox.closeStatement(name);
           const statement: Prepared = { sql, created: false };
           this.#statements.set(name, statement);

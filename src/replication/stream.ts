@@ -5,7 +5,7 @@
 import type { ServerAddress } from '../config.ts';
 import { createLogger } from '../log.ts';
 import { formatLsn, type Lsn } from './lsn.ts';
-import { ConnectionLostError } from './postgres-error.ts';
+import { ConnectionLostError, PostgresError, type ServerMessageFields } from './postgres-error.ts';
 import { connectRaw } from './raw-connection.ts';
 import { ReadPacer } from './read-pacer.ts';
 import type { CopyBoth, RawConnection } from './session-contract.ts';
@@ -60,7 +60,7 @@ export async function startStream(options: StreamOptions): Promise<ReplicationSt
   const connection = await connectRaw(address, {
     replication: true,
     applicationName: `millrace ${slot}`,
-    settings: originSettings,
+    settings: { ...originSettings, client_min_messages: 'warning' },
     ...(options.database === undefined ? {} : { database: options.database }),
   });
   try {
@@ -122,6 +122,7 @@ class Stream implements ReplicationStream {
       this.#heardAt = this.#timers.now();
       this.#pacer.read(bytes);
     });
+    connection.onNotice((fields) => this.#notice(fields));
     connection.onClose((error) => this.#end(error));
   }
 
@@ -183,6 +184,19 @@ class Stream implements ReplicationStream {
     this.#send(false);
     this.#connection.destroy();
     await this.closed;
+  }
+
+  /**
+   * Where the publication does not exist, servers before 18 end the stream (42704); from 18 on they warn and leave the changes out,
+   * which would lose them silently. Here it ends the stream always.
+   */
+  #notice(fields: ServerMessageFields): void {
+    if (fields.routine !== undefined && /publication/i.test(fields.routine) && fields.severity === 'WARNING') {
+      const message = `publication "${this.#options.publication}" does not exist`;
+      this.#connection.destroy(new PostgresError({ ...fields, severity: 'ERROR', code: '42704', message }));
+      return;
+    }
+    log.warn({ slot: this.#options.slot, code: fields.code }, fields.message);
   }
 
   #end(error: Error | undefined): void {
