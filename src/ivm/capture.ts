@@ -1,0 +1,58 @@
+/**
+ * Capture of changes of a storage into its delta table.
+ * Invariant: within a transaction the delta table holds, for each row version that a statement removed, that row with weight -1, and for
+ * each it made, that row with weight +1; so new state minus delta is the old state. Versions that came and went both remain: not netted.
+ * Statement triggers with transition tables see INSERT, UPDATE, DELETE, MERGE, COPY and ON CONFLICT alike (PostgreSQL 15-18, "CREATE
+ * TRIGGER"); TRUNCATE has none and is captured before it happens. ENABLE ALWAYS: the engine's session runs as a replica.
+ */
+import { quoteLiteral } from '../sql/quote.ts';
+import { deltaName, storageName } from './sql-text.ts';
+
+const events = [
+  { event: 'INSERT', referencing: 'REFERENCING NEW TABLE AS new_rows' },
+  { event: 'UPDATE', referencing: 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows' },
+  { event: 'DELETE', referencing: 'REFERENCING OLD TABLE AS old_rows' },
+] as const;
+
+/**
+ * Statements that create `millrace_data.d<id>` (w, then the storage's columns) and the triggers that fill it. The trigger function names
+ * no columns: when the storage gets another column, add it to the delta table too, last.
+ */
+export function captureDdl(id: number): string[] {
+  const storage = storageName(id);
+  const delta = deltaName(id);
+  const routine = routineName(id);
+  const body = `
+BEGIN
+  IF TG_OP = 'TRUNCATE' THEN
+    INSERT INTO ${delta} SELECT -1, o.* FROM ${storage} o;
+  END IF;
+  IF TG_OP IN ('UPDATE', 'DELETE') THEN
+    INSERT INTO ${delta} SELECT -1, o.* FROM old_rows o;
+  END IF;
+  IF TG_OP IN ('INSERT', 'UPDATE') THEN
+    INSERT INTO ${delta} SELECT 1, n.* FROM new_rows n;
+  END IF;
+  RETURN NULL;
+END`;
+  return [
+    `CREATE UNLOGGED TABLE ${delta} WITH (autovacuum_enabled = off) AS SELECT 0::smallint AS w, s.* FROM ${storage} s WITH NO DATA`,
+    `CREATE FUNCTION ${routine}() RETURNS trigger LANGUAGE plpgsql AS ${quoteLiteral(body)}`,
+    ...events.map(
+      ({ event, referencing }) =>
+        `CREATE TRIGGER ${triggerName(event)} AFTER ${event} ON ${storage} ${referencing} FOR EACH STATEMENT EXECUTE FUNCTION ${routine}()`,
+    ),
+    `CREATE TRIGGER ${triggerName('TRUNCATE')} BEFORE TRUNCATE ON ${storage} FOR EACH STATEMENT EXECUTE FUNCTION ${routine}()`,
+    ...[...events.map(({ event }) => event), 'TRUNCATE'].map(
+      (event) => `ALTER TABLE ${storage} ENABLE ALWAYS TRIGGER ${triggerName(event)}`,
+    ),
+  ];
+}
+
+/** Undoes `captureDdl`; also when only part of it is there. */
+export function dropCaptureDdl(id: number): string[] {
+  return [`DROP FUNCTION IF EXISTS ${routineName(id)}() CASCADE`, `DROP TABLE IF EXISTS ${deltaName(id)}`];
+}
+
+const routineName = (id: number): string => `millrace_data.capture_s${id}`;
+const triggerName = (event: string): string => `millrace_capture_${event.toLowerCase()}`;

@@ -1,0 +1,97 @@
+/**
+ * Relations of a join, each in a chosen state, as SQL.
+ * Invariant: hidden columns (`mr$k<relation>_<i>` keys, `mr$w<relation>` weights) have names no other relation uses, so that they can be
+ * named without qualification at the top, however deep the relation lies.
+ */
+import { quoteIdentifier } from '../sql/quote.ts';
+import type { JoinSource, Occurrence, TableName, Template } from './types.ts';
+
+/**
+ * State of one relation of a join: `new` as it is now; `changes` its signed changes; `old` as it was, new minus changes, signed;
+ * `either` rows it has or had (a superset of both states, without signs); `touched` present rows with a changed key;
+ * `untouched` present rows without.
+ */
+export type State = 'new' | 'changes' | 'old' | 'either' | 'touched' | 'untouched';
+
+export interface Rendering {
+  readonly storage: TableName;
+  /** Delta tables; needed for the states that look at changes. */
+  readonly delta?: TableName;
+  readonly states?: readonly State[];
+  /** Expose the keys of these relations. */
+  readonly keysOf?: readonly number[];
+}
+
+export const weightName = (relation: number): string => `"mr$w${relation}"`;
+export const keyName = (relation: number, i: number): string => `"mr$k${relation}_${i + 1}"`;
+/** CTE with the changed keys of an input. */
+export const changedKeys = (input: number): string => `"mr$changed${input}"`;
+
+/** FROM text of a join. */
+export function renderFrom(source: JoinSource, rendering: Rendering): string {
+  return renderTemplate(source.from, source.occurrences, rendering);
+}
+
+/** Any template with its relations filled in. */
+export function renderTemplate(template: Template, occurrences: readonly Occurrence[], rendering: Rendering): string {
+  return template
+    .map((piece) => {
+      if (typeof piece === 'string') return piece;
+      if ('pass' in piece) {
+        const names = piece.pass.flatMap((relation) => hiddenNames(relation, occurrences[relation], rendering));
+        return names.map((name) => `, ${name}`).join('');
+      }
+      const occurrence = occurrences[piece.relation];
+      if (occurrence === undefined) throw new RangeError('a template names a relation it does not have');
+      const rows = renderRelation(piece.relation, occurrence, rendering);
+      return piece.alias === null ? rows : `${rows} ${quoteIdentifier(piece.alias)}`;
+    })
+    .join('');
+}
+
+/** Product of the weights of the relations that have one; null when none has: each row counts once. */
+export function weightProduct(states: readonly State[]): string | null {
+  const names = states.flatMap((state, i) => (state === 'changes' || state === 'old' ? [weightName(i)] : []));
+  return names.length === 0 ? null : names.join(' * ');
+}
+
+function hiddenNames(relation: number, occurrence: Occurrence | undefined, rendering: Rendering): string[] {
+  const state = rendering.states?.[relation] ?? 'new';
+  const keys = rendering.keysOf?.includes(relation) === true ? (occurrence?.key ?? []) : [];
+  return [...keys.map((_, i) => keyName(relation, i)), ...(state === 'changes' || state === 'old' ? [weightName(relation)] : [])];
+}
+
+function renderRelation(relation: number, occurrence: Occurrence, rendering: Rendering): string {
+  const state = rendering.states?.[relation] ?? 'new';
+  const { used } = occurrence;
+  const visible = occurrence.columns
+    .filter((column) => used === null || used.includes(column.name))
+    .map((column) => `${column.expression} AS ${quoteIdentifier(column.name)}`);
+  const keys =
+    rendering.keysOf?.includes(relation) === true
+      ? occurrence.key.map((column, i) => `s.${quoteIdentifier(column)} AS ${keyName(relation, i)}`)
+      : [];
+  const columns = (weight?: string): string =>
+    [...visible, ...keys, ...(weight === undefined ? [] : [`${weight} AS ${weightName(relation)}`])].join(', ');
+  const storage = rendering.storage(occurrence.input);
+  const delta = (): string => {
+    if (rendering.delta === undefined) throw new RangeError(`state ${state} needs a delta table`);
+    return rendering.delta(occurrence.input);
+  };
+  const sameKey = occurrence.key.map((column) => `k.${quoteIdentifier(column)} = s.${quoteIdentifier(column)}`).join(' AND ');
+  switch (state) {
+    case 'new':
+      return `(SELECT ${columns()} FROM ${storage} s)`;
+    case 'changes':
+      return `(SELECT ${columns('s.w')} FROM ${delta()} s)`;
+    // Both branches without WHERE and with equal types: only then does the planner push joins into them.
+    case 'old':
+      return `(SELECT ${columns('1::smallint')} FROM ${storage} s UNION ALL SELECT ${columns('(- s.w)')} FROM ${delta()} s)`;
+    case 'either':
+      return `(SELECT ${columns()} FROM ${storage} s UNION ALL SELECT ${columns()} FROM ${delta()} s)`;
+    case 'touched':
+      return `(SELECT ${columns()} FROM ${storage} s JOIN ${changedKeys(occurrence.input)} k ON ${sameKey})`;
+    case 'untouched':
+      return `(SELECT ${columns()} FROM ${storage} s WHERE NOT EXISTS (SELECT FROM ${changedKeys(occurrence.input)} k WHERE ${sameKey}))`;
+  }
+}

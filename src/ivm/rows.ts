@@ -1,0 +1,95 @@
+/**
+ * Select-project-join views.
+ * Invariant: a storage row stands for one combination of input rows and carries their keys. A row can only come, go or change when one of
+ * its input rows does, so the present combinations with a changed key are all there is to write, and stored ones with a changed key that
+ * are no longer present are all there is to delete. Old values are never needed, so changes need not be netted.
+ */
+import type { RowsPlan } from './plans.ts';
+import { changedKeys, keyName, renderFrom } from './relation-sql.ts';
+import { columnsOf, imageDiffers, nameList, sameKey, selectList, storageName, whereAll } from './sql-text.ts';
+import { presentTerms, type Term } from './terms.ts';
+import type { Occurrence, TableName } from './types.ts';
+
+export function rowsDdl(plan: RowsPlan, id: number, storage: TableName): string[] {
+  const table = storageName(id);
+  // The primary key serves look-ups by the first relation's key.
+  const others = plan.keys.slice(1).map((key) => `CREATE INDEX ON ${table} (${nameList(key)})`);
+  return [
+    `CREATE TABLE ${table} WITH (fillfactor = 80) AS\n${rowsSelect(plan, storage)}\nWITH NO DATA`,
+    `ALTER TABLE ${table} ADD PRIMARY KEY (${nameList(plan.keys.flat())})`,
+    ...others,
+  ];
+}
+
+/** All rows of the storage. */
+export function rowsSelect(plan: RowsPlan, storage: TableName): string {
+  return termSelect(plan, storage, { sign: 1, states: plan.source.occurrences.map(() => 'new') });
+}
+
+export function rowsMaintain(plan: RowsPlan, id: number, changed: ReadonlySet<number>, delta: TableName, storage: TableName): string[] {
+  const table = storageName(id);
+  const names = plan.columns.map((column) => column.name);
+  const key = plan.keys.flat();
+  const isChanged = plan.source.occurrences.map((occurrence) => changed.has(occurrence.input));
+  const inputs = new Map(plan.source.occurrences.filter((o) => changed.has(o.input)).map((o) => [o.input, o]));
+  if (inputs.size === 0) return [];
+  const several = plan.source.occurrences.length > 1;
+  const ctes = [...inputs.values()].map(
+    (occurrence) => `${changedKeys(occurrence.input)} AS MATERIALIZED (
+  ${several ? relevantKeys(plan, occurrence, delta(occurrence.input)) : `SELECT DISTINCT ${columnsOf('s', occurrence.key)} FROM ${delta(occurrence.input)} s`}
+)`,
+  );
+  const present = presentTerms(isChanged).map((term) => termSelect(plan, storage, term));
+  const stale = isChanged.flatMap((is, i) => (is ? [staleRows(plan, i, table)] : []));
+  return [
+    `
+WITH ${ctes.join(', ')}, "mr$present" AS MATERIALIZED (
+  ${present.join('\n  UNION ALL\n  ')}
+), "mr$gone" AS (
+  DELETE FROM ${table} s
+  USING (
+    ${stale.join('\n    UNION\n    ')}
+  ) o
+  WHERE s.ctid = o."mr$row"
+)
+MERGE INTO ${table} s
+USING "mr$present" n ON ${sameKey('s', 'n', key)}
+WHEN MATCHED AND ${imageDiffers(columnsOf('s', names), columnsOf('n', names))} THEN
+  UPDATE SET ${names.map((name) => `${nameList([name])} = ${columnsOf('n', [name])}`).join(', ')}
+WHEN NOT MATCHED THEN
+  INSERT (${nameList(names)}) VALUES (${columnsOf('n', names)})`.trim(),
+  ];
+}
+
+function termSelect(plan: RowsPlan, storage: TableName, term: Term): string {
+  const from = renderFrom(plan.source, { storage, states: term.states, keysOf: plan.source.occurrences.map((_, i) => i) });
+  const { where } = plan.source;
+  return `SELECT ${selectList(plan.columns)} FROM ${from} ${whereAll(where === null ? null : `(${where})`)}`;
+}
+
+/** Keys of the rows whose used columns changed in effect. In a join one such row may stand in very many results. */
+function relevantKeys(plan: RowsPlan, occurrence: Occurrence, delta: string): string {
+  const mentions = plan.source.occurrences.filter((other) => other.input === occurrence.input);
+  const used = occurrence.columns.filter((column) => mentions.some((other) => other.used === null || other.used.includes(column.name)));
+  const key = columnsOf('s', occurrence.key);
+  const image = [key, ...used.map((column) => column.expression)].join(', ');
+  return `SELECT DISTINCT ${columnsOf('x', occurrence.key)}
+  FROM (SELECT ${key}, ROW(${image})::text AS "mr$image", s.w AS "mr$w" FROM ${delta} s) x
+  GROUP BY ${columnsOf('x', occurrence.key)}, x."mr$image"
+  HAVING sum(x."mr$w") <> 0`;
+}
+
+/** Stored rows with a changed key of one relation that are not among the present ones. */
+function staleRows(plan: RowsPlan, relation: number, table: string): string {
+  const occurrence = plan.source.occurrences[relation];
+  const columns = plan.keys[relation] ?? [];
+  if (occurrence === undefined) throw new RangeError('a plan has keys for each of its relations');
+  const on = occurrence.key.map((name, i) => `${columnsOf('k', [name])} = ${columnsOf('x', [columns[i] ?? ''])}`).join(' AND ');
+  return `SELECT x.ctid AS "mr$row" FROM ${table} x JOIN ${changedKeys(occurrence.input)} k ON ${on}
+    WHERE NOT EXISTS (SELECT FROM "mr$present" n WHERE ${sameKey('n', 'x', plan.keys.flat())})`;
+}
+
+/** Hidden storage column for a key column of a relation. */
+export function hiddenKey(relation: number, index: number): { readonly name: string; readonly expression: string } {
+  return { name: `k${relation + 1}_${index + 1}`, expression: keyName(relation, index) };
+}
