@@ -127,7 +127,9 @@ function continuesWord(byte: number): boolean {
 
 function containsWord(text: Uint8Array, from: number, end: number, word: string): boolean {
   const first = word.charCodeAt(0);
-  for (let i = from; i < end; i++) if (((text[i] ?? 0) | 0x20) === first && isWord(text, i, end, word)) return true;
+  for (let i = from; i < end; i++) {
+    if (((text[i] ?? 0) | 0x20) === first && isWord(text, i, end, word) && !(i > from && continuesWord(text[i - 1] ?? 0))) return true;
+  }
   return false;
 }
 

@@ -1,0 +1,191 @@
+/**
+ * Random names, texts, extended statements and ordinary statements.
+ * Invariant: every statement made here is right, so a reader that refuses or changes one is wrong.
+ */
+import fc from 'fast-check';
+import type { ExtendedStatement, Identifier, Option, OptionValue, QualifiedName, ShowKind } from '../../../src/sql/ast.ts';
+
+/** Text that Postgres can hold. */
+export const text = fc.oneof(
+  fc.string({ unit: 'binary' }).map((s) => s.replaceAll('\0', '')),
+  fc
+    .array(fc.constantFrom("'", '"', '\\', ';', '$$', '$a$', '--', '/*', '*/', '\n', 'é', '😊', 'a', ' with data'), { maxLength: 8 })
+    .map((parts) => parts.join('')),
+);
+
+const shortEnough = (name: string): boolean => name.length > 0 && Buffer.byteLength(name) <= 63;
+
+export const plainName = fc
+  .tuple(
+    fc.constantFrom('a', 'v1', '_x', 't', 'orders', 'name', 'source', 'secret', 'connection', 'swap', 'with_data', 'if', 'cascade'),
+    fc.nat({ max: 9 }),
+  )
+  .map(([word, n]) => (n > 6 ? `${word}${n}` : word));
+
+export const name = fc.oneof(
+  { arbitrary: plainName, weight: 3 },
+  { arbitrary: fc.constantFrom('select', 'order', 'user', 'left', 'true', 'Upper', 'a.b', 'a"b', 'with', 'é', 'int', 'values'), weight: 2 },
+  { arbitrary: text.filter(shortEnough), weight: 1 },
+);
+
+export const qualified: fc.Arbitrary<QualifiedName> = fc.record({ schema: fc.option(name), name, at: fc.constant(0) });
+export const identifier: fc.Arbitrary<Identifier> = fc.record({ name, at: fc.constant(0) });
+const some = <T>(of: fc.Arbitrary<T>): fc.Arbitrary<T[]> => fc.array(of, { minLength: 1, maxLength: 3 });
+
+const number = fc.oneof(fc.integer(), fc.double({ noNaN: true, noDefaultInfinity: true })).map((n) => (n === 0 ? 0 : n));
+const optionValue: fc.Arbitrary<OptionValue> = fc.oneof(
+  fc.record({ kind: fc.constant('string' as const), value: text }),
+  fc.record({ kind: fc.constant('number' as const), value: number }),
+  fc.record({ kind: fc.constant('boolean' as const), value: fc.boolean() }),
+  fc.record({ kind: fc.constant('identifier' as const), name: qualified }),
+  fc.record({ kind: fc.constant('secret' as const), name: qualified }),
+);
+const optionName = fc.constantFrom(
+  'HOST',
+  'PORT',
+  'USER',
+  'PASSWORD',
+  'DATABASE',
+  'SSL MODE',
+  'SSL KEY',
+  'SSL CERTIFICATE',
+  'SSL CERTIFICATE AUTHORITY',
+  'SSH TUNNEL',
+  'AWS PRIVATELINK',
+  'FOO',
+  'SOME NEW THING',
+);
+const option: fc.Arbitrary<Option> = fc.record({ name: optionName, value: optionValue, at: fc.constant(0) });
+
+export const viewQuery = fc.constantFrom(
+  'SELECT 1',
+  'SELECT sum(a) FROM v1.t',
+  "SELECT ' with data', $$ with no data$$ FROM t",
+  'WITH data AS (SELECT 1) TABLE data',
+  'SELECT 1 AS "with data"',
+  "SELECT E'\\' with data' -- with data\n, a",
+  'SELECT a /* with /* no */ data */ FROM t',
+  "VALUES (1, 'é;😊')",
+);
+const condition = fc.constantFrom("name = 'x;y'", "name LIKE 'a%' AND (type IS NULL)", "E'\\'' = name", '"name" <> $$a$$');
+
+const fixed = <T extends string>(type: T): fc.Arbitrary<T> => fc.constant(type);
+const show = (kind: ShowKind): fc.Arbitrary<ExtendedStatement> =>
+  fc
+    .record({
+      schema: fc.option(identifier),
+      source: fc.option(qualified),
+      filter: fc.option(
+        fc.oneof(
+          text.map((like) => ({ like, where: null })),
+          condition.map((where) => ({ like: null, where })),
+        ),
+      ),
+    })
+    .map(({ schema, source, filter }) => ({
+      type: 'show_objects',
+      kind,
+      schema,
+      source: kind === 'tables' ? source : null,
+      ...(filter ?? { like: null, where: null }),
+    }));
+
+/** Any extended statement or candidate. Offsets are 0. */
+export const statement: fc.Arbitrary<ExtendedStatement> = fc.oneof(
+  fc.record({ type: fixed('create_secret'), ifNotExists: fc.boolean(), name: qualified, value: text }),
+  fc.record({ type: fixed('alter_secret'), ifExists: fc.boolean(), name: qualified, value: text }),
+  fc.record({
+    type: fixed('create_connection'),
+    ifNotExists: fc.boolean(),
+    name: qualified,
+    target: fixed('postgres'),
+    options: some(option),
+    validate: fc.option(fc.boolean()),
+  }),
+  fc
+    .record({
+      type: fixed('alter_connection'),
+      ifExists: fc.boolean(),
+      name: qualified,
+      set: fc.array(option, { maxLength: 3 }),
+      reset: fc.array(optionName, { maxLength: 3 }),
+      validate: fc.option(fc.boolean()),
+    })
+    .filter(({ set, reset }) => set.length + reset.length > 0),
+  fc.record({ type: fixed('validate_connection'), name: qualified }),
+  fc.record({ type: fixed('create_source'), ifNotExists: fc.boolean(), name: qualified, connection: qualified, publication: text }),
+  fc.record({
+    type: fixed('create_table_from_source'),
+    ifNotExists: fc.boolean(),
+    name: qualified,
+    source: qualified,
+    reference: fc.option(fc.record({ parts: some(name), at: fc.constant(0) })),
+    excludeColumns: fc.array(identifier, { maxLength: 3 }),
+    textColumns: fc.array(identifier, { maxLength: 3 }),
+  }),
+  fc.record({
+    type: fixed('create_materialized_view'),
+    ifNotExists: fc.boolean(),
+    name: qualified,
+    columns: fc.option(some(name)),
+    query: viewQuery,
+    queryAt: fc.constant(0),
+    withData: fc.boolean(),
+  }),
+  fc.record({ type: fixed('refresh_materialized_view'), name: qualified }),
+  fc.record({ type: fixed('alter_schema_swap'), ifExists: fc.boolean(), a: identifier, b: identifier }),
+  fc.record({
+    type: fixed('drop_object'),
+    kind: fc.constantFrom('secret' as const, 'connection' as const, 'source' as const),
+    ifExists: fc.boolean(),
+    names: some(qualified),
+    cascade: fc.boolean(),
+  }),
+  fc.record({
+    type: fixed('drop_relation'),
+    kind: fc.constantFrom('table' as const, 'view' as const, 'materialized view' as const),
+    ifExists: fc.boolean(),
+    names: some(qualified),
+    cascade: fc.boolean(),
+  }),
+  fc.record({ type: fixed('drop_schema'), ifExists: fc.boolean(), names: some(identifier), cascade: fc.boolean() }),
+  show('sources'),
+  show('tables'),
+  show('materialized views'),
+  show('connections'),
+  show('secrets'),
+  fc.record({
+    type: fixed('show_create'),
+    kind: fc.constantFrom('source' as const, 'table' as const, 'materialized view' as const, 'connection' as const),
+    name: qualified,
+  }),
+);
+
+/** What may stand between two tokens. */
+export const blank = fc.constantFrom(' ', '\n', '\t ', ' /* ; */ ', " -- it's;\n", '/* a /* b */ "c */', '\r\n', '\f\v');
+
+/** Statements that Postgres accepts (its parser, at least) and that are not ours, full of things that look like semicolons and ends. */
+export const ordinary = fc.constantFrom(
+  'SELECT 1',
+  "SELECT ';', $$;$$, $a$;$$;$a$, E'\\';', \"a\"\";\" FROM t",
+  "SELECT 'a;'\n 'b;'",
+  "SELECT U&'\\0041;', B'01', X'1F', N';'",
+  'SELECT 1 /* ; /* ; */ */ + 2',
+  'INSERT INTO t VALUES (1), (2)',
+  'BEGIN',
+  'COMMIT',
+  'END',
+  'SELECT CASE WHEN a THEN b END FROM t',
+  'CREATE RULE r AS ON INSERT TO t DO ALSO (SELECT 1; SELECT 2)',
+  'CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 1 ELSE 2 END; END',
+  'CREATE OR REPLACE PROCEDURE p(a int) BEGIN ATOMIC INSERT INTO t VALUES (a); END',
+  'CREATE FUNCTION f(x int) RETURNS int LANGUAGE sql BEGIN ATOMIC; SELECT (CASE x WHEN 1 THEN 2 END) AS "end"; END',
+  "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1; SELECT 2'",
+  'DO $do$ BEGIN DROP TABLE x; END $do$',
+  'CREATE TABLE t (a int)',
+  'ALTER TABLE t ADD COLUMN source int',
+  'SHOW search_path',
+  "PREPARE p AS SELECT $1, 'é😊;'",
+  'SELECT a<-1, b@-c, 1.5e-3, .5, t.* FROM t',
+  'SELECT é😊;'.slice(0, -1),
+);

@@ -1,0 +1,126 @@
+/**
+ * Extended statements as tokens, for the round trip through the grammar.
+ * Invariant: written from the syntax in grammar/README.md, independently of the grammar itself.
+ */
+import type { ExtendedStatement, Identifier, Option, OptionValue, QualifiedName } from '../../../src/sql/ast.ts';
+import { quoteIdentifier, quoteLiteral } from '../../../src/sql/quote.ts';
+
+const plain = (identifier: Identifier): string => quoteIdentifier(identifier.name);
+const qualified = ({ schema, name }: QualifiedName): string[] =>
+  schema === null ? [quoteIdentifier(name)] : [quoteIdentifier(schema), '.', quoteIdentifier(name)];
+
+function list(items: readonly (readonly string[])[]): string[] {
+  return items.flatMap((item, i) => (i === 0 ? [...item] : [',', ...item]));
+}
+
+function value(of: OptionValue): string[] {
+  switch (of.kind) {
+    case 'string':
+      return [quoteLiteral(of.value)];
+    case 'number':
+      return [String(of.value)];
+    case 'boolean':
+      return ['=', of.value ? 'True' : 'FALSE'];
+    case 'identifier':
+      return ['=', ...qualified(of.name)];
+    case 'secret':
+      return ['SECRET', ...qualified(of.name)];
+  }
+}
+
+const option = (of: Option): string[] => [...of.name.toLowerCase().split(' '), ...value(of.value)];
+const when = (condition: boolean, ...tokens: readonly string[]): readonly string[] => (condition ? tokens : []);
+const validate = (given: boolean | null): readonly string[] => when(given !== null, 'WITH', '(', 'VALIDATE', '=', String(given), ')');
+const columns = (label: string, of: readonly Identifier[]): string[][] =>
+  of.length === 0 ? [] : [[label, 'COLUMNS', '(', ...list(of.map((c) => [plain(c)])), ')']];
+
+/** The tokens of a statement; any blanks may go between them. */
+export function printStatement(of: ExtendedStatement): string[] {
+  switch (of.type) {
+    case 'create_secret':
+      return ['CREATE', 'SECRET', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS'), ...qualified(of.name), 'AS', quoteLiteral(of.value)];
+    case 'alter_secret':
+      return ['alter', 'secret', ...when(of.ifExists, 'if', 'exists'), ...qualified(of.name), 'as', quoteLiteral(of.value)];
+    case 'create_connection':
+      return [
+        ...['CREATE', 'CONNECTION', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS'), ...qualified(of.name), 'TO', 'POSTGRES'],
+        ...['(', ...list(of.options.map(option)), ')', ...validate(of.validate)],
+      ];
+    case 'alter_connection': {
+      const actions = [
+        ...(of.set.length === 0 ? [] : [['SET', '(', ...list(of.set.map(option)), ')']]),
+        ...of.reset.map((name, i) => [i % 2 === 0 ? 'DROP' : 'RESET', '(', ...name.split(' '), ')']),
+      ];
+      return [
+        'ALTER',
+        'CONNECTION',
+        ...when(of.ifExists, 'IF', 'EXISTS'),
+        ...qualified(of.name),
+        ...list(actions),
+        ...validate(of.validate),
+      ];
+    }
+    case 'validate_connection':
+      return ['VALIDATE', 'CONNECTION', ...qualified(of.name)];
+    case 'create_source':
+      return [
+        ...['CREATE', 'SOURCE', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS'), ...qualified(of.name), 'FROM', 'POSTGRES'],
+        ...['CONNECTION', ...qualified(of.connection), '(', 'PUBLICATION', quoteLiteral(of.publication), ')'],
+      ];
+    case 'create_table_from_source': {
+      const options = [...columns('TEXT', of.textColumns), ...columns('EXCLUDE', of.excludeColumns)];
+      const reference =
+        of.reference === null
+          ? []
+          : ['(', 'REFERENCE', '=', ...of.reference.parts.flatMap((p, i) => [...when(i > 0, '.'), quoteIdentifier(p)]), ')'];
+      return [
+        ...[
+          'CREATE',
+          'TABLE',
+          ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS'),
+          ...qualified(of.name),
+          'FROM',
+          'SOURCE',
+          ...qualified(of.source),
+        ],
+        ...[...reference, ...when(options.length > 0, 'WITH', '(', ...list(options), ')')],
+      ];
+    }
+    case 'create_materialized_view':
+      return [
+        ...['CREATE', 'MATERIALIZED', 'VIEW', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS'), ...qualified(of.name)],
+        ...when(of.columns !== null, '(', ...list((of.columns ?? []).map((c) => [quoteIdentifier(c)])), ')'),
+        ...['AS', of.query, ...when(!of.withData, 'WITH', 'NO', 'DATA')],
+      ];
+    case 'refresh_materialized_view':
+      return ['REFRESH', 'MATERIALIZED', 'VIEW', ...qualified(of.name)];
+    case 'alter_schema_swap':
+      return ['ALTER', 'SCHEMA', ...when(of.ifExists, 'IF', 'EXISTS'), plain(of.a), 'SWAP', 'WITH', plain(of.b)];
+    case 'drop_object':
+    case 'drop_relation':
+      return [
+        'DROP',
+        ...of.kind.split(' '),
+        ...when(of.ifExists, 'IF', 'EXISTS'),
+        ...list(of.names.map(qualified)),
+        ...when(of.cascade, 'CASCADE'),
+      ];
+    case 'drop_schema':
+      return [
+        'DROP',
+        'SCHEMA',
+        ...when(of.ifExists, 'IF', 'EXISTS'),
+        ...list(of.names.map((n) => [plain(n)])),
+        ...when(of.cascade, 'CASCADE'),
+      ];
+    case 'show_objects':
+      return [
+        ...['SHOW', ...of.kind.split(' '), ...(of.schema === null ? [] : ['FROM', plain(of.schema)])],
+        ...(of.source === null ? [] : ['ON', ...qualified(of.source)]),
+        ...(of.like === null ? [] : ['LIKE', quoteLiteral(of.like)]),
+        ...(of.where === null ? [] : ['WHERE', of.where]),
+      ];
+    case 'show_create':
+      return ['SHOW', 'CREATE', ...of.kind.split(' '), ...qualified(of.name)];
+  }
+}
