@@ -1,0 +1,116 @@
+/**
+ * The view equals its query: random views over random tables, random transactions, compared after every epoch.
+ * MILLRACE_IVM_CASES: schemas tried (default 12); MILLRACE_IVM_SEED: the first seed; MILLRACE_IVM_POSTGRES: 15..18 (default: 15 and 18).
+ */
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { loadViewParser } from '../../../src/ivm/source-text.ts';
+import { type PostgresMajor, startPostgres, type TestPostgres } from '../../support/postgres.ts';
+import { LiveDatabase } from './live-database.ts';
+import { randomQuery } from './queries.ts';
+import { type Random, seeded } from './random.ts';
+import { columnTypes, insertRows, randomTransaction, type WritableTable } from './writes.ts';
+
+const cases = Number(process.env['MILLRACE_IVM_CASES'] ?? 12);
+const firstSeed = Number(process.env['MILLRACE_IVM_SEED'] ?? Date.now() % 1_000_000_000);
+const viewsPerCase = 10;
+const epochsPerCase = 5;
+const versions = (process.env['MILLRACE_IVM_POSTGRES']?.split(',').map(Number) ?? [15, 18]) as PostgresMajor[];
+const names = ['a', 'b', 'c', 'd', 'Weird "col', 'f', 'u'];
+
+async function createTables(random: Random, database: LiveDatabase): Promise<WritableTable[]> {
+  const tables: WritableTable[] = [];
+  for (const [i, keyed] of [true, false, random.chance(0.5)].entries()) {
+    const columns = names.map((name, column) => ({ name, type: columnTypes[column] ?? 'int' }));
+    if (keyed) columns.push({ name: 'id', type: 'int' });
+    const id = await database.createTable(`t_${i + 1}`, columns, keyed ? [columns.length - 1] : []);
+    tables.push({ id, keyed });
+    await database.client.query(insertRows(random, { id, keyed }, 5 + random.int(25)));
+    await database.client.query(`DELETE FROM millrace_data.d${id}`);
+  }
+  return tables;
+}
+
+async function createViews(random: Random, database: LiveDatabase): Promise<void> {
+  const relations = ['t_1', 't_2', 't_3'];
+  await database.createPlainView('plain', `SELECT a, b, c, d, "Weird ""col", f, u FROM t_1 WHERE a IS NOT NULL`);
+  relations.push('plain');
+  for (let i = 0; i < viewsPerCase; i++) {
+    const { sql, exact } = randomQuery(random, relations);
+    await database.createView(`v${i + 1}`, sql, exact).catch((error: unknown) => {
+      throw new Error(`${String(error)}\n${sql}`, { cause: error });
+    });
+  }
+  // Views over views: one that filters, and one with hidden state below.
+  await database.createView('base', `SELECT a, b, c, d, "Weird ""col", f, u FROM t_2 WHERE a > 0`);
+  await database.createView(
+    'state',
+    `SELECT a, avg(b) AS b, max(c) AS c, min(d) AS d, count(*) AS "Weird ""col", NULL::float8 AS f, sum(b) AS u FROM ${random.pick(relations)} GROUP BY a`,
+  );
+  for (const i of [1, 2, 3]) {
+    const { sql, exact } = randomQuery(random, ['base', 'state', 't_1']);
+    await database.createView(`over${i}`, sql, exact).catch((error: unknown) => {
+      throw new Error(`${String(error)}\n${sql}`, { cause: error });
+    });
+  }
+}
+
+/** Epochs that change nothing write nothing; and, where no hidden state can differ, neither do epochs without effect on a view. */
+async function tryCase(seed: number, database: LiveDatabase): Promise<Map<string, number>> {
+  const random = seeded(seed);
+  await database.reset();
+  const tables = await createTables(random, database);
+  await createViews(random, database);
+  await database.verify();
+  for (let epoch = 0; epoch < epochsPerCase; epoch++) {
+    const before = new Map<number, string>();
+    for (const view of database.views) before.set(view.id, (await database.rows(view.name)).join('\n'));
+    const changed = await database.epoch(() => randomTransaction(random, database.client, tables));
+    await database.verify();
+    for (const view of database.views) {
+      const stateless = view.plan.body.kind === 'whole' || (view.plan.body.kind === 'groups' && view.exact);
+      if (!stateless || !changed.has(view.id)) continue;
+      const after = (await database.rows(view.name)).join('\n');
+      if (after === before.get(view.id)) throw new Error(`${view.name} was written without need\n${view.query}`);
+    }
+  }
+  const idle = await database.epoch(async () => {
+    for (const { id } of tables) await database.client.query(`UPDATE millrace_data.s${id} SET c1 = c1, c2 = c2`);
+  });
+  for (const view of database.views)
+    expect(idle.has(view.id), `${view.name} was written by a change of nothing: ${view.query}`).toBe(false);
+  const ways = new Map<string, number>();
+  for (const view of database.views) ways.set(view.plan.body.kind, (ways.get(view.plan.body.kind) ?? 0) + 1);
+  return ways;
+}
+
+describe.each(versions)('views on PostgreSQL %i', (version) => {
+  let server: TestPostgres;
+  let client: pg.Client;
+  beforeAll(async () => {
+    await loadViewParser();
+    server = await startPostgres({ version });
+    client = new pg.Client({ connectionString: server.url });
+    await client.connect();
+  });
+  afterAll(async () => {
+    await client?.end();
+    await server?.stop();
+  });
+
+  test(`equal their queries after every epoch (${cases} schemas)`, { timeout: 60_000 + cases * 60_000 }, async () => {
+    const database = new LiveDatabase(client);
+    const ways = new Map<string, number>();
+    for (let i = 0; i < cases; i++) {
+      const seed = firstSeed + i;
+      try {
+        for (const [way, count] of await tryCase(seed, database)) ways.set(way, (ways.get(way) ?? 0) + count);
+      } catch (error) {
+        throw new Error(`MILLRACE_IVM_SEED=${seed} MILLRACE_IVM_CASES=1 MILLRACE_IVM_POSTGRES=${version}: ${String(error)}`, {
+          cause: error,
+        });
+      }
+    }
+    console.log(`PostgreSQL ${version}: views checked by way: ${JSON.stringify(Object.fromEntries(ways))}`);
+  });
+});
