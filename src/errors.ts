@@ -119,6 +119,18 @@ export const conditions = {
     detail: 'max_replication_slots is {max} and all are in use.',
     hint: 'Drop a slot that is not needed (see pg_replication_slots on the origin) or raise max_replication_slots.',
   },
+  no_free_wal_sender: {
+    code: '53300',
+    message: 'origin server has no free WAL sender',
+    detail: 'max_wal_senders is {max} and all are in use.',
+    hint: 'End a replication connection that is not needed (see pg_stat_replication on the origin) or raise max_wal_senders.',
+  },
+  ambiguous_reference: {
+    code: '42P09',
+    message: 'reference {reference} is ambiguous',
+    detail: 'It could be: {candidates}.',
+    hint: 'Name the schema as well: REFERENCE schema.table.',
+  },
   no_replication_right: {
     code: '42501',
     message: 'role "{role}" of connection "{connection}" may not replicate',

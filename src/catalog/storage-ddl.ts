@@ -51,6 +51,7 @@ export function createSpool(storage: StorageShape): string {
   const columns = storage.columns.map(columnDefinition);
   const own = [
     'place bigint GENERATED ALWAYS AS IDENTITY',
+    'chunk bigint',
     'xid bigint',
     'seq integer',
     'op "char"',

@@ -22,6 +22,8 @@ export interface StreamOptions {
   readonly startLsn: Lsn;
   /** Also logical messages (pg_logical_emit_message). Default true. */
   readonly messages?: boolean;
+  /** Called before the first message can come, so that a handler can pause the stream from its first message on. */
+  readonly onOpen?: (stream: ReplicationStream) => void;
   /** One pgoutput message, `buffer[start .. end)`, valid during the call. Never called between pause and resume. An exception ends the stream. */
   readonly onMessage: (walStart: Lsn, buffer: Buffer, start: number, end: number) => void;
   /**
@@ -66,6 +68,7 @@ export async function startStream(options: StreamOptions): Promise<ReplicationSt
   try {
     const timeoutMs = await walSenderTimeout(connection);
     const stream = new Stream(connection, options, timeoutMs);
+    options.onOpen?.(stream);
     const identifier = (name: string): string => `"${name.replaceAll('"', '""')}"`;
     const publications = identifier(options.publication).replaceAll("'", "''");
     const messages = options.messages === false ? '' : ", messages 'true'";

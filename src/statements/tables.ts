@@ -197,17 +197,7 @@ async function storageColumns(
   const text = new Set(statement.textColumns.map((column) => column.name));
   const wanted = origin.columns.filter((column) => shown.includes(column) || origin.identityKey.includes(column.attnum));
   const native = wanted.filter((column) => !text.has(column.name) && !column.baseIsBuiltin).map((column) => column.formattedType);
-  const known = new Set(
-    native.length === 0
-      ? []
-      : (
-          await session.query(
-            'SELECT t FROM pg_catalog.json_array_elements_text($1::json) AS t WHERE pg_catalog.to_regtype(t) IS NOT NULL',
-            [JSON.stringify(native)],
-            { quiet: true },
-          )
-        ).rows.map((row) => row[0]),
-  );
+  const known = await knownNames(session, 'to_regtype', native);
   const missing = wanted.filter((column) => !text.has(column.name) && !column.baseIsBuiltin && !known.has(column.formattedType));
   if (missing.length > 0) {
     throw millraceError('unsupported_origin_type', {
@@ -216,13 +206,34 @@ async function storageColumns(
       names: missing.map((column) => quoteIdentifier(column.name)).join(', '),
     });
   }
+  const collations = await knownNames(
+    session,
+    'to_regcollation',
+    wanted.flatMap((column) => (column.collation === null ? [] : [column.collation])),
+  );
   return wanted.map((column) => ({
     attnum: column.attnum,
     name: column.name,
-    type: text.has(column.name) ? 'text' : column.formattedType,
+    // A domain the upstream does not have arrives as the type below it.
+    type: text.has(column.name) ? 'text' : column.baseIsBuiltin ? column.baseType : column.formattedType,
     originType: column.formattedType,
-    collation: null,
+    collation: column.collation !== null && collations.has(column.collation) ? column.collation : null,
   }));
+}
+
+/** Those of the names that the upstream knows. */
+async function knownNames(
+  session: CallerSession,
+  find: 'to_regtype' | 'to_regcollation',
+  names: readonly string[],
+): Promise<ReadonlySet<string>> {
+  if (names.length === 0) return new Set();
+  const found = await session.query(
+    `SELECT t FROM pg_catalog.json_array_elements_text($1::json) AS t WHERE pg_catalog.${find}(t) IS NOT NULL`,
+    [JSON.stringify(names)],
+    { quiet: true },
+  );
+  return new Set(found.rows.map((row) => row[0] ?? ''));
 }
 
 /** The storage that has these columns: the one there is, or a new one with the columns of both that takes its place once copied. */

@@ -66,6 +66,7 @@ CREATE TABLE millrace.source_progress (
 CREATE TABLE millrace.source_position (
     source_id  bigint PRIMARY KEY REFERENCES millrace.source ON DELETE CASCADE,
     origin_lsn pg_lsn NOT NULL,
+    reached_lsn pg_lsn NOT NULL,           -- everything before it is in storage or concerned no table here
     heard_at   timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 10);
 
@@ -171,12 +172,12 @@ BEGIN
     END IF;
     FOREACH statement IN ARRAY statements LOOP
         writes := writes OR statement !~* '^\s*select';
-        IF statement ~* '^\s*(select|with)' OR statement ~* '\mreturning\M' THEN
-            EXECUTE statement INTO result USING arguments::jsonb;
-        ELSIF statement ~* '^\s*(insert|update|delete)' THEN
-            EXECUTE statement USING arguments::jsonb;
-        ELSE
+        IF statement ~* '^\s*(create|alter|drop|grant)' THEN
             EXECUTE statement;
+        ELSIF statement ~* '^\s*(select|with)' OR statement ~* '\mreturning\M' THEN
+            EXECUTE statement INTO result USING arguments::jsonb;
+        ELSE
+            EXECUTE statement USING arguments::jsonb;
         END IF;
     END LOOP;
     IF writes THEN
@@ -251,6 +252,52 @@ BEGIN
                    ELSE 'Write to the tables it reads at their origin.' END;
 END $$;
 
+-- A view's query with every relation named in full.
+CREATE FUNCTION millrace.definition_of(relation oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT pg_catalog.regexp_replace(pg_catalog.pg_get_viewdef(relation), ';\s*$', '')
+$$;
+
+-- Whether a statement that returns a boolean says true; an error means no. As the caller, so nothing is gained by calling it.
+CREATE FUNCTION millrace.holds(statement text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    answer boolean;
+BEGIN
+    EXECUTE statement INTO answer;
+    RETURN coalesce(answer, false);
+EXCEPTION WHEN OTHERS THEN
+    RETURN false;
+END $$;
+
+-- Relations that a view reads, plain views looked through: what each is and, where live, how its rows are kept.
+CREATE FUNCTION millrace.relations_read(view oid)
+RETURNS TABLE (relation oid, schema text, name text, kind text, query text, relation_id bigint, storage_id bigint, columns jsonb, key_attnums integer[], plan jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE reads(oid, looked_through) AS (
+        SELECT view, true
+        UNION
+        SELECT d.refobjid, c.relkind = 'v' AND NOT EXISTS (SELECT FROM millrace.relation r WHERE r.facade = d.refobjid)
+          FROM reads
+          JOIN pg_rewrite w ON w.ev_class = reads.oid
+          JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> reads.oid
+          JOIN pg_class c ON c.oid = d.refobjid
+         WHERE reads.looked_through AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    )
+    SELECT c.oid, n.nspname, c.relname,
+           CASE WHEN r.id IS NOT NULL THEN r.kind WHEN c.relkind = 'v' THEN 'plain view' ELSE 'ordinary' END,
+           CASE WHEN r.id IS NULL AND c.relkind = 'v' THEN millrace.definition_of(c.oid) END,
+           r.id, v.storage_id, v.columns, s.key_attnums, lv.plan
+      FROM reads
+      JOIN pg_class c ON c.oid = reads.oid
+      JOIN pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN millrace.relation r ON r.facade = c.oid AND r.state <> 'dropped'
+      LEFT JOIN millrace.table_version v ON v.relation_id = r.id
+      LEFT JOIN millrace.storage s ON s.id = v.storage_id
+      LEFT JOIN millrace.live_view lv ON lv.relation_id = r.id
+     WHERE reads.oid <> view
+$$;
+
 -- What the CREATE statements wait for: state of relations and sources by id.
 CREATE FUNCTION millrace.state_of(ids bigint[])
 RETURNS TABLE (id bigint, state text, error jsonb, name text, rows_copied bigint, rows_estimate bigint)
@@ -315,7 +362,7 @@ $$;
 CREATE VIEW millrace.sources AS
     SELECT s.id, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner, 'postgres'::text AS type,
            s.publication, s.slot, s.status, s.error, s.status_since,
-           p.lsn, o.origin_lsn, greatest(o.origin_lsn - p.lsn, 0) AS lag_bytes, o.heard_at
+           greatest(p.lsn, o.reached_lsn) AS lsn, o.origin_lsn, greatest(o.origin_lsn - greatest(p.lsn, o.reached_lsn), 0) AS lag_bytes, o.heard_at
       FROM millrace.source s
       JOIN pg_class c ON c.oid = s.facade
       JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -328,7 +375,7 @@ CREATE VIEW millrace.relations AS
            n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner,
            r.state, r.error ->> 'message' AS error, r.state_since,
            v.source_id, v.storage_id, s.origin_schema, s.origin_name,
-           lv.plan ->> 'strategy' AS strategy, lv.plan ->> 'reason' AS reason
+           lv.plan -> 'reason' ->> 'way' AS strategy, lv.plan -> 'reason' ->> 'reason' AS reason
       FROM millrace.relation r
       JOIN pg_class c ON c.oid = r.facade
       JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -1,0 +1,62 @@
+/**
+ * What the parts of one engine share.
+ * Invariant: `session` carries the leader's advisory lock and every epoch; whoever uses it does so inside `exclusively`,
+ * between epochs, so that nothing comes between the statements of an epoch.
+ */
+import type { Client } from 'pg';
+import type { LiveView, Storage, TableVersion } from '../catalog/model.ts';
+import type { EngineConfig, ServerAddress } from '../config.ts';
+import type { ViewPlan } from '../ivm/plans.ts';
+import type { Logger } from '../log.ts';
+import type { Lsn } from '../replication/lsn.ts';
+import type { RawConnection } from '../replication/session-contract.ts';
+
+export interface SourceRow {
+  readonly id: number;
+  readonly name: string;
+  readonly publication: string;
+  readonly slot: string;
+  readonly status: string;
+  readonly systemIdentifier: string | null;
+  /** End of the last commit in storage; null before the slot exists. */
+  readonly lsn: Lsn | null;
+  /** Changes whenever the connection or one of its secrets does. */
+  readonly addressKey: string;
+  /** Null when it cannot be opened (see addressProblem). */
+  readonly address: ServerAddress | null;
+  readonly addressProblem: string | null;
+}
+
+/** The catalog as last read. */
+export interface CatalogState {
+  readonly sources: ReadonlyMap<number, SourceRow>;
+  readonly storages: ReadonlyMap<number, Storage>;
+  readonly tables: ReadonlyMap<number, TableVersion>;
+  /** In order of id: what a view reads comes before it. */
+  readonly views: ReadonlyMap<number, LiveView<ViewPlan>>;
+  /** Storages whose changes are captured in a delta table. */
+  readonly captured: ReadonlySet<number>;
+}
+
+export interface EngineContext {
+  readonly config: EngineConfig;
+  readonly log: Logger;
+  readonly session: RawConnection;
+  /** For reading the catalog and for progress outside epochs. */
+  readonly admin: Client;
+  /** Fencing token of this leadership. */
+  readonly token: bigint;
+  state: CatalogState;
+  readonly metrics: Record<string, number>;
+  /** Runs a task on `session` when no epoch is open; tasks and epochs take turns. */
+  exclusively<T>(task: () => Promise<T>): Promise<T>;
+  /** The catalog may have changed: read it again and do what follows from it. */
+  wake(): void;
+  /** Unexpected error: the engine ends and is started anew from what is committed. */
+  fail(error: unknown): void;
+}
+
+/** Storage id of a live relation: its table's, or its own for a view. */
+export function storageOf(state: CatalogState, relationId: number): number {
+  return state.tables.get(relationId)?.storageId ?? relationId;
+}

@@ -1,0 +1,279 @@
+/**
+ * One epoch: whole origin transactions go into storage, every live view that depends on them is maintained, positions are recorded,
+ * all in one upstream transaction.
+ * Invariant: storage, views and source_progress change together or not at all; a failing table or view is put aside by a savepoint
+ * and marked, and the epoch goes on without it.
+ */
+import {
+  deltaTable,
+  pendingDeltaTable,
+  type RelationError,
+  type Storage,
+  stagingTable,
+  storageColumn,
+  storageTable,
+} from '../catalog/model.ts';
+import { maintainSql, rebuildSql } from '../ivm/view-plan.ts';
+import { formatLsn, type Lsn } from '../replication/lsn.ts';
+import { ConnectionLostError, PostgresError } from '../replication/postgres-error.ts';
+import { quoteLiteral } from '../sql/quote.ts';
+import { applyStaged, clearStorage, insertColumns, stagingColumns } from './apply-sql.ts';
+import type { Batch, Step } from './change-batch.ts';
+import { type EngineContext, storageOf } from './context.ts';
+import { failRelation } from './relation-errors.ts';
+
+/** Rows changed in an epoch up to which prepared statements made on small deltas are used, and deltas cleared by DELETE. */
+const smallEpoch = 1000;
+
+export class Epoch {
+  readonly #engine: EngineContext;
+  /** Storages whose delta table may hold rows. */
+  readonly #changed = new Set<number>();
+  readonly #failedStorages = new Set<number>();
+  readonly #failedViews = new Set<number>();
+  #rows = 0;
+  #catalogChanged = false;
+
+  private constructor(engine: EngineContext) {
+    this.#engine = engine;
+  }
+
+  /** Opens the transaction. Throws when another process has become leader. */
+  static async begin(engine: EngineContext): Promise<Epoch> {
+    const { session } = engine;
+    session.cork();
+    const begun = session.query('BEGIN');
+    const fenced = session.query(
+      `UPDATE millrace.epoch SET epoch = epoch + 1, committed_at = clock_timestamp() WHERE token = ${engine.token} RETURNING epoch`,
+    );
+    session.uncork();
+    await begun;
+    const [result] = await fenced;
+    if (result?.rows.length !== 1) throw new Error('another Millrace process has taken over as leader of this database');
+    return new Epoch(engine);
+  }
+
+  /** Brings the steps of a batch into storage. */
+  async apply(batch: Pick<Batch, 'steps' | 'rows'>): Promise<void> {
+    this.#rows += batch.rows;
+    const byStorage = new Map<number, Step[]>();
+    for (const step of batch.steps) {
+      const list = byStorage.get(step.storageId);
+      if (list === undefined) byStorage.set(step.storageId, [step]);
+      else list.push(step);
+    }
+    if (byStorage.size === 0) return;
+    // Deltas have no statistics, so the planner would hash the whole target for a few rows; each join here is to a key or to h.
+    void this.#engine.session
+      .query('SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off')
+      .catch(() => undefined);
+    for (const [storageId, steps] of byStorage) await this.#applyTo(storageId, steps);
+    await this.#engine.session.query('SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on');
+  }
+
+  async #applyTo(storageId: number, steps: readonly Step[]): Promise<void> {
+    const { session, state, log } = this.#engine;
+    const storage = state.storages.get(storageId);
+    if (storage === undefined || this.#failedStorages.has(storageId)) return;
+    const sent: Promise<unknown>[] = [session.query('SAVEPOINT apply')];
+    for (const step of steps) this.#send(storage, step, sent);
+    sent.push(session.query('RELEASE SAVEPOINT apply'));
+    const outcomes = await Promise.allSettled(sent);
+    const failure = outcomes.find((outcome) => outcome.status === 'rejected');
+    if (failure === undefined) {
+      if (state.captured.has(storageId)) this.#changed.add(storageId);
+      return;
+    }
+    const reason = requireStatementError(failure.reason);
+    log.error({ storage: storageId, table: `${storage.originSchema}.${storage.originName}`, err: reason }, 'a table cannot take a change');
+    await session.query('ROLLBACK TO SAVEPOINT apply; RELEASE SAVEPOINT apply');
+    this.#failedStorages.add(storageId);
+    await this.#storageFailed(storage, reason);
+  }
+
+  #send(storage: Storage, step: Step, sent: Promise<unknown>[]): void {
+    const { session } = this.#engine;
+    const copy = (sql: string, rows: readonly Buffer[]): void => {
+      const into = session.copyIn(sql);
+      for (const frames of rows) into.writeFrames(frames);
+      sent.push(into.finish());
+    };
+    switch (step.kind) {
+      case 'rows': {
+        if (step.insertRows > 0) copy(`COPY ${storageTable(storage.id)} (${insertColumns(storage).join(', ')}) FROM STDIN`, step.inserts);
+        if (step.changeRows === 0) return;
+        copy(`COPY ${stagingTable(storage.id)} (${stagingColumns(storage).join(', ')}) FROM STDIN`, step.changes);
+        for (const sql of applyStaged(storage, step.shape)) sent.push(session.query(sql));
+        sent.push(
+          session.query(step.changeRows > smallEpoch ? `TRUNCATE ${stagingTable(storage.id)}` : `DELETE FROM ${stagingTable(storage.id)}`),
+        );
+        return;
+      }
+      case 'spool':
+        copy(`COPY millrace_data.p${storage.id} (chunk, xid, ${stagingColumns(storage).join(', ')}) FROM STDIN`, step.rows);
+        return;
+      case 'truncate':
+        sent.push(session.query(clearStorage(storage)));
+        return;
+      case 'rekey': {
+        const params: (string | null)[] = [];
+        const place = (value: string | null): string => `$${params.push(value)}`;
+        const assignments = storage.columns.flatMap((column, index) => {
+          const value = step.values[index];
+          return value === undefined ? [] : [`${storageColumn(column.attnum)} = ${place(value)}::${column.type}`];
+        });
+        const key = storage.keyAttnums.map((attnum, index) => {
+          const column = storage.columns.find((known) => known.attnum === attnum);
+          return `${storageColumn(attnum)} = ${place(step.oldKey[index] ?? null)}::${column?.type ?? 'text'}`;
+        });
+        const sql = `UPDATE ${storageTable(storage.id)} SET ${assignments.join(', ')} WHERE ${key.join(' AND ')}`;
+        sent.push(session.execute(`rekey_${storage.id}`, sql, params));
+      }
+    }
+  }
+
+  async #storageFailed(storage: Storage, reason: PostgresError): Promise<void> {
+    await this.run([
+      `UPDATE millrace.storage SET state = 'failed', error = jsonb_build_object('message', ${quoteLiteral(reason.message)}) WHERE id = ${storage.id}`,
+    ]);
+    for (const version of this.#engine.state.tables.values()) {
+      if (version.storageId !== storage.id) continue;
+      await this.fail(version.id, {
+        code: reason.code,
+        message: `table cannot be kept up to date: ${reason.message}`,
+        detail: `A change of ${storage.originSchema}.${storage.originName} could not be stored.`,
+        hint: 'DROP TABLE {relation} CASCADE; and create it again, with TEXT COLUMNS for the column named above if its values do not fit.',
+      });
+    }
+  }
+
+  /** Puts a relation and what reads it into the error state, within this epoch. */
+  async fail(relationId: number, error: RelationError): Promise<void> {
+    await this.run(["SET LOCAL lock_timeout = '5s'", ...failRelation(this.#engine.state, relationId, error), 'SET LOCAL lock_timeout = 0']);
+    this.#failedViews.add(relationId);
+    this.#catalogChanged = true;
+  }
+
+  /** Statements of the caller, in this epoch. */
+  async run(statements: readonly string[]): Promise<void> {
+    await Promise.all(statements.map((sql) => this.#engine.session.query(sql)));
+  }
+
+  /** Storages whose capture has rows because of what the caller ran. */
+  touch(storageId: number): void {
+    if (this.#engine.state.captured.has(storageId)) this.#changed.add(storageId);
+  }
+
+  /** Maintains the views, records positions, commits. */
+  async commit(positions: ReadonlyMap<number, Lsn>): Promise<void> {
+    const { session, state } = this.#engine;
+    if (this.#changed.size > 0) {
+      for (const view of state.views.values()) {
+        if (view.state === 'error' || this.#failedViews.has(view.id)) continue;
+        const inputs = view.inputs.filter((input) => this.#changed.has(storageOf(state, input)));
+        if (inputs.length === 0) continue;
+        if (view.state === 'populating') await this.#setAside(view.id, inputs);
+        else if (view.state === 'ready') await this.#maintain(view.id, new Set(inputs));
+      }
+    }
+    session.cork();
+    const last: Promise<unknown>[] = [];
+    for (const storageId of this.#changed) {
+      last.push(session.query(this.#rows > smallEpoch ? `TRUNCATE ${deltaTable(storageId)}` : `DELETE FROM ${deltaTable(storageId)}`));
+    }
+    for (const [sourceId, lsn] of positions) {
+      last.push(
+        session.query(
+          `UPDATE millrace.source_progress SET lsn = '${formatLsn(lsn)}', committed_at = clock_timestamp() WHERE source_id = ${sourceId}`,
+        ),
+      );
+    }
+    last.push(session.query('COMMIT'));
+    session.uncork();
+    await Promise.all(last);
+    const { metrics } = this.#engine;
+    metrics['millrace_epochs_total'] = (metrics['millrace_epochs_total'] ?? 0) + 1;
+    metrics['millrace_rows_applied_total'] = (metrics['millrace_rows_applied_total'] ?? 0) + this.#rows;
+    if (this.#catalogChanged) this.#engine.wake();
+  }
+
+  /** A view that is being populated takes these deltas in one piece when it is done. */
+  async #setAside(viewId: number, inputs: readonly number[]): Promise<void> {
+    await this.run(
+      inputs.map(
+        (input) => `INSERT INTO ${pendingDeltaTable(viewId, input)} SELECT * FROM ${deltaTable(storageOf(this.#engine.state, input))}`,
+      ),
+    );
+  }
+
+  async #maintain(viewId: number, inputs: ReadonlySet<number>): Promise<void> {
+    const { session, state } = this.#engine;
+    const view = state.views.get(viewId);
+    if (view === undefined) return;
+    const statements = maintainSql(
+      view.plan,
+      viewId,
+      inputs,
+      (input) => deltaTable(storageOf(state, input)),
+      (input) => storageTable(storageOf(state, input)),
+    );
+    const small = this.#rows <= smallEpoch;
+    const name = `v${viewId}_${[...inputs].sort((a, b) => a - b).join('_')}`;
+    const sent: Promise<{ readonly tag: string } | undefined>[] = [];
+    session.cork();
+    const savepoint = session.query('SAVEPOINT maintain');
+    statements.forEach((sql, index) => {
+      sent.push(small ? session.execute(`${name}_${index}`, sql) : session.query(sql).then((results) => results.at(-1)));
+    });
+    const release = session.query('RELEASE SAVEPOINT maintain');
+    session.uncork();
+    const outcomes = await Promise.allSettled([savepoint, ...sent, release]);
+    const failure = outcomes.find((outcome) => outcome.status === 'rejected');
+    if (failure !== undefined) {
+      requireStatementError(failure.reason);
+      await session.query('ROLLBACK TO SAVEPOINT maintain; RELEASE SAVEPOINT maintain');
+      await this.#rebuild(viewId);
+      return;
+    }
+    let rows = 0;
+    for (const result of await Promise.all(sent)) rows += affected(result?.tag);
+    if (rows > 0) this.touch(viewId);
+  }
+
+  /** Delta terms evaluate expressions on pairs of rows that never stood side by side and may fail where the query does not: then the whole query decides. */
+  async #rebuild(viewId: number): Promise<void> {
+    const { session, state, log } = this.#engine;
+    const view = state.views.get(viewId);
+    if (view === undefined) return;
+    const outcomes = await Promise.allSettled([
+      session.query('SAVEPOINT rebuild'),
+      session.query(rebuildSql(view.plan, viewId, (input) => storageTable(storageOf(state, input)))),
+      session.query('RELEASE SAVEPOINT rebuild'),
+    ]);
+    const failure = outcomes.find((outcome) => outcome.status === 'rejected');
+    if (failure !== undefined) {
+      const reason = requireStatementError(failure.reason);
+      log.error({ view: viewId, err: reason }, 'a live view cannot be maintained');
+      await session.query('ROLLBACK TO SAVEPOINT rebuild; RELEASE SAVEPOINT rebuild');
+      await this.fail(viewId, {
+        code: reason.code,
+        message: `materialized view cannot be kept up to date: ${reason.message}`,
+        detail: 'Its query fails on the rows there are now.',
+        hint: 'DROP MATERIALIZED VIEW {relation}; and create it with a query that accepts these rows.',
+      });
+      return;
+    }
+    this.touch(viewId);
+  }
+}
+
+/** Rows a command tag speaks of. */
+function affected(tag: string | undefined): number {
+  return Number(/(\d+)$/.exec(tag ?? '')?.[1] ?? 0);
+}
+
+/** Anything but an error of a statement (a lost connection, a bug) ends the engine. */
+function requireStatementError(reason: unknown): PostgresError {
+  if (reason instanceof PostgresError && !(reason instanceof ConnectionLostError) && !reason.code.startsWith('57P')) return reason;
+  throw reason;
+}

@@ -1,0 +1,233 @@
+/**
+ * Brings what runs in line with what the catalog says.
+ * Invariant: everything here starts from the catalog alone, so it is the same after a crash, in another process, or when two things happen at once.
+ */
+import { definitionView, deltaTable, gateView, type Storage, spoolTable, stagingTable, storageTable } from '../catalog/model.ts';
+import { dropCaptureDdl } from '../ivm/capture.ts';
+import { PostgresError } from '../replication/postgres-error.ts';
+import type { ReadCatalog } from './catalog-reader.ts';
+import type { EngineContext } from './context.ts';
+import { Epoch } from './epoch.ts';
+import { failRelation } from './relation-errors.ts';
+import type { SourceManager } from './source-manager.ts';
+import { copyStorage, goLive, restartCopy } from './table-copy.ts';
+import { populateView } from './view-populate.ts';
+
+export class Reconciler {
+  readonly #engine: EngineContext;
+  readonly #sources: SourceManager;
+  readonly #reload: () => Promise<void>;
+  readonly #copying = new Map<number, AbortController>();
+  readonly #populating = new Set<number>();
+
+  constructor(engine: EngineContext, sources: SourceManager, reload: () => Promise<void>) {
+    this.#engine = engine;
+    this.#sources = sources;
+    this.#reload = reload;
+  }
+
+  /** After the engine has become leader: whatever a former leader left half done begins again. */
+  async recover(): Promise<void> {
+    for (const storage of this.#engine.state.storages.values()) if (storage.state === 'copying') await restartCopy(this.#engine, storage);
+    await this.#engine.session.query("UPDATE millrace.relation SET state = 'pending' WHERE kind = 'view' AND state = 'populating'");
+    await this.#reload();
+  }
+
+  run(catalog: ReadCatalog): void {
+    this.#sources.reconcile();
+    for (const storage of catalog.storages.values()) {
+      if (storage.state === 'new') this.#startCopy(storage);
+      else if (storage.state === 'copied') this.#finishCopy(storage);
+    }
+    for (const [id, controller] of this.#copying) {
+      const storage = catalog.storages.get(id);
+      if (storage === undefined || ![...catalog.tables.values()].some((table) => table.storageId === id))
+        controller.abort(new Error('the table was dropped'));
+    }
+    for (const view of catalog.views.values()) {
+      const inputs = view.inputs.map((input) => catalog.tables.get(input) ?? catalog.views.get(input));
+      if (view.state === 'pending' && inputs.every((input) => input?.state === 'ready')) this.#startPopulating(view.id);
+    }
+  }
+
+  #startCopy(storage: Storage): void {
+    const runner = this.#sources.runner(storage.sourceId);
+    if (runner === null || this.#copying.has(storage.id)) return;
+    if (![...this.#engine.state.tables.values()].some((table) => table.storageId === storage.id)) return;
+    const controller = new AbortController();
+    this.#copying.set(storage.id, controller);
+    const work = async (): Promise<void> => {
+      await this.#engine.exclusively(async () => {
+        await this.#engine.session.query(`UPDATE millrace.storage SET state = 'copying' WHERE id = ${storage.id} AND state = 'new'`);
+        await this.#reload();
+      });
+      await runner.retarget();
+      const origin = await this.#sources.describe(runner.source, storage.originOid);
+      if (origin === null) return;
+      await copyStorage(
+        this.#engine,
+        runner,
+        storage,
+        { schema: origin.schema, name: origin.name, names: new Map(origin.columns.map((column) => [column.attnum, column.name])) },
+        controller.signal,
+      );
+    };
+    work()
+      .catch((error: unknown) => this.#copyFailed(storage, error, controller.signal.aborted))
+      .finally(() => {
+        this.#copying.delete(storage.id);
+        this.#engine.wake();
+      });
+  }
+
+  async #copyFailed(storage: Storage, error: unknown, aborted: boolean): Promise<void> {
+    const { log } = this.#engine;
+    if (aborted) return;
+    log.warn({ storage: storage.id, table: `${storage.originSchema}.${storage.originName}`, err: error }, 'a table could not be copied');
+    const data = error instanceof PostgresError && /^(22|23|42)/.test(error.code);
+    if (!data) await new Promise((resolve) => setTimeout(resolve, 500));
+    await this.#engine.exclusively(async () => {
+      if (!data) {
+        // The connection, the origin or the time was the problem: from the start, after a pause.
+        await restartCopy(this.#engine, storage);
+        return;
+      }
+      await this.#engine.session.query(`UPDATE millrace.storage SET state = 'failed' WHERE id = ${storage.id}`);
+      await this.fail(
+        [...this.#engine.state.tables.values()]
+          .filter((table) => table.storageId === storage.id)
+          .map((table) => ({
+            relationId: table.id,
+            error: {
+              code: error.code,
+              message: `initial copy failed: ${error.message}`,
+              ...(error.fields.detail === undefined ? {} : { detail: error.fields.detail }),
+            },
+          })),
+      );
+    });
+  }
+
+  #finishCopy(storage: Storage): void {
+    const runner = this.#sources.runner(storage.sourceId);
+    if (runner === null || this.#copying.has(storage.id)) return;
+    if (storage.copyLsn !== null && runner.applied < storage.copyLsn) {
+      runner.requestPosition();
+      return;
+    }
+    this.#copying.set(storage.id, new AbortController());
+    const work = async (): Promise<void> => {
+      // The stream stands still between two transactions, so that what it has decoded goes to the spool and what comes next to the storage.
+      await runner.hold();
+      try {
+        await this.#engine.exclusively(async () => {
+          const current = this.#engine.state.storages.get(storage.id);
+          if (current?.state !== 'copied') return;
+          await goLive(this.#engine, current, runner);
+          await this.#reload();
+        });
+      } finally {
+        await runner.release();
+      }
+    };
+    work()
+      .catch((error: unknown) => this.#engine.fail(error))
+      .finally(() => {
+        this.#copying.delete(storage.id);
+        this.#engine.wake();
+      });
+  }
+
+  #startPopulating(viewId: number): void {
+    if (this.#populating.has(viewId)) return;
+    this.#populating.add(viewId);
+    populateView(this.#engine, viewId, this.#reload)
+      .catch((error: unknown) => this.#engine.fail(error))
+      .finally(() => {
+        this.#populating.delete(viewId);
+        this.#engine.wake();
+      });
+  }
+
+  /** Relations that can no longer be kept, in a transaction of their own. To be called exclusively. */
+  async fail(broken: readonly { readonly relationId: number; readonly error: Parameters<typeof failRelation>[2] }[]): Promise<void> {
+    const statements = broken.flatMap(({ relationId, error }) => failRelation(this.#engine.state, relationId, error));
+    if (statements.length === 0) return;
+    const epoch = await Epoch.begin(this.#engine);
+    await epoch.run(["SET LOCAL lock_timeout = '5s'", ...statements, 'SET LOCAL lock_timeout = 0']);
+    await epoch.commit(new Map());
+    await this.#reload();
+  }
+
+  /** Clears away what was dropped. To be called exclusively. */
+  async clear(catalog: ReadCatalog): Promise<void> {
+    const { log } = this.#engine;
+    for (const relation of catalog.gone) {
+      const statements = [
+        `DROP VIEW IF EXISTS ${definitionView(relation.id)}`,
+        `DROP VIEW IF EXISTS ${gateView(relation.id)}`,
+        ...(relation.kind === 'view' ? [`DROP TABLE IF EXISTS ${storageTable(relation.id)} CASCADE`, ...dropCaptureDdl(relation.id)] : []),
+        `DO $$ DECLARE t regclass; BEGIN FOR t IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relname ~ '^w${relation.id}_' LOOP EXECUTE format('DROP TABLE %s', t); END LOOP; END $$`,
+        `DELETE FROM millrace.live_view_input WHERE relation_id = ${relation.id}`,
+        `DELETE FROM millrace.relation WHERE id = ${relation.id} AND NOT EXISTS (SELECT FROM millrace.live_view_input i WHERE i.input_id = ${relation.id})`,
+      ];
+      await this.#transaction(statements, `relation ${relation.id}`);
+    }
+    for (const viewId of catalog.undefinedViews) {
+      await this.fail([
+        {
+          relationId: viewId,
+          error: {
+            code: '55000',
+            message: 'materialized view has lost its definition: something it reads was dropped with CASCADE',
+            hint: 'DROP MATERIALIZED VIEW {relation}; and create it again.',
+          },
+        },
+      ]);
+    }
+    const used = new Set([...catalog.tables.values()].map((table) => table.storageId));
+    const waiting = new Set(
+      [...catalog.storages.values()].filter((storage) => storage.state !== 'live').map((storage) => storage.supersedes),
+    );
+    for (const storage of catalog.storages.values()) {
+      if (used.has(storage.id) || waiting.has(storage.id) || this.#copying.has(storage.id)) continue;
+      await this.#transaction(
+        [
+          // A CREATE TABLE under way may just be choosing this storage: its foreign key lock makes this wait, and then fail.
+          `DELETE FROM millrace.storage WHERE id = ${storage.id}`,
+          `DROP TABLE IF EXISTS ${storageTable(storage.id)} CASCADE`,
+          `DROP TABLE IF EXISTS ${stagingTable(storage.id)}, ${spoolTable(storage.id)}`,
+          `DROP TABLE IF EXISTS ${deltaTable(storage.id)}`,
+          ...dropCaptureDdl(storage.id),
+        ],
+        `storage ${storage.id}`,
+      );
+    }
+    for (const source of catalog.goneSources) {
+      try {
+        await this.#sources.dropSlotOf(source);
+      } catch (error) {
+        log.warn(
+          { source: source.id, slot: source.slot, err: error },
+          'the slot of a dropped source could not be dropped; drop it on the origin',
+        );
+      }
+      if ([...catalog.storages.values()].some((storage) => storage.sourceId === source.id)) continue;
+      await this.#transaction(
+        [`DROP VIEW IF EXISTS ${gateView(source.id)}`, `DELETE FROM millrace.source WHERE id = ${source.id}`],
+        `source ${source.id}`,
+      );
+    }
+  }
+
+  async #transaction(statements: readonly string[], what: string): Promise<void> {
+    const { session, log } = this.#engine;
+    try {
+      await session.query(`BEGIN; SET LOCAL lock_timeout = '200ms'; ${statements.join('; ')}; COMMIT`);
+    } catch (error) {
+      await session.query('ROLLBACK').catch(() => undefined);
+      if (!(error instanceof PostgresError)) throw error;
+      log.debug({ what, err: error }, 'not cleared away yet');
+    }
+  }
+}

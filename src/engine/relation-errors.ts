@@ -1,0 +1,63 @@
+/**
+ * Relations that can no longer be read.
+ * Invariant: an error is set together with the gate that raises it, for the relation and for every live view that reads it,
+ * in one transaction; everything else goes on.
+ */
+import { gateView, type RelationError, type RelationState, storageTable } from '../catalog/model.ts';
+import { gateSql, tableGate } from '../catalog/storage-ddl.ts';
+import { visibleColumns } from '../ivm/view-plan.ts';
+import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import { type CatalogState, storageOf } from './context.ts';
+
+/** The gate of a relation for a state. */
+export function relationGate(
+  state: CatalogState,
+  relationId: number,
+  relationState: RelationState,
+  storageId = storageOf(state, relationId),
+): string {
+  const table = state.tables.get(relationId);
+  if (table !== undefined) return tableGate(relationId, storageId, table.columns, relationState);
+  const view = state.views.get(relationId);
+  if (view === undefined) throw new Error(`no live relation ${relationId} for gate ${gateView(relationId)}`);
+  const list = visibleColumns(view.plan).map((column) => `${column.expression} AS ${quoteIdentifier(column.name)}`);
+  return gateSql(relationId, list, `${storageTable(relationId)} s`, relationState);
+}
+
+/** Live views that read these relations, at any depth. */
+export function dependentViews(state: CatalogState, relationIds: Iterable<number>): number[] {
+  const reached = new Set(relationIds);
+  const dependents: number[] = [];
+  for (const view of state.views.values()) {
+    if (reached.has(view.id) || !view.inputs.some((input) => reached.has(input))) continue;
+    reached.add(view.id);
+    dependents.push(view.id);
+  }
+  return dependents;
+}
+
+/** Statements that put a relation and what reads it into the error state. Relations already in error keep their first error. */
+export function failRelation(state: CatalogState, relationId: number, error: RelationError): string[] {
+  const statements: string[] = [];
+  for (const id of [relationId, ...dependentViews(state, [relationId])]) {
+    const relation = state.tables.get(id) ?? state.views.get(id);
+    if (relation === undefined || relation.state === 'error') continue;
+    const stored: RelationError = id === relationId ? error : { ...error, cause: error.cause ?? relationId };
+    statements.push(
+      relationGate(state, id, 'error'),
+      `UPDATE millrace.relation SET state = 'error', error = ${quoteLiteral(JSON.stringify(stored))}::jsonb, state_since = now()
+        WHERE id = ${id} AND state <> 'dropped'`,
+    );
+  }
+  return statements;
+}
+
+/** What is said of a version whose column is gone at the origin. `{relation}` in the hint is filled with the relation's name when it is read. */
+export function alteredError(options: { readonly reference: string; readonly problem: string; readonly source: string }): RelationError {
+  return {
+    code: '42703',
+    message: `source table schema has been altered: ${options.problem}`,
+    detail: `The table no longer has what it was created with; other tables made from ${options.reference} go on.`,
+    hint: `DROP TABLE {relation} CASCADE; CREATE TABLE {relation} FROM SOURCE ${options.source} (REFERENCE ${options.reference});`,
+  };
+}

@@ -1,0 +1,280 @@
+/**
+ * The engine of one database: becomes leader, then turns what the streams bring into epochs.
+ * Invariant: crash only. Whatever is unexpected ends the process; the next leader begins from what is committed.
+ * Leadership is an advisory lock held by the very session that runs the epochs, and a token each epoch checks.
+ */
+import type { Client } from 'pg';
+import { ensureCatalog } from '../catalog/install.ts';
+import type { EngineConfig } from '../config.ts';
+import { createLogger } from '../log.ts';
+import type { Lsn } from '../replication/lsn.ts';
+import { connectRaw } from '../replication/raw-connection.ts';
+import { connectPg } from '../replication/server-address.ts';
+import type { RawConnection } from '../replication/session-contract.ts';
+import { pinnedSettings } from '../replication/settings.ts';
+import { type ReadCatalog, readCatalog } from './catalog-reader.ts';
+import type { EngineContext } from './context.ts';
+import { Epoch } from './epoch.ts';
+import { Reconciler } from './reconcile.ts';
+import type { BrokenVersion } from './schema-change.ts';
+import { SourceManager } from './source-manager.ts';
+import type { SourceRunner } from './source-runner.ts';
+
+export interface EngineHooks {
+  /** This process leads and every source has been started once. */
+  ready(): void;
+  metrics(values: Record<string, number>): void;
+  /** The engine has ended by an error; the process should exit. */
+  failed?(error: unknown): void;
+}
+
+/** Two-part advisory lock of the leader ("mill" in ASCII, then 2). */
+const leaderLock = '1835625580, 2';
+const watchEveryMs = 1000;
+
+const epochSettings: Readonly<Record<string, string>> = {
+  ...pinnedSettings,
+  search_path: '',
+  jit: 'off',
+  random_page_cost: '1.1',
+  from_collapse_limit: '16',
+  join_collapse_limit: '16',
+  statement_timeout: '0',
+  idle_in_transaction_session_timeout: '0',
+};
+
+export async function runEngine(config: EngineConfig, hooks: EngineHooks): Promise<{ stop(): Promise<void> }> {
+  const log = createLogger('engine').child({ database: config.database });
+  const admin = await connectPg(config.upstream, { database: config.database, applicationName: 'millrace engine' });
+  const session = await connectRaw(config.upstream, {
+    database: config.database,
+    applicationName: 'millrace epochs',
+    settings: epochSettings,
+  });
+  await ensureCatalog(admin, config.secretKey);
+  const loop = new EngineLoop(config, hooks, log, admin, session);
+  void loop.run();
+  return { stop: () => loop.stop() };
+}
+
+class EngineLoop {
+  readonly #config: EngineConfig;
+  readonly #hooks: EngineHooks;
+  readonly #log: ReturnType<typeof createLogger>;
+  readonly #admin: Client;
+  readonly #session: RawConnection;
+  #stopping = false;
+  #ended: Promise<void> = Promise.resolve();
+  #wakeUp: (() => void) | null = null;
+  #woken = false;
+  #catalogDue = true;
+  #tasks: (() => Promise<void>)[] = [];
+  #broken: BrokenVersion[] = [];
+  #timers: NodeJS.Timeout[] = [];
+
+  constructor(config: EngineConfig, hooks: EngineHooks, log: ReturnType<typeof createLogger>, admin: Client, session: RawConnection) {
+    this.#config = config;
+    this.#hooks = hooks;
+    this.#log = log;
+    this.#admin = admin;
+    this.#session = session;
+  }
+
+  run(): Promise<void> {
+    this.#ended = this.#lead().catch((error: unknown) => {
+      if (this.#stopping) return;
+      this.#log.error({ err: error }, 'engine ends');
+      this.#hooks.failed?.(error);
+    });
+    return this.#ended;
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    this.#kick();
+    await this.#ended;
+    for (const timer of this.#timers) clearInterval(timer);
+    await this.#session.close().catch(() => undefined);
+    await this.#admin.end().catch(() => undefined);
+  }
+
+  #kick(): void {
+    this.#woken = true;
+    const wakeUp = this.#wakeUp;
+    this.#wakeUp = null;
+    wakeUp?.();
+  }
+
+  async #pause(ms: number): Promise<void> {
+    if (this.#woken) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#wakeUp = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  async #becomeLeader(): Promise<bigint | null> {
+    for (;;) {
+      if (this.#stopping) return null;
+      const [locked] = await this.#session.query(`SELECT pg_try_advisory_lock(${leaderLock})`);
+      if (locked?.rows[0]?.[0] === 't') break;
+      this.#woken = false;
+      await this.#pause(500);
+    }
+    const [token] = await this.#session.query('UPDATE millrace.epoch SET token = token + 1 RETURNING token');
+    return BigInt(token?.rows[0]?.[0] ?? '0');
+  }
+
+  async #lead(): Promise<void> {
+    const token = await this.#becomeLeader();
+    if (token === null) return;
+    let broken: unknown = null;
+    const fail = (error: unknown): void => {
+      broken ??= error;
+      this.#kick();
+    };
+    this.#session.onClose((error) => fail(error ?? new Error('the upstream closed the session')));
+    this.#admin.on('error', fail);
+    this.#admin.on('notification', () => {
+      this.#catalogDue = true;
+      this.#kick();
+    });
+    await this.#admin.query('LISTEN millrace');
+
+    let catalog: ReadCatalog = await readCatalog(this.#admin, this.#config.secretKey);
+    const engine: EngineContext = {
+      config: this.#config,
+      log: this.#log,
+      session: this.#session,
+      admin: this.#admin,
+      token,
+      state: catalog,
+      metrics: {},
+      exclusively: (task) =>
+        new Promise((resolve, reject) => {
+          this.#tasks.push(() => task().then(resolve, reject));
+          this.#kick();
+        }),
+      wake: () => {
+        this.#catalogDue = true;
+        this.#kick();
+      },
+      fail,
+    };
+    const reload = async (): Promise<void> => {
+      catalog = await readCatalog(this.#admin, this.#config.secretKey);
+      engine.state = catalog;
+    };
+    const sources = new SourceManager(engine, {
+      ready: () => this.#kick(),
+      idle: () => {
+        if ([...engine.state.storages.values()].some((storage) => storage.state === 'copied')) engine.wake();
+      },
+      broken: (versions) => {
+        this.#broken.push(...versions);
+        this.#kick();
+      },
+    });
+    const reconciler = new Reconciler(engine, sources, reload);
+    await reconciler.recover();
+    this.#startTimers(engine, sources);
+    this.#hooks.ready();
+    this.#log.info({ token: String(token) }, 'leading');
+
+    const failed = (): unknown => broken;
+    while (!this.#stopping) {
+      this.#woken = false;
+      if (failed() !== null) throw failed();
+      if (this.#catalogDue) {
+        this.#catalogDue = false;
+        await reload();
+        await reconciler.clear(catalog);
+        reconciler.run(catalog);
+      }
+      for (const task of this.#tasks.splice(0)) await task();
+      if (this.#broken.length > 0) await reconciler.fail(this.#broken.splice(0));
+      const worked = await this.#work(engine, sources, reconciler, failed);
+      if (!worked && !this.#catalogDue && this.#tasks.length === 0) await this.#pause(5000);
+    }
+    await sources.stopAll();
+  }
+
+  #startTimers(engine: EngineContext, sources: SourceManager): void {
+    let watching = false;
+    this.#timers.push(
+      setInterval(() => {
+        this.#hooks.metrics({ ...engine.metrics });
+        if (watching) return;
+        watching = true;
+        void sources
+          .watch()
+          .catch((error: unknown) => engine.fail(error))
+          .finally(() => {
+            watching = false;
+          });
+      }, watchEveryMs),
+      // NOTIFY is lost when the upstream restarts between two sessions; facades dropped outside Millrace never notify.
+      setInterval(() => engine.wake(), 3000),
+    );
+  }
+
+  /** One epoch over whatever waits. False when nothing does. */
+  async #work(engine: EngineContext, sources: SourceManager, reconciler: Reconciler, failed: () => unknown): Promise<boolean> {
+    const positions = new Map<number, Lsn>();
+    const done: { readonly runner: SourceRunner; readonly lsn: Lsn }[] = [];
+    let epoch: Epoch | null = null;
+    for (const runner of sources.runners()) {
+      let batch = runner.take();
+      while (batch !== null) {
+        // What a change of the origin's schema means is written before the rows that came after it can be read.
+        if (this.#broken.length > 0 && epoch === null) await reconciler.fail(this.#broken.splice(0));
+        if (batch.steps.length > 0) {
+          epoch ??= await Epoch.begin(engine);
+          for (const version of this.#broken.splice(0)) await epoch.fail(version.relationId, version.error);
+          await epoch.apply(batch);
+        }
+        if (batch.endLsn !== null) {
+          positions.set(runner.source.id, batch.endLsn);
+          done.push({ runner, lsn: batch.endLsn });
+          break;
+        }
+        batch = await this.#rest(runner, sources, failed);
+        if (batch === null) {
+          // The stream broke in the middle of a transaction: it comes again, whole. What other sources gave to this epoch would not.
+          if (done.length > 0)
+            throw new Error(`the stream of source ${runner.source.name} broke within an epoch shared with other sources`);
+          await this.#session.query('ROLLBACK');
+          return true;
+        }
+      }
+    }
+    if (positions.size === 0) return false;
+    epoch ??= await Epoch.begin(engine);
+    await epoch.commit(positions);
+    for (const { runner, lsn } of done) {
+      runner.committed(lsn);
+      if (copiedOf(engine, runner.source.id)) this.#catalogDue = true;
+    }
+    return true;
+  }
+
+  /** The next part of a transaction whose epoch is open; null when its stream is gone. */
+  async #rest(runner: SourceRunner, sources: SourceManager, failed: () => unknown): Promise<ReturnType<SourceRunner['take']>> {
+    for (;;) {
+      if (failed() !== null) throw failed();
+      if (this.#stopping || sources.runner(runner.source.id) !== runner) return null;
+      this.#woken = false;
+      const batch = runner.take();
+      if (batch !== null) return batch;
+      await this.#pause(1000);
+    }
+  }
+}
+
+/** Whether a copy of the source waits for the stream to pass its snapshot. */
+function copiedOf(engine: EngineContext, sourceId: number): boolean {
+  return [...engine.state.storages.values()].some((storage) => storage.sourceId === sourceId && storage.state === 'copied');
+}

@@ -1,0 +1,74 @@
+/**
+ * What a change of an origin table means for the storages and versions made from it. Pure.
+ * Invariant: columns are followed by attnum: a rename changes nothing, a drop or another type ends the versions that show the column, and only those.
+ */
+import type { RelationError, Storage, TableVersion } from '../catalog/model.ts';
+import { quoteIdentifier } from '../sql/quote.ts';
+import { alteredError } from './relation-errors.ts';
+
+/** An origin table as it is now, as far as needed here. */
+export interface OriginShape {
+  readonly schema: string;
+  readonly name: string;
+  readonly columns: readonly { readonly attnum: number; readonly name: string; readonly formattedType: string }[];
+}
+
+export interface BrokenVersion {
+  readonly relationId: number;
+  readonly error: RelationError;
+}
+
+/** Versions that can no longer be kept, with the reason. `origin` null: the table is gone. */
+export function brokenVersions(
+  storage: Storage,
+  versions: Iterable<TableVersion>,
+  origin: OriginShape | null,
+  source: string,
+): BrokenVersion[] {
+  const oldReference = `${quoteIdentifier(storage.originSchema)}.${quoteIdentifier(storage.originName)}`;
+  const reference = origin === null ? oldReference : `${quoteIdentifier(origin.schema)}.${quoteIdentifier(origin.name)}`;
+  const shownReference = `${origin?.schema ?? storage.originSchema}.${origin?.name ?? storage.originName}`;
+  const now = new Map(origin?.columns.map((column) => [column.attnum, column]));
+  const broken: BrokenVersion[] = [];
+  for (const version of versions) {
+    if (version.storageId !== storage.id) continue;
+    const needed = [...version.columns.map((column) => column.attnum), ...storage.keyAttnums];
+    const problem = origin === null ? `table ${shownReference} was dropped` : firstProblem(storage, needed, now, shownReference);
+    if (problem !== null) broken.push({ relationId: version.id, error: alteredError({ reference, problem, source }) });
+  }
+  return broken;
+}
+
+function firstProblem(
+  storage: Storage,
+  attnums: readonly number[],
+  now: ReadonlyMap<number, { readonly formattedType: string }>,
+  reference: string,
+): string | null {
+  for (const attnum of attnums) {
+    const column = storage.columns.find((known) => known.attnum === attnum);
+    if (column === undefined) continue;
+    const current = now.get(attnum);
+    if (current === undefined) return `column "${column.name}" of ${reference} was dropped`;
+    // A column taken as text shows whatever type it has.
+    if (current.formattedType !== column.originType && !(column.type === 'text' && column.originType !== 'text')) {
+      return `column "${column.name}" of ${reference} changed from type ${column.originType} to ${current.formattedType}`;
+    }
+  }
+  return null;
+}
+
+/** For each column of a storage, its place among the columns of a Relation message; -1 when the message has none or another type. */
+export function columnPlaces(
+  storage: Storage,
+  message: readonly { readonly name: string }[],
+  attnumOf: ReadonlyMap<string, number>,
+  unusable: ReadonlySet<number>,
+): number[] {
+  const places = new Map<number, number>();
+  message.forEach((column, place) => {
+    const attnum = attnumOf.get(column.name);
+    if (attnum !== undefined) places.set(attnum, place);
+  });
+  return storage.columns.map((column) => (unusable.has(column.attnum) ? -1 : (places.get(column.attnum) ?? -1)));
+}

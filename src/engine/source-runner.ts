@@ -1,0 +1,297 @@
+/**
+ * One source: its stream, decoded into batches that end at commits.
+ * Invariant: changes are handed over in commit order, each exactly once; nothing is acknowledged to the origin before the epoch that holds it is durable.
+ */
+import type { Storage } from '../catalog/model.ts';
+import type { Lsn } from '../replication/lsn.ts';
+import { type ChangeHandler, PgoutputDecoder, type RelationMessage } from '../replication/pgoutput.ts';
+import { type ReplicationStream, startStream } from '../replication/stream.ts';
+import { type Batch, BatchBuilder, type Target } from './change-batch.ts';
+import type { SourceRow } from './context.ts';
+
+/** Rows of one open transaction after which it is sent in parts. */
+const partRows = 20_000;
+/** Bytes decoded ahead of a busy upstream before the origin is made to wait. */
+const aheadBytes = 16 * 1024 * 1024;
+/** Transactions remembered by xid, to recognise one that a snapshot does not see yet although it was decoded. */
+const rememberedXids = 20_000;
+
+/** How the origin's relation maps to storages; found out by the caller, who may have to ask the origin. */
+export type ResolveRelation = (
+  message: RelationMessage,
+) => Promise<readonly { readonly storage: Storage; readonly columns: readonly number[]; readonly spool: boolean }[]>;
+
+export interface RunnerHooks {
+  readonly resolve: ResolveRelation;
+  /** A batch is waiting (`take`). */
+  readonly ready: () => void;
+  /** The position moved although no change came. */
+  readonly idle: () => void;
+  readonly failed: (error: unknown) => void;
+}
+
+export class SourceRunner {
+  readonly source: SourceRow;
+  readonly #hooks: RunnerHooks;
+  readonly #builder = new BatchBuilder();
+  readonly #targets = new Map<number, readonly Target[]>();
+  /** The last Relation message of each table: the origin does not repeat it when only our side changes. */
+  readonly #messages = new Map<number, RelationMessage>();
+  readonly #recent: number[] = [];
+  readonly #recentSet = new Set<number>();
+  readonly #handler: ChangeHandler;
+  #stream: ReplicationStream | null = null;
+  #sealed: Batch | null = null;
+  #wanted = false;
+  #inTransaction = false;
+  #lastEnd: Lsn;
+  #applied: Lsn;
+  #skipTo: Lsn;
+  #skipping = false;
+  #pausedForBytes = false;
+  #resolving = 0;
+  #boundaryWaiters: (() => void)[] = [];
+  #partial = false;
+  /** Batches taken whose epoch has not committed. */
+  #outstanding = 0;
+  #held = false;
+  #stopped = false;
+
+  constructor(source: SourceRow, startLsn: Lsn, hooks: RunnerHooks) {
+    this.source = source;
+    this.#hooks = hooks;
+    this.#lastEnd = startLsn;
+    this.#applied = startLsn;
+    this.#skipTo = startLsn;
+    this.#handler = this.#changeHandler();
+  }
+
+  /** Position up to which everything is in storage. */
+  get applied(): Lsn {
+    return this.#applied;
+  }
+
+  /** Furthest position heard of. */
+  get received(): Lsn {
+    return this.#stream?.received ?? this.#applied;
+  }
+
+  async start(): Promise<void> {
+    const { source } = this;
+    if (source.address === null) throw new Error(source.addressProblem ?? 'no address');
+    const decoder = new PgoutputDecoder(this.#handler);
+    await startStream({
+      address: source.address,
+      slot: source.slot,
+      publication: source.publication,
+      startLsn: this.#applied,
+      messages: false,
+      onOpen: (stream) => {
+        this.#stream = stream;
+      },
+      onMessage: (walStart, buffer, start, end) => decoder.decode(walStart, buffer, start, end),
+      onKeepalive: (walEnd) => this.#keepalive(walEnd),
+    });
+    this.#stream?.closed.then(
+      () => undefined,
+      (error: unknown) => {
+        if (!this.#stopped) this.#hooks.failed(error);
+      },
+    );
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    await this.#stream?.close();
+  }
+
+  /**
+   * Storages came, went live or went away: the relations seen so far are resolved again, between two transactions of the stream.
+   * Resolves when the next transaction will use the new targets.
+   */
+  retarget(): Promise<void> {
+    return new Promise((resolve) => {
+      const again = (): void => {
+        // In the same turn of the event loop as the commit: no row of the next transaction may come before.
+        void this.#resolveAll([...this.#messages.values()]).then(resolve);
+      };
+      if (this.#inTransaction) this.#boundaryWaiters.push(again);
+      else again();
+    });
+  }
+
+  /**
+   * Stops the stream between two transactions. What was decoded until then is handed over by `take`, to its end.
+   * To be followed by `release`.
+   */
+  hold(): Promise<void> {
+    return new Promise((resolve) => {
+      const stop = (): void => {
+        this.#held = true;
+        this.#stream?.pause();
+        resolve();
+      };
+      if (this.#inTransaction) this.#boundaryWaiters.push(stop);
+      else stop();
+    });
+  }
+
+  /** Resolves the relations seen so far again and lets the stream go on. */
+  async release(): Promise<void> {
+    await this.#resolveAll([...this.#messages.values()]);
+    this.#held = false;
+    this.#resumeIfFree();
+  }
+
+  /** Whether a transaction of this xid was decoded lately. */
+  sawRecently(xid: number): boolean {
+    return this.#recentSet.has(xid);
+  }
+
+  /** Asks the origin to say how far it is; the answer moves `applied` when nothing is waiting. */
+  requestPosition(): void {
+    this.#stream?.requestKeepalive();
+  }
+
+  /**
+   * The next batch, or null. With `null` the runner remembers that one is wanted and calls `ready` when there is.
+   * A batch with endLsn null is followed by the rest of its transaction: the epoch stays open for it.
+   */
+  take(): Batch | null {
+    if (this.#sealed === null && !this.#inTransaction && !this.#builder.empty) this.#sealed = this.#builder.seal(this.#lastEnd);
+    const batch = this.#sealed;
+    this.#sealed = null;
+    this.#wanted = batch === null;
+    if (batch !== null) this.#outstanding++;
+    if (this.#pausedForBytes) {
+      this.#pausedForBytes = false;
+      this.#resumeIfFree();
+    }
+    return batch;
+  }
+
+  /** Called after the epoch with everything up to `lsn` is durable. */
+  committed(lsn: Lsn): void {
+    if (lsn > this.#applied) this.#applied = lsn;
+    this.#outstanding = 0;
+    this.#partial = false;
+    this.#stream?.acknowledge(this.#applied);
+  }
+
+  /**
+   * The origin has sent everything up to walEnd. When nothing waits here that position is reached, without an epoch: should it be lost in a crash,
+   * the slot itself begins after it.
+   */
+  #keepalive(walEnd: Lsn): void {
+    if (this.#inTransaction || this.#sealed !== null || !this.#builder.empty || this.#partial || this.#outstanding > 0) return;
+    if (walEnd <= this.#applied) return;
+    this.#lastEnd = walEnd;
+    this.#applied = walEnd;
+    this.#stream?.acknowledge(walEnd);
+    this.#hooks.idle();
+  }
+
+  #changeHandler(): ChangeHandler {
+    const each = (oid: number, work: (target: Target) => void): void => {
+      if (this.#skipping) return;
+      for (const target of this.#targets.get(oid) ?? []) work(target);
+      this.#afterRow();
+    };
+    return {
+      begin: (finalLsn, _time, xid) => {
+        this.#inTransaction = true;
+        // A restart may send again what is in storage already: the slot trails behind what was recorded.
+        this.#skipping = finalLsn < this.#skipTo;
+        this.#builder.begin(xid);
+        this.#remember(xid);
+      },
+      commit: (_commitLsn, endLsn) => {
+        this.#inTransaction = false;
+        if (!this.#skipping) {
+          this.#builder.commit();
+          this.#lastEnd = endLsn;
+        }
+        this.#skipping = false;
+        const waiters = this.#boundaryWaiters;
+        this.#boundaryWaiters = [];
+        for (const waiter of waiters) waiter();
+        if (this.#partial || !this.#builder.empty) {
+          if (this.#sealed === null && (this.#wanted || this.#partial)) {
+            this.#sealed = this.#builder.seal(endLsn);
+            this.#wanted = false;
+            this.#hooks.ready();
+          }
+        } else if (this.#wanted) this.#hooks.ready();
+      },
+      origin: () => undefined,
+      type: () => undefined,
+      message: () => undefined,
+      relation: (message) => this.#relation(message),
+      insert: (oid, row) => each(oid, (target) => this.#builder.insert(target, row)),
+      update: (oid, oldKind, oldRow, newRow) => each(oid, (target) => this.#builder.update(target, oldRow, oldKind, newRow)),
+      delete: (oid, _oldKind, oldRow) => each(oid, (target) => this.#builder.delete(target, oldRow)),
+      truncate: (oids) => {
+        for (const oid of oids) each(oid, (target) => this.#builder.truncate(target));
+      },
+    };
+  }
+
+  #afterRow(): void {
+    const builder = this.#builder;
+    // Adding up bytes for every row would cost more than it is worth; a few large rows are noticed soon enough.
+    const large = builder.rows >= partRows || (builder.rows % 32 === 0 && builder.bytes + builder.pendingBytes > aheadBytes);
+    if (!large) return;
+    if (this.#sealed === null && this.#wanted && this.#inTransaction) {
+      this.#sealed = builder.seal(null);
+      this.#partial = true;
+      this.#wanted = false;
+      this.#hooks.ready();
+    } else if (!this.#wanted && !this.#pausedForBytes && builder.bytes + builder.pendingBytes > aheadBytes) {
+      this.#pausedForBytes = true;
+      this.#stream?.pause();
+    }
+  }
+
+  #relation(message: RelationMessage): void {
+    // The origin sends it before the first row and after every change of the table, so the mapping is always asked for anew.
+    this.#messages.set(message.oid, message);
+    void this.#resolveAll([message]);
+  }
+
+  async #resolveAll(messages: readonly RelationMessage[]): Promise<void> {
+    this.#resolving++;
+    this.#stream?.pause();
+    try {
+      for (const message of messages) {
+        const found = await this.#hooks.resolve(message);
+        this.#targets.set(
+          message.oid,
+          found.map(({ storage, columns, spool }) => target(storage, columns, spool)),
+        );
+      }
+    } catch (error) {
+      if (!this.#stopped) this.#hooks.failed(error);
+      return;
+    }
+    this.#resolving--;
+    this.#resumeIfFree();
+  }
+
+  #resumeIfFree(): void {
+    if (this.#resolving === 0 && !this.#pausedForBytes && !this.#held) this.#stream?.resume();
+  }
+
+  #remember(xid: number): void {
+    this.#recent.push(xid);
+    this.#recentSet.add(xid);
+    if (this.#recent.length > rememberedXids) {
+      for (const old of this.#recent.splice(0, rememberedXids / 2)) this.#recentSet.delete(old);
+    }
+  }
+}
+
+function target(storage: Storage, columns: readonly number[], spool: boolean): Target {
+  const isKey = storage.columns.map((column) => storage.keyAttnums.includes(column.attnum));
+  const key = storage.keyAttnums.map((attnum) => columns[storage.columns.findIndex((column) => column.attnum === attnum)] ?? -1);
+  return { storage, columns, key, keyOnly: columns.map((place, index) => (isKey[index] === true ? place : -1)), spool };
+}

@@ -1,0 +1,65 @@
+/** What a view's query reads, as the view compiler wants to know it. */
+import type { VersionColumn } from '../catalog/model.ts';
+import { storageColumn } from '../catalog/model.ts';
+import { storageKey } from '../catalog/storage-ddl.ts';
+import type { ViewPlan } from '../ivm/plans.ts';
+import type { LiveRelation, PlainView, RelationLookup } from '../ivm/types.ts';
+import { asLiveRelation } from '../ivm/view-plan.ts';
+import type { CallerSession } from './caller-session.ts';
+import { perform, type StatementContext } from './context.ts';
+
+export interface ReadRelation {
+  readonly schema: string;
+  readonly name: string;
+  readonly kind: 'table' | 'view' | 'plain view' | 'ordinary';
+  readonly query: string | null;
+  readonly relationId: number | null;
+  readonly storageId: number | null;
+  readonly columns: readonly VersionColumn[] | null;
+  readonly keyAttnums: readonly number[] | null;
+  readonly plan: ViewPlan | null;
+}
+
+/** Every relation the view `view` (quoted name) reads, plain views looked through. */
+export async function readRelations(context: StatementContext, session: CallerSession, view: string): Promise<ReadRelation[]> {
+  const oid = (await session.query('SELECT $1::pg_catalog.regclass::oid', [view], { quiet: true })).rows[0]?.[0];
+  return (await perform(
+    context,
+    session,
+    [
+      `SELECT coalesce(jsonb_agg(jsonb_build_object(
+                'schema', r.schema, 'name', r.name, 'kind', r.kind, 'query', r.query, 'relationId', r.relation_id, 'storageId', r.storage_id,
+                'columns', r.columns, 'keyAttnums', r.key_attnums, 'plan', r.plan)), '[]')
+         FROM millrace.relations_read(($1 ->> 'oid')::oid) r`,
+    ],
+    { oid },
+  )) as ReadRelation[];
+}
+
+/** The compiler's lookup over what was read: names are printed with their schema. */
+export function relationLookup(read: readonly ReadRelation[]): RelationLookup {
+  const byName = new Map(read.map((relation) => [JSON.stringify([relation.schema, relation.name]), relation]));
+  return (schema, name) => {
+    const found = byName.get(JSON.stringify([schema, name]));
+    return found === undefined ? undefined : described(found);
+  };
+}
+
+function described(relation: ReadRelation): LiveRelation | PlainView | undefined {
+  switch (relation.kind) {
+    case 'table':
+      return {
+        kind: 'live',
+        id: relation.relationId ?? 0,
+        key: storageKey({ keyAttnums: relation.keyAttnums ?? [] }),
+        columns: (relation.columns ?? []).map((column) => ({ name: column.name, expression: `s.${storageColumn(column.attnum)}` })),
+      };
+    case 'view':
+      if (relation.plan === null) return undefined;
+      return asLiveRelation(relation.plan, relation.relationId ?? 0);
+    case 'plain view':
+      return { kind: 'view', query: relation.query ?? '' };
+    case 'ordinary':
+      return undefined;
+  }
+}
