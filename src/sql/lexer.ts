@@ -64,6 +64,20 @@ export function skipBlank(text: string, from: number): number {
   }
 }
 
+/**
+ * What neither opens a literal, a comment or a parenthesis nor ends a statement. A word in front of a quote may be its prefix and is left
+ * alone. Counted, because one unbounded repetition over a megabyte would exhaust the regular expression's stack.
+ */
+const plainRun =
+  /(?:[ \t\n\r\f\v,=<>+*:[\]%^|!~@#&?`.]+|[A-Za-z_\u0080-\uffff][A-Za-z0-9_$\u0080-\uffff]*(?![A-Za-z0-9_$\u0080-\uffff'"&])|\d+(?![A-Za-z0-9_$\u0080-\uffff])){1,500}/y;
+
+/** Past everything that cannot matter to where a statement ends. For splitting long texts: many tokens at once. */
+export function skipPlain(text: string, from: number): number {
+  let at = from;
+  for (let next = matchEnd(plainRun, text, at); next !== -1; next = matchEnd(plainRun, text, at)) at = next;
+  return at;
+}
+
 /** The next token at or behind `from`, whitespace and comments skipped. Never throws. */
 export function nextToken(text: string, from: number, options: LexerOptions = {}): Token {
   const start = skipBlank(text, from);

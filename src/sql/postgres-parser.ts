@@ -3,8 +3,8 @@
  * Invariant: text written back parses to the same tree, or there is no text: `deparseSql` reads its own output and refuses a difference.
  *
  * What pgsql-deparser 18.3 gets wrong, each found by that check (the test keeps the list): JSON_VALUE, JSON_QUERY, JSON_EXISTS and
- * JSON_TABLE (unknown to it), XMLTABLE, GROUP BY DISTINCT (drops the word), a subscript of an array constructor (drops the
- * parentheses). `AT LOCAL` comes back as the function call it stands for, which is the same.
+ * JSON_TABLE (unknown to it), XMLTABLE, GROUP BY DISTINCT and FETCH FIRST .. WITH TIES (drops the words), a subscript of an array
+ * constructor (drops the parentheses). `AT LOCAL` comes back as the function call it stands for, which is the same.
  */
 import type { Node, ParseResult } from 'libpg-query';
 import { hasSqlDetails, loadModule, parseSync } from 'libpg-query';
@@ -40,7 +40,7 @@ export function parseSql(sql: string): ParseResult {
   }
 }
 
-/** A tree as SQL on one line. Throws MillraceError 0A000 when the text would not mean the same. */
+/** A tree as SQL, without line breaks of its own. Throws MillraceError 0A000 when the text would not mean the same. */
 export function deparseSql(tree: ParseResult | Node | Node[]): string {
   let text: string;
   try {

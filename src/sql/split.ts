@@ -3,7 +3,7 @@
  * Invariant: the cuts are those of the server's own parser for every text that parser accepts (and psql's for the others):
  * a semicolon inside a literal, a comment, parentheses (CREATE RULE .. DO (a; b)) or a BEGIN ATOMIC body is none.
  */
-import { type LexerOptions, nextToken, type Token } from './lexer.ts';
+import { type LexerOptions, nextToken, skipPlain, type Token } from './lexer.ts';
 
 export interface RawStatement {
   /** The first character that is not whitespace; comments in front belong to the statement (they can be hints). */
@@ -36,7 +36,11 @@ export function splitStatements(text: string, options: LexerOptions = {}): RawSt
   let parentheses = 0;
   let bad: Token | null = null;
   let routine = newRoutineState();
-  for (let token = nextToken(text, 0, options); ; token = nextToken(text, token.end, options)) {
+  for (
+    let token = nextToken(text, 0, options);
+    ;
+    token = nextToken(text, routine.head === -1 ? skipPlain(text, token.end) : token.end, options)
+  ) {
     const symbol = token.kind === 'symbol' ? text.charAt(token.start) : '';
     const ends = token.kind === 'end' || (symbol === ';' && parentheses === 0 && routine.depth === 0);
     if (!ends) {
