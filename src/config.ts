@@ -39,6 +39,8 @@ export interface EngineConfig {
 
 /** Messages from children to the main process. */
 export type ChildMessage =
+  /** The child listens and wants its configuration: what is sent to a cluster worker before that is lost. */
+  | { readonly type: 'hello' }
   | { readonly type: 'ready' }
   | { readonly type: 'catalog-installed'; readonly database: string }
   /** Prometheus samples: name -> value, with labels in the name as in the text format. Sent about every second. */

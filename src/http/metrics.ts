@@ -1,0 +1,62 @@
+/**
+ * What /metrics says.
+ * Invariant: valid Prometheus text: one TYPE line a metric, all samples of a metric together, label values escaped.
+ */
+import { collectDefaultMetrics, Registry } from 'prom-client';
+
+/** The samples of one child process: name, with labels as in the text format, -> value. */
+export interface ChildSamples {
+  /** Added to every sample: `{ worker: '1' }`, `{ engine: 'shop' }`. */
+  readonly labels: Readonly<Record<string, string>>;
+  readonly values: Readonly<Record<string, number>>;
+}
+
+const help: Readonly<Record<string, string>> = {
+  millrace_up: 'Whether a child process does its job.',
+  millrace_restarts_total: 'How often a child process ended by itself and was started again.',
+  millrace_connections: 'Client connections open now.',
+  millrace_bytes_total: 'Bytes forwarded.',
+  millrace_epochs_total: 'Epochs committed.',
+  millrace_replication_lag_bytes: 'WAL of an origin that is not applied yet.',
+};
+
+/** A registry of the default metrics of this process. */
+export function processMetrics(): Registry {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  return registry;
+}
+
+/** Pure: samples of children as Prometheus text. Names that are not metric names are left out. */
+export function renderSamples(children: readonly ChildSamples[]): string {
+  const families = new Map<string, string[]>();
+  for (const { labels, values } of children) {
+    const own = Object.entries(labels).map(([name, value]) => `${name}="${escapeLabel(value)}"`);
+    for (const [key, value] of Object.entries(values)) {
+      const match = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})?$/s.exec(key);
+      if (match === null || typeof value !== 'number') continue;
+      const [, name = '', given = ''] = match;
+      const all = [...own, ...(given.trim() === '' ? [] : [given.trim().replace(/,$/, '')])].join(',');
+      const lines = families.get(name) ?? [];
+      lines.push(`${name}${all === '' ? '' : `{${all}}`} ${showNumber(value)}`);
+      families.set(name, lines);
+    }
+  }
+  return [...families]
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([name, lines]) => {
+      const described = help[name] === undefined ? '' : `# HELP ${name} ${help[name]}\n`;
+      return `${described}# TYPE ${name} ${name.endsWith('_total') ? 'counter' : 'gauge'}\n${lines.join('\n')}\n`;
+    })
+    .join('');
+}
+
+/** A label value as it stands between quotes. */
+export function escapeLabel(value: string): string {
+  return value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');
+}
+
+function showNumber(value: number): string {
+  if (Number.isNaN(value)) return 'NaN';
+  return Number.isFinite(value) ? String(value) : value > 0 ? '+Inf' : '-Inf';
+}

@@ -1,0 +1,218 @@
+/**
+ * The main process: brings everything up in order, keeps it up, brings it down in order.
+ * Invariant: the ready line is printed when a client can connect, and not before; when this process is gone nothing it started remains.
+ */
+import { fork } from 'node:child_process';
+import cluster from 'node:cluster';
+import { fileURLToPath } from 'node:url';
+import type { ChildMessage, EngineConfig, WorkerConfig } from '../config.ts';
+import { type HostPort, reason, type ServeConfig, showHostPort } from '../config-loading.ts';
+import { type ServiceState, startHttp } from '../http/server.ts';
+import { createLogger } from '../log.ts';
+import { type DatabaseWatch, watchDatabases } from './databases.ts';
+import { tryBind } from './free-port.ts';
+import { loadSecretKey } from './secret-key.ts';
+import { type Supervised, supervise } from './supervise.ts';
+import { embedUpstream, type Upstream, useUpstream } from './upstream.ts';
+import { showServer } from './upstream-facts.ts';
+
+/** How long clients get to finish when Millrace ends. */
+const drainPatience = 10_000;
+const enginePatience = 10_000;
+
+export interface Service {
+  readonly listen: HostPort;
+  readonly http: HostPort;
+  /** Ends everything in order; called again, ends everything at once. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts Millrace. Rejects with an error of one line when it cannot serve; nothing is left running then.
+ * `lost` is called when it can no longer serve later on; `signal` ends a start that is under way.
+ */
+export async function serve(config: ServeConfig, lost: (message: string) => void, signal: AbortSignal): Promise<Service> {
+  const log = createLogger('main');
+  const undo: (() => Promise<void>)[] = [];
+  try {
+    const secretKey = loadSecretKey(config.dataDir, process.env);
+    const listen = await bindable(config.listen, '--listen');
+    const upstream = config.upstream === undefined ? await embedUpstream(config.dataDir, log, lost) : await useUpstream(config.upstream);
+    undo.unshift(() => upstream.stop());
+    warnOfOpenDoor(upstream, listen, log);
+    signal.throwIfAborted();
+
+    let engines: DatabaseWatch | undefined;
+    const workers: Supervised[] = [];
+    const state = (): ServiceState => describe(workers, engines, upstream);
+    const http = await startHttp(config.http, state).catch((error: unknown) => {
+      throw new Error(bindProblem(config.http, '--http', error), { cause: error });
+    });
+    undo.unshift(() => http.close());
+
+    const startedWell = startWorkers(workers, config.workers, { listen, upstream: upstream.address, secretKey }, (message) => {
+      if (message.type === 'catalog-installed') engines?.installed(message.database);
+    });
+    undo.unshift(async () => {
+      for (const worker of workers) worker.kill();
+    });
+    await Promise.race([startedWell, aborted(signal)]);
+    engines = watchDatabases(upstream.address, (database) => startEngine({ upstream: upstream.address, database, secretKey }, log), log);
+
+    const boundHttp = { host: config.http.host, port: http.port };
+    log.info(
+      {
+        listen: showHostPort(listen),
+        http: showHostPort(boundHttp),
+        upstream: upstream.embedded ? 'embedded' : showServer(upstream.address),
+        version: upstream.version,
+        workers: config.workers,
+      },
+      'ready',
+    );
+    const { user, database } = upstream.address;
+    process.stdout.write(
+      `Millrace is ready. Connect with: psql -h ${reachable(listen.host)} -p ${listen.port} -U ${shell(user)} ${shell(database)}\n`,
+    );
+    return { listen, http: boundHttp, stop: stopper(workers, engines, upstream, () => http.close(), log) };
+  } catch (error) {
+    for (const step of undo) await step().catch(() => undefined);
+    throw error;
+  }
+}
+
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    const stop = (): void => reject(signal.reason);
+    if (signal.aborted) stop();
+    signal.addEventListener('abort', stop, { once: true });
+  });
+}
+
+/** The first call ends things in order, so that nothing is lost; the second, from an operator who has waited enough, at once. */
+function stopper(
+  workers: readonly Supervised[],
+  engines: DatabaseWatch,
+  upstream: Upstream,
+  closeHttp: () => Promise<void>,
+  log: ReturnType<typeof createLogger>,
+): () => Promise<void> {
+  let first: Promise<void> | undefined;
+  const inOrder = async (): Promise<void> => {
+    log.info('stopping');
+    await Promise.all(workers.map((worker) => worker.stop(drainPatience)));
+    await engines.stop(enginePatience);
+    await upstream.stop('fast');
+    await closeHttp();
+  };
+  return () => {
+    if (first === undefined) {
+      first = inOrder();
+      return first;
+    }
+    for (const worker of workers) worker.kill();
+    engines.kill();
+    return upstream.stop('immediate');
+  };
+}
+
+async function startWorkers(
+  into: Supervised[],
+  count: number,
+  config: WorkerConfig,
+  onMessage: (message: ChildMessage) => void,
+): Promise<void> {
+  const log = createLogger('main');
+  cluster.setupPrimary({ exec: fileURLToPath(new URL('./worker-entry.js', import.meta.url)), args: [], execArgv: process.execArgv });
+  const failed = new Promise<never>((_, reject) => {
+    for (let number = 1; number <= count; number++) {
+      into.push(
+        supervise({
+          name: `worker ${number}`,
+          spawn: () => cluster.fork().process,
+          config: () => config,
+          log,
+          onMessage: (message) => {
+            // Only the first start waits for this: later the supervisor tries again.
+            if (message.type === 'fatal') reject(new Error(message.message));
+            onMessage(message);
+          },
+        }),
+      );
+    }
+  });
+  failed.catch(() => {});
+  await Promise.race([Promise.all(into.map((worker) => worker.started)), failed]);
+}
+
+function startEngine(config: EngineConfig, log: ReturnType<typeof createLogger>): Supervised {
+  return supervise({
+    name: `engine of database "${config.database}"`,
+    spawn: () => fork(fileURLToPath(new URL('./engine-entry.js', import.meta.url)), [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] }),
+    config: () => config,
+    log,
+  });
+}
+
+function describe(workers: readonly Supervised[], engines: DatabaseWatch | undefined, upstream: Upstream): ServiceState {
+  const missing = [
+    ...(upstream.isRunning() ? [] : ['the embedded PostgreSQL']),
+    ...(workers.some((worker) => worker.isReady()) ? [] : ['the proxy']),
+    ...(engines?.scanned() ? [] : ['a look through the databases of the upstream']),
+    ...[...(engines?.engines.values() ?? [])].filter((engine) => !engine.isReady()).map((engine) => `the ${engine.name}`),
+  ];
+  const own = (child: Supervised): Record<string, number> => ({
+    millrace_up: child.isReady() ? 1 : 0,
+    millrace_restarts_total: child.restarts(),
+    ...child.metrics(),
+  });
+  return {
+    serving: workers.some((worker) => worker.isReady()),
+    missing,
+    samples: [
+      ...workers.map((worker, index) => ({ labels: { worker: String(index + 1) }, values: own(worker) })),
+      ...[...(engines?.engines ?? [])].map(([database, engine]) => ({ labels: { engine: database }, values: own(engine) })),
+    ],
+  };
+}
+
+/** The address with its port made definite, after a look whether it can be bound: one line now instead of one from every worker. */
+async function bindable(address: HostPort, flag: string): Promise<HostPort> {
+  try {
+    return { host: address.host, port: await tryBind(address.host, address.port) };
+  } catch (error) {
+    throw new Error(bindProblem(address, flag, error), { cause: error });
+  }
+}
+
+function bindProblem(address: HostPort, flag: string, error: unknown): string {
+  const place = showHostPort(address);
+  switch ((error as NodeJS.ErrnoException).code) {
+    case 'EADDRINUSE':
+      return `cannot listen on ${place}: the port is in use (another Millrace? choose another with ${flag} HOST:PORT)`;
+    case 'EACCES':
+      return `cannot listen on ${place}: not permitted (ports below 1024 are for root; choose another with ${flag} HOST:PORT)`;
+    case 'EADDRNOTAVAIL':
+    case 'ENOTFOUND':
+      return `cannot listen on ${place}: this machine has no such address (choose another with ${flag} HOST:PORT)`;
+    default:
+      return `cannot listen on ${place}: ${reason(error)}`;
+  }
+}
+
+function warnOfOpenDoor(upstream: Upstream, listen: HostPort, log: ReturnType<typeof createLogger>): void {
+  if (!upstream.embedded || /^(localhost|127\.|::1$)/.test(listen.host)) return;
+  log.warn(
+    { listen: showHostPort(listen) },
+    'the embedded PostgreSQL asks for no password: whoever reaches this address is its superuser. Use --upstream with a server that has passwords, or let only trusted machines reach it',
+  );
+}
+
+/** An address clients on this machine can type. */
+function reachable(host: string): string {
+  return host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host;
+}
+
+function shell(word: string): string {
+  return /^[\w.@%+:-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
