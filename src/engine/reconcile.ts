@@ -122,7 +122,7 @@ export class Reconciler {
       try {
         await this.#engine.exclusively(async () => {
           const current = this.#engine.state.storages.get(storage.id);
-          if (current?.state !== 'copied') return;
+          if (current?.state !== 'copied' || this.#sources.runner(storage.sourceId) !== runner) return;
           await goLive(this.#engine, current, runner);
           await this.#reload();
         });

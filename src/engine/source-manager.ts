@@ -138,7 +138,8 @@ export class SourceManager {
     const client = await openOrigin(address, { applicationName: 'millrace' });
     try {
       const slot = await lookUpSlot(client, source.slot);
-      const recorded = await this.#recordedLsn(source.id);
+      // Between epochs: what a former stream of this source still had under way is recorded by then, and will not be asked for again.
+      const recorded = await this.#engine.exclusively(() => this.#recordedLsn(source.id));
       if (recorded !== null) {
         if (slot === undefined) {
           throw Object.assign(new Error(`replication slot "${source.slot}" no longer exists on the origin`), { code: '42704' });

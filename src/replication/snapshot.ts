@@ -52,13 +52,16 @@ export async function openSnapshot(address: ServerAddress, options: OpenSnapshot
     ...(options.database === undefined ? {} : { database: options.database }),
   });
   try {
+    // On its own: in one message with BEGIN it would be a query of the same transaction, and the isolation level comes too late then.
+    await origin.query(
+      "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout')",
+    );
     const results = await origin.query(
-      `SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout');
-       BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+      `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
        SELECT pg_catalog.pg_current_snapshot()::text,
               CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END`,
     );
-    const [snapshot, lsn] = results[2]?.rows[0] ?? [];
+    const [snapshot, lsn] = results[1]?.rows[0] ?? [];
     return {
       snapshot: parseSnapshot(snapshot ?? ''),
       lsn: parseLsn(lsn ?? ''),
