@@ -93,10 +93,10 @@ SELECT c.oid::text AS oid, n.nspname::text AS schema, c.relname::text AS name, c
       SELECT oid, typmod FROM base ORDER BY depth DESC LIMIT 1) b
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]') AS columns,
   pt.tablename IS NOT NULL AS published,
-  (SELECT CASE WHEN pr.attrs IS NULL THEN NULL ELSE pg_catalog.to_jsonb(pg_catalog.string_to_array(pr.attrs, ' ')::int[]) END
-    FROM (SELECT pg_catalog.to_jsonb(p)->>'prattrs' AS attrs FROM pg_catalog.pg_publication_rel p
-      JOIN pg_catalog.pg_publication pub ON pub.oid = p.prpubid
-      WHERE pub.pubname = $2 AND p.prrelid = c.oid) pr) AS "publishedColumns",
+  -- Through jsonb: column lists and row filters came with 15.
+  (SELECT pg_catalog.to_jsonb(p)->'prattrs' FROM pg_catalog.pg_publication_rel p
+    JOIN pg_catalog.pg_publication pub ON pub.oid = p.prpubid
+    WHERE pub.pubname = $2 AND p.prrelid = c.oid) AS "publishedColumns",
   pg_catalog.to_jsonb(pt)->>'rowfilter' AS "rowFilter"
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -92,16 +92,21 @@ export async function connectPg(
     } catch (error) {
       await client.end().catch(() => {});
       if (ssl === false || address.ssl.mode !== 'prefer' || !mayRetryInPlainText(error)) throw refused ?? error;
-      refused = error;
+      // That the server has no TLS says nothing once plain text was tried; that it refused the user over TLS does.
+      if (errorCode(error) === '28000') refused = error;
     }
   }
   throw refused;
 }
 
+function errorCode(error: Error): string | undefined {
+  return 'code' in error && typeof error.code === 'string' ? error.code : undefined;
+}
+
 /** libpq's prefer falls back when the server has no TLS, the handshake fails, or pg_hba.conf refuses the encrypted connection. */
-function mayRetryInPlainText(error: unknown): boolean {
+function mayRetryInPlainText(error: unknown): error is Error {
   if (!(error instanceof Error)) return false;
   if (/does not support SSL|establishing an SSL connection/.test(error.message)) return true;
-  const code = 'code' in error && typeof error.code === 'string' ? error.code : '';
+  const code = errorCode(error) ?? '';
   return code === '28000' || code === 'EPROTO' || code.startsWith('ERR_SSL') || code.startsWith('ERR_TLS');
 }

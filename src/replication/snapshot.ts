@@ -56,12 +56,18 @@ export async function openSnapshot(address: ServerAddress, options: OpenSnapshot
     await origin.query(
       "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout')",
     );
-    const results = await origin.query(
-      `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-       SELECT pg_catalog.pg_current_snapshot()::text,
-              CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END`,
-    );
-    const [snapshot, lsn] = results[1]?.rows[0] ?? [];
+    // Three calls, not one string: the isolation level cannot be set in a string that has run a query. Still one round trip.
+    const [, , taken] = await Promise.all([
+      origin.query(
+        `SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout')`,
+      ),
+      origin.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY'),
+      origin.query(
+        `SELECT pg_catalog.pg_current_snapshot()::text,
+                CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END`,
+      ),
+    ]);
+    const [snapshot, lsn] = taken[0]?.rows[0] ?? [];
     return {
       snapshot: parseSnapshot(snapshot ?? ''),
       lsn: parseLsn(lsn ?? ''),
