@@ -3,36 +3,15 @@
  * Invariant: each ReadyForQuery ends exactly the oldest unanswered call, so a reply can never reach another call.
  */
 import type { Socket } from 'node:net';
+import { Announcements } from './announcements.ts';
+import { openCopyBoth } from './copy-both.ts';
 import { openCopyIn } from './copy-in.ts';
 import { FrameReader } from './frame-reader.ts';
 import { Outbox, type Param } from './outbox.ts';
 import { ConnectionLostError, PostgresError, parseServerMessage, type ServerMessageFields } from './postgres-error.ts';
-import { type Column, parseDataRow, parseRowDescription, readCString } from './reply-parts.ts';
+import { parseDataRow, parseRowDescription, readCString } from './reply-parts.ts';
+import type { Call, Mode, Prepared } from './session-call.ts';
 import type { CopyBoth, CopyIn, Execution, FramesHandler, RawConnection, StatementResult } from './session-contract.ts';
-
-type Mode = 'query' | 'execute' | 'copyIn' | 'copyOut' | 'copyBoth';
-
-/** A statement the server has, or will have when the Parse sent for it succeeds. */
-interface Prepared {
-  readonly sql: string;
-  created: boolean;
-}
-
-/** A call that waits for its ReadyForQuery. */
-interface Call {
-  readonly mode: Mode;
-  readonly results: StatementResult[];
-  rows: (string | null)[][];
-  fields: readonly Column[];
-  error: Error | undefined;
-  /** Statements parsed in this call, in order; `parsed` of them were confirmed. */
-  readonly prepares: readonly { readonly name: string; readonly statement: Prepared }[];
-  parsed: number;
-  readonly onFrames?: FramesHandler;
-  readonly onPayload?: (buffer: Buffer, start: number, end: number) => void;
-  readonly onStarted?: () => void;
-  readonly settle: (call: Call) => void;
-}
 
 /** Bytes waiting in the socket from which a COPY should wait. */
 const highWater = 512 * 1024;
@@ -42,15 +21,13 @@ const corkLimit = 4 * 1024 * 1024;
 /** Takes over the socket of a session that is authenticated and idle. */
 export class Session implements RawConnection {
   readonly backendPid: number;
-  readonly parameters = new Map<string, string>();
+  readonly #announcements = new Announcements();
   transactionStatus = 'I';
   readonly #socket: Socket;
   readonly #outbox = new Outbox();
   readonly #reader = new FrameReader((buffer, start, end) => this.#consume(buffer, start, end));
   readonly #calls: Call[] = [];
   readonly #statements = new Map<string, Prepared>();
-  readonly #noticeListeners: ((fields: ServerMessageFields) => void)[] = [];
-  readonly #notificationListeners: ((channel: string, payload: string) => void)[] = [];
   readonly #readListeners: ((bytes: number) => void)[] = [];
   readonly #closeListeners: ((error: Error | undefined) => void)[] = [];
   #drainWaiters: (() => void)[] = [];
@@ -75,6 +52,10 @@ export class Session implements RawConnection {
     });
     socket.on('close', () => this.#onClosed());
     socket.resume();
+  }
+
+  get parameters(): ReadonlyMap<string, string> {
+    return this.#announcements.parameters;
   }
 
   query(sql: string): Promise<StatementResult[]> {
@@ -160,34 +141,16 @@ export class Session implements RawConnection {
   }
 
   copyBoth(sql: string, onPayload: (buffer: Buffer, start: number, end: number) => void): Promise<CopyBoth> {
-    return new Promise((resolve, reject) => {
-      let resolveEnd: () => void;
-      let rejectEnd: (error: Error) => void;
-      const ended = new Promise<void>((resolve_, reject_) => {
-        resolveEnd = resolve_;
-        rejectEnd = reject_;
-      });
-      ended.catch(() => {});
-      const settle = (call: Call): void => {
-        if (call.error === undefined) resolveEnd();
-        else rejectEnd(call.error);
-        // Without effect once CopyBothResponse has resolved the promise.
-        reject(call.error ?? new ConnectionLostError('the server did not begin to replicate'));
-      };
-      const write = (payload: Buffer): void => {
-        if (this.#closed) return;
-        this.#outbox.copyData(payload);
-        this.#outbox.flush(this.#socket);
-      };
-      const finish = (): void => {
-        if (this.#closed) return;
-        this.#outbox.copyDone();
-        this.#outbox.flush(this.#socket);
-      };
-      if (!this.#add('copyBoth', settle, { onPayload, onStarted: () => resolve({ write, finish, ended }) })) return;
+    const phase = openCopyBoth((put) => {
+      if (this.#closed) return;
+      put(this.#outbox);
+      this.#outbox.flush(this.#socket);
+    });
+    if (this.#add('copyBoth', (call) => phase.settle(call.error), { onPayload, onStarted: phase.started })) {
       this.#outbox.query(sql);
       this.#flushSoon();
-    });
+    }
+    return phase.begun;
   }
 
   cork(): void {
@@ -227,11 +190,11 @@ export class Session implements RawConnection {
   }
 
   onNotice(listener: (fields: ServerMessageFields) => void): void {
-    this.#noticeListeners.push(listener);
+    this.#announcements.noticeListeners.push(listener);
   }
 
   onNotification(listener: (channel: string, payload: string) => void): void {
-    this.#notificationListeners.push(listener);
+    this.#announcements.notificationListeners.push(listener);
   }
 
   onRead(listener: (bytes: number) => void): void {
@@ -352,11 +315,6 @@ export class Session implements RawConnection {
         if (call !== undefined) call.error ??= error;
         return;
       }
-      case 'N': {
-        const fields = parseServerMessage(buffer, start, end);
-        for (const listener of this.#noticeListeners) listener(fields);
-        return;
-      }
       case '1': {
         const prepare = call?.prepares[call.parsed];
         if (call === undefined || prepare === undefined) return;
@@ -364,17 +322,11 @@ export class Session implements RawConnection {
         call.parsed++;
         return;
       }
-      case 'S': {
-        const name = readCString(buffer, start);
-        this.parameters.set(name, readCString(buffer, start + Buffer.byteLength(name) + 1));
+      case 'N':
+      case 'S':
+      case 'A':
+        this.#announcements.take(type, buffer, start, end);
         return;
-      }
-      case 'A': {
-        const channel = readCString(buffer, start + 4);
-        const payload = readCString(buffer, start + 4 + Buffer.byteLength(channel) + 1);
-        for (const listener of this.#notificationListeners) listener(channel, payload);
-        return;
-      }
       case 'G':
         // COPY FROM STDIN by plain query: nobody will send data.
         if (call !== undefined && call.mode !== 'copyIn') {
