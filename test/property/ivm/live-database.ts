@@ -38,7 +38,7 @@ export class LiveDatabase {
 
   async reset(): Promise<void> {
     await this.client.query(`
-      SET client_min_messages = warning;
+      SET client_min_messages = warning; SET statement_timeout = '20s';
       DROP SCHEMA IF EXISTS millrace_data CASCADE; DROP SCHEMA IF EXISTS public CASCADE;
       CREATE SCHEMA millrace_data; CREATE SCHEMA public`);
     this.relations.clear();
@@ -134,6 +134,10 @@ export class LiveDatabase {
       }
       await look(view.id);
     }
+    if (process.env['DBG'])
+      for (const view of this.views)
+        if (view.name === process.env['DBG'] && changed.has(view.id))
+          console.log((await this.client.query(`SELECT * FROM millrace_data.d${view.id}`)).rows, maintainSql(view.plan, view.id, changed));
     for (const id of changed) await this.client.query(`DELETE FROM millrace_data.d${id}`);
     await this.client.query('COMMIT');
     return changed;
@@ -156,7 +160,7 @@ export class LiveDatabase {
   }
 
   async rows(name: string): Promise<string[]> {
-    const result = await this.client.query(`SELECT x::text AS line FROM public.${quoteIdentifier(name)} x ORDER BY 1`);
+    const result = await this.client.query(`SELECT x.*::text AS line FROM public.${quoteIdentifier(name)} x ORDER BY 1`);
     return result.rows.map((row) => String(row.line));
   }
 
