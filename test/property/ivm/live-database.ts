@@ -134,10 +134,6 @@ export class LiveDatabase {
       }
       await look(view.id);
     }
-    if (process.env['DBG'])
-      for (const view of this.views)
-        if (view.name === process.env['DBG'] && changed.has(view.id))
-          console.log((await this.client.query(`SELECT * FROM millrace_data.d${view.id}`)).rows, maintainSql(view.plan, view.id, changed));
     for (const id of changed) await this.client.query(`DELETE FROM millrace_data.d${id}`);
     await this.client.query('COMMIT');
     return changed;

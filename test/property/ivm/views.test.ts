@@ -77,8 +77,10 @@ async function tryCase(seed: number, database: LiveDatabase): Promise<Map<string
   const idle = await database.epoch(async () => {
     for (const { id } of tables) await database.client.query(`UPDATE millrace_data.s${id} SET c1 = c1, c2 = c2`);
   });
-  for (const view of database.views)
-    expect(idle.has(view.id), `${view.name} was written by a change of nothing: ${view.query}`).toBe(false);
+  for (const view of database.views) {
+    // Which of several equal values stands for a group may change at any time.
+    if (view.exact) expect(idle.has(view.id), `${view.name} was written by a change of nothing: ${view.query}`).toBe(false);
+  }
   const ways = new Map<string, number>();
   for (const view of database.views) ways.set(view.plan.body.kind, (ways.get(view.plan.body.kind) ?? 0) + 1);
   return ways;
