@@ -35,7 +35,14 @@ export interface WritableTable {
 export async function randomTransaction(random: Random, client: pg.Client, tables: readonly WritableTable[]): Promise<void> {
   for (const table of random.some(tables, 1 + random.int(tables.length))) {
     const statements = 1 + random.int(4);
-    for (let i = 0; i < statements; i++) await client.query(randomStatement(random, table));
+    for (let i = 0; i < statements; i++) {
+      await client.query('SAVEPOINT statement');
+      await client.query(randomStatement(random, table)).catch(async (error: { code?: string }) => {
+        // A key may have been taken.
+        if (error.code !== '23505') throw error;
+        await client.query('ROLLBACK TO statement');
+      });
+    }
   }
 }
 
