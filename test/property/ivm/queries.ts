@@ -17,7 +17,22 @@ const weird = '"Weird ""col"';
 const plainColumns = ['a', 'b', 'c', 'd', weird] as const;
 
 export function randomQuery(random: Random, relations: readonly string[]): RandomQuery {
-  const kinds = [rows, rows, nested, aggregate, aggregate, aggregate, extremes, extremes, recomputed, recomputed, distinct, whole, whole];
+  const kinds = [
+    rows,
+    rows,
+    wide,
+    nested,
+    aggregate,
+    aggregate,
+    aggregate,
+    extremes,
+    extremes,
+    recomputed,
+    recomputed,
+    distinct,
+    whole,
+    whole,
+  ];
   return random.pick(kinds)(random, relations);
 }
 
@@ -83,6 +98,20 @@ function rows(random: Random, relations: readonly string[]): RandomQuery {
   const { from, aliases } = join(random, relations);
   const outputs = Array.from({ length: 1 + random.int(4) }, () => scalar(random, aliases));
   return { sql: `SELECT ${named(outputs)} FROM ${from} ${condition(random, aliases)}`, exact: true };
+}
+
+/** More relations than get a term for each subset of changed ones. */
+function wide(random: Random, relations: readonly string[]): RandomQuery {
+  const count = 4 + random.int(2);
+  const items = Array.from({ length: count }, (_, i) => item(random, relations, `t${i + 1}`));
+  const links = items.slice(1).map((_, i) => `t${i + 2}.a = t1.a AND t${i + 2}.c = t1.c AND t${i + 2}.b = t1.b`);
+  const from = `${items.map((entry) => entry.from).join(', ')} WHERE ${links.join(' AND ')}`;
+  const sql = random.pick([
+    `SELECT t1.a, t${count}.d, t2.u FROM ${from}`,
+    `SELECT t1.c, count(*) AS n, sum(t${count}.b) AS total, max(t2.a) AS most FROM ${from} GROUP BY t1.c`,
+    `SELECT t1.c, array_agg(t2.a ORDER BY t2.a) AS list FROM ${from} GROUP BY t1.c`,
+  ]);
+  return { sql, exact: true };
 }
 
 function nested(random: Random, relations: readonly string[]): RandomQuery {
