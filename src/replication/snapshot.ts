@@ -14,7 +14,7 @@ import { parseSnapshot, type Snapshot } from './snapshot-visibility.ts';
 export interface CopyOptions {
   /** An idle session, or one in a transaction of the caller's. Not used for anything else meanwhile. */
   readonly upstream: RawConnection;
-  /** 'COPY (SELECT ..) TO STDOUT' or 'COPY t (..) TO STDOUT': text format. */
+  /** 'COPY (SELECT ..) TO STDOUT' or 'COPY public.t (..) TO STDOUT': text format. Names are schema-qualified: search_path is empty there. */
   readonly sourceSql: string;
   /** 'COPY millrace_data.s1 (..) FROM STDIN': text format. With `withRowHash` its first column is the hash (int4). */
   readonly targetSql: string;
