@@ -14,9 +14,15 @@ export interface ChildSamples {
 const help: Readonly<Record<string, string>> = {
   millrace_up: 'Whether a child process does its job.',
   millrace_restarts_total: 'How often a child process ended by itself and was started again.',
-  millrace_connections: 'Client connections open now.',
-  millrace_bytes_total: 'Bytes forwarded.',
+  millrace_client_connections: 'Client connections open now.',
+  millrace_client_connections_total: 'Client connections accepted.',
+  millrace_client_received_bytes_total: 'Bytes received from clients.',
+  millrace_client_sent_bytes_total: 'Bytes sent to clients.',
+  millrace_client_errors_total: 'Errors that Millrace itself sent to clients.',
+  millrace_cancel_requests_total: 'Cancel requests received.',
+  millrace_extended_statements_total: 'Statements that Millrace carried out itself.',
   millrace_epochs_total: 'Epochs committed.',
+  millrace_rows_applied_total: 'Row changes applied to storage.',
   millrace_replication_lag_bytes: 'WAL of an origin that is not applied yet.',
 };
 

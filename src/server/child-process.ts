@@ -14,6 +14,13 @@ export function tell(message: ChildMessage): void {
   if (process.connected) process.send?.(message, undefined, {}, () => {});
 }
 
+/** Ends the process because of an error, which the main process is told. */
+export function die(error: unknown): void {
+  tell({ type: 'fatal', message: error instanceof Error ? error.message : String(error) });
+  // Left to the event loop, so that the message gets out.
+  setTimeout(() => process.exit(1), 50);
+}
+
 /** Waits for the configuration, runs `job` with it, and ends the process when told to or when the main process is gone. */
 export function runChild<Config>(job: (config: Config) => Promise<ChildJob>): void {
   // Ctrl-C and a service manager signal every process of the group: the main process decides in which order things end.
@@ -25,11 +32,7 @@ export function runChild<Config>(job: (config: Config) => Promise<ChildJob>): vo
   process.on('message', (message: ParentMessage) => {
     if (message.type === 'config' && running === undefined) {
       running = job(message.config as Config);
-      running.catch((error: unknown) => {
-        tell({ type: 'fatal', message: error instanceof Error ? error.message : String(error) });
-        // Left to the event loop, so that the message gets out.
-        setTimeout(() => process.exit(1), 50);
-      });
+      running.catch(die);
     } else if (message.type === 'drain') {
       Promise.resolve(running)
         .then((started) => started?.stop())

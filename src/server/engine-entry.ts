@@ -1,12 +1,12 @@
-/** Entry file of the engine of one database. Crash only: an engine that fails exits, and the supervisor starts it anew. */
+/** Entry file of the engine of one database. */
 import type { EngineConfig } from '../config.ts';
 import { runEngine } from '../engine/run.ts';
-import { runChild, tell } from './child-process.ts';
+import { die, runChild, tell } from './child-process.ts';
 
 runChild<EngineConfig>((config) =>
   runEngine(config, {
     ready: () => tell({ type: 'ready' }),
     metrics: (values) => tell({ type: 'metrics', values }),
-    failed: () => process.exit(1),
+    failed: die,
   }),
 );

@@ -16,8 +16,8 @@ import { type Supervised, supervise } from './supervise.ts';
 import { embedUpstream, type Upstream, useUpstream } from './upstream.ts';
 import { showServer } from './upstream-facts.ts';
 
-/** How long clients get to finish when Millrace ends. */
-const drainPatience = 10_000;
+/** When a worker that drains is ended by force: it ends its clients itself after 10 s. */
+const drainPatience = 13_000;
 const enginePatience = 10_000;
 
 export interface Service {

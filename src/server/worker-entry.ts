@@ -1,14 +1,24 @@
-/** Entry file of a proxy worker. */
+/** Entry file of a proxy worker: joins the wire, which knows no SQL of Millrace, to the statements, which know no wire. */
 import type { WorkerConfig } from '../config.ts';
-import type { StatementRunner } from '../statements/caller-session.ts';
-import { type ChildJob, runChild } from './child-process.ts';
-
-type RunWorker = (config: WorkerConfig, runner: StatementRunner) => Promise<ChildJob>;
-type CreateStatementRunner = (config: WorkerConfig) => StatementRunner;
+import { createStatementRunner } from '../statements/runner.ts';
+import { runWorker } from '../wire/worker.ts';
+import { runChild, tell } from './child-process.ts';
 
 runChild<WorkerConfig>(async (config) => {
-  const [worker, runner]: string[] = ['../wire/worker.js', '../statements/runner.js'];
-  const { runWorker } = (await import(worker ?? '')) as { runWorker: RunWorker };
-  const { createStatementRunner } = (await import(runner ?? '')) as { createStatementRunner: CreateStatementRunner };
-  return await runWorker(config, createStatementRunner(config));
+  const runner = createStatementRunner({
+    secretKey: config.secretKey,
+    upstream: config.upstream,
+    onCatalog: (database) => tell({ type: 'catalog-installed', database }),
+  });
+  const worker = await runWorker(config, runner);
+  tell({ type: 'ready' });
+  const report = (): void => tell({ type: 'metrics', values: worker.metrics() });
+  report();
+  const timer = setInterval(report, 1_000);
+  return {
+    async stop() {
+      clearInterval(timer);
+      await worker.stop();
+    },
+  };
 });

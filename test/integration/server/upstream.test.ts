@@ -68,22 +68,41 @@ describe('millrace serve --upstream', () => {
     }
   });
 
-  it('starts the engine of a database that has a catalog, and of one that gets it', async () => {
-    const client = new pg.Client(server.url);
-    await client.connect();
-    await client.query('CREATE DATABASE live');
-    await client.end();
-    const inside = new pg.Client(upstreamUrl(as('postgres', undefined, 'live')));
-    await inside.connect();
-    await inside.query('CREATE SCHEMA millrace; CREATE TABLE millrace.catalog_version (version integer)');
-    await inside.end();
-    const millrace = await startMillrace({ upstream: server.address, dataDir: directory });
+  it('starts an engine with the first extended statement, again after a crash and a restart, and ends it with its database', async () => {
+    const admin = new pg.Client(server.url);
+    await admin.connect();
+    await admin.query('CREATE DATABASE live');
+    const first = await startMillrace({ upstream: server.address, dataDir: directory });
     try {
-      await expect.poll(() => millrace.log(), { timeout: 20_000 }).toContain('engine starts for database \\"live\\"');
+      await first.waitReady();
+      expect(first.enginePids()).toEqual([]);
+      const client = new pg.Client(first.url('live'));
+      await client.connect();
+      await client.query("CREATE SECRET token AS 'x'");
+      await expect.poll(() => first.enginePids().length, { timeout: 20_000 }).toBe(1);
+      await first.waitReady();
+      const [engine = 0] = first.enginePids();
+      process.kill(engine, 'SIGKILL');
+      await expect.poll(() => first.enginePids().filter((pid) => pid !== engine).length, { timeout: 20_000 }).toBe(1);
+      await first.waitReady();
+      // Clients of the proxy did not notice.
+      expect((await client.query('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
+      await client.end();
     } finally {
-      await millrace.stop();
+      await first.stop();
     }
-  });
+    const second = await startMillrace({ upstream: server.address, dataDir: directory });
+    try {
+      await expect.poll(() => second.enginePids().length, { timeout: 20_000 }).toBe(1);
+      await second.waitReady();
+      await admin.query('DROP DATABASE live WITH (FORCE)');
+      await expect.poll(() => second.enginePids().length, { timeout: 40_000, interval: 200 }).toBe(0);
+      await second.waitReady();
+    } finally {
+      await second.stop();
+      await admin.end();
+    }
+  }, 120_000);
 
   it('says in one line why it cannot start', async () => {
     expect(await refusal('postgres://u:top-secret@127.0.0.1:1/d')).toBe(
