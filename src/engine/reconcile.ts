@@ -162,6 +162,7 @@ export class Reconciler {
   /** Clears away what was dropped. To be called exclusively. */
   async clear(catalog: ReadCatalog): Promise<void> {
     const { log } = this.#engine;
+    let cleared = false;
     for (const relation of catalog.gone) {
       const statements = [
         `DROP VIEW IF EXISTS ${definitionView(relation.id)}`,
@@ -171,7 +172,7 @@ export class Reconciler {
         `DELETE FROM millrace.live_view_input WHERE relation_id = ${relation.id}`,
         `DELETE FROM millrace.relation WHERE id = ${relation.id} AND NOT EXISTS (SELECT FROM millrace.live_view_input i WHERE i.input_id = ${relation.id})`,
       ];
-      await this.#transaction(statements, `relation ${relation.id}`);
+      cleared = (await this.#transaction(statements, `relation ${relation.id}`)) || cleared;
     }
     for (const viewId of catalog.undefinedViews) {
       await this.fail([
@@ -191,7 +192,7 @@ export class Reconciler {
     );
     for (const storage of catalog.storages.values()) {
       if (used.has(storage.id) || waiting.has(storage.id) || this.#copying.has(storage.id)) continue;
-      await this.#transaction(
+      const done = await this.#transaction(
         [
           // A CREATE TABLE under way may just be choosing this storage: its foreign key lock makes this wait, and then fail.
           `DELETE FROM millrace.storage WHERE id = ${storage.id}`,
@@ -202,6 +203,7 @@ export class Reconciler {
         ],
         `storage ${storage.id}`,
       );
+      cleared ||= done;
     }
     for (const source of catalog.goneSources) {
       try {
@@ -218,16 +220,20 @@ export class Reconciler {
         `source ${source.id}`,
       );
     }
+    if (cleared) await this.#reload();
   }
 
-  async #transaction(statements: readonly string[], what: string): Promise<void> {
+  /** True when it was done; false when something holds a lock, and it is tried again later. */
+  async #transaction(statements: readonly string[], what: string): Promise<boolean> {
     const { session, log } = this.#engine;
     try {
       await session.query(`BEGIN; SET LOCAL lock_timeout = '200ms'; ${statements.join('; ')}; COMMIT`);
+      return true;
     } catch (error) {
       await session.query('ROLLBACK').catch(() => undefined);
       if (!(error instanceof PostgresError)) throw error;
       log.debug({ what, err: error }, 'not cleared away yet');
+      return false;
     }
   }
 }

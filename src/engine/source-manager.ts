@@ -216,7 +216,8 @@ export class SourceManager {
       }),
     };
     return storages.map((storage) => {
-      const broken = brokenVersions(storage, this.#engine.state.tables.values(), shape, source.name);
+      // Judged by what the origin has now: a message from before a column was added lacks it too, and that breaks nothing.
+      const broken = brokenVersions(storage, this.#engine.state.tables.values(), origin, source.name);
       if (broken.length > 0) this.#hooks.broken(broken);
       const unusable = new Set(
         storage.columns

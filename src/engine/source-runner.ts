@@ -54,7 +54,9 @@ export class SourceRunner {
   #partial = false;
   /** Batches taken whose epoch has not committed. */
   #outstanding = 0;
-  #held = false;
+  /** Holds not yet released: several tables may be going live. */
+  #held = 0;
+  #lookups: Promise<void> = Promise.resolve();
   #stopped = false;
 
   constructor(source: SourceRow, startLsn: Lsn, hooks: RunnerHooks) {
@@ -127,7 +129,7 @@ export class SourceRunner {
   hold(): Promise<void> {
     return new Promise((resolve) => {
       const stop = (): void => {
-        this.#held = true;
+        this.#held++;
         this.#stream?.pause();
         resolve();
       };
@@ -139,7 +141,7 @@ export class SourceRunner {
   /** Resolves the relations seen so far again and lets the stream go on. */
   async release(): Promise<void> {
     await this.#resolveAll([...this.#messages.values()]);
-    this.#held = false;
+    this.#held--;
     this.#resumeIfFree();
   }
 
@@ -258,9 +260,18 @@ export class SourceRunner {
     void this.#resolveAll([message]);
   }
 
-  async #resolveAll(messages: readonly RelationMessage[]): Promise<void> {
+  /**
+   * One look-up after the other: a slow one, begun before a storage went live, must not put its old answer over a newer one.
+   * The stream stands still until the last has ended.
+   */
+  #resolveAll(messages: readonly RelationMessage[]): Promise<void> {
     this.#resolving++;
     this.#stream?.pause();
+    this.#lookups = this.#lookups.then(() => this.#resolveNow(messages));
+    return this.#lookups;
+  }
+
+  async #resolveNow(messages: readonly RelationMessage[]): Promise<void> {
     try {
       for (const message of messages) {
         const found = await this.#hooks.resolve(message);
@@ -278,7 +289,7 @@ export class SourceRunner {
   }
 
   #resumeIfFree(): void {
-    if (this.#resolving === 0 && !this.#pausedForBytes && !this.#held) this.#stream?.resume();
+    if (this.#resolving === 0 && !this.#pausedForBytes && this.#held === 0) this.#stream?.resume();
   }
 
   #remember(xid: number): void {
