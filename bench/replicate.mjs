@@ -131,8 +131,10 @@ async function millraceContender(origin, target, home) {
       await client.query('CREATE TABLE t FROM SOURCE s (REFERENCE public.t)');
     },
     async end() {
+      await client.query('BEGIN');
       await client.query('DROP TABLE t');
       await client.query('DROP SOURCE s');
+      await client.query('COMMIT');
     },
     async stop() {
       await client.end();
