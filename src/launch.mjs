@@ -71,7 +71,7 @@ function install() {
   process.stderr.write('millrace: installing packages (first start only)\n');
   // Output goes to stderr so that a script reading stdout sees Millrace alone. A shell, because npm is npm.cmd on Windows.
   const options = { stdio: ['ignore', 2, 2], shell: process.platform === 'win32', env: { ...process.env, NODE_ENV: '' } };
-  if (run('npm', ['ci', '--include=dev', '--no-audit', '--no-fund', '--no-update-notifier'], options) !== 0)
+  if (run('npm', ['ci', '--include=dev', '--no-audit', '--no-fund', '--no-progress', '--loglevel=error'], options) !== 0)
     fail('npm ci failed, see above');
 }
 
