@@ -48,6 +48,7 @@ export const conditions = {
     detail: '{cause}',
     hint: 'Check that the server given with --upstream is running and reachable.',
   },
+  administrator_shutdown: { code: '57P01', message: 'terminating connection due to administrator command' },
   protocol_violation: { code: '08P01', message: '{message}' },
   undefined_object: { code: '42704', message: '{kind} "{name}" does not exist', hint: 'SHOW {kinds_upper}; lists what there is.' },
   duplicate_object: { code: '42710', message: '{kind} "{name}" already exists' },

@@ -1,0 +1,121 @@
+/**
+ * A client connection up to the point where it has an upstream connection.
+ * Invariant: a client costs no upstream connection before it has sent a startup packet, and no more than 10 kB and `patience` ever.
+ */
+import type { Socket } from 'node:net';
+import type { ServerAddress } from '../config.ts';
+import { millraceError } from '../errors.ts';
+import { errorResponse } from './encode.ts';
+import { Session, type SessionServices } from './session.ts';
+import { readStartupPacket } from './startup.ts';
+import { connectUpstream } from './upstream.ts';
+
+const refused = Buffer.from('N');
+
+export interface AcceptOptions {
+  readonly upstream: ServerAddress;
+  /** How long a client may take until it is authenticated, in ms. */
+  readonly patience: number;
+}
+
+/** Serves a client. `opened` gets the session once there is one, `closed` is called when the client is gone, once. */
+export function acceptClient(
+  client: Socket,
+  options: AcceptOptions,
+  services: SessionServices,
+  hooks: { opened(session: Session): void; closed(session: Session | null): void },
+): void {
+  let bytes: Buffer = Buffer.alloc(0);
+  let session: Session | null = null;
+  let gone = false;
+  const timer = setTimeout(() => {
+    client.destroy();
+    session?.destroy();
+  }, options.patience);
+  const leave = (): void => {
+    if (gone) return;
+    gone = true;
+    clearTimeout(timer);
+    hooks.closed(session);
+  };
+  const onError = (): void => {
+    client.destroy();
+  };
+  const onEnd = (): void => {
+    client.destroy();
+  };
+  const onData = (chunk: Buffer): void => {
+    bytes = bytes.length === 0 ? chunk : Buffer.concat([bytes, chunk]);
+    for (;;) {
+      const packet = readStartupPacket(bytes);
+      switch (packet.kind) {
+        case 'incomplete':
+          return;
+        case 'ssl':
+        case 'gss':
+          // TLS towards clients would begin here.
+          client.write(refused);
+          bytes = bytes.subarray(packet.length);
+          continue;
+        case 'direct-tls':
+          client.destroy();
+          return;
+        case 'invalid':
+          services.counters.errors++;
+          client.end(errorResponse(millraceError('protocol_violation', { message: packet.message }).fields, 'utf8', 'FATAL'));
+          client.off('data', onData);
+          client.resume();
+          return;
+        case 'cancel':
+          client.off('data', onData);
+          client.pause();
+          void forwardCancel(client, options.upstream, bytes.subarray(0, packet.length), services);
+          return;
+        case 'startup':
+          client.off('data', onData);
+          client.pause();
+          void connect(bytes.subarray(0, packet.length), bytes.subarray(packet.length), packet);
+          return;
+      }
+    }
+  };
+  const connect = async (
+    startup: Buffer,
+    rest: Buffer,
+    identity: { user: string; database: string; replication: boolean },
+  ): Promise<void> => {
+    try {
+      const { socket } = await connectUpstream(options.upstream);
+      if (gone) {
+        socket.destroy();
+        return;
+      }
+      client.off('error', onError).off('end', onEnd).off('close', leave);
+      session = new Session(client, socket, identity, services, { authenticated: () => clearTimeout(timer), closed: leave });
+      hooks.opened(session);
+      session.start(startup, rest);
+    } catch (error) {
+      services.counters.errors++;
+      services.log.warn({ err: error }, 'the upstream cannot be reached');
+      const cause = error instanceof Error ? error.message : String(error);
+      client.end(errorResponse(millraceError('upstream_unreachable', { cause }).fields, 'utf8', 'FATAL'));
+      client.resume();
+    }
+  };
+  client.on('data', onData).on('error', onError).on('end', onEnd).on('close', leave);
+}
+
+/** The key in it is the upstream's own, so the upstream knows what is meant; there is no answer. */
+async function forwardCancel(client: Socket, upstream: ServerAddress, packet: Buffer, services: SessionServices): Promise<void> {
+  services.counters.cancels++;
+  try {
+    const { socket } = await connectUpstream(upstream);
+    socket.on('error', () => socket.destroy());
+    socket.on('close', () => client.destroy());
+    socket.resume();
+    socket.end(packet);
+  } catch (error) {
+    services.log.warn({ err: error }, 'a cancel request could not be forwarded');
+    client.destroy();
+  }
+}

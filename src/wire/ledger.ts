@@ -1,0 +1,80 @@
+/**
+ * What the client has asked and what the upstream has answered, in numbers.
+ * Invariant: `quiet` is never true while an answer is on its way. The opposite may happen (a Sync that COPY swallowed, a Query that was
+ * skipped after an error): then the numbers are set right by a marker, see quiesce.ts.
+ */
+import { Status } from './tags.ts';
+
+export class Ledger {
+  /** Forwarded requests that end in a ReadyForQuery, and the ReadyForQuery that came, since nothing was under way. */
+  sent = 0;
+  received = 0;
+  /** Extended-protocol messages were forwarded after the last Sync or Query. */
+  batchOpen = false;
+  /** The upstream discards messages up to the next Sync. */
+  skipping = false;
+  /** The upstream reads COPY data: Sync and Flush mean nothing to it. */
+  copyIn = false;
+  /** Transaction status of the last ReadyForQuery: 'I', 'T' or 'E'. */
+  status: number = Status.idle;
+  #lastWasQuery = false;
+  /** `sent` at the last CopyDone or CopyFail; -1: none since nothing was under way. */
+  #sentAtCopyEnd = -1;
+
+  /** True when every request was answered and none is half sent. */
+  get quiet(): boolean {
+    return this.sent === this.received && !this.batchOpen && !this.copyIn;
+  }
+
+  /** A Query or FunctionCall was forwarded. */
+  query(): void {
+    this.sent++;
+    this.batchOpen = false;
+    this.#lastWasQuery = true;
+  }
+
+  /** A Sync was forwarded. */
+  sync(): void {
+    if (this.copyIn) return;
+    this.batchOpen = false;
+    this.skipping = false;
+    this.sent++;
+    this.#lastWasQuery = false;
+  }
+
+  /** CopyDone or CopyFail was forwarded. */
+  copyEnd(): void {
+    this.copyIn = false;
+    this.#sentAtCopyEnd = this.sent;
+  }
+
+  /** ReadyForQuery came. */
+  ready(status: number): void {
+    this.status = status;
+    this.copyIn = false;
+    if (++this.received === this.sent) this.settle();
+  }
+
+  /** ErrorResponse came. With nothing older under way it belongs to the open batch. */
+  error(): void {
+    this.copyIn = false;
+    if (this.batchOpen && this.sent === this.received) this.skipping = true;
+  }
+
+  /** CopyInResponse came. When Execute caused it, the Syncs in front of the data are not answered, and the batch stays open. */
+  copyStarted(): void {
+    const dataSent = this.#sentAtCopyEnd !== -1;
+    this.copyIn = !dataSent;
+    if (this.#lastWasQuery && this.sent > this.received) return;
+    const until = dataSent ? this.#sentAtCopyEnd : this.sent;
+    if (until > this.received) this.sent -= until - this.received;
+    if (this.sent === this.received) this.batchOpen = true;
+  }
+
+  /** Known to be at rest: older differences are forgotten. */
+  settle(): void {
+    this.sent = 0;
+    this.received = 0;
+    this.#sentAtCopyEnd = -1;
+  }
+}

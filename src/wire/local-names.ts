@@ -1,0 +1,72 @@
+/**
+ * The prepared statements and portals of one session that Millrace carries out itself.
+ * Invariant: for each of them the upstream holds one of the same name, made from `placeholder`, so that duplicate names, DEALLOCATE,
+ * failed transactions and skipped messages get the upstream's own answers. Only Describe and Execute are answered here.
+ */
+
+import type { ExtendedStatement } from '../sql/ast.ts';
+import type { FieldDescription } from '../statements/caller-session.ts';
+import { Request } from './tags.ts';
+
+/** Harmless, returns nothing, takes no snapshot, and is refused in a failed transaction as any statement is. */
+export const placeholder = 'UNLISTEN "__millrace"';
+
+export interface LocalStatement {
+  readonly statement: ExtendedStatement;
+  readonly text: string;
+  readonly fields: readonly FieldDescription[] | null;
+}
+
+export interface LocalPortal {
+  readonly statement: LocalStatement;
+  /** As in Bind: none (all text), one for all columns, or one a column. */
+  readonly formats: readonly number[];
+  /** Encoded rows that Execute with a row limit has left for the next one. */
+  rest: readonly Buffer[] | null;
+  done: boolean;
+  /** Of its CommandComplete. */
+  tag: string;
+}
+
+export class LocalNames {
+  readonly statements = new Map<string, LocalStatement>();
+  readonly portals = new Map<string, LocalPortal>();
+
+  /** False in nearly every session: then nobody looks at names. */
+  get any(): boolean {
+    return this.statements.size > 0 || this.portals.size > 0;
+  }
+
+  /** A simple Query drops both unnamed ones. */
+  forgetUnnamed(): void {
+    if (!this.any) return;
+    this.statements.delete('');
+    this.portals.delete('');
+  }
+
+  /** 0: the message concerns no local name, 1: it does, 2: its names are not all in [start, end). */
+  mentions(tag: number, chunk: Buffer, start: number, end: number): number {
+    switch (tag) {
+      case Request.parse:
+        return this.#isLocal(this.statements, chunk, start, end);
+      case Request.execute:
+        return this.#isLocal(this.portals, chunk, start, end);
+      case Request.bind: {
+        const portal = this.#isLocal(this.portals, chunk, start, end);
+        return portal === 0 ? this.#isLocal(this.statements, chunk, chunk.indexOf(0, start) + 1, end) : portal;
+      }
+      case Request.describe:
+      case Request.close:
+        if (start >= end) return 2;
+        return this.#isLocal(chunk[start] === 0x53 ? this.statements : this.portals, chunk, start + 1, end);
+      default:
+        return 0;
+    }
+  }
+
+  #isLocal(names: ReadonlyMap<string, unknown>, chunk: Buffer, start: number, end: number): number {
+    const stop = chunk.indexOf(0, start);
+    if (stop === -1 || stop >= end) return 2;
+    return names.size > 0 && names.has(chunk.toString('latin1', start, stop)) ? 1 : 0;
+  }
+}

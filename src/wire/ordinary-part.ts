@@ -1,0 +1,78 @@
+/**
+ * One ordinary statement out of a text that also holds extended ones.
+ * Invariant: the client sees what a simple Query would have shown of it; what the extended protocol says besides is left out.
+ */
+import { UpstreamError } from '../statements/caller-session.ts';
+import { commandTag, errorFields } from './decode.ts';
+import { ConnectionLost } from './driver.ts';
+import { bind, close, describe, execute, flush, parse } from './encode.ts';
+import { OrdinaryPartError } from './failure.ts';
+import { Disposition } from './replies.ts';
+import { Reply } from './tags.ts';
+import type { Taken } from './taken.ts';
+
+/** Runs it and relays the answer; `tell` gets its CommandComplete. Returns the command tag. Rejects with OrdinaryPartError. */
+export async function relayPart(taken: Taken, text: string, tell: (complete: Buffer) => void): Promise<string> {
+  const { driver } = taken;
+  const { charset } = driver;
+  if (driver.failed) throw new UpstreamError({ S: 'ERROR', V: 'ERROR', C: '25P02', M: 'current transaction is aborted' });
+  let tag = '';
+  let failure: Error | null = null;
+  driver.dirty = true;
+  await driver.exchange(
+    Buffer.concat([
+      parse('', text, charset),
+      bind('', '', [], charset),
+      describe('P', '', charset),
+      execute('', charset),
+      close('P', '', charset),
+      flush,
+    ]),
+    {
+      disposition: (which) => {
+        switch (which) {
+          case Reply.parseComplete:
+          case Reply.bindComplete:
+          case Reply.noData:
+          case Reply.emptyQuery:
+            return Disposition.drop;
+          case Reply.commandComplete:
+          case Reply.copyIn:
+          case Reply.error:
+          case Reply.closeComplete:
+            return Disposition.collect;
+          default:
+            return Disposition.pass;
+        }
+      },
+      message: (which, message) => {
+        switch (which) {
+          case Reply.commandComplete:
+            tag = commandTag(message);
+            tell(Buffer.from(message));
+            return false;
+          case Reply.copyIn:
+            driver.toClient(Buffer.from(message));
+            taken.relayCopyIn();
+            return false;
+          case Reply.error: {
+            const fields = errorFields(message, charset);
+            if (fields['V'] === 'FATAL') {
+              driver.toClient(Buffer.from(message));
+              throw new ConnectionLost();
+            }
+            failure = new OrdinaryPartError(fields);
+            return true;
+          }
+          default:
+            return true;
+        }
+      },
+    },
+  );
+  if (failure !== null) {
+    driver.failed = true;
+    throw failure;
+  }
+  return tag;
+}

@@ -1,0 +1,173 @@
+/**
+ * Extended-protocol messages that concern extended statements: Parse of one, and Bind, Describe, Execute and Close of its names.
+ * Invariant: answers come in the order of the messages, whoever gives them; an error of ours leaves the upstream skipping to the
+ * client's Sync, as an error of its own does. What concerns nobody but the upstream is forwarded as it came.
+ */
+import { millraceError } from '../errors.ts';
+import type { StatementText } from '../sql/ast.ts';
+import type { StatementResult } from '../statements/caller-session.ts';
+import { type CommitTask, refusingCaller, reservedName } from './caller.ts';
+import { bindParts, executeParts, parseParts, target } from './decode.ts';
+import { commandComplete, message as encode, flush, noData, portalSuspended } from './encode.ts';
+import { failureResponse } from './failure.ts';
+import { type LocalPortal, placeholder } from './local-names.ts';
+import { quiesce } from './quiesce.ts';
+import { Disposition } from './replies.ts';
+import { describeFields, encodeRows } from './result-rows.ts';
+import { Reply, Request, Status } from './tags.ts';
+import { callerFor, type Taken } from './taken.ts';
+
+const beside = { name: reservedName, eachSynced: false } as const;
+const besideSynced = { name: reservedName, eachSynced: true } as const;
+
+/** Handles a Parse for which the gate said "maybe", and any message that names something local. */
+export async function takeExtended(taken: Taken, message: Buffer): Promise<void> {
+  // In a batch that failed the upstream discards it, and in a COPY the upstream refuses it.
+  if ((await quiesce(taken.driver)) !== 'ready') return taken.forward(message);
+  taken.driver.failed = false;
+  try {
+    switch (message[0]) {
+      case Request.parse:
+        return await takeParse(taken, message);
+      case Request.bind:
+        return await takeBind(taken, message);
+      case Request.describe:
+        return await takeDescribe(taken, message);
+      case Request.execute:
+        return await takeExecute(taken, message);
+      default:
+        return await takeClose(taken, message);
+    }
+  } catch (error) {
+    await fail(taken, error);
+  }
+}
+
+async function takeParse(taken: Taken, message: Buffer): Promise<void> {
+  const { driver, names, runner } = taken;
+  const { name, text } = parseParts(message, driver.charset);
+  const key = name.toString('latin1');
+  const part = await extendedPart(taken, text);
+  if (part === null || part.statement === null) {
+    // It may take the place of a local one.
+    if (!names.statements.has(key)) return taken.forward(message);
+    if (await relay(taken, message, Reply.parseComplete)) names.statements.delete(key);
+    return;
+  }
+  const placed = encode(Request.parse, [name, Buffer.from(`\0${placeholder}\0\0\0`, 'latin1')]);
+  if (!(await relay(taken, placed, Reply.parseComplete))) return;
+  names.statements.set(key, { statement: part.statement, text: part.text, fields: runner.describe(part.statement) });
+}
+
+/** The statement of the text when Millrace is to carry it out, null when the upstream is. */
+async function extendedPart(taken: Taken, text: string): Promise<StatementText | null> {
+  const { ledger, runner } = taken;
+  const parts = taken.parse(text);
+  if (!parts.some((part) => part.statement !== null)) return null;
+  const [part, second] = parts;
+  if (second !== undefined || part === undefined || part.statement === null) {
+    throw millraceError('syntax_error', { message: 'cannot insert multiple commands into a prepared statement' });
+  }
+  const first = !ledger.batchOpen;
+  if (ledger.status === Status.failed && first) {
+    const refusing = refusingCaller({ ...taken, ...beside, inTransactionBlock: () => true, onCommit: () => undefined });
+    return (await runner.claims(part.statement, refusing).catch(() => false)) ? part : null;
+  }
+  // At the start of a batch the question is put in a transaction of its own, so that it leaves no snapshot behind.
+  return (await runner.claims(part.statement, callerFor(taken, first ? besideSynced : beside))) ? part : null;
+}
+
+async function takeBind(taken: Taken, message: Buffer): Promise<void> {
+  const { names } = taken;
+  const { portal, statement, formats } = bindParts(message);
+  if (!(await relay(taken, message, Reply.bindComplete))) return;
+  const local = names.statements.get(statement);
+  if (local === undefined) names.portals.delete(portal);
+  else names.portals.set(portal, { statement: local, formats, rest: null, done: false, tag: '' });
+}
+
+/** The upstream describes its placeholder: no parameters, no data. The latter is replaced by what the statement returns. */
+async function takeDescribe(taken: Taken, message: Buffer): Promise<void> {
+  const { driver, names } = taken;
+  const { kind, name } = target(message);
+  const portal = kind === 'P' ? names.portals.get(name) : undefined;
+  const local = kind === 'P' ? portal?.statement : names.statements.get(name);
+  const fields = local?.fields ?? null;
+  const described = fields === null ? noData : describeFields(fields, portal?.formats ?? [], driver.charset);
+  await relay(taken, message, Reply.noData, described);
+}
+
+async function takeClose(taken: Taken, message: Buffer): Promise<void> {
+  const { kind, name } = target(message);
+  if (!(await relay(taken, message, Reply.closeComplete))) return;
+  if (kind === 'S') taken.names.statements.delete(name);
+  else taken.names.portals.delete(name);
+}
+
+async function takeExecute(taken: Taken, message: Buffer): Promise<void> {
+  const { driver, ledger, names, runner, watch } = taken;
+  const { portal: name, limit } = executeParts(message);
+  const portal = names.portals.get(name);
+  if (portal === undefined) return taken.forward(message);
+  ledger.batchOpen = true;
+  const { statement, text } = portal.statement;
+  if (portal.rest !== null || portal.done) return deliver(taken, portal, limit);
+  taken.counters.extendedStatements++;
+  const tasks: CommitTask[] = [];
+  const result = await runner.run(statement, text, callerFor(taken, beside, tasks));
+  watch.add(tasks, ledger.status === Status.idle);
+  await finish(taken, portal, result, limit);
+  driver.dirty = false;
+}
+
+async function finish(taken: Taken, portal: LocalPortal, result: StatementResult, limit: number): Promise<void> {
+  const { charset } = taken.driver;
+  portal.rest = result.kind === 'rows' ? encodeRows(result, portal.formats, charset) : [];
+  portal.tag = result.tag;
+  deliver(taken, portal, limit);
+}
+
+/** Rows up to the limit, then CommandComplete or, when some are left, PortalSuspended. */
+function deliver(taken: Taken, portal: LocalPortal, limit: number): void {
+  const { driver } = taken;
+  const rows = portal.rest ?? [];
+  const some = limit > 0 ? rows.slice(0, limit) : rows;
+  const left = rows.slice(some.length);
+  // As in Postgres: with exactly as many rows as asked for, the portal has not yet noticed its end.
+  const suspended = limit > 0 && some.length === limit && (left.length > 0 || !portal.done);
+  portal.rest = left;
+  portal.done = !suspended;
+  const end = suspended ? portalSuspended : commandComplete(portal.tag, driver.charset);
+  driver.toClient(Buffer.concat([...some, end]));
+}
+
+/**
+ * Forwards one message and waits for its answer, which goes to the client, `instead` in its place.
+ * False when the upstream answered with an error, which went to the client as well.
+ */
+async function relay(taken: Taken, message: Buffer, answer: number, instead?: Buffer): Promise<boolean> {
+  const { driver, ledger } = taken;
+  let good = true;
+  ledger.batchOpen = true;
+  await driver.exchange(Buffer.concat([message, flush]), {
+    disposition: (tag) => (tag === answer || tag === Reply.error ? Disposition.collect : Disposition.pass),
+    message: (tag, reply) => {
+      good = tag === answer;
+      driver.toClient(good && instead !== undefined ? instead : Buffer.from(reply));
+      if (!good) ledger.skipping = true;
+      return true;
+    },
+  });
+  return good;
+}
+
+async function fail(taken: Taken, error: unknown): Promise<void> {
+  const { driver, ledger } = taken;
+  taken.counters.errors++;
+  driver.toClient(failureResponse(error, 0, driver.charset, taken.log));
+  await driver.abort();
+  driver.failed = false;
+  driver.dirty = false;
+  ledger.batchOpen = true;
+  ledger.skipping = true;
+}

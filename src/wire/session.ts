@@ -1,0 +1,369 @@
+/**
+ * One client connection and its upstream connection.
+ * Invariant: bytes go through in order and unchanged, except while a message of the client is taken over; then the client's further
+ * bytes are held until that message has been answered in full, and the session goes on as if the upstream had answered.
+ * The path of ordinary traffic is synchronous and allocates nothing a message.
+ */
+import type { Socket } from 'node:net';
+import { millraceError } from '../errors.ts';
+import type { Logger } from '../log.ts';
+import type { LexerOptions } from '../sql/lexer.ts';
+import type { StatementRunner } from '../statements/caller-session.ts';
+import { AuthenticationGuard, AuthenticationSink } from './authentication.ts';
+import { CommitWatch } from './commit-tasks.ts';
+import { copyInRelay } from './copy-in-relay.ts';
+import type { Counters } from './counters.ts';
+import { parameter } from './decode.ts';
+import { ConnectionLost, Driver, type DriverPort } from './driver.ts';
+import { type Charset, errorResponse } from './encode.ts';
+import { Ledger } from './ledger.ts';
+import { LocalNames } from './local-names.ts';
+import { takeExtended } from './pipeline.ts';
+import { ReplyWalker } from './replies.ts';
+import { type Gate, RequestWalker, Stop } from './requests.ts';
+import { takeQuery } from './simple-query.ts';
+import { Request, Status } from './tags.ts';
+import type { StatementParser, Taken } from './taken.ts';
+import { runTasks } from './tasks.ts';
+
+export interface SessionServices {
+  readonly runner: StatementRunner;
+  readonly mayBeExtended: Gate;
+  readonly parseStatements: StatementParser;
+  readonly counters: Counters;
+  readonly log: Logger;
+}
+
+export interface SessionIdentity {
+  readonly user: string;
+  readonly database: string;
+  readonly replication: boolean;
+}
+
+/** While the client waits for a statement of ours it has nothing to say; beyond this it is no longer read. */
+const longestHeld = 262_144;
+/** A peer that was told goodbye and does not hang up is cut off. */
+const lingerTime = 5_000;
+
+export class Session implements DriverPort {
+  readonly ledger = new Ledger();
+  charset: Charset = 'utf8';
+  readonly #client: Socket;
+  readonly #upstream: Socket;
+  readonly #services: SessionServices;
+  readonly #names = new LocalNames();
+  readonly #requests: RequestWalker;
+  readonly #replies: ReplyWalker;
+  readonly #driver: Driver;
+  readonly #watch: CommitWatch;
+  readonly #taken: Taken;
+  readonly #lexer: { standardConformingStrings: boolean } = { standardConformingStrings: true };
+  #guard: AuthenticationGuard | null = new AuthenticationGuard();
+  #onAuthenticated: () => void;
+  /** Bytes of the client that may not be looked at yet; null when nothing is held. */
+  #held: Buffer[] | null = null;
+  #heldBytes = 0;
+  /** Takes the client's bytes while it sends COPY data to a statement we run for it. */
+  #tap: ((bytes: Buffer) => Buffer | null) | null = null;
+  /** The beginning of a message that is wanted complete. */
+  #pieces: Buffer[] = [];
+  #gathered = 0;
+  #need = 0;
+  #clientPaused = false;
+  #terminated = false;
+  #clientEnded = false;
+  #draining = false;
+  #closed = false;
+
+  constructor(
+    client: Socket,
+    upstream: Socket,
+    identity: SessionIdentity,
+    services: SessionServices,
+    hooks: { authenticated(): void; closed(): void },
+  ) {
+    this.#client = client;
+    this.#upstream = upstream;
+    this.#services = services;
+    this.#onAuthenticated = hooks.authenticated;
+    this.#requests = new RequestWalker(this.ledger, services.mayBeExtended, this.#names);
+    this.#requests.gateOpen = identity.replication;
+    const target = {
+      forward: (bytes: Buffer) => this.toClient(bytes),
+      parameterStatus: (message: Buffer) => this.parameterStatus(message),
+      readyForQuery: () => this.#readyForQuery(),
+    };
+    this.#replies = new ReplyWalker(this.ledger, target);
+    this.#driver = new Driver(this);
+    this.#watch = new CommitWatch(this, {
+      ended: (outcome, ready) => void this.#take(() => runTasks(this.#taken, outcome, ready)),
+      answered: () => this.#release(),
+    });
+    this.#taken = {
+      ...identity,
+      driver: this.#driver,
+      ledger: this.ledger,
+      names: this.#names,
+      watch: this.#watch,
+      runner: services.runner,
+      counters: services.counters,
+      log: services.log,
+      parse: (text) => services.parseStatements(text, this.#lexer as LexerOptions),
+      forward: (message) => this.#forwardTaken(message),
+      relayCopyIn: () => this.#relayCopyIn(),
+      endCopyIn: () => {
+        this.#tap = null;
+      },
+    };
+    this.#replies.sink = new AuthenticationSink(target, this.ledger, {
+      authenticated: () => {
+        this.#guard = null;
+        this.#onAuthenticated();
+      },
+      ready: () => {
+        this.#replies.sink = null;
+        this.#readyForQuery();
+      },
+    });
+    this.#listen(hooks.closed);
+  }
+
+  /** Sends the startup packet, and what the client sent behind it. */
+  start(startup: Buffer, rest: Buffer): void {
+    // The startup packet is answered by a ReadyForQuery too.
+    this.ledger.sent = 1;
+    this.toUpstream(startup);
+    if (rest.length > 0) this.#fromClient(rest);
+    this.#client.resume();
+    this.#upstream.resume();
+  }
+
+  toClient(bytes: Buffer): void {
+    this.#services.counters.bytesToClients += bytes.length;
+    // `write` says false for a large chunk even when the kernel took it at once.
+    if (!this.#client.write(bytes) && this.#client.writableLength > 0) this.#upstream.pause();
+  }
+
+  toUpstream(bytes: Buffer): void {
+    if (!this.#upstream.write(bytes) && this.#upstream.writableLength > 0) this.#pauseClient();
+  }
+
+  parameterStatus(message: Buffer): void {
+    const { name, value } = parameter(message);
+    if (name === 'client_encoding') this.charset = value === 'UTF8' || value === 'SQL_ASCII' ? 'utf8' : 'latin1';
+    else if (name === 'standard_conforming_strings') this.#lexer.standardConformingStrings = value !== 'off';
+  }
+
+  /** Ends the session as soon as no transaction is open. */
+  drain(): void {
+    this.#draining = true;
+    this.#replies.alert = true;
+    this.#endWhenIdle();
+  }
+
+  /** Ends the session now, with the words Postgres has for it. */
+  shutDown(): void {
+    if (this.#closed) return;
+    const goodbye = millraceError('administrator_shutdown').fields;
+    this.#client.end(errorResponse(goodbye, this.charset, 'FATAL'));
+    this.#endUpstream();
+    this.#lingerClient();
+  }
+
+  /** Cuts both connections. */
+  destroy(): void {
+    this.#client.destroy();
+    this.#upstream.destroy();
+  }
+
+  #listen(closed: () => void): void {
+    const client = this.#client;
+    const upstream = this.#upstream;
+    client.on('data', (chunk: Buffer) => this.#fromClient(chunk));
+    client.on('drain', () => upstream.resume());
+    client.on('end', () => this.#clientEnd());
+    client.on('error', () => client.destroy());
+    client.on('close', () => {
+      // What the client has sent is still delivered, as a server would have read it.
+      this.#driver.lost();
+      upstream.destroySoon();
+      upstream.resume();
+    });
+    upstream.on('data', (chunk: Buffer) => this.#fromUpstream(chunk));
+    upstream.on('drain', () => this.#resumeClient());
+    upstream.on('end', () => this.#upstreamEnd());
+    upstream.on('error', () => upstream.destroy());
+    upstream.on('close', () => {
+      this.#driver.lost();
+      this.#upstreamEnd();
+      if (!this.#closed) closed();
+      this.#closed = true;
+    });
+  }
+
+  #fromUpstream(chunk: Buffer): void {
+    try {
+      this.#replies.push(chunk);
+    } catch (error) {
+      this.#services.log.error({ err: error }, 'a reply of the upstream could not be read');
+      this.destroy();
+    }
+  }
+
+  #fromClient(chunk: Buffer): void {
+    this.#services.counters.bytesFromClients += chunk.length;
+    if (this.#guard !== null) {
+      if (!this.#guard.allows(chunk)) this.#refuse('expected a password response');
+      else this.toUpstream(chunk);
+      return;
+    }
+    if (this.#held !== null) this.#hold(this.#tap === null ? chunk : this.#tap(chunk));
+    else this.#feed(chunk);
+  }
+
+  /** Forwards what can be, and starts a takeover where one is due. */
+  #feed(chunk: Buffer): void {
+    let bytes = chunk;
+    if (this.#need > 0) {
+      this.#pieces.push(bytes);
+      this.#gathered += bytes.length;
+      if (this.#gathered < this.#need) return;
+      bytes = Buffer.concat(this.#pieces);
+      this.#pieces = [];
+      this.#need = 0;
+    }
+    const requests = this.#requests;
+    const to = requests.walk(bytes);
+    if (to > 0) this.toUpstream(to === bytes.length ? bytes : bytes.subarray(0, to));
+    if (requests.stop === Stop.none) return;
+    if (requests.stop === Stop.incomplete) {
+      this.#pieces = [bytes.subarray(to)];
+      this.#gathered = bytes.length - to;
+      this.#need = requests.need;
+    } else if (requests.stop === Stop.oneAtATime) {
+      this.#startHolding(bytes.subarray(to));
+    } else {
+      const message = bytes.subarray(to, requests.messageEnd);
+      this.#startHolding(bytes.subarray(requests.messageEnd));
+      void this.#take(() => (message[0] === Request.query ? takeQuery(this.#taken, message) : takeExtended(this.#taken, message)));
+    }
+  }
+
+  #startHolding(rest: Buffer): void {
+    this.#held ??= [];
+    this.#hold(rest);
+  }
+
+  #hold(bytes: Buffer | null): void {
+    if (bytes === null || bytes.length === 0) return;
+    this.#held?.push(bytes);
+    this.#heldBytes += bytes.length;
+    // Terminate comes last, so it shows at the end: the client leaves in good order and its statement is finished.
+    if (bytes.length >= 5 && bytes[bytes.length - 5] === Request.terminate) this.#terminated = true;
+    if (this.#heldBytes > longestHeld) this.#pauseClient();
+  }
+
+  /** Runs a conversation of ours, then goes on with what the client sent meanwhile. */
+  async #take(work: () => Promise<void>): Promise<void> {
+    this.#held ??= [];
+    this.#replies.sink = this.#driver;
+    try {
+      await work();
+    } catch (error) {
+      if (!(error instanceof ConnectionLost)) this.#services.log.error({ err: error }, 'a statement could not be carried out');
+      this.destroy();
+      return;
+    }
+    const waiting = this.#watch.tasks.length > 0;
+    this.#replies.sink = waiting ? this.#watch : null;
+    this.#requests.oneAtATime = waiting;
+    this.#replies.alert = this.#draining || this.#names.any;
+    this.#release();
+  }
+
+  #release(): void {
+    const held = this.#held;
+    this.#held = null;
+    this.#heldBytes = 0;
+    if (held !== null && held.length > 0) this.#feed(held.length === 1 ? (held[0] ?? Buffer.alloc(0)) : Buffer.concat(held));
+    if (this.#held !== null) return;
+    this.#resumeClient();
+    if (this.#clientEnded) this.#endUpstream();
+    else this.#endWhenIdle();
+  }
+
+  #forwardTaken(message: Buffer): void {
+    this.toUpstream(message);
+    this.#requests.forwarded(message[0] ?? 0);
+  }
+
+  /** From now on COPY data of the client goes to the upstream, up to its end. */
+  #relayCopyIn(): void {
+    const relay = copyInRelay((bytes) => this.toUpstream(bytes));
+    this.#tap = (bytes) => {
+      const rest = relay(bytes);
+      if (rest !== null) this.#tap = null;
+      return rest;
+    };
+    const held = this.#held ?? [];
+    this.#held = [];
+    this.#heldBytes = 0;
+    if (held.length > 0) this.#hold(this.#tap(Buffer.concat(held)));
+    this.#resumeClient();
+  }
+
+  #readyForQuery(): void {
+    if (this.ledger.status !== Status.inTransaction && this.ledger.quiet) this.#names.portals.clear();
+    this.#replies.alert = this.#draining || this.#names.any;
+    this.#endWhenIdle();
+  }
+
+  #endWhenIdle(): void {
+    if (!this.#draining || this.#guard !== null || this.#held !== null || this.#need > 0) return;
+    if (this.ledger.quiet && this.ledger.status === Status.idle) this.shutDown();
+  }
+
+  #pauseClient(): void {
+    this.#clientPaused = true;
+    this.#client.pause();
+  }
+
+  #resumeClient(): void {
+    if (!this.#clientPaused || this.#heldBytes > longestHeld || this.#upstream.writableLength > 0) return;
+    this.#clientPaused = false;
+    this.#client.resume();
+  }
+
+  #clientEnd(): void {
+    this.#clientEnded = true;
+    // A client that left without a word while we work for it: nobody is there to be told, so nothing is committed.
+    if (this.#held !== null && !this.#terminated) this.destroy();
+    else if (this.#held === null) this.#endUpstream();
+  }
+
+  #upstreamEnd(): void {
+    if (!this.#client.writableEnded) this.#client.end();
+    this.#endUpstream();
+    this.#lingerClient();
+  }
+
+  #endUpstream(): void {
+    if (!this.#upstream.writableEnded) this.#upstream.end();
+  }
+
+  #lingerClient(): void {
+    const client = this.#client;
+    const cut = (): void => {
+      const timer = setTimeout(() => client.destroy(), lingerTime);
+      client.once('close', () => clearTimeout(timer));
+    };
+    if (client.writableFinished) cut();
+    else if (!client.destroyed) client.once('finish', cut);
+  }
+
+  #refuse(message: string): void {
+    this.#services.counters.errors++;
+    this.#client.end(errorResponse(millraceError('protocol_violation', { message }).fields, 'utf8', 'FATAL'));
+    this.#upstream.destroy();
+  }
+}

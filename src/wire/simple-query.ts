@@ -1,0 +1,148 @@
+/**
+ * A simple Query that holds, or may hold, extended statements.
+ * Invariant: it is one transaction as in Postgres (unless it says otherwise itself), an error stops it, the CommandComplete of its last
+ * statement follows the commit, and it ends in one ReadyForQuery. A text without a statement of ours is forwarded as it came.
+ */
+import { MillraceError } from '../errors.ts';
+import type { StatementText } from '../sql/ast.ts';
+import { UpstreamError } from '../statements/caller-session.ts';
+import { type CommitTask, failedTransaction, refusingCaller } from './caller.ts';
+import { queryText } from './decode.ts';
+import { query, readyForQuery } from './encode.ts';
+import { charactersBefore, failureResponse, OrdinaryPartError } from './failure.ts';
+import { placeholder } from './local-names.ts';
+import { relayPart } from './ordinary-part.ts';
+import { quiesce } from './quiesce.ts';
+import { simpleResult } from './result-rows.ts';
+import { Status } from './tags.ts';
+import { callerFor, type Taken } from './taken.ts';
+import { asWarning, carryOut } from './tasks.ts';
+
+const simple = { name: '', eachSynced: false } as const;
+const simpleSynced = { name: '', eachSynced: true } as const;
+
+/** Handles a Query message for which the gate said "maybe". */
+export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
+  const { driver, ledger } = taken;
+  if ((await quiesce(driver)) !== 'ready') return taken.forward(message);
+  const text = queryText(message, driver.charset);
+  let parts: readonly StatementText[];
+  try {
+    parts = taken.parse(text);
+    if (!(await anyClaimed(taken, parts))) return taken.forward(message);
+  } catch (error) {
+    taken.names.forgetUnnamed();
+    return await fail(taken, error, error instanceof MillraceError ? 0 : 0);
+  }
+  // Any statement will do: in a failed transaction the upstream gives its own answer to it.
+  if (ledger.status === Status.failed && parts.length === 1) return taken.forward(query(placeholder, driver.charset));
+  taken.names.forgetUnnamed();
+  await runParts(taken, text, parts);
+}
+
+/** Whether any statement is ours. Asked without leaving a trace in the session's transaction. */
+async function anyClaimed(taken: Taken, parts: readonly StatementText[]): Promise<boolean> {
+  for (const part of parts) {
+    if (part.statement !== null && (await isClaimed(taken, part))) return true;
+  }
+  return false;
+}
+
+async function isClaimed(taken: Taken, part: StatementText): Promise<boolean> {
+  const { ledger, driver, runner } = taken;
+  if (part.statement === null) return false;
+  if (ledger.status === Status.failed) {
+    const refusing = refusingCaller({ ...taken, ...simple, inTransactionBlock: () => true, onCommit: () => undefined });
+    return await runner.claims(part.statement, refusing).catch(() => false);
+  }
+  return await runner.claims(part.statement, callerFor(taken, driver.dirty ? simple : simpleSynced));
+}
+
+/** One text under way. */
+interface Run {
+  /** What the client hears of the last statement once the commit has succeeded. */
+  complete: Buffer | null;
+  /** Tasks of the transaction under way. */
+  tasks: CommitTask[];
+}
+
+async function runParts(taken: Taken, text: string, parts: readonly StatementText[]): Promise<void> {
+  const { driver, ledger, watch } = taken;
+  const run: Run = { complete: null, tasks: [] };
+  for (const [index, part] of parts.entries()) {
+    const ownTasks: CommitTask[] = [];
+    try {
+      await runPart(taken, part, run, ownTasks, index === parts.length - 1);
+      run.tasks.push(...ownTasks);
+    } catch (error) {
+      // In an explicit block a savepoint may still save the statements before this one.
+      if (ledger.status !== Status.idle) watch.add(run.tasks, false);
+      return await fail(taken, error, charactersBefore(text, part.at));
+    }
+  }
+  try {
+    await driver.sync();
+  } catch (error) {
+    return await fail(taken, error, 0);
+  }
+  if (ledger.status === Status.idle) {
+    const earlier = watch.tasks;
+    watch.tasks = [];
+    const failures = await carryOut(taken, [...earlier, ...run.tasks]);
+    const [first, ...others] = failures;
+    for (const other of others) driver.toClient(asWarning(other));
+    if (first !== undefined) run.complete = first;
+  } else watch.add(run.tasks, false);
+  if (run.complete !== null) driver.toClient(run.complete);
+  driver.toClient(readyForQuery(ledger.status));
+}
+
+async function runPart(taken: Taken, part: StatementText, run: Run, tasks: CommitTask[], last: boolean): Promise<void> {
+  const { driver, ledger } = taken;
+  const tell = (complete: Buffer): void => {
+    if (last) run.complete = complete;
+    else driver.toClient(complete);
+  };
+  if (part.statement !== null && (await isClaimed(taken, part))) {
+    if (ledger.status === Status.failed) throw failedTransaction();
+    taken.counters.extendedStatements++;
+    const result = await taken.runner.run(part.statement, part.text, callerFor(taken, simple, tasks));
+    const { rows, complete } = simpleResult(result, driver.charset);
+    if (rows !== null) driver.toClient(rows);
+    tell(complete);
+    return;
+  }
+  const tag = await relayPart(taken, part.text, tell);
+  if (!/^(BEGIN|START TRANSACTION|COMMIT|ROLLBACK|PREPARE TRANSACTION)$/.test(tag)) return;
+  // Where no implicit transaction is under way Sync ends nothing, and tells where we are.
+  const before = ledger.status;
+  await driver.sync().catch((error: unknown) => {
+    throw error instanceof UpstreamError ? new OrdinaryPartError(error.fields) : error;
+  });
+  await transactionEnded(taken, run, tag, before);
+}
+
+/** What a COMMIT or ROLLBACK inside the text means for the tasks. */
+async function transactionEnded(taken: Taken, run: Run, tag: string, before: number): Promise<void> {
+  const { driver, ledger, watch } = taken;
+  const stillOpen = ledger.status !== Status.idle && tag === 'ROLLBACK' && before !== Status.idle;
+  if (tag === 'BEGIN' || tag === 'START TRANSACTION' || stillOpen) return;
+  const tasks = [...watch.tasks, ...run.tasks];
+  watch.tasks = [];
+  run.tasks = [];
+  if (tag !== 'COMMIT' || ledger.status !== Status.idle) return;
+  for (const failure of await carryOut(taken, tasks)) driver.toClient(asWarning(failure));
+}
+
+/** Tells the client, and makes the upstream's transaction fail as an error of its own would have. */
+async function fail(taken: Taken, error: unknown, offset: number): Promise<void> {
+  const { driver, ledger, watch } = taken;
+  taken.counters.errors++;
+  taken.endCopyIn();
+  driver.toClient(failureResponse(error, offset, driver.charset, taken.log));
+  const inBlock = ledger.status === Status.inTransaction;
+  if (inBlock || driver.dirty) await driver.abort();
+  await driver.sync();
+  if (ledger.status === Status.idle) watch.tasks = [];
+  driver.toClient(readyForQuery(ledger.status));
+}

@@ -1,0 +1,46 @@
+/** What the handlers of taken-over messages work with. Invariant: while one of them runs nobody else writes to either side. */
+import type { Logger } from '../log.ts';
+import type { StatementText } from '../sql/ast.ts';
+import type { CallerSession, StatementRunner } from '../statements/caller-session.ts';
+import { type CommitTask, createCaller } from './caller.ts';
+import type { CommitWatch } from './commit-tasks.ts';
+import type { Counters } from './counters.ts';
+import type { Driver } from './driver.ts';
+import type { Ledger } from './ledger.ts';
+import type { LocalNames } from './local-names.ts';
+import { Status } from './tags.ts';
+
+export type StatementParser = (text: string, options: { readonly standardConformingStrings?: boolean }) => readonly StatementText[];
+
+export interface Taken {
+  readonly user: string;
+  readonly database: string;
+  readonly driver: Driver;
+  readonly ledger: Ledger;
+  readonly names: LocalNames;
+  readonly watch: CommitWatch;
+  readonly runner: StatementRunner;
+  readonly counters: Counters;
+  readonly log: Logger;
+  readonly parse: (text: string) => readonly StatementText[];
+  /** Sends a message of the client to the upstream and books it as the client's. */
+  forward(message: Buffer): void;
+  /** The client's COPY data goes to the upstream until its end, or until `endCopyIn`. */
+  relayCopyIn(): void;
+  endCopyIn(): void;
+}
+
+/** A caller's session for one statement. `tasks` receives what is to be run after the commit. */
+export function callerFor(
+  taken: Taken,
+  how: { readonly name: string; readonly eachSynced: boolean },
+  tasks: CommitTask[] = [],
+): CallerSession {
+  return createCaller(taken.driver, {
+    user: taken.user,
+    database: taken.database,
+    ...how,
+    inTransactionBlock: () => taken.ledger.status !== Status.idle,
+    onCommit: (task) => tasks.push(task),
+  });
+}
