@@ -61,7 +61,7 @@ export function analyzeView(query: string, lookup: RelationLookup, storage: Tabl
   const resolved = resolveQuery(query, lookup);
   const { source, mentions } = resolved;
   refuseUndefined(source.select);
-  const edits = mentions.map(({ place, alias }, relation) => ({ place, piece: { relation, alias } }));
+  const edits = mentions.map(({ place }, relation) => ({ place, piece: { relation } }));
   const all = occurrencesOf(resolved).map((occurrence) => ({ ...occurrence, used: null }));
   const read = readShape(resolved);
   const join = typeof read === 'string' ? null : read;
@@ -95,6 +95,8 @@ function readShape(resolved: ResolvedQuery): JoinShape | string {
 
 function outerProblem(select: Fields): string | null {
   if (select['op'] !== 'SETOP_NONE') return 'a set operation';
+  // Relations get hidden columns, which a whole row would show.
+  if (contains(select, new Set(['A_Star']))) return 'a whole row';
   if (select['withClause'] !== undefined) return 'a common table expression';
   if (list(select['fromClause']).length === 0) return 'no FROM';
   if (select['limitCount'] !== undefined || select['limitOffset'] !== undefined) return 'LIMIT';
@@ -203,15 +205,22 @@ export function probedExpressions(join: JoinShape): string[] {
   return [...join.groups, ...join.calls.flatMap((call) => (call.argument === null ? [] : [call.argument])), ...join.argumentColumns];
 }
 
-/** The outer join gives typed NULLs, so that the hash functions are looked up without a row being read. */
+/**
+ * The outer join gives typed NULLs, so that the hash functions are looked up without a row being read. Row hashes use the default
+ * collation of a type, so a key under a collation that takes different texts for equal cannot be found by them.
+ */
 function hashableSql(join: JoinShape, storage: TableName): string | null {
   if (join.groups.length === 0) return null;
+  const names = join.groups.map((_, i) => `k${i + 1}`);
   const keys = join.groups.map((text, i) => `${text} AS k${i + 1}`).join(', ');
-  return [
-    'SELECT pg_catalog.hash_record_extended(ROW(q.*), 0) IS NOT NULL',
-    '  AND NOT EXISTS (SELECT FROM pg_catalog.pg_collation WHERE NOT collisdeterministic)',
-    `FROM (SELECT) one LEFT JOIN (SELECT ${keys} ${fromWhere(join.source, storage)} LIMIT 0) q ON true`,
-  ].join('\n');
+  const deterministic = names.map(
+    (name) => `
+  AND CASE WHEN (SELECT t.typcollation FROM pg_catalog.pg_type t WHERE t.oid = pg_catalog.pg_typeof(q.${name})) <> 0 THEN
+    (SELECT c.collisdeterministic FROM pg_catalog.pg_collation c WHERE c.oid = pg_catalog.pg_collation_for(q.${name})::regcollation)
+  END IS NOT FALSE`,
+  );
+  return `SELECT pg_catalog.hash_record_extended(ROW(q.*), 0) IS NOT NULL${deterministic.join('')}
+FROM (SELECT) one LEFT JOIN (SELECT ${keys} ${fromWhere(join.source, storage)} LIMIT 0) q ON true`;
 }
 
 function fromWhere(source: JoinSource, storage: TableName): string {

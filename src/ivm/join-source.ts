@@ -22,7 +22,7 @@ export interface JoinReading {
 export function readJoin(resolved: ResolvedQuery, parts: SelectParts): JoinReading | string {
   const { source, mentions } = resolved;
   const { select } = source;
-  const edits: Edit[] = mentions.map(({ place, alias }, relation) => ({ place, piece: { relation, alias } }));
+  const edits: Edit[] = mentions.map(({ place }, relation) => ({ place, piece: { relation } }));
   const problem = list(select['fromClause']).map((item) => readItem(resolved, item, edits));
   for (const found of problem) if (found !== null) return found;
   if (contains([select['whereClause'], select['targetList'], select['groupClause'], select['havingClause']], beyondRow)) {

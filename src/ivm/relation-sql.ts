@@ -43,8 +43,7 @@ export function renderTemplate(template: Template, occurrences: readonly Occurre
       }
       const occurrence = occurrences[piece.relation];
       if (occurrence === undefined) throw new RangeError('a template names a relation it does not have');
-      const rows = renderRelation(piece.relation, occurrence, rendering);
-      return piece.alias === null ? rows : `${rows} ${quoteIdentifier(piece.alias)}`;
+      return renderRelation(piece.relation, occurrence, rendering);
     })
     .join('');
 }

@@ -10,13 +10,13 @@ import type { LiveRelation, Occurrence, RelationLookup, RelationName, Template, 
 
 /** How deep plain views may lie in each other; Postgres itself forbids circles. */
 const deepest = 64;
+/** Schema of the numbers that stand for live relations in an expanded query. */
+const liveSchema = 'mr$live';
 
 export interface Mention {
   readonly relation: LiveRelation;
-  /** The name in the text, ONLY included, the alias not. */
+  /** The name in the text; its alias, which it always has, is not part of it. */
   readonly place: Span;
-  /** What to write after the replacement: the relation's own name when the text gives no alias. */
-  readonly alias: string | null;
   /** The alias renames columns by position. */
   readonly renames: boolean;
   readonly fields: Fields;
@@ -45,29 +45,35 @@ export function relationNames(query: string): RelationName[] {
 
 /** Expands plain views until only live relations are left. */
 export function resolveQuery(query: string, lookup: RelationLookup): ResolvedQuery {
-  let text = query;
-  for (let depth = 0; depth < deepest; depth++) {
-    const source = readSource(text);
-    const found = rangeVars(source.select).map((fields) => ({ fields, relation: lookUp(fields, lookup) }));
-    const views: Edit[] = [];
-    const mentions: Mention[] = [];
-    for (const { fields, relation } of found) {
-      const alias = at(fields, 'alias');
-      const place = placeOf(source, fields);
-      const written = alias === undefined ? String(fields['relname']) : null;
-      if (relation.kind === 'view') {
-        const inner = relation.query.trim().replace(/;$/, '');
-        views.push({ place, piece: `(${inner})${written === null ? '' : ` ${quoteIdentifier(written)}`}` });
-      } else {
-        mentions.push({ relation, place, alias: written, renames: list(alias?.['colnames']).length > 0, fields });
-      }
-    }
-    if (views.length === 0) return { source, mentions };
-    text = applyEdits(source.text, { start: 0, end: source.text.length }, views)
-      .map((piece) => (typeof piece === 'string' ? piece : ''))
-      .join('');
-  }
-  throw millraceError('feature_not_supported', { message: `views lie more than ${deepest} deep in each other` });
+  const live: LiveRelation[] = [];
+  const source = readSource(expand(query, lookup, live, deepest));
+  const mentions = rangeVars(source.select).map((fields): Mention => {
+    const relation = live[Number(fields['relname'])];
+    if (relation === undefined) throw millraceError('internal_error', { message: 'an expanded query names an unknown relation' });
+    return { relation, place: placeOf(source, fields), renames: list(at(fields, 'alias')?.['colnames']).length > 0, fields };
+  });
+  return { source, mentions };
+}
+
+/**
+ * The text with views in place of their names, and numbers in place of the names of live relations: a name printed in the body of a view
+ * must not be caught by a common table expression of the query that uses the view.
+ */
+function expand(query: string, lookup: RelationLookup, live: LiveRelation[], levels: number): string {
+  if (levels === 0) throw millraceError('feature_not_supported', { message: `views lie more than ${deepest} deep in each other` });
+  const source = readSource(query);
+  const edits = rangeVars(source.select).map((fields): Edit => {
+    const relation = lookUp(fields, lookup);
+    const inner =
+      relation.kind === 'view'
+        ? `(${expand(relation.query, lookup, live, levels - 1)})`
+        : `${quoteIdentifier(liveSchema)}."${live.push(relation) - 1}"`;
+    const alias = at(fields, 'alias') === undefined ? ` ${quoteIdentifier(String(fields['relname']))}` : '';
+    return { place: placeOf(source, fields), piece: inner + alias };
+  });
+  return applyEdits(source.text, { start: 0, end: source.text.length }, edits)
+    .filter((piece) => typeof piece === 'string')
+    .join('');
 }
 
 /** A part of the text with edits made. */

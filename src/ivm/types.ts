@@ -42,8 +42,8 @@ export interface RelationName {
 export type Template = readonly TemplatePiece[];
 export type TemplatePiece =
   | string
-  /** A relation. `alias`: to be written after it; null when an alias follows in the text. */
-  | { readonly relation: number; readonly alias: string | null }
+  /** A relation; its alias follows in the text. */
+  | { readonly relation: number }
   /** Place in a target list of a subquery in FROM where hidden columns of these relations are passed on. */
   | { readonly pass: readonly number[] };
 

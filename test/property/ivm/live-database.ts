@@ -143,15 +143,12 @@ export class LiveDatabase {
   async verify(): Promise<void> {
     for (const view of this.views) {
       const facade = `public.${quoteIdentifier(view.name)}`;
+      // Rows that look the same are the same; the reverse need not hold, and not every type has an equality.
+      const image = view.exact ? 'x.*::text' : 'x.*';
       const differing = await this.client.query(`
-        (SELECT 'missing' AS side, x.*::text AS line FROM ((${view.query}) EXCEPT ALL SELECT * FROM ${facade}) x LIMIT 3) UNION ALL
-        (SELECT 'surplus', x.*::text FROM (SELECT * FROM ${facade} EXCEPT ALL (${view.query})) x LIMIT 3)`);
+        (SELECT 'missing' AS side, t.*::text AS line FROM (SELECT ${image} FROM (${view.query}) x EXCEPT ALL SELECT ${image} FROM ${facade} x) t LIMIT 3) UNION ALL
+        (SELECT 'surplus', t.*::text FROM (SELECT ${image} FROM ${facade} x EXCEPT ALL SELECT ${image} FROM (${view.query}) x) t LIMIT 3)`);
       if (differing.rows.length > 0) throw this.wrong(view, 'differs', differing.rows);
-      if (!view.exact) continue;
-      const shown = await this.client.query(`
-        (SELECT 'missing' AS side, t.* FROM (SELECT x.*::text FROM (${view.query}) x EXCEPT ALL SELECT x.*::text FROM ${facade} x) t LIMIT 3) UNION ALL
-        (SELECT 'surplus', t.* FROM (SELECT x.*::text FROM ${facade} x EXCEPT ALL SELECT x.*::text FROM (${view.query}) x) t LIMIT 3)`);
-      if (shown.rows.length > 0) throw this.wrong(view, 'looks different', shown.rows);
     }
   }
 
