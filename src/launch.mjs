@@ -143,6 +143,18 @@ function copyAssets(from, to) {
   }
 }
 
+/** npm that is killed cannot pass anything on: without this, Millrace would go on unseen. */
+function endWithNpm() {
+  if (process.env.npm_lifecycle_event === undefined) return;
+  const npm = process.ppid;
+  const timer = setInterval(() => {
+    if (process.ppid === npm) return;
+    clearInterval(timer);
+    process.kill(process.pid, 'SIGTERM');
+  }, 500);
+  timer.unref();
+}
+
 const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
 if (major < 20 || (major === 20 && minor < 19)) fail(`Node.js 20.19 or later is needed, this is ${process.versions.node}`);
 
@@ -154,6 +166,7 @@ switch (job) {
   case 'serve':
   case 'check': {
     build();
+    endWithNpm();
     process.argv.splice(1, process.argv.length - 1, join(root, 'dist', 'main.js'), job, ...args);
     await import(pathToFileURL(join(root, 'dist', 'main.js')).href);
     break;
