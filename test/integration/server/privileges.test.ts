@@ -1,9 +1,11 @@
 /** PostgreSQL refuses to run as root: Millrace started by root has to find a way, wherever the data is. */
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { startEmbeddedPostgres } from '../../../src/server/embedded-postgres.ts';
+import { findPostgresBinaries } from '../../../src/server/postgres-binaries.ts';
 import { readPostmasterFile } from '../../../src/server/postmaster-file.ts';
 import { chooseRunAs } from '../../../src/server/unprivileged.ts';
 
@@ -25,13 +27,32 @@ describe.skipIf(process.getuid?.() !== 0)('as root (needs root)', () => {
     }
   });
 
+  it('runs there without user namespaces, which containers often forbid', async () => {
+    const bin = join(directory, 'bin');
+    mkdirSync(bin, { mode: 0o755 });
+    // Everything but unshare.
+    for (const name of ['setpriv', 'id', 'rm']) symlinkSync(execFileSync('which', [name], { encoding: 'utf8' }).trim(), join(bin, name));
+    const path = process.env['PATH'];
+    process.env['PATH'] = bin;
+    try {
+      expect(chooseRunAs(findPostgresBinaries().postgres, directory).how).toBe('capabilities');
+      const server = await startEmbeddedPostgres({ dataDir: join(directory, 'postgres'), sync: false });
+      expect(statSync(server.dataDir).uid).not.toBe(0);
+      await server.stop();
+    } finally {
+      process.env['PATH'] = path;
+    }
+  });
+
   it('keeps working when the data moves between places that others may enter and may not', async () => {
     const dataDir = join(directory, 'deep', 'postgres');
     mkdirSync(join(directory, 'deep'), { mode: 0o755 });
     for (const mode of [0o755, 0o700, 0o755]) {
       chmodSync(directory, mode);
       const server = await startEmbeddedPostgres({ dataDir, sync: false });
-      if (mode === 0o755) expect(statSync(dataDir).uid).not.toBe(0);
+      // The clone, too, may be where only root can go.
+      const { owner } = chooseRunAs(findPostgresBinaries().postgres, join(directory, 'deep'));
+      expect(statSync(dataDir).uid).toBe(owner?.uid);
       await server.stop();
     }
   });
