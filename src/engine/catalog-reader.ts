@@ -14,7 +14,8 @@ import type {
 import type { ServerAddress } from '../config.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { parseLsn } from '../replication/lsn.ts';
-import type { CatalogState, SourceRow } from './context.ts';
+import type { CatalogState } from './context.ts';
+import type { SourceRow } from './source-row.ts';
 
 const catalogSql = `
 SELECT jsonb_build_object(

@@ -5,27 +5,13 @@
  */
 import type { Client } from 'pg';
 import type { LiveView, Storage, TableVersion } from '../catalog/model.ts';
-import type { EngineConfig, ServerAddress } from '../config.ts';
+import type { EngineConfig } from '../config.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import type { Logger } from '../log.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
-
-export interface SourceRow {
-  readonly id: number;
-  readonly name: string;
-  readonly publication: string;
-  readonly slot: string;
-  readonly status: string;
-  readonly systemIdentifier: string | null;
-  /** End of the last commit in storage; null before the slot exists. */
-  readonly lsn: Lsn | null;
-  /** Changes whenever the connection or one of its secrets does. */
-  readonly addressKey: string;
-  /** Null when it cannot be opened (see addressProblem). */
-  readonly address: ServerAddress | null;
-  readonly addressProblem: string | null;
-}
+import type { SourceRow } from './source-row.ts';
+import type { SourceRunner } from './source-runner.ts';
 
 /** The catalog as last read. */
 export interface CatalogState {
@@ -50,6 +36,8 @@ export interface EngineContext {
   readonly metrics: Record<string, number>;
   /** Runs a task on `session` when no epoch is open; tasks and epochs take turns. */
   exclusively<T>(task: () => Promise<T>): Promise<T>;
+  /** An epoch has committed a source's changes up to this position. */
+  reached(runner: SourceRunner, lsn: Lsn): void;
   /** The catalog may have changed: read it again and do what follows from it. */
   wake(): void;
   /** Unexpected error: the engine ends and is started anew from what is committed. */

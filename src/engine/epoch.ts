@@ -4,26 +4,16 @@
  * Invariant: storage, views and source_progress change together or not at all; a failing table or view is put aside by a savepoint
  * and marked, and the epoch goes on without it.
  */
-import {
-  deltaTable,
-  pendingDeltaTable,
-  type RelationError,
-  type Storage,
-  stagingTable,
-  storageColumn,
-  storageTable,
-} from '../catalog/model.ts';
+import { deltaTable, pendingDeltaTable, type RelationError, type Storage, storageTable } from '../catalog/model.ts';
 import { maintainSql, rebuildSql } from '../ivm/view-plan.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import { ConnectionLostError, PostgresError } from '../replication/postgres-error.ts';
 import { quoteLiteral } from '../sql/quote.ts';
-import { applyStaged, clearStorage, insertColumns, stagingColumns } from './apply-sql.ts';
+import { fewRows, sendStep } from './apply-steps.ts';
 import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { failRelation } from './relation-errors.ts';
-
-/** Rows changed in an epoch up to which prepared statements made on small deltas are used, and deltas cleared by DELETE. */
-const smallEpoch = 1000;
+import { viewPhase } from './session-settings.ts';
 
 export class Epoch {
   readonly #engine: EngineContext;
@@ -43,13 +33,10 @@ export class Epoch {
     const { session } = engine;
     session.cork();
     const begun = session.query('BEGIN');
-    const fenced = session.query(
-      `UPDATE millrace.epoch SET epoch = epoch + 1, committed_at = clock_timestamp() WHERE token = ${engine.token} RETURNING epoch`,
-    );
+    const fenced = session.query(`SELECT millrace.begin_epoch(${engine.token})`);
     session.uncork();
     await begun;
-    const [result] = await fenced;
-    if (result?.rows.length !== 1) throw new Error('another Millrace process has taken over as leader of this database');
+    await fenced;
     return new Epoch(engine);
   }
 
@@ -63,12 +50,7 @@ export class Epoch {
       else list.push(step);
     }
     if (byStorage.size === 0) return;
-    // Deltas have no statistics, so the planner would hash the whole target for a few rows; each join here is to a key or to h.
-    void this.#engine.session
-      .query('SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off')
-      .catch(() => undefined);
     for (const [storageId, steps] of byStorage) await this.#applyTo(storageId, steps);
-    await this.#engine.session.query('SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on');
   }
 
   async #applyTo(storageId: number, steps: readonly Step[]): Promise<void> {
@@ -76,7 +58,7 @@ export class Epoch {
     const storage = state.storages.get(storageId);
     if (storage === undefined || this.#failedStorages.has(storageId)) return;
     const sent: Promise<unknown>[] = [session.query('SAVEPOINT apply')];
-    for (const step of steps) this.#send(storage, step, sent);
+    for (const step of steps) sendStep(session, storage, step, sent);
     sent.push(session.query('RELEASE SAVEPOINT apply'));
     const outcomes = await Promise.allSettled(sent);
     const failure = outcomes.find((outcome) => outcome.status === 'rejected');
@@ -89,47 +71,6 @@ export class Epoch {
     await session.query('ROLLBACK TO SAVEPOINT apply; RELEASE SAVEPOINT apply');
     this.#failedStorages.add(storageId);
     await this.#storageFailed(storage, reason);
-  }
-
-  #send(storage: Storage, step: Step, sent: Promise<unknown>[]): void {
-    const { session } = this.#engine;
-    const copy = (sql: string, rows: readonly Buffer[]): void => {
-      const into = session.copyIn(sql);
-      for (const frames of rows) into.writeFrames(frames);
-      sent.push(into.finish());
-    };
-    switch (step.kind) {
-      case 'rows': {
-        if (step.insertRows > 0) copy(`COPY ${storageTable(storage.id)} (${insertColumns(storage).join(', ')}) FROM STDIN`, step.inserts);
-        if (step.changeRows === 0) return;
-        copy(`COPY ${stagingTable(storage.id)} (${stagingColumns(storage).join(', ')}) FROM STDIN`, step.changes);
-        for (const sql of applyStaged(storage, step.shape)) sent.push(session.query(sql));
-        sent.push(
-          session.query(step.changeRows > smallEpoch ? `TRUNCATE ${stagingTable(storage.id)}` : `DELETE FROM ${stagingTable(storage.id)}`),
-        );
-        return;
-      }
-      case 'spool':
-        copy(`COPY millrace_data.p${storage.id} (chunk, xid, ${stagingColumns(storage).join(', ')}) FROM STDIN`, step.rows);
-        return;
-      case 'truncate':
-        sent.push(session.query(clearStorage(storage)));
-        return;
-      case 'rekey': {
-        const params: (string | null)[] = [];
-        const place = (value: string | null): string => `$${params.push(value)}`;
-        const assignments = storage.columns.flatMap((column, index) => {
-          const value = step.values[index];
-          return value === undefined ? [] : [`${storageColumn(column.attnum)} = ${place(value)}::${column.type}`];
-        });
-        const key = storage.keyAttnums.map((attnum, index) => {
-          const column = storage.columns.find((known) => known.attnum === attnum);
-          return `${storageColumn(attnum)} = ${place(step.oldKey[index] ?? null)}::${column?.type ?? 'text'}`;
-        });
-        const sql = `UPDATE ${storageTable(storage.id)} SET ${assignments.join(', ')} WHERE ${key.join(' AND ')}`;
-        sent.push(session.execute(`rekey_${storage.id}`, sql, params));
-      }
-    }
   }
 
   async #storageFailed(storage: Storage, reason: PostgresError): Promise<void> {
@@ -168,6 +109,7 @@ export class Epoch {
   async commit(positions: ReadonlyMap<number, Lsn>): Promise<void> {
     const { session, state } = this.#engine;
     if (this.#changed.size > 0) {
+      await session.query(viewPhase);
       for (const view of state.views.values()) {
         if (view.state === 'error' || this.#failedViews.has(view.id)) continue;
         const inputs = view.inputs.filter((input) => this.#changed.has(storageOf(state, input)));
@@ -179,7 +121,7 @@ export class Epoch {
     session.cork();
     const last: Promise<unknown>[] = [];
     for (const storageId of this.#changed) {
-      last.push(session.query(this.#rows > smallEpoch ? `TRUNCATE ${deltaTable(storageId)}` : `DELETE FROM ${deltaTable(storageId)}`));
+      last.push(session.query(this.#rows > fewRows ? `TRUNCATE ${deltaTable(storageId)}` : `DELETE FROM ${deltaTable(storageId)}`));
     }
     for (const [sourceId, lsn] of positions) {
       last.push(
@@ -217,7 +159,7 @@ export class Epoch {
       (input) => deltaTable(storageOf(state, input)),
       (input) => storageTable(storageOf(state, input)),
     );
-    const small = this.#rows <= smallEpoch;
+    const small = this.#rows <= fewRows;
     const name = `v${viewId}_${[...inputs].sort((a, b) => a - b).join('_')}`;
     const sent: Promise<{ readonly tag: string } | undefined>[] = [];
     session.cork();
@@ -273,7 +215,7 @@ function affected(tag: string | undefined): number {
 }
 
 /** Anything but an error of a statement (a lost connection, a bug) ends the engine. */
-function requireStatementError(reason: unknown): PostgresError {
+export function requireStatementError(reason: unknown): PostgresError {
   if (reason instanceof PostgresError && !(reason instanceof ConnectionLostError) && !reason.code.startsWith('57P')) return reason;
   throw reason;
 }

@@ -123,7 +123,8 @@ export class Reconciler {
         await this.#engine.exclusively(async () => {
           const current = this.#engine.state.storages.get(storage.id);
           if (current?.state !== 'copied' || this.#sources.runner(storage.sourceId) !== runner) return;
-          await goLive(this.#engine, current, runner);
+          const reached = await goLive(this.#engine, current, runner);
+          if (reached !== null) this.#engine.reached(runner, reached);
           await this.#reload();
         });
       } finally {

@@ -11,12 +11,14 @@ import type { Lsn } from '../replication/lsn.ts';
 import { connectRaw } from '../replication/raw-connection.ts';
 import { connectPg } from '../replication/server-address.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
-import { pinnedSettings } from '../replication/settings.ts';
 import { type ReadCatalog, readCatalog } from './catalog-reader.ts';
+import type { Batch } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
+import { quickEpoch } from './quick-epoch.ts';
 import { Reconciler } from './reconcile.ts';
 import type { BrokenVersion } from './schema-change.ts';
+import { epochSettings } from './session-settings.ts';
 import { SourceManager } from './source-manager.ts';
 import type { SourceRunner } from './source-runner.ts';
 
@@ -31,17 +33,6 @@ export interface EngineHooks {
 /** Two-part advisory lock of the leader ("mill" in ASCII, then 2). */
 const leaderLock = '1835625580, 2';
 const watchEveryMs = 1000;
-
-const epochSettings: Readonly<Record<string, string>> = {
-  ...pinnedSettings,
-  search_path: '',
-  jit: 'off',
-  random_page_cost: '1.1',
-  from_collapse_limit: '16',
-  join_collapse_limit: '16',
-  statement_timeout: '0',
-  idle_in_transaction_session_timeout: '0',
-};
 
 export async function runEngine(config: EngineConfig, hooks: EngineHooks): Promise<{ stop(): Promise<void> }> {
   const log = createLogger('engine').child({ database: config.database });
@@ -71,6 +62,8 @@ class EngineLoop {
   #tasks: (() => Promise<void>)[] = [];
   #broken: BrokenVersion[] = [];
   #timers: NodeJS.Timeout[] = [];
+  /** Committed and not yet known to be on disk. */
+  #unflushed: { readonly runner: SourceRunner; readonly lsn: Lsn }[] = [];
 
   constructor(config: EngineConfig, hooks: EngineHooks, log: ReturnType<typeof createLogger>, admin: Client, session: RawConnection) {
     this.#config = config;
@@ -158,6 +151,7 @@ class EngineLoop {
           this.#tasks.push(() => task().then(resolve, reject));
           this.#kick();
         }),
+      reached: (runner, lsn) => this.#reached(engine, runner, lsn),
       wake: () => {
         this.#catalogDue = true;
         this.#kick();
@@ -202,8 +196,35 @@ class EngineLoop {
     await sources.stopAll();
   }
 
+  /** Epochs commit without waiting for the disk; the origin is told of them once the upstream's WAL is flushed past them. */
+  async #acknowledge(): Promise<void> {
+    const waiting = this.#unflushed.splice(0);
+    if (waiting.length === 0) return;
+    const asked = await this.#admin.query<{ lsn: string }>('SELECT pg_current_wal_insert_lsn() AS lsn');
+    for (;;) {
+      const flushed = await this.#admin.query<{ done: boolean }>('SELECT pg_current_wal_flush_lsn() >= $1::pg_lsn AS done', [
+        asked.rows[0]?.lsn,
+      ]);
+      if (flushed.rows[0]?.done === true) break;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    for (const { runner, lsn } of waiting) runner.flushed(lsn);
+  }
+
   #startTimers(engine: EngineContext, sources: SourceManager): void {
     let watching = false;
+    let acknowledging = false;
+    this.#timers.push(
+      setInterval(() => {
+        if (acknowledging) return;
+        acknowledging = true;
+        void this.#acknowledge()
+          .catch((error: unknown) => engine.fail(error))
+          .finally(() => {
+            acknowledging = false;
+          });
+      }, 100),
+    );
     this.#timers.push(
       setInterval(() => {
         this.#hooks.metrics({ ...engine.metrics });
@@ -223,42 +244,51 @@ class EngineLoop {
 
   /** One epoch over whatever waits. False when nothing does. */
   async #work(engine: EngineContext, sources: SourceManager, reconciler: Reconciler, failed: () => unknown): Promise<boolean> {
-    const positions = new Map<number, Lsn>();
-    const done: { readonly runner: SourceRunner; readonly lsn: Lsn }[] = [];
-    let epoch: Epoch | null = null;
-    for (const runner of sources.runners()) {
-      let batch = runner.take();
-      while (batch !== null) {
-        // What a change of the origin's schema means is written before the rows that came after it can be read.
-        if (this.#broken.length > 0 && epoch === null) await reconciler.fail(this.#broken.splice(0));
-        if (batch.steps.length > 0) {
-          epoch ??= await Epoch.begin(engine);
-          for (const version of this.#broken.splice(0)) await epoch.fail(version.relationId, version.error);
-          await epoch.apply(batch);
-        }
-        if (batch.endLsn !== null) {
-          positions.set(runner.source.id, batch.endLsn);
-          done.push({ runner, lsn: batch.endLsn });
-          break;
-        }
-        batch = await this.#rest(runner, sources, failed);
-        if (batch === null) {
-          // The stream broke in the middle of a transaction: it comes again, whole. What other sources gave to this epoch would not.
-          if (done.length > 0)
-            throw new Error(`the stream of source ${runner.source.name} broke within an epoch shared with other sources`);
-          await this.#session.query('ROLLBACK');
-          return true;
-        }
+    const taken = sources.runners().flatMap((runner) => {
+      const batch = runner.take();
+      return batch === null ? [] : [{ runner, batch }];
+    });
+    if (taken.length === 0) return false;
+    // What a change of the origin's schema means is written before the rows that came after it can be read.
+    if (this.#broken.length > 0) await reconciler.fail(this.#broken.splice(0));
+    const whole = taken.flatMap(({ runner, batch }) => (batch.endLsn === null ? [] : [{ runner, batch, lsn: batch.endLsn }]));
+    if (whole.length > 0) {
+      const positions = new Map(whole.map(({ runner, lsn }) => [runner.source.id, lsn]));
+      const batches = whole.map(({ batch }) => batch);
+      if (!(await quickEpoch(engine, batches, positions))) {
+        const epoch = await Epoch.begin(engine);
+        for (const batch of batches) await epoch.apply(batch);
+        await epoch.commit(positions);
+      }
+      for (const { runner, lsn } of whole) this.#reached(engine, runner, lsn);
+    }
+    for (const { runner, batch } of taken) if (batch.endLsn === null) await this.#large(engine, sources, runner, batch, failed);
+    return true;
+  }
+
+  /** A transaction that comes in parts: its epoch stays open until its commit has come. */
+  async #large(engine: EngineContext, sources: SourceManager, runner: SourceRunner, first: Batch, failed: () => unknown): Promise<void> {
+    const epoch = await Epoch.begin(engine);
+    let batch: Batch | null = first;
+    for (;;) {
+      for (const version of this.#broken.splice(0)) await epoch.fail(version.relationId, version.error);
+      await epoch.apply(batch);
+      if (batch.endLsn !== null) break;
+      batch = await this.#rest(runner, sources, failed);
+      if (batch === null) {
+        // The stream broke in the middle of a transaction: it comes again, whole.
+        await this.#session.query('ROLLBACK');
+        return;
       }
     }
-    if (positions.size === 0) return false;
-    epoch ??= await Epoch.begin(engine);
-    await epoch.commit(positions);
-    for (const { runner, lsn } of done) {
-      runner.committed(lsn);
-      if (copiedOf(engine, runner.source.id)) this.#catalogDue = true;
-    }
-    return true;
+    await epoch.commit(new Map([[runner.source.id, batch.endLsn]]));
+    this.#reached(engine, runner, batch.endLsn);
+  }
+
+  #reached(engine: EngineContext, runner: SourceRunner, lsn: Lsn): void {
+    runner.committed(lsn);
+    this.#unflushed.push({ runner, lsn });
+    if (copiedOf(engine, runner.source.id)) this.#catalogDue = true;
   }
 
   /** The next part of a transaction whose epoch is open; null when its stream is gone. */

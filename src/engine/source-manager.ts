@@ -10,8 +10,9 @@ import { describeTables, type OriginTable } from '../replication/origin-tables.t
 import type { RelationMessage } from '../replication/pgoutput.ts';
 import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../replication/slots.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
-import type { EngineContext, SourceRow } from './context.ts';
+import type { EngineContext } from './context.ts';
 import { type BrokenVersion, brokenVersions, columnPlaces } from './schema-change.ts';
+import type { SourceRow } from './source-row.ts';
 import { SourceRunner } from './source-runner.ts';
 
 const firstPauseMs = 200;

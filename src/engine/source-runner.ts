@@ -7,7 +7,7 @@ import type { Lsn } from '../replication/lsn.ts';
 import { type ChangeHandler, PgoutputDecoder, type RelationMessage } from '../replication/pgoutput.ts';
 import { type ReplicationStream, startStream } from '../replication/stream.ts';
 import { type Batch, BatchBuilder, type Target } from './change-batch.ts';
-import type { SourceRow } from './context.ts';
+import type { SourceRow } from './source-row.ts';
 
 /** Rows of one open transaction after which it is sent in parts. */
 const partRows = 20_000;
@@ -54,6 +54,8 @@ export class SourceRunner {
   #partial = false;
   /** Batches taken whose epoch has not committed. */
   #outstanding = 0;
+  /** Committed upstream, perhaps not on disk yet. */
+  #unflushed: Lsn | null = null;
   /** Holds not yet released: several tables may be going live. */
   #held = 0;
   #lookups: Promise<void> = Promise.resolve();
@@ -172,12 +174,18 @@ export class SourceRunner {
     return batch;
   }
 
-  /** Called after the epoch with everything up to `lsn` is durable. */
+  /** Called after the epoch with everything up to `lsn` has committed; `flushed` follows. */
   committed(lsn: Lsn): void {
     if (lsn > this.#applied) this.#applied = lsn;
     this.#outstanding = 0;
     this.#partial = false;
-    this.#stream?.acknowledge(this.#applied);
+    this.#unflushed = lsn;
+  }
+
+  /** The epoch that `committed` told of is on disk: the origin may forget it. */
+  flushed(lsn: Lsn): void {
+    if (this.#unflushed !== null && lsn >= this.#unflushed) this.#unflushed = null;
+    this.#stream?.acknowledge(lsn);
   }
 
   /**
@@ -189,7 +197,7 @@ export class SourceRunner {
     if (walEnd <= this.#applied) return;
     this.#lastEnd = walEnd;
     this.#applied = walEnd;
-    this.#stream?.acknowledge(walEnd);
+    if (this.#unflushed === null) this.#stream?.acknowledge(walEnd);
     this.#hooks.idle();
   }
 

@@ -17,6 +17,7 @@ import { applyStaged, clearStorage, insertColumns } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { relationGate } from './relation-errors.ts';
+import { viewPhase } from './session-settings.ts';
 import type { SourceRunner } from './source-runner.ts';
 
 const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -108,20 +109,18 @@ const snapshotText = ({ snapshot }: OriginSnapshot): string => `${snapshot.xmin}
 
 /**
  * Makes a copied storage live, in one epoch with what its stream, held between two transactions, still had to give.
- * The stream must have applied up to the copy's LSN.
+ * The stream must have applied up to the copy's LSN. Answers the position reached, when it moved.
  * Versions on a superseded storage move to this one in the same epoch.
  */
-export async function goLive(engine: EngineContext, storage: Storage, runner: SourceRunner): Promise<void> {
-  const { state, session } = engine;
+export async function goLive(engine: EngineContext, storage: Storage, runner: SourceRunner): Promise<Lsn | null> {
+  const { state } = engine;
   const epoch = await Epoch.begin(engine);
   let reached: Lsn | null = null;
   for (let batch = runner.take(); batch !== null; batch = runner.take()) {
     await epoch.apply(batch);
     reached = batch.endLsn ?? reached;
   }
-  await session.query('SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off');
   await applySpool(engine, storage);
-  await session.query('SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on');
   const superseded = storage.supersedes === null ? undefined : state.storages.get(storage.supersedes);
   const moves = superseded !== undefined && superseded.state === 'live';
   if (moves && storage.keyAttnums.length === 0) await keepRowIds(engine, superseded, storage);
@@ -145,7 +144,7 @@ export async function goLive(engine: EngineContext, storage: Storage, runner: So
   );
   await epoch.run(statements);
   await epoch.commit(reached === null ? new Map() : new Map([[storage.sourceId, reached]]));
-  if (reached !== null) runner.committed(reached);
+  return reached;
 }
 
 /** Applies what was spooled, chunk by chunk where order between chunks matters. */
@@ -207,7 +206,7 @@ async function keepRowIds(engine: EngineContext, old: Storage, storage: Storage)
   const image = (row: string): string => `ROW(${old.columns.map((column) => `${row}.${storageColumn(column.attnum)}`).join(', ')})::text`;
   const table = storageTable(storage.id);
   const { session } = engine;
-  await session.query('SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on');
+  await session.query(viewPhase);
   // First out of the way, because rids of both storages begin at 1.
   await session.query(`UPDATE ${table} SET rid = -rid`);
   await session.query(

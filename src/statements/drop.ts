@@ -41,7 +41,7 @@ async function dropSourceStatement(context: StatementContext, session: CallerSes
   await requireCatalog(context, session);
   const role = await callerRole(session);
   for (const name of statement.names) {
-    const found = await findLive(context, session, name);
+    const found = await findLive(session, name);
     if (found === null || found.type !== 'source') {
       if (found !== null) throw millraceError('wrong_object_type', { name: shownName(name), kind: 'source' }, { position: name.at + 1 });
       if (!statement.ifExists) throw undefinedObject('source', name);
@@ -65,7 +65,6 @@ async function dropSourceStatement(context: StatementContext, session: CallerSes
 async function dropSourceWithTables(context: StatementContext, session: CallerSession, sourceId: string): Promise<void> {
   const tables = await tablesOfSource(context, session, sourceId);
   const views = await dependentsOf(
-    context,
     session,
     tables.map((table) => table.facade),
   );
@@ -84,7 +83,7 @@ export async function dropRelation(context: StatementContext, session: CallerSes
   const live: LiveObject[] = [];
   const ordinary: QualifiedName[] = [];
   for (const name of statement.names) {
-    const found = await findLive(context, session, name);
+    const found = await findLive(session, name);
     if (found === null) ordinary.push(name);
     else {
       requireKind(statement, name, found);
@@ -93,7 +92,7 @@ export async function dropRelation(context: StatementContext, session: CallerSes
   }
   const oids = [...live.map((object) => object.facade), ...(await oidsOf(session, ordinary))];
   const dropped = new Set(live.map((object) => object.id));
-  const dependents = (await dependentsOf(context, session, oids)).filter((view) => !dropped.has(view.id));
+  const dependents = (await dependentsOf(session, oids)).filter((view) => !dropped.has(view.id));
   if (dependents.length > 0) {
     const first = statement.names[0];
     if (!statement.cascade) {
@@ -147,17 +146,14 @@ async function oidsOf(session: CallerSession, names: readonly QualifiedName[]): 
 }
 
 /** Live views that read any of these relations at any depth, nearest first. */
-async function dependentsOf(context: StatementContext, session: CallerSession, facades: readonly string[]): Promise<Dependent[]> {
+async function dependentsOf(session: CallerSession, facades: readonly string[]): Promise<Dependent[]> {
   if (facades.length === 0) return [];
-  return (await perform(
-    context,
-    session,
-    [
-      `SELECT coalesce(jsonb_agg(jsonb_build_object('id', d.relation_id::text, 'facade', d.facade::text, 'name', millrace.qualified_name(d.facade)) ORDER BY d.depth), '[]')
-         FROM millrace.live_dependents(ARRAY(SELECT value::oid FROM jsonb_array_elements_text($1 -> 'facades'))) d`,
-    ],
-    { facades },
-  )) as Dependent[];
+  const found = await session.query(
+    'SELECT d.relation_id, d.facade, millrace.qualified_name(d.facade) FROM millrace.live_dependents($1::oid[]) d ORDER BY d.depth',
+    [`{${facades.join(',')}}`],
+    { quiet: true },
+  );
+  return found.rows.map(([id, facade, name]) => ({ id: id ?? '', facade: facade ?? '', name: name ?? '' }));
 }
 
 /** As Postgres words it: one line for one object, a count and a DETAIL for more. */
@@ -228,7 +224,7 @@ export async function dropSchema(
   text: string,
 ): Promise<StatementResult> {
   if (statement.cascade) {
-    const live = await liveInSchemas(context, session, statement);
+    const live = await liveInSchemas(session, statement);
     const role = await callerRole(session);
     for (const object of live)
       await requireOwner(session, object.type === 'view' ? 'materialized view' : object.type, object.name, object.owner, role);
@@ -238,7 +234,6 @@ export async function dropSchema(
     const inside = new Set(live.map((object) => object.id));
     const outside = (
       await dependentsOf(
-        context,
         session,
         live.map((object) => object.facade),
       )
@@ -248,7 +243,6 @@ export async function dropSchema(
       ...[...views.map(named), ...outside].map((view) => `drop cascades to materialized view ${view.name}`),
     ]);
     const order = await dependentsOf(
-      context,
       session,
       live.map((object) => object.facade),
     );
@@ -263,7 +257,7 @@ export async function dropSchema(
 }
 
 /** The live objects whose facades are in the schemas of a DROP SCHEMA. */
-export async function liveInSchemas(context: StatementContext, session: CallerSession, statement: DropSchema): Promise<LiveObject[]> {
+export async function liveInSchemas(session: CallerSession, statement: DropSchema): Promise<LiveObject[]> {
   const rows = await session.query(
     `SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
       WHERE c.relkind = 'v' AND n.nspname IN (SELECT pg_catalog.json_array_elements_text($1::json))`,
@@ -271,20 +265,15 @@ export async function liveInSchemas(context: StatementContext, session: CallerSe
     { quiet: true },
   );
   return liveByFacade(
-    context,
     session,
     rows.rows.map((row) => row[0] ?? '0'),
   );
 }
 
 /** Whether a DROP concerns Millrace: a name is live, or a live view hangs on it. */
-export async function dropConcerns(
-  context: StatementContext,
-  session: CallerSession,
-  statement: DropRelation | DropSchema,
-): Promise<boolean> {
-  if (statement.type === 'drop_schema') return (await liveInSchemas(context, session, statement)).length > 0;
+export async function dropConcerns(session: CallerSession, statement: DropRelation | DropSchema): Promise<boolean> {
+  if (statement.type === 'drop_schema') return (await liveInSchemas(session, statement)).length > 0;
   const oids = await oidsOf(session, statement.names);
-  if ((await liveByFacade(context, session, oids)).length > 0) return true;
-  return (await dependentsOf(context, session, oids)).length > 0;
+  if ((await liveByFacade(session, oids)).length > 0) return true;
+  return (await dependentsOf(session, oids)).length > 0;
 }

@@ -172,12 +172,8 @@ async function requireSameTypes(session: CallerSession, id: number, plan: ViewPl
 }
 
 /** A live view is fresh already: REFRESH has nothing to do and says so. */
-export async function refreshMaterializedView(
-  context: StatementContext,
-  session: CallerSession,
-  statement: RefreshMaterializedView,
-): Promise<StatementResult> {
-  const found = await findLive(context, session, statement.name);
+export async function refreshMaterializedView(session: CallerSession, statement: RefreshMaterializedView): Promise<StatementResult> {
+  const found = await findLive(session, statement.name);
   session.notice({
     severity: 'NOTICE',
     code: '00000',

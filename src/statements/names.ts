@@ -125,32 +125,30 @@ export interface LiveObject {
 }
 
 /** What kind of live object a name stands for: null when the name is unknown or an ordinary relation. */
-export async function findLive(context: StatementContext, session: CallerSession, name: QualifiedName): Promise<LiveObject | null> {
+export async function findLive(session: CallerSession, name: QualifiedName): Promise<LiveObject | null> {
   const row = await firstRow(session, 'SELECT pg_catalog.to_regclass($1)::oid', [quotedName(name)]);
   const oid = row?.[0];
   if (oid === null || oid === undefined) return null;
-  return (await liveByFacade(context, session, [oid]))[0] ?? null;
+  return (await liveByFacade(session, [oid]))[0] ?? null;
 }
 
 /** The live objects among facades given by OID. */
-export async function liveByFacade(context: StatementContext, session: CallerSession, facades: readonly string[]): Promise<LiveObject[]> {
+export async function liveByFacade(session: CallerSession, facades: readonly string[]): Promise<LiveObject[]> {
   if (facades.length === 0) return [];
-  const found = await perform(
-    context,
-    session,
-    [
-      `SELECT coalesce(jsonb_agg(to_jsonb(x)), '[]') FROM (
-         SELECT live.id::text, live.type, live.facade::text, live.state, n.nspname AS schema, c.relname AS name, c.relowner::text AS owner
-           FROM (SELECT r.id, r.kind AS type, r.facade, r.state FROM millrace.relation r WHERE r.state <> 'dropped'
-                 UNION ALL
-                 SELECT s.id, 'source', s.facade, s.status FROM millrace.source s WHERE s.status <> 'dropped') live
-           JOIN pg_class c ON c.oid = live.facade
-           JOIN pg_namespace n ON n.oid = c.relnamespace
-          WHERE live.facade IN (SELECT value::oid FROM jsonb_array_elements_text($1 -> 'facades'))) x`,
-    ],
-    { facades },
+  const found = await session.query(
+    'SELECT l.id, l.type, l.facade, l.state, l.schema, l.name, l.owner FROM millrace.live_among($1::oid[]) l',
+    [`{${facades.join(',')}}`],
+    { quiet: true },
   );
-  return found as LiveObject[];
+  return found.rows.map(([id, type, facade, state, schema, name, owner]) => ({
+    id: id ?? '',
+    type: type === 'source' || type === 'view' ? type : 'table',
+    facade: facade ?? '',
+    state: state ?? '',
+    schema: schema ?? '',
+    name: name ?? '',
+    owner: owner ?? '',
+  }));
 }
 
 /** Whether an error is one of these conditions of the registry. */

@@ -27,10 +27,10 @@ async function claims(context: StatementContext, statement: ExtendedStatement, s
     case 'create_materialized_view':
       return readsLive(context, session, statement);
     case 'refresh_materialized_view':
-      return (await catalogPresent(context, session)) && (await findLive(context, session, statement.name)) !== null;
+      return (await catalogPresent(context, session)) && (await findLive(session, statement.name)) !== null;
     case 'drop_relation':
     case 'drop_schema':
-      return (await catalogPresent(context, session)) && (await dropConcerns(context, session, statement));
+      return (await catalogPresent(context, session)) && (await dropConcerns(session, statement));
     case 'show_create': {
       // SHOW CREATE of something ordinary is not valid Postgres anyway, so it is always ours.
       return true;
@@ -70,7 +70,7 @@ function run(context: StatementContext, statement: ExtendedStatement, text: stri
     case 'create_materialized_view':
       return createMaterializedView(context, session, statement);
     case 'refresh_materialized_view':
-      return refreshMaterializedView(context, session, statement);
+      return refreshMaterializedView(session, statement);
     case 'alter_schema_swap':
       return swapSchemas(session, statement);
     case 'drop_object':

@@ -66,7 +66,7 @@ export async function showObjects(context: StatementContext, session: CallerSess
     conditions.push("shown.schema NOT IN ('pg_catalog', 'information_schema')");
   }
   if (statement.source !== null) {
-    const source = await findLive(context, session, statement.source);
+    const source = await findLive(session, statement.source);
     if (source === null || source.type !== 'source') throw undefinedObject('source', statement.source);
     conditions.push(`shown.source_id = ${parameter(source.id)}::bigint`);
   }
@@ -114,7 +114,7 @@ async function createRelationSql(context: StatementContext, session: CallerSessi
   const { name } = statement;
   const kinds = { source: 'source', table: 'table', 'materialized view': 'view' } as const;
   const kind = statement.kind === 'connection' ? 'source' : statement.kind;
-  const found = await findLive(context, session, name);
+  const found = await findLive(session, name);
   if (found === null) {
     const there = await firstRow(session, 'SELECT pg_catalog.to_regclass($1)', [quotedName(name)]);
     if (there?.[0] !== null && there?.[0] !== undefined)

@@ -107,7 +107,7 @@ async function usableSource(
   statement: CreateTableFromSource,
   role: CallerRole,
 ): Promise<UsableSource> {
-  const found: LiveObject | null = await findLive(context, session, statement.source);
+  const found: LiveObject | null = await findLive(session, statement.source);
   if (found === null) {
     const row = await firstRow(session, 'SELECT pg_catalog.to_regclass($1)', [quotedName(statement.source)]);
     if (row?.[0] !== null && row?.[0] !== undefined)

@@ -39,7 +39,10 @@ export async function awaitReady(
     pause = Math.min(pause * 1.5, 0.1);
     const failed = looked.find((object) => object.state === 'error');
     if (failed !== undefined) {
+      // After the commit every query is a transaction of its own; what undoes the CREATE has to be one.
+      await session.query('BEGIN', [], { quiet: true });
       await onFailure({ id: failed.id, name: failed.name ?? '' });
+      await session.query('COMMIT', [], { quiet: true });
       throw new MillraceError('population_failed', {
         severity: 'ERROR',
         code: failed.error?.code ?? '55000',

@@ -318,6 +318,30 @@ BEGIN
      WHERE s.id = ANY (ids);
 END $$;
 
+-- The live objects among facades.
+CREATE FUNCTION millrace.live_among(facades oid[])
+RETURNS TABLE (id bigint, type text, facade oid, state text, schema name, name name, owner oid)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT live.id, live.type, live.facade, live.state, n.nspname, c.relname, c.relowner
+      FROM (SELECT r.id, r.kind AS type, r.facade, r.state FROM millrace.relation r WHERE r.state <> 'dropped'
+            UNION ALL
+            SELECT s.id, 'source', s.facade, s.status FROM millrace.source s WHERE s.status <> 'dropped') live
+      JOIN pg_class c ON c.oid = live.facade
+      JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE live.facade = ANY (facades)
+$$;
+
+-- Begins an epoch of the leader that holds this token; raises for any other.
+CREATE FUNCTION millrace.begin_epoch(leader bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE millrace.epoch SET epoch = epoch + 1, committed_at = clock_timestamp() WHERE token = leader;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '55P04', MESSAGE = 'another Millrace process has taken over as leader of this database';
+    END IF;
+END $$;
+REVOKE EXECUTE ON FUNCTION millrace.begin_epoch(bigint) FROM PUBLIC;
+
 -- Whether a relation is live, or a plain view that reads a live relation at any depth.
 CREATE FUNCTION millrace.reads_live(relation oid) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,0 +1,27 @@
+/**
+ * Planner settings of the session that runs epochs.
+ * Invariant: changes are applied by nested loops into indexes, views are maintained with the planner free. Deltas have no statistics,
+ * so with joins free the planner hashes the whole target for a few rows.
+ */
+import { pinnedSettings } from '../replication/settings.ts';
+
+export const epochSettings: Readonly<Record<string, string>> = {
+  ...pinnedSettings,
+  search_path: '',
+  jit: 'off',
+  random_page_cost: '1.1',
+  from_collapse_limit: '16',
+  join_collapse_limit: '16',
+  enable_hashjoin: 'off',
+  enable_mergejoin: 'off',
+  enable_seqscan: 'off',
+  // A lost tail of epochs comes again from the origin: positions are part of the epoch, and acknowledged only once flushed.
+  synchronous_commit: 'off',
+  statement_timeout: '0',
+  idle_in_transaction_session_timeout: '0',
+};
+
+/** Said within a transaction before views are maintained. */
+export const viewPhase = 'SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on';
+/** Said to go back to applying changes. */
+export const applyPhase = 'SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off';

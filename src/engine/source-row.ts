@@ -1,0 +1,19 @@
+/** A source as the catalog has it. */
+import type { ServerAddress } from '../config.ts';
+import type { Lsn } from '../replication/lsn.ts';
+
+export interface SourceRow {
+  readonly id: number;
+  readonly name: string;
+  readonly publication: string;
+  readonly slot: string;
+  readonly status: string;
+  readonly systemIdentifier: string | null;
+  /** End of the last commit in storage; null before the slot exists. */
+  readonly lsn: Lsn | null;
+  /** Changes whenever the connection or one of its secrets does. */
+  readonly addressKey: string;
+  /** Null when it cannot be opened (see addressProblem). */
+  readonly address: ServerAddress | null;
+  readonly addressProblem: string | null;
+}
