@@ -5,6 +5,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chownSync, existsSync, mkdirSync, statSync } from 'node:fs';
+import { rmdir } from 'node:fs/promises';
 import { tmpdir, totalmem } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -151,6 +152,7 @@ async function launch(
   const guard = pid === undefined ? undefined : spawnGuard(pid, dataDir, removeAfterDeath);
   // Killed, not released: after an end that was asked for, the files stay.
   void ended.then(() => guard?.kill('SIGKILL'));
+  if (socketDir !== undefined && socketDir !== dataDir) void ended.then(() => rmdir(socketDir).catch(() => undefined));
 
   while (!state.over) {
     const file = readPostmasterFile(dataDir);

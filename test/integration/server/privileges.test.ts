@@ -1,6 +1,6 @@
 /** PostgreSQL refuses to run as root: Millrace started by root has to find a way, wherever the data is. */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -87,6 +87,7 @@ describe('the data directory', () => {
     const server = await startEmbeddedPostgres({ dataDir: join(directory, 'x'.repeat(120), 'postgres'), sync: false });
     expect(server.socketDir?.length).toBeLessThan(90);
     expect(statSync(server.socketDir ?? '').mode & 0o777).toBe(0o700);
-    await server.stop('immediate');
+    await server.stop();
+    await expect.poll(() => existsSync(server.socketDir ?? '')).toBe(false);
   });
 });
