@@ -7,7 +7,7 @@ import type { NoticeFields } from '../errors.ts';
 import { type CallerSession, type FieldDescription, type QueryResult, UpstreamError } from '../statements/caller-session.ts';
 import { commandTag, dataRowValues, errorFields, rowDescriptionFields } from './decode.ts';
 import { ConnectionLost, type Driver } from './driver.ts';
-import { bind, close, copyFail, describe, execute, flush, noticeResponse, parse, sync } from './encode.ts';
+import { bind, close, describe, execute, flush, noticeResponse, parse, sync } from './encode.ts';
 import { Disposition } from './replies.ts';
 import { Reply, Status } from './tags.ts';
 
@@ -132,7 +132,6 @@ class ResultReader {
       case Reply.dataRow:
       case Reply.commandComplete:
       case Reply.error:
-      case Reply.copyIn:
       case Reply.closeComplete:
       case Reply.readyForQuery:
         return Disposition.collect;
@@ -152,10 +151,6 @@ class ResultReader {
         return false;
       case Reply.commandComplete:
         this.tag = commandTag(message);
-        return false;
-      case Reply.copyIn:
-        // The Sync that was sent is lost in the COPY.
-        this.#driver.toUpstream(this.#synced ? Buffer.concat([copyFail, sync]) : copyFail);
         return false;
       case Reply.error:
         this.error ??= new UpstreamError(errorFields(message, charset));

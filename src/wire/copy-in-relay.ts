@@ -2,7 +2,7 @@
  * COPY data of the client, on its way to a COPY that Millrace runs as one part of a longer text.
  * Invariant: as in the server, Sync and Flush mean nothing while the data comes, and any other message ends the COPY with an error.
  */
-import { copyFail } from './encode.ts';
+import { copyDone, copyFail, flush } from './encode.ts';
 import { Request } from './tags.ts';
 
 /**
@@ -29,7 +29,9 @@ export function copyInRelay(toUpstream: (bytes: Buffer) => void): (bytes: Buffer
       const tag = bytes[at];
       const next = at + 1 + Math.max(4, bytes.readInt32BE(at + 1));
       if (tag === Request.copyDone) {
-        pass(from, Math.min(next, bytes.length));
+        pass(from, at);
+        // The Flush that was sent with Execute is lost in the COPY.
+        toUpstream(Buffer.concat([copyDone, flush]));
         return bytes.subarray(next);
       }
       if (tag === Request.sync || tag === Request.flush) {

@@ -5,7 +5,7 @@
 import { UpstreamError } from '../statements/caller-session.ts';
 import { commandTag, errorFields } from './decode.ts';
 import { ConnectionLost } from './driver.ts';
-import { bind, close, describe, execute, flush, parse } from './encode.ts';
+import { bind, describe, execute, flush, parse } from './encode.ts';
 import { OrdinaryPartError } from './failure.ts';
 import { Disposition } from './replies.ts';
 import { Reply } from './tags.ts';
@@ -24,8 +24,8 @@ export async function relayPart(taken: Taken, text: string, tell: (complete: Buf
       parse('', text, charset),
       bind('', '', [], charset),
       describe('P', '', charset),
+      // No Close behind it: were it a COPY FROM STDIN, the server would take that for data.
       execute('', charset),
-      close('P', '', charset),
       flush,
     ]),
     {
@@ -34,12 +34,11 @@ export async function relayPart(taken: Taken, text: string, tell: (complete: Buf
           case Reply.parseComplete:
           case Reply.bindComplete:
           case Reply.noData:
-          case Reply.emptyQuery:
             return Disposition.drop;
           case Reply.commandComplete:
           case Reply.copyIn:
           case Reply.error:
-          case Reply.closeComplete:
+          case Reply.emptyQuery:
             return Disposition.collect;
           default:
             return Disposition.pass;
@@ -50,7 +49,7 @@ export async function relayPart(taken: Taken, text: string, tell: (complete: Buf
           case Reply.commandComplete:
             tag = commandTag(message);
             tell(Buffer.from(message));
-            return false;
+            return true;
           case Reply.copyIn:
             driver.toClient(Buffer.from(message));
             taken.relayCopyIn();
