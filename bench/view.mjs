@@ -97,7 +97,9 @@ async function measure(client, view) {
     times.maintain.push(maintain + Math.max(captured - bare, 0));
     times.refresh.push(refresh);
   }
+  const single = await oneRow(client, plan);
   const shown = plan.columns.map((column) => column.expression).join(', ');
+  await client.query('REFRESH MATERIALIZED VIEW plain');
   const wrong = await client.query(`
     SELECT count(*) AS n FROM (
       (SELECT ${shown} FROM millrace_data.s9 s EXCEPT ALL SELECT * FROM plain) UNION ALL
@@ -106,7 +108,19 @@ async function measure(client, view) {
   if (wrong.rows[0].n !== '0') throw new Error(`${view.name}: the view differs from its query in ${wrong.rows[0].n} rows`);
   const maintain = median(times.maintain);
   const refresh = median(times.refresh);
-  return { view: view.name, way: explainPlan(plan).split(':')[0], maintain, refresh, ratio: refresh / maintain };
+  return { view: view.name, way: explainPlan(plan).split(':')[0], maintain, refresh, ratio: refresh / maintain, single };
+}
+
+/** Epochs that change one row: what the view adds, median. */
+async function oneRow(client, plan) {
+  const times = [];
+  for (let i = 0; i < 60; i++) {
+    await client.query('BEGIN');
+    await client.query(`UPDATE millrace_data.s2 SET c4 = c4 + 1 WHERE c1 = ${50_000 + i}`);
+    times.push(await timed(client, [...maintainSql(plan, 9, new Set([2])), 'DELETE FROM millrace_data.d2']));
+    await client.query('COMMIT');
+  }
+  return median(times);
 }
 
 async function createTables(client) {
@@ -157,9 +171,14 @@ function median(values) {
 
 function print(results) {
   const width = Math.max(...results.map(({ view }) => view.length));
-  console.log(`${'view'.padEnd(width)}  way        maintain ms  REFRESH ms  REFRESH / maintain`);
-  for (const { view, way, maintain, refresh, ratio } of results) {
-    const numbers = [maintain.toFixed(1).padStart(11), refresh.toFixed(1).padStart(10), `${ratio.toFixed(1)}x`.padStart(18)];
+  console.log(`${'view'.padEnd(width)}  way        maintain ms  REFRESH ms  REFRESH / maintain  one row ms`);
+  for (const { view, way, maintain, refresh, ratio, single } of results) {
+    const numbers = [
+      maintain.toFixed(1).padStart(11),
+      refresh.toFixed(1).padStart(10),
+      `${ratio.toFixed(1)}x`.padStart(18),
+      single.toFixed(2).padStart(10),
+    ];
     console.log(`${view.padEnd(width)}  ${way.padEnd(9)}  ${numbers.join('  ')}`);
   }
 }

@@ -2,6 +2,7 @@
  * First step of planning: what a query is made of.
  * Invariant: nothing here depends on types; whatever does is asked for in the probes.
  */
+import { quoteIdentifier } from '../sql/quote.ts';
 import { type AggregateCall, groupTexts, knownAggregate, type TargetPiece, takeApart } from './aggregate-calls.ts';
 import { functionsIn, hasWindow, type JoinReading, readJoin } from './join-source.ts';
 import { refuseUndefined } from './refusals.ts';
@@ -187,11 +188,9 @@ function columnsIn(value: unknown): string[] {
   return found;
 }
 
-/** A column reference as SQL: all parts quoted, so that the text is also a key to find it by. */
+/** A column reference as SQL; also a key to find it by. */
 export function columnText(fields: Fields): string {
-  return strings(fields['fields'])
-    .map((name) => `"${name.replaceAll('"', '""')}"`)
-    .join('.');
+  return strings(fields['fields']).map(quoteIdentifier).join('.');
 }
 
 function probeSql(join: JoinShape, storage: TableName): string | null {

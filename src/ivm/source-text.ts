@@ -3,11 +3,12 @@
  * Invariant: expressions are cut out of the text as Postgres printed them, never printed again from the tree:
  * what is not re-printed cannot be misprinted. All offsets here are in characters (the parser counts bytes).
  */
-import { parseSync, scanSync } from 'libpg-query';
+import { scanSync } from 'libpg-query';
 import { millraceError } from '../errors.ts';
+import { parseSql } from '../sql/postgres-parser.ts';
 import { at, type Fields, list, node } from './tree.ts';
 
-export { loadModule as loadViewParser } from 'libpg-query';
+export { loadPostgresParser as loadViewParser } from '../sql/postgres-parser.ts';
 
 export interface Token {
   readonly start: number;
@@ -36,7 +37,7 @@ export interface Source {
 /** Reads one SELECT. A trailing semicolon is dropped. Anything else is refused. */
 export function readSource(query: string): Source {
   const text = query.trim().replace(/;$/, '');
-  const statements = list(node(parseSync(text))['stmts']);
+  const statements = list(node(parseSql(text))['stmts']);
   const select = at(statements[0], 'stmt', 'SelectStmt');
   if (statements.length !== 1 || select === undefined) {
     throw millraceError('feature_not_supported', { message: 'a live view is defined by one SELECT' });
