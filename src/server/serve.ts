@@ -100,8 +100,8 @@ function stopper(
   let first: Promise<void> | undefined;
   const inOrder = async (): Promise<void> => {
     log.info('stopping');
-    await Promise.all(workers.map((worker) => worker.stop(drainPatience)));
-    await engines.stop(enginePatience);
+    // Together: a source whose connection leads through this very proxy is one of the clients the workers wait for.
+    await Promise.all([...workers.map((worker) => worker.stop(drainPatience)), engines.stop(enginePatience)]);
     await upstream.stop('fast');
     await closeHttp();
   };
