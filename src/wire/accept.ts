@@ -96,8 +96,8 @@ export function acceptClient(
       session.start(startup, rest);
     } catch (error) {
       services.counters.errors++;
-      services.log.warn({ err: error }, 'the upstream cannot be reached');
-      const cause = error instanceof Error ? error.message : String(error);
+      const cause = reason(error);
+      services.log.warn({ cause }, 'the upstream cannot be reached');
       client.end(errorResponse(millraceError('upstream_unreachable', { cause }).fields, 'utf8', 'FATAL'));
       client.resume();
     }
@@ -115,7 +115,13 @@ async function forwardCancel(client: Socket, upstream: ServerAddress, packet: Bu
     socket.resume();
     socket.end(packet);
   } catch (error) {
-    services.log.warn({ err: error }, 'a cancel request could not be forwarded');
+    services.log.warn({ cause: reason(error) }, 'a cancel request could not be forwarded');
     client.destroy();
   }
+}
+
+/** Several addresses of one name may each have failed in their own way. */
+function reason(error: unknown): string {
+  if (error instanceof AggregateError && error.errors.length > 0) return error.errors.map(reason).join('; ');
+  return error instanceof Error ? error.message : String(error);
 }

@@ -179,6 +179,10 @@ export class Session implements DriverPort {
   #listen(closed: () => void): void {
     const client = this.#client;
     const upstream = this.#upstream;
+    const done = (): void => {
+      if (!this.#closed) closed();
+      this.#closed = true;
+    };
     client.on('data', (chunk: Buffer) => this.#fromClient(chunk));
     client.on('drain', () => upstream.resume());
     client.on('end', () => this.#clientEnd());
@@ -188,6 +192,7 @@ export class Session implements DriverPort {
       this.#driver.lost();
       upstream.destroySoon();
       upstream.resume();
+      if (upstream.closed) done();
     });
     upstream.on('data', (chunk: Buffer) => this.#fromUpstream(chunk));
     upstream.on('drain', () => this.#resumeClient());
@@ -196,8 +201,7 @@ export class Session implements DriverPort {
     upstream.on('close', () => {
       this.#driver.lost();
       this.#upstreamEnd();
-      if (!this.#closed) closed();
-      this.#closed = true;
+      if (client.closed) done();
     });
   }
 
