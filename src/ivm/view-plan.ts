@@ -76,6 +76,17 @@ export function maintainSql(
 }
 
 /**
+ * A small delta as a relation the planner knows to be small, to be returned from `maintainSql`'s `delta`. Without it the planner takes a
+ * delta table for ten pages of rows, and reads whole storages for an epoch of one row. `rows`: how many rows the table has, or more; the
+ * text is the same for all numbers up to 4, 32 and 256, so that statements can be prepared, and the bare table beyond.
+ * A number that is too small loses changes: count what is there, `SELECT count(*) FROM (SELECT FROM <table> LIMIT 257) x`.
+ */
+export function boundedDelta(table: string, rows: number): string {
+  const bound = [4, 32, 256].find((limit) => rows <= limit);
+  return bound === undefined ? table : `(SELECT * FROM ${table} LIMIT ${bound})`;
+}
+
+/**
  * Makes the storage right whatever is in it, writing only what differs, without looking at deltas. For repair, and for an epoch whose
  * maintenance fails: delta terms of joins evaluate expressions on pairs of rows that never stood side by side, so one that can fail (a
  * division) may fail there although the query does not.

@@ -8,7 +8,7 @@ import { captureDdl } from '../../../src/ivm/capture.ts';
 import { functionKindsSql, planView } from '../../../src/ivm/plan-view.ts';
 import type { ViewPlan } from '../../../src/ivm/plans.ts';
 import type { LiveRelation, PlainView, ProbeResult } from '../../../src/ivm/types.ts';
-import { asLiveRelation, maintainSql, populateSql, storageDdl, visibleColumns } from '../../../src/ivm/view-plan.ts';
+import { asLiveRelation, boundedDelta, maintainSql, populateSql, storageDdl, visibleColumns } from '../../../src/ivm/view-plan.ts';
 import { quoteIdentifier } from '../../../src/sql/quote.ts';
 
 export interface TableColumn {
@@ -119,13 +119,16 @@ export class LiveDatabase {
     await this.client.query('BEGIN; SET LOCAL session_replication_role = replica');
     await write();
     const changed = new Set<number>();
+    const counts = new Map<number, number>();
     const look = async (id: number): Promise<void> => {
-      const found = await this.client.query(`SELECT 1 FROM millrace_data.d${id} LIMIT 1`);
-      if (found.rows.length > 0) changed.add(id);
+      const found = await this.client.query(`SELECT count(*) AS n FROM (SELECT FROM millrace_data.d${id} LIMIT 257) x`);
+      counts.set(id, Number(found.rows[0]?.n));
+      if (counts.get(id) !== 0) changed.add(id);
     };
+    const delta = (id: number): string => boundedDelta(`millrace_data.d${id}`, counts.get(id) ?? 257);
     for (const { id } of this.tables) await look(id);
     for (const view of this.views) {
-      for (const statement of maintainSql(view.plan, view.id, changed)) {
+      for (const statement of maintainSql(view.plan, view.id, changed, delta)) {
         try {
           await this.client.query(statement);
         } catch (error) {
