@@ -94,6 +94,12 @@ export class Driver implements ReplySink {
     if (done) this.#finish()?.resolve();
   }
 
+  /** A message was taken over: what is remembered is about this conversation. */
+  begin(): void {
+    this.failed = false;
+    this.dirty = false;
+  }
+
   /** Sends `bytes` and hands the answer to `handler` until that has seen its end. */
   exchange(bytes: Buffer, handler: ReplyHandler): Promise<void> {
     if (this.#lost) return Promise.reject(new ConnectionLost());

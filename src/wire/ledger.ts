@@ -26,8 +26,9 @@ export class Ledger {
     return this.sent === this.received && !this.batchOpen && !this.copyIn;
   }
 
-  /** A Query or FunctionCall was forwarded. */
+  /** A Query or FunctionCall was forwarded. In a batch known to have failed the upstream discards it. */
   query(): void {
+    if (this.skipping) return;
     this.sent++;
     this.batchOpen = false;
     this.#lastWasQuery = true;

@@ -24,7 +24,6 @@ const besideSynced = { name: reservedName, eachSynced: true } as const;
 export async function takeExtended(taken: Taken, message: Buffer): Promise<void> {
   // In a batch that failed the upstream discards it, and in a COPY the upstream refuses it.
   if ((await quiesce(taken.driver)) !== 'ready') return taken.forward(message);
-  taken.driver.failed = false;
   try {
     switch (message[0]) {
       case Request.parse:
@@ -63,18 +62,29 @@ async function takeParse(taken: Taken, message: Buffer): Promise<void> {
 async function extendedPart(taken: Taken, text: string): Promise<StatementText | null> {
   const { ledger, runner } = taken;
   const parts = taken.parse(text);
-  if (!parts.some((part) => part.statement !== null)) return null;
-  const [part, second] = parts;
-  if (second !== undefined || part === undefined || part.statement === null) {
-    throw millraceError('syntax_error', { message: 'cannot insert multiple commands into a prepared statement' });
+  const [part] = parts;
+  if (part === undefined || !parts.some((one) => one.statement !== null)) return null;
+  if (parts.length > 1) {
+    // With Postgres's own statements only, the upstream has its own words for it.
+    for (const one of parts) {
+      if (await isCertain(taken, one)) {
+        throw millraceError('syntax_error', { message: 'cannot insert multiple commands into a prepared statement' });
+      }
+    }
+    return null;
   }
+  if (part.statement === null) return null;
   const first = !ledger.batchOpen;
-  if (ledger.status === Status.failed && first) {
-    const refusing = refusingCaller({ ...taken, ...beside, inTransactionBlock: () => true, onCommit: () => undefined });
-    return (await runner.claims(part.statement, refusing).catch(() => false)) ? part : null;
-  }
+  if (ledger.status === Status.failed && first) return (await isCertain(taken, part)) ? part : null;
   // At the start of a batch the question is put in a transaction of its own, so that it leaves no snapshot behind.
   return (await runner.claims(part.statement, callerFor(taken, first ? besideSynced : beside))) ? part : null;
+}
+
+/** Whether a statement is extended whatever the session holds. */
+async function isCertain(taken: Taken, part: StatementText): Promise<boolean> {
+  if (part.statement === null) return false;
+  const refusing = refusingCaller({ ...taken, ...beside, inTransactionBlock: () => true, onCommit: () => undefined });
+  return await taken.runner.claims(part.statement, refusing).catch(() => false);
 }
 
 async function takeBind(taken: Taken, message: Buffer): Promise<void> {
@@ -105,7 +115,7 @@ async function takeClose(taken: Taken, message: Buffer): Promise<void> {
 }
 
 async function takeExecute(taken: Taken, message: Buffer): Promise<void> {
-  const { driver, ledger, names, runner, watch } = taken;
+  const { ledger, names, runner, watch } = taken;
   const { portal: name, limit } = executeParts(message);
   const portal = names.portals.get(name);
   if (portal === undefined) return taken.forward(message);
@@ -117,7 +127,6 @@ async function takeExecute(taken: Taken, message: Buffer): Promise<void> {
   const result = await runner.run(statement, text, callerFor(taken, beside, tasks));
   watch.add(tasks, ledger.status === Status.idle);
   await finish(taken, portal, result, limit);
-  driver.dirty = false;
 }
 
 async function finish(taken: Taken, portal: LocalPortal, result: StatementResult, limit: number): Promise<void> {
@@ -166,8 +175,6 @@ async function fail(taken: Taken, error: unknown): Promise<void> {
   taken.counters.errors++;
   driver.toClient(failureResponse(error, 0, driver.charset, taken.log));
   await driver.abort();
-  driver.failed = false;
-  driver.dirty = false;
   ledger.batchOpen = true;
   ledger.skipping = true;
 }

@@ -65,28 +65,9 @@ export class RequestWalker {
         this.#blind = true;
         return end;
       }
-      switch (tag) {
-        case Request.query:
-        case Request.parse: {
-          if (this.gateOpen) break;
-          const known = tag === Request.query ? 0 : this.#mentionsLocal(tag, chunk, at, next);
-          if (known === 2 || (known === 1 && next > end)) return this.#incomplete(at, known === 1 ? next - at : this.need);
-          const verdict = known === 1 ? 1 : this.#mayBeExtended(tag, chunk, at, next);
-          if (verdict === 2) return this.#incomplete(at, this.need);
-          if (verdict === 1) return this.#takeOver(at, next);
-          break;
-        }
-        case Request.bind:
-        case Request.describe:
-        case Request.execute:
-        case Request.close: {
-          if (!this.#names.any) break;
-          const known = this.#mentionsLocal(tag, chunk, at, next);
-          if (known === 2 || (known === 1 && next > end)) return this.#incomplete(at, known === 1 ? next - at : this.need);
-          if (known === 1) return this.#takeOver(at, next);
-          break;
-        }
-      }
+      const verdict = this.#verdict(tag, chunk, at, next);
+      if (verdict === 2 || (verdict === 1 && next > end)) return this.#incomplete(at, verdict === 1 ? next - at : this.need);
+      if (verdict === 1) return this.#takeOver(at, next);
       this.forwarded(tag);
       at = next;
       if (this.oneAtATime && (tag === Request.query || tag === Request.sync || tag === Request.functionCall) && at <= end) {
@@ -125,6 +106,34 @@ export class RequestWalker {
         ledger.copyEnd();
         break;
     }
+  }
+
+  /** Whether a message is taken over: 0 no, 1 yes, 2 not enough of it there to tell (`need` is set). */
+  #verdict(tag: number, chunk: Buffer, at: number, next: number): number {
+    switch (tag) {
+      case Request.query:
+        if (this.gateOpen) return 0;
+        return this.#hangsOn() ? 1 : this.#mayBeExtended(tag, chunk, at, next);
+      case Request.functionCall:
+        return this.#hangsOn() && !this.gateOpen ? 1 : 0;
+      case Request.parse: {
+        if (this.gateOpen) return 0;
+        const known = this.#mentionsLocal(tag, chunk, at, next);
+        return known === 0 ? this.#mayBeExtended(tag, chunk, at, next) : known;
+      }
+      case Request.bind:
+      case Request.describe:
+      case Request.execute:
+      case Request.close:
+        return this.#mentionsLocal(tag, chunk, at, next);
+      default:
+        return 0;
+    }
+  }
+
+  /** Behind an unfinished batch: whether the upstream answers a request or skips it has to be known before it is booked. */
+  #hangsOn(): boolean {
+    return this.#ledger.batchOpen && !this.#ledger.skipping;
   }
 
   #incomplete(at: number, need: number): number {

@@ -19,6 +19,7 @@ import { type Charset, errorResponse } from './encode.ts';
 import { Ledger } from './ledger.ts';
 import { LocalNames } from './local-names.ts';
 import { takeExtended } from './pipeline.ts';
+import { quiesce } from './quiesce.ts';
 import { ReplyWalker } from './replies.ts';
 import { type Gate, RequestWalker, Stop } from './requests.ts';
 import { takeQuery } from './simple-query.ts';
@@ -108,6 +109,7 @@ export class Session implements DriverPort {
       runner: services.runner,
       counters: services.counters,
       log: services.log,
+      mayBeExtended: services.mayBeExtended,
       parse: (text) => services.parseStatements(text, this.#lexer as LexerOptions),
       forward: (message) => this.#forwardTaken(message),
       relayCopyIn: () => this.#relayCopyIn(),
@@ -249,8 +251,15 @@ export class Session implements DriverPort {
     } else {
       const message = bytes.subarray(to, requests.messageEnd);
       this.#startHolding(bytes.subarray(requests.messageEnd));
-      void this.#take(() => (message[0] === Request.query ? takeQuery(this.#taken, message) : takeExtended(this.#taken, message)));
+      void this.#take(() => this.#takeOver(message));
     }
+  }
+
+  async #takeOver(message: Buffer): Promise<void> {
+    if (message[0] === Request.query) return await takeQuery(this.#taken, message);
+    if (message[0] !== Request.functionCall) return await takeExtended(this.#taken, message);
+    await quiesce(this.#driver);
+    this.#forwardTaken(message);
   }
 
   #startHolding(rest: Buffer): void {
@@ -271,6 +280,7 @@ export class Session implements DriverPort {
   async #take(work: () => Promise<void>): Promise<void> {
     this.#held ??= [];
     this.#replies.sink = this.#driver;
+    this.#driver.begin();
     try {
       await work();
     } catch (error) {

@@ -3,7 +3,6 @@
  * Invariant: it is one transaction as in Postgres (unless it says otherwise itself), an error stops it, the CommandComplete of its last
  * statement follows the commit, and it ends in one ReadyForQuery. A text without a statement of ours is forwarded as it came.
  */
-import { MillraceError } from '../errors.ts';
 import type { StatementText } from '../sql/ast.ts';
 import { UpstreamError } from '../statements/caller-session.ts';
 import { type CommitTask, failedTransaction, refusingCaller } from './caller.ts';
@@ -21,10 +20,11 @@ import { asWarning, carryOut } from './tasks.ts';
 const simple = { name: '', eachSynced: false } as const;
 const simpleSynced = { name: '', eachSynced: true } as const;
 
-/** Handles a Query message for which the gate said "maybe". */
+/** Handles a Query for which the gate said "maybe", or that stands behind an unfinished batch. */
 export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
   const { driver, ledger } = taken;
   if ((await quiesce(driver)) !== 'ready') return taken.forward(message);
+  if (!taken.mayBeExtended(message, 5, message.length - 1)) return taken.forward(message);
   const text = queryText(message, driver.charset);
   let parts: readonly StatementText[];
   try {
@@ -32,7 +32,7 @@ export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
     if (!(await anyClaimed(taken, parts))) return taken.forward(message);
   } catch (error) {
     taken.names.forgetUnnamed();
-    return await fail(taken, error, error instanceof MillraceError ? 0 : 0);
+    return await fail(taken, error, 0);
   }
   // Any statement will do: in a failed transaction the upstream gives its own answer to it.
   if (ledger.status === Status.failed && parts.length === 1) return taken.forward(query(placeholder, driver.charset));
@@ -43,19 +43,19 @@ export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
 /** Whether any statement is ours. Asked without leaving a trace in the session's transaction. */
 async function anyClaimed(taken: Taken, parts: readonly StatementText[]): Promise<boolean> {
   for (const part of parts) {
-    if (part.statement !== null && (await isClaimed(taken, part))) return true;
+    if (part.statement !== null && (await isClaimed(taken, part, simpleSynced))) return true;
   }
   return false;
 }
 
-async function isClaimed(taken: Taken, part: StatementText): Promise<boolean> {
-  const { ledger, driver, runner } = taken;
+async function isClaimed(taken: Taken, part: StatementText, how: typeof simple | typeof simpleSynced): Promise<boolean> {
+  const { ledger, runner } = taken;
   if (part.statement === null) return false;
   if (ledger.status === Status.failed) {
     const refusing = refusingCaller({ ...taken, ...simple, inTransactionBlock: () => true, onCommit: () => undefined });
     return await runner.claims(part.statement, refusing).catch(() => false);
   }
-  return await runner.claims(part.statement, callerFor(taken, driver.dirty ? simple : simpleSynced));
+  return await runner.claims(part.statement, callerFor(taken, how));
 }
 
 /** One text under way. */
@@ -103,7 +103,7 @@ async function runPart(taken: Taken, part: StatementText, run: Run, tasks: Commi
     if (last) run.complete = complete;
     else driver.toClient(complete);
   };
-  if (part.statement !== null && (await isClaimed(taken, part))) {
+  if (part.statement !== null && (await isClaimed(taken, part, simple))) {
     if (ledger.status === Status.failed) throw failedTransaction();
     taken.counters.extendedStatements++;
     const result = await taken.runner.run(part.statement, part.text, callerFor(taken, simple, tasks));

@@ -8,6 +8,7 @@ import type { Counters } from './counters.ts';
 import type { Driver } from './driver.ts';
 import type { Ledger } from './ledger.ts';
 import type { LocalNames } from './local-names.ts';
+import type { Gate } from './requests.ts';
 import { Status } from './tags.ts';
 
 export type StatementParser = (text: string, options: { readonly standardConformingStrings?: boolean }) => readonly StatementText[];
@@ -22,6 +23,7 @@ export interface Taken {
   readonly runner: StatementRunner;
   readonly counters: Counters;
   readonly log: Logger;
+  readonly mayBeExtended: Gate;
   readonly parse: (text: string) => readonly StatementText[];
   /** Sends a message of the client to the upstream and books it as the client's. */
   forward(message: Buffer): void;

@@ -42,6 +42,11 @@ function conversation(port: number, chunks: readonly Buffer[], minor: number): P
       })();
     });
     socket.on('error', reject);
+    // A conversation that stops shows as one that differs.
+    socket.setTimeout(5000, () => {
+      heard.push(message(0x3f, [Buffer.from(`stalled on ${port}`)]));
+      socket.destroy();
+    });
     socket.on('close', () => {
       const bytes = Buffer.concat(heard);
       let shown = '';

@@ -24,6 +24,7 @@ export function fakeRunner(overrides: Partial<StatementRunner> = {}): FakeRunner
           return found.rows.length > 0;
         }
         case 'create_materialized_view':
+        case 'refresh_materialized_view':
           return statement.name.name.startsWith('live');
         default:
           return true;
