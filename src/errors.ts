@@ -91,7 +91,7 @@ export const conditions = {
   },
   dependent_objects: {
     code: '2BP01',
-    message: 'cannot drop {kind} "{name}" because other objects depend on it',
+    message: 'cannot drop {kind} {name} because other objects depend on it',
     detail: '{dependents}',
     hint: 'Use DROP ... CASCADE to drop the dependent objects too.',
   },

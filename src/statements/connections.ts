@@ -70,7 +70,10 @@ export async function alterConnection(
   }
   await requireOwner(session, 'connection', shownName(statement.name), found.owner, role);
   const options: Record<string, ConnectionOptions[string]> = { ...(await readOptions(context, session, found.id)) };
-  for (const name of statement.reset) delete options[name];
+  for (const name of statement.reset) {
+    requireKnown(name);
+    delete options[name];
+  }
   Object.assign(options, await storedOptions(context, session, role, statement.set));
   requireComplete(options);
   if (statement.validate !== false) {
@@ -114,13 +117,7 @@ async function storedOptions(
   const stored: Record<string, ConnectionOptions[string]> = {};
   for (const option of options) {
     const position = { position: option.at + 1 };
-    if (!knownOptions.some((known) => known === option.name)) {
-      throw millraceError(
-        'invalid_option',
-        { message: `POSTGRES connections do not support ${option.name} values`, hint: `The options are: ${knownOptions.join(', ')}.` },
-        position,
-      );
-    }
+    requireKnown(option.name, position);
     if (stored[option.name] !== undefined) {
       throw millraceError('invalid_option', { message: `${option.name} specified more than once` }, position);
     }
@@ -152,6 +149,15 @@ async function storedOptions(
     }
   }
   return stored;
+}
+
+function requireKnown(name: string, position: { readonly position?: number } = {}): void {
+  if (knownOptions.some((known) => known === name)) return;
+  throw millraceError(
+    'invalid_option',
+    { message: `POSTGRES connections do not support ${name} values`, hint: `The options are: ${knownOptions.join(', ')}.` },
+    position,
+  );
 }
 
 function requireComplete(options: ConnectionOptions): void {

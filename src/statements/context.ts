@@ -31,9 +31,12 @@ export interface CallerRole {
 
 /** The role the caller acts as right now (SET ROLE included). */
 export async function callerRole(session: CallerSession): Promise<CallerRole> {
-  const result = await session.query('SELECT oid, rolname, rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user', [], {
-    quiet: true,
-  });
+  // The operator by its schema: rights are decided by this answer, and search_path is the caller's.
+  const result = await session.query(
+    'SELECT oid, rolname, rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user',
+    [],
+    { quiet: true },
+  );
   const [oid, name, superuser] = result.rows[0] ?? [];
   return { oid: oid ?? '0', name: name ?? '', superuser: superuser === 't' };
 }

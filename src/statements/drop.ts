@@ -1,81 +1,15 @@
 /**
- * DROP of live relations, sources, and of what live relations hang on.
- * Invariant: the caller's transaction drops the views users see and marks the rest; storage, deltas and slots are cleared away
- * by the engine after the commit, so that an open transaction never holds a lock an epoch needs.
+ * DROP TABLE, VIEW, MATERIALIZED VIEW and SCHEMA where they concern live relations.
+ * Invariant: as in Postgres, what the user names needs the user's rights, and what hangs on it goes with CASCADE only.
  */
-import { definitionView, gateView } from '../catalog/model.ts';
 import { millraceError } from '../errors.ts';
-import type { DropObject, DropRelation, DropSchema, QualifiedName } from '../sql/ast.ts';
-import { quoteIdentifier } from '../sql/quote.ts';
+import type { DropRelation, DropSchema, QualifiedName } from '../sql/ast.ts';
 import type { CallerSession, StatementResult } from './caller-session.ts';
-import { callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
-import { findLive, type LiveObject, liveByFacade, quotedName, requireOwner, shownName, undefinedObject } from './names.ts';
-import { dropNamed } from './secrets.ts';
-import { dropSources, tablesOfSource } from './sources.ts';
-
-/** A live view that hangs on something, with its name. */
-interface Dependent {
-  readonly id: string;
-  readonly facade: string;
-  readonly name: string;
-}
-
-/** DROP SECRET, CONNECTION, SOURCE. */
-export async function dropObject(context: StatementContext, session: CallerSession, statement: DropObject): Promise<StatementResult> {
-  switch (statement.kind) {
-    case 'secret':
-    case 'connection':
-      return dropNamed(context, session, statement.kind, statement.names, {
-        ifExists: statement.ifExists,
-        cascade: statement.cascade,
-        dropSources: async (ids) => {
-          for (const id of ids) await dropSourceWithTables(context, session, id);
-        },
-      });
-    case 'source':
-      return dropSourceStatement(context, session, statement);
-  }
-}
-
-async function dropSourceStatement(context: StatementContext, session: CallerSession, statement: DropObject): Promise<StatementResult> {
-  await requireCatalog(context, session);
-  const role = await callerRole(session);
-  for (const name of statement.names) {
-    const found = await findLive(session, name);
-    if (found === null || found.type !== 'source') {
-      if (found !== null) throw millraceError('wrong_object_type', { name: shownName(name), kind: 'source' }, { position: name.at + 1 });
-      if (!statement.ifExists) throw undefinedObject('source', name);
-      session.notice({ severity: 'NOTICE', code: '42704', message: `source "${shownName(name)}" does not exist, skipping` });
-      continue;
-    }
-    await requireOwner(session, 'source', shownName(name), found.owner, role);
-    const tables = await tablesOfSource(context, session, found.id);
-    if (tables.length > 0 && !statement.cascade) {
-      throw millraceError('dependent_objects', {
-        kind: 'source',
-        name: shownName(name),
-        dependents: tables.map((table) => `table ${table.name} depends on source ${shownName(name)}`).join('\n'),
-      });
-    }
-    await dropSourceWithTables(context, session, found.id);
-  }
-  return { kind: 'done', tag: 'DROP SOURCE' };
-}
-
-async function dropSourceWithTables(context: StatementContext, session: CallerSession, sourceId: string): Promise<void> {
-  const tables = await tablesOfSource(context, session, sourceId);
-  const views = await dependentsOf(
-    session,
-    tables.map((table) => table.facade),
-  );
-  announceCascade(session, [
-    ...tables.map((table) => `drop cascades to table ${table.name}`),
-    ...views.map((view) => `drop cascades to materialized view ${view.name}`),
-  ]);
-  await dropFacades(context, session, [...views].reverse(), true);
-  await dropFacades(context, session, tables, true);
-  await dropSources(context, session, [sourceId]);
-}
+import { callerRole, firstRow, type StatementContext } from './context.ts';
+import { announceCascade, dependentObjects, dependentsOf, droppable } from './dependents.ts';
+import { dropLinks } from './drop-named.ts';
+import { findLive, type LiveObject, liveByFacade, quotedName, requireOwner, shownName } from './names.ts';
+import { removeRelations } from './removal.ts';
 
 /** DROP TABLE, VIEW, MATERIALIZED VIEW that concern live relations. */
 export async function dropRelation(context: StatementContext, session: CallerSession, statement: DropRelation): Promise<StatementResult> {
@@ -87,31 +21,24 @@ export async function dropRelation(context: StatementContext, session: CallerSes
     if (found === null) ordinary.push(name);
     else {
       requireKind(statement, name, found);
-      live.push(found);
+      if (!live.some((known) => known.id === found.id)) live.push(found);
     }
   }
   const oids = [...live.map((object) => object.facade), ...(await oidsOf(session, ordinary))];
-  const dropped = new Set(live.map((object) => object.id));
-  const dependents = (await dependentsOf(session, oids)).filter((view) => !dropped.has(view.id));
-  if (dependents.length > 0) {
-    const first = statement.names[0];
-    if (!statement.cascade) {
-      throw millraceError('dependent_objects', {
-        kind: statement.kind,
-        name: first === undefined ? '' : shownName(first),
-        dependents: dependents
-          .map((view) => `materialized view ${view.name} depends on ${statement.kind} ${first === undefined ? '' : shownName(first)}`)
-          .join('\n'),
-      });
-    }
-    announceCascade(
-      session,
-      dependents.map((view) => `drop cascades to materialized view ${view.name}`),
-    );
+  const dropped = new Set(oids);
+  const dependents = await dependentsOf(session, oids);
+  // Nearest first: views among the named ones are dropped before what they read, in the same order as those reached.
+  const depth = new Map(dependents.map((view, index) => [view.oid, index]));
+  const reached = dependents.filter((view) => !dropped.has(view.oid));
+  const roots = live.map(droppable);
+  if (reached.length > 0 && !statement.cascade) {
+    const [first] = statement.names;
+    throw dependentObjects({ kind: statement.kind, name: first === undefined ? '' : `"${shownName(first)}"` }, roots, reached);
   }
-  await dropFacades(context, session, [...dependents].reverse(), true);
-  const views = live.filter((object) => object.type === 'view');
-  await dropFacades(context, session, [...views, ...live.filter((object) => object.type === 'table')].map(named), statement.cascade);
+  announceCascade(session, reached);
+  await removeRelations(context, session, [...reached].reverse(), { named: false, cascade: true });
+  const ordered = [...roots].sort((a, b) => (depth.get(b.oid) ?? -1) - (depth.get(a.oid) ?? -1));
+  await removeRelations(context, session, ordered, { named: true, cascade: statement.cascade });
   if (ordinary.length > 0) {
     await session.query(
       `DROP ${statement.kind.toUpperCase()} ${statement.ifExists ? 'IF EXISTS ' : ''}${ordinary.map(quotedName).join(', ')}${statement.cascade ? ' CASCADE' : ''}`,
@@ -120,14 +47,9 @@ export async function dropRelation(context: StatementContext, session: CallerSes
   return { kind: 'done', tag };
 }
 
-function named(object: LiveObject): Dependent {
-  return { id: object.id, facade: object.facade, name: `${quoteIdentifier(object.schema)}.${quoteIdentifier(object.name)}` };
-}
-
 /** As Postgres: DROP TABLE of a view is refused, with the statement to use. */
 function requireKind(statement: DropRelation, name: QualifiedName, found: LiveObject): void {
-  const kinds = { table: 'table', view: 'materialized view', source: 'source' } as const;
-  const kind = kinds[found.type];
+  const { kind } = droppable(found);
   if (kind === statement.kind) return;
   throw millraceError(
     'wrong_object_type_drop',
@@ -145,123 +67,68 @@ async function oidsOf(session: CallerSession, names: readonly QualifiedName[]): 
   return oids;
 }
 
-/** Live views that read any of these relations at any depth, nearest first. */
-async function dependentsOf(session: CallerSession, facades: readonly string[]): Promise<Dependent[]> {
-  if (facades.length === 0) return [];
-  const found = await session.query(
-    'SELECT d.relation_id, d.facade, millrace.qualified_name(d.facade) FROM millrace.live_dependents($1::oid[]) d ORDER BY d.depth',
-    [`{${facades.join(',')}}`],
-    { quiet: true },
-  );
-  return found.rows.map(([id, facade, name]) => ({ id: id ?? '', facade: facade ?? '', name: name ?? '' }));
-}
-
-/** As Postgres words it: one line for one object, a count and a DETAIL for more. */
-function announceCascade(session: CallerSession, lines: readonly string[]): void {
-  const [only] = lines;
-  if (only === undefined) return;
-  if (lines.length === 1) session.notice({ severity: 'NOTICE', code: '00000', message: only });
-  else
-    session.notice({
-      severity: 'NOTICE',
-      code: '00000',
-      message: `drop cascades to ${lines.length} other objects`,
-      detail: lines.join('\n'),
-    });
-}
-
-/** Drops facades as the caller (Postgres checks ownership and, without cascade, plain views that depend on them), then what is behind them. */
-async function dropFacades(
-  context: StatementContext,
-  session: CallerSession,
-  objects: readonly Dependent[],
-  cascade: boolean,
-): Promise<void> {
-  // Definition views hang on the facades they read: they go first, or RESTRICT would name them.
-  await dropDefinitions(
-    context,
-    session,
-    objects.map((object) => object.id),
-  );
-  for (const object of objects) await session.query(`DROP VIEW ${object.name}${cascade ? ' CASCADE' : ''}`);
-  await dropLive(
-    context,
-    session,
-    objects.map((object) => object.id),
-  );
-}
-
-async function dropDefinitions(context: StatementContext, session: CallerSession, ids: readonly string[]): Promise<void> {
-  if (ids.length === 0) return;
-  await perform(
-    context,
-    session,
-    ids.map((id) => `DROP VIEW IF EXISTS ${definitionView(Number(id))}`),
-  );
-}
-
-/** Marks relations dropped, with their gates and definitions gone. Their facades must be gone already. */
-export async function dropLive(context: StatementContext, session: CallerSession, ids: readonly string[]): Promise<void> {
-  if (ids.length === 0) return;
-  await perform(
-    context,
-    session,
-    [
-      ...ids.map((id) => `DROP VIEW IF EXISTS ${definitionView(Number(id))}`),
-      ...ids.map((id) => `DROP VIEW IF EXISTS ${gateView(Number(id))}`),
-      `UPDATE millrace.relation SET state = 'dropped', facade = NULL, state_since = now()
-        WHERE id IN (SELECT value::bigint FROM jsonb_array_elements_text($1 -> 'ids'))`,
-    ],
-    { ids },
-  );
-}
-
-/** DROP SCHEMA .. CASCADE over live relations: they and what reads them go first, then Postgres drops the schema. */
+/** DROP SCHEMA over live relations, secrets and connections: they and what hangs on them go first, then Postgres drops the schema. */
 export async function dropSchema(
   context: StatementContext,
   session: CallerSession,
   statement: DropSchema,
   text: string,
 ): Promise<StatementResult> {
-  if (statement.cascade) {
-    const live = await liveInSchemas(session, statement);
-    const role = await callerRole(session);
-    for (const object of live)
-      await requireOwner(session, object.type === 'view' ? 'materialized view' : object.type, object.name, object.owner, role);
-    const sources = live.filter((object) => object.type === 'source');
-    const tables = live.filter((object) => object.type === 'table');
-    const views = live.filter((object) => object.type === 'view');
-    const inside = new Set(live.map((object) => object.id));
-    const outside = (
-      await dependentsOf(
-        session,
-        live.map((object) => object.facade),
-      )
-    ).filter((view) => !inside.has(view.id));
-    announceCascade(session, [
-      ...tables.map((object) => `drop cascades to table ${named(object).name}`),
-      ...[...views.map(named), ...outside].map((view) => `drop cascades to materialized view ${view.name}`),
-    ]);
-    const order = await dependentsOf(
-      session,
-      live.map((object) => object.facade),
-    );
-    const depth = new Map(order.map((view, index) => [view.id, index]));
-    const allViews = [...views.map(named), ...outside].sort((a, b) => (depth.get(b.id) ?? -1) - (depth.get(a.id) ?? -1));
-    await dropFacades(context, session, allViews, true);
-    await dropFacades(context, session, tables.map(named), true);
-    for (const source of sources) await dropSourceWithTables(context, session, source.id);
+  const schemas = await schemasOf(session, statement);
+  const role = await callerRole(session);
+  for (const schema of schemas) await requireOwner(session, 'schema', schema.name, schema.owner, role);
+  const live = await liveInSchemas(session, schemas);
+  const named = await namedInSchemas(session, schemas);
+  const relations = live.filter((object) => object.type !== 'source').map(droppable);
+  const links = [
+    ...named,
+    ...live.filter((object) => object.type === 'source').map((object) => ({ ...droppable(object), kind: 'source' as const })),
+  ];
+  const [first] = schemas;
+  if (!statement.cascade && first !== undefined) {
+    const lines = [...links, ...relations].map((object) => `${object.kind} ${object.name} depends on schema ${first.name}`);
+    throw dependentObjects({ kind: 'schema', name: `"${first.name}"` }, [], [], lines);
   }
+  const dependents = await dependentsOf(
+    session,
+    relations.map((object) => object.oid),
+  );
+  const views = new Map([...relations.filter((object) => object.kind !== 'table'), ...dependents].map((view) => [view.oid, view]));
+  const depth = new Map(dependents.map((view, index) => [view.oid, index]));
+  const ordered = [...views.values()].sort((a, b) => (depth.get(b.oid) ?? -1) - (depth.get(a.oid) ?? -1));
+  const tables = relations.filter((object) => object.kind === 'table');
+  announceCascade(session, [...links, ...tables, ...[...ordered].reverse()]);
+  await removeRelations(context, session, [...ordered, ...tables], { named: false, cascade: true });
+  await dropLinks(
+    context,
+    session,
+    links.map((link) => ({ id: link.id ?? '', kind: link.kind, name: link.name, uses: '' })),
+    true,
+  );
   await session.query(text);
   return { kind: 'done', tag: 'DROP SCHEMA' };
 }
 
-/** The live objects whose facades are in the schemas of a DROP SCHEMA. */
-export async function liveInSchemas(session: CallerSession, statement: DropSchema): Promise<LiveObject[]> {
-  const rows = await session.query(
-    `SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE c.relkind = 'v' AND n.nspname IN (SELECT pg_catalog.json_array_elements_text($1::json))`,
+interface Schema {
+  readonly oid: string;
+  readonly name: string;
+  readonly owner: string;
+}
+
+async function schemasOf(session: CallerSession, statement: DropSchema): Promise<Schema[]> {
+  const found = await session.query(
+    `SELECT n.oid, n.nspname, n.nspowner FROM pg_catalog.pg_namespace n
+      WHERE n.nspname OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT pg_catalog.json_array_elements_text($1::json)))`,
     [JSON.stringify(statement.names.map((name) => name.name))],
+    { quiet: true },
+  );
+  return found.rows.map(([oid, name, owner]) => ({ oid: oid ?? '', name: name ?? '', owner: owner ?? '' }));
+}
+
+async function liveInSchemas(session: CallerSession, schemas: readonly Schema[]): Promise<LiveObject[]> {
+  const rows = await session.query(
+    "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relkind = 'v' AND c.relnamespace = ANY ($1::oid[])",
+    [`{${schemas.map((schema) => schema.oid).join(',')}}`],
     { quiet: true },
   );
   return liveByFacade(
@@ -270,10 +137,29 @@ export async function liveInSchemas(session: CallerSession, statement: DropSchem
   );
 }
 
+/** Secrets and connections in schemas. */
+async function namedInSchemas(
+  session: CallerSession,
+  schemas: readonly Schema[],
+): Promise<{ id: string; kind: 'connection' | 'secret'; name: string }[]> {
+  const found = await session.query(
+    `SELECT o.id, o.kind, pg_catalog.format('%I.%I', o.schema, o.name)
+       FROM (SELECT id, 'connection' AS kind, schema, name FROM millrace.connections
+             UNION ALL SELECT id, 'secret', schema, name FROM millrace.secrets) o
+      WHERE o.schema = ANY ($1::text[]) ORDER BY o.id`,
+    [`{${schemas.map((schema) => `"${schema.name.replace(/["\\]/g, '\\$&')}"`).join(',')}}`],
+    { quiet: true },
+  );
+  return found.rows.map(([id, kind, name]) => ({ id: id ?? '', kind: kind === 'secret' ? 'secret' : 'connection', name: name ?? '' }));
+}
+
 /** Whether a DROP concerns Millrace: a name is live, or a live view hangs on it. */
 export async function dropConcerns(session: CallerSession, statement: DropRelation | DropSchema): Promise<boolean> {
-  if (statement.type === 'drop_schema') return (await liveInSchemas(session, statement)).length > 0;
+  if (statement.type === 'drop_schema') {
+    const schemas = await schemasOf(session, statement);
+    return (await liveInSchemas(session, schemas)).length > 0 || (await namedInSchemas(session, schemas)).length > 0;
+  }
   const oids = await oidsOf(session, statement.names);
   if ((await liveByFacade(session, oids)).length > 0) return true;
-  return (await dependentsOf(session, oids)).length > 0;
+  return (await dependentsOf(session, oids)).some((view) => view.id !== null);
 }

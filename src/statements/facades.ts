@@ -1,4 +1,6 @@
 /** Facades: the views that users see. Invariant: a facade belongs to the role that created it and refuses every write. */
+import { type MillraceError, millraceError } from '../errors.ts';
+import type { QualifiedName } from '../sql/ast.ts';
 import type { CallerSession } from './caller-session.ts';
 import { firstRow } from './context.ts';
 
@@ -25,4 +27,8 @@ export async function namespaceHolds(session: CallerSession, namespaceOid: strin
     name,
   ]);
   return row !== null;
+}
+
+export function duplicateRelation(name: QualifiedName): MillraceError {
+  return millraceError('duplicate_relation', { name: name.name }, { position: name.at + 1 });
 }

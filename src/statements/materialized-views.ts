@@ -17,9 +17,11 @@ import { loadPostgresParser, relationNames } from '../sql/postgres-parser.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import { type CallerSession, type StatementResult, UpstreamError } from './caller-session.ts';
 import { callerRole, catalogPresent, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
-import { facadeTriggers, namespaceHolds } from './facades.ts';
+import { duplicateRelation, facadeTriggers, namespaceHolds } from './facades.ts';
 import { creationNamespace, findLive, quotedName, shownName } from './names.ts';
-import { attachFacade, dropFailed } from './tables.ts';
+import { dropFailed } from './removal.ts';
+import { facadeOid } from './sources.ts';
+import { attachFacade } from './tables.ts';
 import { functionKinds, requireMaterializable } from './view-functions.ts';
 import { readRelations, relationLookup } from './view-inputs.ts';
 import { awaitReady, waitsForEngine } from './wait.ts';
@@ -54,7 +56,7 @@ export async function createMaterializedView(
   const role = await callerRole(session);
   const namespace = await creationNamespace(session, statement.name);
   if (await namespaceHolds(session, namespace.oid, statement.name.name)) {
-    if (!statement.ifNotExists) throw millraceError('duplicate_relation', { name: statement.name.name });
+    if (!statement.ifNotExists) throw duplicateRelation(statement.name);
     session.notice({ severity: 'NOTICE', code: '42P07', message: `relation "${statement.name.name}" already exists, skipping` });
     return { kind: 'done', tag };
   }
@@ -74,7 +76,14 @@ export async function createMaterializedView(
   );
   const storage = (input: number): string => storageTable(storageOf.get(input) ?? input);
   const analysis = analyzeView(definition, relationLookup(read), storage);
-  await requireMaterializable(session, analysis.functions, role);
+  const plain = read.filter((relation) => relation.kind === 'plain view');
+  await requireMaterializable(
+    context,
+    session,
+    [await facadeOid(session, scratch), ...plain.map((relation) => relation.oid)],
+    [definition, ...plain.map((relation) => relation.query ?? '')],
+    role,
+  );
   const plan = planView(analysis, await probe(context, session, analysis, id));
   const list = visibleColumns(plan).map((column) => `${column.expression} AS ${quoteIdentifier(column.name)}`);
   await perform(
@@ -149,7 +158,7 @@ async function probe(context: StatementContext, session: CallerSession, analysis
     analysis.hashableSql === null
       ? false
       : await perform(context, session, [`SELECT to_jsonb(millrace.holds(${quoteLiteral(analysis.hashableSql)}))`]);
-  return { columns, functions: await functionKinds(session, analysis.functions), groupsHashable: hashable === true };
+  return { columns, functions: await functionKinds(context, session, analysis.functions), groupsHashable: hashable === true };
 }
 
 /** The compiler's promise, checked against Postgres for every view. */

@@ -2,7 +2,7 @@
  * Names to identities, by Postgres's own rules: search_path, schema privileges, case.
  * Invariant: what is found here is identified by OID or catalog id from then on.
  */
-import { type ConditionName, MillraceError, millraceError } from '../errors.ts';
+import { type MillraceError, millraceError } from '../errors.ts';
 import type { QualifiedName } from '../sql/ast.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { CallerSession } from './caller-session.ts';
@@ -132,6 +132,12 @@ export async function findLive(session: CallerSession, name: QualifiedName): Pro
   return (await liveByFacade(session, [oid]))[0] ?? null;
 }
 
+/** Whether a name stands for any relation at all. */
+export async function relationExists(session: CallerSession, name: QualifiedName): Promise<boolean> {
+  const row = await firstRow(session, 'SELECT pg_catalog.to_regclass($1)', [quotedName(name)]);
+  return row?.[0] !== null && row?.[0] !== undefined;
+}
+
 /** The live objects among facades given by OID. */
 export async function liveByFacade(session: CallerSession, facades: readonly string[]): Promise<LiveObject[]> {
   if (facades.length === 0) return [];
@@ -149,9 +155,4 @@ export async function liveByFacade(session: CallerSession, facades: readonly str
     name: name ?? '',
     owner: owner ?? '',
   }));
-}
-
-/** Whether an error is one of these conditions of the registry. */
-export function isCondition(error: unknown, ...names: ConditionName[]): boolean {
-  return error instanceof MillraceError && names.includes(error.condition);
 }

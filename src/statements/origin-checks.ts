@@ -141,7 +141,14 @@ export async function describeReference(address: ServerAddress, options: Referen
   return withOrigin(address, source, async (client) => {
     const found = await describeTable(client, { ...(schema === undefined ? {} : { schema }), table }, { publication });
     if (found.ambiguous.length > 0) {
-      throw millraceError('ambiguous_reference', { reference: shown, candidates: found.ambiguous.join(', ') }, position);
+      throw millraceError(
+        'ambiguous_reference',
+        {
+          reference: shown,
+          candidates: found.ambiguous.map((inSchema) => `${quoteIdentifier(inSchema)}.${quoteIdentifier(table)}`).join(', '),
+        },
+        position,
+      );
     }
     if (found.table === undefined) {
       const near = (await listPublished(client, publication)).filter((known) => known.name.toLowerCase() === table.toLowerCase());

@@ -1,7 +1,7 @@
-/** CREATE, ALTER, DROP SECRET. Invariant: the value leaves this process encrypted only. */
+/** CREATE, ALTER SECRET. Invariant: the value leaves this process encrypted only. */
 import { encryptSecret } from '../catalog/encryption.ts';
 import { millraceError } from '../errors.ts';
-import type { AlterSecret, CreateSecret, QualifiedName } from '../sql/ast.ts';
+import type { AlterSecret, CreateSecret } from '../sql/ast.ts';
 import type { CallerSession, StatementResult } from './caller-session.ts';
 import { callerRole, perform, requireCatalog, type StatementContext } from './context.ts';
 import { creationNamespace, findNamed, requireOwner, shownName, undefinedObject } from './names.ts';
@@ -51,83 +51,4 @@ export async function alterSecret(context: StatementContext, session: CallerSess
     value: encryptSecret(context.secretKey, found.id, statement.value),
   });
   return { kind: 'done', tag: 'ALTER SECRET' };
-}
-
-/** Drops secrets or connections; refuses while something uses them, since a source without its connection would stand still. */
-export async function dropNamed(
-  context: StatementContext,
-  session: CallerSession,
-  kind: 'secret' | 'connection',
-  names: readonly QualifiedName[],
-  options: { readonly ifExists: boolean; readonly cascade: boolean; readonly dropSources: (ids: readonly string[]) => Promise<void> },
-): Promise<StatementResult> {
-  const tag = `DROP ${kind.toUpperCase()}`;
-  await requireCatalog(context, session);
-  const role = await callerRole(session);
-  for (const name of names) {
-    const found = await findNamed(context, session, kind, name);
-    if (found === null) {
-      if (!options.ifExists) throw undefinedObject(kind, name);
-      session.notice({ severity: 'NOTICE', code: '42704', message: `${kind} "${shownName(name)}" does not exist, skipping` });
-      continue;
-    }
-    await requireOwner(session, kind, shownName(name), found.owner, role);
-    const connections = kind === 'connection' ? [found.id] : await connectionsUsing(context, session, found.id);
-    const sources = await sourcesUsing(context, session, connections);
-    const dependents = [
-      ...(kind === 'secret' ? connections.map((id) => `connection ${id}`) : []),
-      ...sources.map((source) => `source ${source.name} depends on ${kind} ${shownName(name)}`),
-    ];
-    if (dependents.length > 0 && !options.cascade) {
-      throw millraceError('dependent_objects', { kind, name: shownName(name), dependents: dependents.join('\n') });
-    }
-    await options.dropSources(sources.map((source) => source.id));
-    if (kind === 'secret' && connections.length > 0) await removeRows(context, session, 'connection', connections);
-    await removeRows(context, session, kind, [found.id]);
-  }
-  return { kind: 'done', tag };
-}
-
-async function removeRows(
-  context: StatementContext,
-  session: CallerSession,
-  kind: 'secret' | 'connection',
-  ids: readonly string[],
-): Promise<void> {
-  await perform(
-    context,
-    session,
-    [`DELETE FROM millrace.${kind} WHERE id IN (SELECT value::bigint FROM jsonb_array_elements_text($1 -> 'ids'))`],
-    { ids },
-  );
-}
-
-async function connectionsUsing(context: StatementContext, session: CallerSession, secretId: string): Promise<string[]> {
-  return (await perform(
-    context,
-    session,
-    [
-      `SELECT coalesce(jsonb_agg(DISTINCT c.id::text), '[]')
-         FROM millrace.connection c, jsonb_each(c.options) AS o
-        WHERE o.value ->> 'secret' = $1 ->> 'id'`,
-    ],
-    { id: secretId },
-  )) as string[];
-}
-
-async function sourcesUsing(
-  context: StatementContext,
-  session: CallerSession,
-  connectionIds: readonly string[],
-): Promise<{ id: string; name: string }[]> {
-  return (await perform(
-    context,
-    session,
-    [
-      `SELECT coalesce(jsonb_agg(jsonb_build_object('id', s.id::text, 'name', millrace.qualified_name(s.facade))), '[]')
-         FROM millrace.source s
-        WHERE s.status <> 'dropped' AND s.connection_id IN (SELECT value::bigint FROM jsonb_array_elements_text($1 -> 'ids'))`,
-    ],
-    { ids: connectionIds },
-  )) as { id: string; name: string }[];
 }

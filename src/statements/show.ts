@@ -8,7 +8,7 @@ import type { ShowCreate, ShowKind, ShowObjects } from '../sql/ast.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import type { CallerSession, FieldDescription, StatementResult } from './caller-session.ts';
 import { callerRole, catalogPresent, firstRow, perform, type StatementContext } from './context.ts';
-import { findLive, type LiveObject, quotedName, requireNamed, shownName, undefinedObject } from './names.ts';
+import { findLive, type LiveObject, relationExists, requireNamed, shownName, undefinedObject } from './names.ts';
 
 const text = 25;
 
@@ -116,8 +116,7 @@ async function createRelationSql(context: StatementContext, session: CallerSessi
   const kind = statement.kind === 'connection' ? 'source' : statement.kind;
   const found = await findLive(session, name);
   if (found === null) {
-    const there = await firstRow(session, 'SELECT pg_catalog.to_regclass($1)', [quotedName(name)]);
-    if (there?.[0] !== null && there?.[0] !== undefined)
+    if (await relationExists(session, name))
       throw millraceError('wrong_object_type', { name: shownName(name), kind: `live ${kind}` }, { position: name.at + 1 });
     throw undefinedObject(kind, name);
   }

@@ -1,5 +1,5 @@
 /**
- * CREATE SOURCE and what DROP SOURCE takes with it.
+ * CREATE SOURCE.
  * Invariant: the slot is the engine's to create, after the commit, so that a rolled back CREATE SOURCE leaves nothing on the origin.
  */
 import { randomBytes } from 'node:crypto';
@@ -9,16 +9,18 @@ import { quoteIdentifier } from '../sql/quote.ts';
 import type { CallerSession, StatementResult } from './caller-session.ts';
 import { connectionAddress } from './connections.ts';
 import { callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
-import { facadeTriggers, namespaceHolds } from './facades.ts';
+import { duplicateRelation, facadeTriggers, namespaceHolds } from './facades.ts';
 import { creationNamespace, requireNamed, shownName } from './names.ts';
 import { checkSource } from './origin-checks.ts';
+import { dropSources } from './removal.ts';
 import { awaitReady, waitsForEngine } from './wait.ts';
 
 export async function createSource(context: StatementContext, session: CallerSession, statement: CreateSource): Promise<StatementResult> {
   await requireCatalog(context, session);
   const role = await callerRole(session);
   const namespace = await creationNamespace(session, statement.name);
-  if (statement.ifNotExists && (await namespaceHolds(session, namespace.oid, statement.name.name))) {
+  if (await namespaceHolds(session, namespace.oid, statement.name.name)) {
+    if (!statement.ifNotExists) throw duplicateRelation(statement.name);
     session.notice({ severity: 'NOTICE', code: '42P07', message: `relation "${statement.name.name}" already exists, skipping` });
     return { kind: 'done', tag: 'CREATE SOURCE' };
   }
@@ -69,54 +71,4 @@ export async function createSource(context: StatementContext, session: CallerSes
 export async function facadeOid(session: CallerSession, quoted: string): Promise<string> {
   const row = await firstRow(session, 'SELECT $1::pg_catalog.regclass::oid', [quoted]);
   return row?.[0] ?? '0';
-}
-
-/** Marks sources and their tables dropped, facades included. The engine drops slots and storage after the commit. */
-export async function dropSources(context: StatementContext, session: CallerSession, ids: readonly string[]): Promise<void> {
-  if (ids.length === 0) return;
-  const facades = (await perform(
-    context,
-    session,
-    [
-      `SELECT coalesce(jsonb_agg(millrace.qualified_name(s.facade)), '[]')
-         FROM millrace.source s JOIN pg_class c ON c.oid = s.facade
-        WHERE s.id IN (SELECT value::bigint FROM jsonb_array_elements_text($1 -> 'ids'))`,
-    ],
-    { ids },
-  )) as string[];
-  for (const facade of facades) await session.query(`DROP VIEW ${facade}`, [], { quiet: true });
-  await perform(
-    context,
-    session,
-    [
-      // The way to the origin is kept with the row: the engine still has to drop the slot there, also when the connection goes next.
-      `UPDATE millrace.source s
-          SET status = 'dropped', facade = NULL, status_since = now(),
-              details = (SELECT jsonb_build_object('options', c.options, 'secrets',
-                                (SELECT coalesce(jsonb_object_agg(x.id, jsonb_build_object('name', x.name, 'value', x.value)), '{}')
-                                   FROM millrace.secret x
-                                  WHERE x.id::text IN (SELECT o.value ->> 'secret' FROM jsonb_each(c.options) o)))
-                           FROM millrace.connection c WHERE c.id = s.connection_id)
-        WHERE s.id IN (SELECT value::bigint FROM jsonb_array_elements_text($1 -> 'ids'))`,
-    ],
-    { ids },
-  );
-}
-
-/** The tables made from a source: id, facade OID and name. */
-export async function tablesOfSource(
-  context: StatementContext,
-  session: CallerSession,
-  sourceId: string,
-): Promise<{ id: string; facade: string; name: string }[]> {
-  return (await perform(
-    context,
-    session,
-    [
-      `SELECT coalesce(jsonb_agg(jsonb_build_object('id', r.id::text, 'facade', r.facade::text, 'name', millrace.qualified_name(r.facade))), '[]')
-         FROM millrace.table_version v JOIN millrace.relation r ON r.id = v.relation_id
-        WHERE v.source_id = ($1 ->> 'id')::bigint AND r.state <> 'dropped' AND EXISTS (SELECT FROM pg_class c WHERE c.oid = r.facade)`,
-    ],
-    { id: sourceId },
-  )) as { id: string; facade: string; name: string }[];
 }

@@ -11,10 +11,10 @@ import { quoteIdentifier } from '../sql/quote.ts';
 import type { CallerSession, StatementResult } from './caller-session.ts';
 import { connectionAddress } from './connections.ts';
 import { type CallerRole, callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
-import { dropLive } from './drop.ts';
-import { facadeTriggers, namespaceHolds } from './facades.ts';
-import { creationNamespace, findLive, type LiveObject, quotedName, shownName, undefinedObject } from './names.ts';
+import { duplicateRelation, facadeTriggers, namespaceHolds } from './facades.ts';
+import { creationNamespace, findLive, type LiveObject, quotedName, relationExists, shownName, undefinedObject } from './names.ts';
 import { describeReference, type OriginTable } from './origin-checks.ts';
+import { dropFailed } from './removal.ts';
 import { facadeOid } from './sources.ts';
 import { awaitReady, waitsForEngine } from './wait.ts';
 
@@ -27,7 +27,7 @@ export async function createTableFromSource(
   const role = await callerRole(session);
   const namespace = await creationNamespace(session, statement.name);
   if (await namespaceHolds(session, namespace.oid, statement.name.name)) {
-    if (!statement.ifNotExists) throw millraceError('duplicate_relation', { name: statement.name.name });
+    if (!statement.ifNotExists) throw duplicateRelation(statement.name);
     session.notice({ severity: 'NOTICE', code: '42P07', message: `relation "${statement.name.name}" already exists, skipping` });
     return { kind: 'done', tag: 'CREATE TABLE' };
   }
@@ -89,12 +89,6 @@ export async function attachFacade(context: StatementContext, session: CallerSes
   });
 }
 
-/** A CREATE whose population failed leaves nothing behind, as a failed CREATE in Postgres. */
-export async function dropFailed(context: StatementContext, session: CallerSession, relationId: number, facade: string): Promise<void> {
-  if (facade !== '') await session.query(`DROP VIEW IF EXISTS ${facade}`, [], { quiet: true });
-  await dropLive(context, session, [String(relationId)]);
-}
-
 interface UsableSource {
   readonly id: string;
   readonly connectionId: string;
@@ -109,8 +103,7 @@ async function usableSource(
 ): Promise<UsableSource> {
   const found: LiveObject | null = await findLive(session, statement.source);
   if (found === null) {
-    const row = await firstRow(session, 'SELECT pg_catalog.to_regclass($1)', [quotedName(statement.source)]);
-    if (row?.[0] !== null && row?.[0] !== undefined)
+    if (await relationExists(session, statement.source))
       throw millraceError(
         'wrong_object_type',
         { name: shownName(statement.source), kind: 'source' },
@@ -179,10 +172,12 @@ function versionColumns(statement: CreateTableFromSource, origin: OriginTable): 
       (origin.publishedColumns === null || origin.publishedColumns.includes(column.attnum)),
   );
   if (shown.length === 0) {
-    throw millraceError('invalid_option', {
-      message: 'a table from a source must show at least one column',
-      detail: `EXCLUDE COLUMNS leaves none of ${reference}.`,
-    });
+    const [first] = statement.excludeColumns;
+    throw millraceError(
+      'invalid_option',
+      { message: 'a table from a source must show at least one column', detail: `Nothing is left of ${reference}.` },
+      first === undefined ? {} : { position: first.at + 1 },
+    );
   }
   return shown;
 }
@@ -200,11 +195,16 @@ async function storageColumns(
   const known = await knownNames(session, 'to_regtype', native);
   const missing = wanted.filter((column) => !text.has(column.name) && !column.baseIsBuiltin && !known.has(column.formattedType));
   if (missing.length > 0) {
-    throw millraceError('unsupported_origin_type', {
-      reference: `${origin.schema}.${origin.name}`,
-      columns: missing.map((column) => `${origin.schema}.${origin.name}.${column.name} is of type ${column.formattedType}`).join('\n'),
-      names: missing.map((column) => quoteIdentifier(column.name)).join(', '),
-    });
+    const reference = `${quoteIdentifier(origin.schema)}.${quoteIdentifier(origin.name)}`;
+    throw millraceError(
+      'unsupported_origin_type',
+      {
+        reference,
+        columns: missing.map((column) => `column ${quoteIdentifier(column.name)} is of type ${column.formattedType}`).join('\n'),
+        names: missing.map((column) => quoteIdentifier(column.name)).join(', '),
+      },
+      { position: (statement.reference?.at ?? statement.name.at) + 1 },
+    );
   }
   const collations = await knownNames(
     session,

@@ -1,13 +1,15 @@
 /**
  * Which functions a live view may call.
- * Invariant: a live view's result depends on rows only, and maintaining it runs nobody's code with Millrace's rights.
+ * Invariant: a live view's result depends on rows only, and maintaining it runs nobody's code with Millrace's rights. Functions of users are
+ * found by what Postgres recorded the view to depend on, so also behind operators, casts, aggregates and domains.
  */
 import { millraceError } from '../errors.ts';
 import type { FunctionKind } from '../ivm/types.ts';
+import { functionNames } from '../sql/postgres-parser.ts';
 import type { CallerSession } from './caller-session.ts';
-import type { CallerRole } from './context.ts';
+import { type CallerRole, perform, type StatementContext } from './context.ts';
 
-/** Stable functions whose result changes with time, transaction or session although no row changes. */
+/** SQL value functions and stable functions whose result changes with time, transaction or session although no row changes. */
 const changing = new Set([
   'now',
   'transaction_timestamp',
@@ -26,65 +28,75 @@ const changing = new Set([
   'current_schemas',
   'current_database',
   'current_setting',
-  'txid_current',
-  'pg_current_xact_id',
-  'pg_backend_pid',
-  'inet_client_addr',
-  'inet_client_port',
 ]);
 
-interface FoundFunction {
-  readonly shown: string;
-  readonly kind: string;
-  readonly volatile: boolean;
-  readonly setReturning: boolean;
-  readonly trusted: boolean;
-  readonly owner: string;
+/** Stable functions of pg_catalog that read the catalog, the server's state or any table by name, and so show what no delta tells of. */
+const readsElsewhere =
+  /^(pg_(?!typeof$|size_)|has_|txid_|inet_(client|server)_|to_reg|row_security_active$|(table|schema|database|query|cursor)_to_xml|(obj|col|shobj)_description$)/;
+
+interface CalledFunction {
   readonly signature: string;
+  readonly owner: string;
+  readonly trusted: boolean;
+  readonly volatile: boolean;
 }
 
-async function findFunctions(session: CallerSession, names: readonly string[]): Promise<FoundFunction[]> {
-  if (names.length === 0) return [];
-  const result = await session.query(
-    `SELECT f.shown, p.prokind, p.provolatile = 'v', p.proretset, n.nspname = 'pg_catalog' OR r.rolsuper, r.rolname, p.oid::pg_catalog.regprocedure
-       FROM pg_catalog.json_array_elements_text($1::json) AS f(shown)
-       JOIN pg_catalog.pg_proc p ON p.proname = (pg_catalog.parse_ident(f.shown))[pg_catalog.cardinality(pg_catalog.parse_ident(f.shown))]
-       JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-       JOIN pg_catalog.pg_roles r ON r.oid = p.proowner
-      WHERE pg_catalog.cardinality(pg_catalog.parse_ident(f.shown)) = 1 AND n.nspname = 'pg_catalog'
-         OR n.nspname = (pg_catalog.parse_ident(f.shown))[1]`,
-    [JSON.stringify(names)],
-    { quiet: true },
-  );
-  return result.rows.map(([shown, kind, volatile, setReturning, trusted, owner, signature]) => ({
-    shown: shown ?? '',
-    kind: kind ?? 'f',
-    volatile: volatile === 't',
-    setReturning: setReturning === 't',
-    trusted: trusted === 't',
-    owner: owner ?? '',
-    signature: signature ?? '',
-  }));
+/** Kinds of the functions with these names, as printed in a view: without schema for pg_catalog. */
+export async function functionKinds(
+  context: StatementContext,
+  session: CallerSession,
+  names: readonly string[],
+): Promise<Record<string, FunctionKind>> {
+  if (names.length === 0) return {};
+  const found = (await perform(
+    context,
+    session,
+    [
+      `SELECT jsonb_object_agg(k.shown, jsonb_build_object('aggregate', k.aggregate, 'setReturning', k.returns_set))
+         FROM (SELECT f.shown, bool_or(p.prokind = 'a') AS aggregate, bool_or(p.proretset) AS returns_set
+                 FROM jsonb_array_elements_text($1 -> 'names') AS f(shown)
+                 JOIN (SELECT n.nspname, x.* FROM pg_proc x JOIN pg_namespace n ON n.oid = x.pronamespace) p
+                   ON p.nspname || '.' || p.proname = f.shown OR p.nspname = 'pg_catalog' AND p.proname = f.shown
+                GROUP BY f.shown) k`,
+    ],
+    { names },
+  )) as Record<string, FunctionKind> | null;
+  return found ?? {};
 }
 
-export async function functionKinds(session: CallerSession, names: readonly string[]): Promise<Record<string, FunctionKind>> {
-  const kinds: Record<string, FunctionKind> = {};
-  for (const found of await findFunctions(session, names)) {
-    const known = kinds[found.shown];
-    kinds[found.shown] = {
-      aggregate: found.kind === 'a' || known?.aggregate === true,
-      setReturning: found.setReturning || known?.setReturning === true,
-    };
-  }
-  return kinds;
-}
-
-/** Raises not_materializable or untrusted_function for the first function that must not be in a live view. */
-export async function requireMaterializable(session: CallerSession, names: readonly string[], role: CallerRole): Promise<void> {
-  const bare = names.find((name) => changing.has(name.toLowerCase()));
-  if (bare !== undefined) throw millraceError('not_materializable', { function: bare });
-  for (const found of await findFunctions(session, names)) {
-    if (found.volatile) throw millraceError('not_materializable', { function: found.shown });
-    if (!found.trusted && !role.superuser) throw millraceError('untrusted_function', { function: found.signature, owner: found.owner });
+/**
+ * Raises not_materializable or untrusted_function for the first function that must not be in a live view.
+ * `views`: the new view and the plain views it looks through, OIDs; `queries`: their texts as Postgres prints them.
+ */
+export async function requireMaterializable(
+  context: StatementContext,
+  session: CallerSession,
+  views: readonly string[],
+  queries: readonly string[],
+  role: CallerRole,
+): Promise<void> {
+  const names = [...new Set(queries.flatMap((query) => functionNames(query)))];
+  const found = (await perform(
+    context,
+    session,
+    [
+      `SELECT jsonb_build_object(
+                'builtin', (SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_object('name', p.proname, 'volatility', p.provolatile)), '[]')
+                              FROM pg_proc p
+                             WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.provolatile <> 'i'
+                               AND p.proname IN (SELECT jsonb_array_elements_text($1 -> 'names'))),
+                'called', (SELECT coalesce(jsonb_agg(to_jsonb(f)), '[]')
+                             FROM millrace.functions_called(ARRAY(SELECT jsonb_array_elements_text($1 -> 'views')::oid)) f))`,
+    ],
+    { names, views },
+  )) as { builtin: { name: string; volatility: 's' | 'v' }[]; called: CalledFunction[] };
+  const value = names.find((name) => changing.has(name));
+  const builtin = found.builtin.find(({ name, volatility }) => volatility === 'v' || readsElsewhere.test(name));
+  const volatile = found.called.find((called) => called.volatile);
+  const changes = value ?? builtin?.name ?? volatile?.signature.replace(/\(.*$/s, '');
+  if (changes !== undefined) throw millraceError('not_materializable', { function: changes });
+  const untrusted = found.called.find((called) => !called.trusted);
+  if (untrusted !== undefined && !role.superuser) {
+    throw millraceError('untrusted_function', { function: untrusted.signature, owner: untrusted.owner });
   }
 }

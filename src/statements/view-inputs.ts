@@ -9,6 +9,7 @@ import type { CallerSession } from './caller-session.ts';
 import { perform, type StatementContext } from './context.ts';
 
 export interface ReadRelation {
+  readonly oid: string;
   readonly schema: string;
   readonly name: string;
   readonly kind: 'table' | 'view' | 'plain view' | 'ordinary';
@@ -28,7 +29,7 @@ export async function readRelations(context: StatementContext, session: CallerSe
     session,
     [
       `SELECT coalesce(jsonb_agg(jsonb_build_object(
-                'schema', r.schema, 'name', r.name, 'kind', r.kind, 'query', r.query, 'relationId', r.relation_id, 'storageId', r.storage_id,
+                'oid', r.relation::text, 'schema', r.schema, 'name', r.name, 'kind', r.kind, 'query', r.query, 'relationId', r.relation_id, 'storageId', r.storage_id,
                 'columns', r.columns, 'keyAttnums', r.key_attnums, 'plan', r.plan)), '[]')
          FROM millrace.relations_read(($1 ->> 'oid')::oid) r`,
     ],

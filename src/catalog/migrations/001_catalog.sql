@@ -357,9 +357,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (SELECT FROM reached JOIN millrace.relation r ON r.facade = reached.oid)
 $$;
 
--- Live views that read one of these relations, directly or through plain views or other live views, nearest first.
-CREATE FUNCTION millrace.live_dependents(relations oid[])
-RETURNS TABLE (relation_id bigint, facade oid, depth integer)
+-- Views, live, plain or materialized by Postgres, that read one of these relations at any depth, nearest first, with what they were reached through.
+CREATE FUNCTION millrace.dependents(relations oid[])
+RETURNS TABLE (relation_id bigint, view oid, kind text, name text, via oid, depth integer)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE edges AS (
         SELECT DISTINCT d.refobjid AS base,
@@ -370,16 +370,55 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
           LEFT JOIN millrace.live_view lv ON lv.definition = w.ev_class
           LEFT JOIN millrace.relation r ON r.id = lv.relation_id
          WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> w.ev_class
-    ), reached(oid, relation_id, depth) AS (
-        SELECT unnest(relations), NULL::bigint, 0
+    ), reached(oid, relation_id, via, depth) AS (
+        SELECT unnest(relations), NULL::bigint, NULL::oid, 0
         UNION
-        SELECT e.dependent, e.relation_id, reached.depth + 1 FROM reached JOIN edges e ON e.base = reached.oid WHERE reached.depth < 100
+        SELECT e.dependent, e.relation_id, reached.oid, reached.depth + 1
+          FROM reached JOIN edges e ON e.base = reached.oid
+         WHERE reached.depth < 100
+    ), deepest AS (
+        SELECT DISTINCT ON (reached.oid) reached.*
+          FROM reached
+         WHERE reached.via IS NOT NULL AND NOT reached.oid = ANY (relations)
+         ORDER BY reached.oid, reached.depth DESC
     )
-    SELECT reached.relation_id, reached.oid, max(reached.depth)
-      FROM reached
-     WHERE reached.relation_id IS NOT NULL AND NOT reached.oid = ANY (relations)
-     GROUP BY 1, 2
-     ORDER BY 3
+    SELECT x.relation_id, x.oid,
+           CASE WHEN x.relation_id IS NOT NULL OR c.relkind = 'm' THEN 'materialized view' ELSE 'view' END,
+           millrace.qualified_name(x.oid), x.via, x.depth
+      FROM deepest x JOIN pg_class c ON c.oid = x.oid
+     ORDER BY x.depth, x.oid
+$$;
+
+-- Functions other than built-in ones that the rules of these views call: by name, behind operators, casts and aggregates, in checks of domains.
+CREATE FUNCTION millrace.functions_called(views oid[])
+RETURNS TABLE (signature text, owner name, trusted boolean, volatile boolean)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE used(classid, objid) AS (
+        (SELECT d.refclassid, d.refobjid
+           FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+          WHERE w.ev_class = ANY (views)
+         UNION
+         SELECT 'pg_type'::regclass, a.atttypid FROM pg_attribute a WHERE a.attrelid = ANY (views) AND a.attnum > 0)
+        UNION
+        SELECT next.classid, next.objid
+          FROM used, LATERAL (
+               SELECT d.refclassid AS classid, d.refobjid AS objid
+                 FROM pg_depend d
+                WHERE d.classid = used.classid AND d.objid = used.objid
+                  AND (d.classid IN ('pg_operator'::regclass, 'pg_type'::regclass, 'pg_constraint'::regclass)
+                       OR EXISTS (SELECT FROM pg_aggregate g WHERE d.classid = 'pg_proc'::regclass AND g.aggfnoid = d.objid))
+               UNION ALL
+               SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint c WHERE used.classid = 'pg_type'::regclass AND c.contypid = used.objid
+          ) next
+         WHERE next.classid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass, 'pg_constraint'::regclass)
+    )
+    SELECT DISTINCT p.oid::regprocedure::text, r.rolname,
+           r.rolsuper OR r.oid = (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'millrace'), p.provolatile = 'v'
+      FROM used
+      JOIN pg_proc p ON used.classid = 'pg_proc'::regclass AND p.oid = used.objid
+      JOIN pg_roles r ON r.oid = p.proowner
+     WHERE p.pronamespace <> 'pg_catalog'::regnamespace
+     ORDER BY 1
 $$;
 
 -- Everything below can be read by everyone: names, states, progress; never options or secrets.
