@@ -53,7 +53,9 @@ function applyKeyed(storage: StorageShape, shape: ChunkShape, staged: string): s
   if (!shape.repeats && shape.updates && !shape.deletes && !shape.inserts) {
     return others.length === 0 ? [] : [`UPDATE ${table} s SET ${assignments} FROM ${staged} d WHERE ${on}`];
   }
-  const source = shape.repeats ? `(SELECT DISTINCT ON (${key.join(', ')}) * FROM ${staged} ORDER BY ${key.join(', ')}, seq DESC)` : staged;
+  const source = shape.repeats
+    ? `(SELECT DISTINCT ON (${key.join(', ')}) x.* FROM ${staged} x ORDER BY ${key.join(', ')}, seq DESC)`
+    : staged;
   return [
     [
       `MERGE INTO ${table} s USING ${source} d ON ${on}`,

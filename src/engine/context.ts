@@ -10,6 +10,7 @@ import type { ViewPlan } from '../ivm/plans.ts';
 import type { Logger } from '../log.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
+import type { DeltaTables } from './delta-tables.ts';
 import type { SourceRow } from './source-row.ts';
 import type { SourceRunner } from './source-runner.ts';
 
@@ -34,6 +35,7 @@ export interface EngineContext {
   readonly token: bigint;
   state: CatalogState;
   readonly metrics: Record<string, number>;
+  readonly deltas: DeltaTables;
   /** Runs a task on `session` when no epoch is open; tasks and epochs take turns. */
   exclusively<T>(task: () => Promise<T>): Promise<T>;
   /** An epoch has committed a source's changes up to this position. */

@@ -4,16 +4,19 @@
  * Invariant: storage, views and source_progress change together or not at all; a failing table or view is put aside by a savepoint
  * and marked, and the epoch goes on without it.
  */
-import { deltaTable, pendingDeltaTable, type RelationError, type Storage, storageTable } from '../catalog/model.ts';
-import { maintainSql, rebuildSql } from '../ivm/view-plan.ts';
+import { deltaTable, type RelationError, type Storage, storageTable } from '../catalog/model.ts';
+import { rebuildSql } from '../ivm/view-plan.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import { ConnectionLostError, PostgresError } from '../replication/postgres-error.ts';
 import { quoteLiteral } from '../sql/quote.ts';
-import { fewRows, sendStep } from './apply-steps.ts';
+import { sendStep } from './apply-steps.ts';
 import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
+import { emptyTable } from './delta-tables.ts';
 import { failRelation } from './relation-errors.ts';
+import { fewRows } from './row-arrays.ts';
 import { viewPhase } from './session-settings.ts';
+import { maintenance, settingAside } from './view-statements.ts';
 
 export class Epoch {
   readonly #engine: EngineContext;
@@ -121,7 +124,8 @@ export class Epoch {
     session.cork();
     const last: Promise<unknown>[] = [];
     for (const storageId of this.#changed) {
-      last.push(session.query(this.#rows > fewRows ? `TRUNCATE ${deltaTable(storageId)}` : `DELETE FROM ${deltaTable(storageId)}`));
+      this.#engine.deltas.unknown(storageId);
+      last.push(session.query(emptyTable(deltaTable(storageId))));
     }
     for (const [sourceId, lsn] of positions) {
       last.push(
@@ -141,32 +145,19 @@ export class Epoch {
 
   /** A view that is being populated takes these deltas in one piece when it is done. */
   async #setAside(viewId: number, inputs: readonly number[]): Promise<void> {
-    await this.run(
-      inputs.map(
-        (input) => `INSERT INTO ${pendingDeltaTable(viewId, input)} SELECT * FROM ${deltaTable(storageOf(this.#engine.state, input))}`,
-      ),
-    );
+    await this.run(settingAside(this.#engine.state, viewId, inputs).map(({ sql }) => sql));
   }
 
   async #maintain(viewId: number, inputs: ReadonlySet<number>): Promise<void> {
     const { session, state } = this.#engine;
-    const view = state.views.get(viewId);
-    if (view === undefined) return;
-    const statements = maintainSql(
-      view.plan,
-      viewId,
-      inputs,
-      (input) => deltaTable(storageOf(state, input)),
-      (input) => storageTable(storageOf(state, input)),
-    );
+    const statements = maintenance(state, viewId, inputs);
     const small = this.#rows <= fewRows;
-    const name = `v${viewId}_${[...inputs].sort((a, b) => a - b).join('_')}`;
     const sent: Promise<{ readonly tag: string } | undefined>[] = [];
     session.cork();
     const savepoint = session.query('SAVEPOINT maintain');
-    statements.forEach((sql, index) => {
-      sent.push(small ? session.execute(`${name}_${index}`, sql) : session.query(sql).then((results) => results.at(-1)));
-    });
+    for (const { name, sql } of statements) {
+      sent.push(small ? session.execute(name, sql) : session.query(sql).then((results) => results.at(-1)));
+    }
     const release = session.query('RELEASE SAVEPOINT maintain');
     session.uncork();
     const outcomes = await Promise.allSettled([savepoint, ...sent, release]);

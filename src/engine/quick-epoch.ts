@@ -1,93 +1,128 @@
 /**
- * An epoch in one write: everything from BEGIN to COMMIT is sent at once, in the hope that nothing fails.
+ * An epoch in one write: everything from its begin to its commit is sent at once, in the hope that nothing fails.
  * Invariant: the same as of an Epoch. When a statement fails the server has rolled everything back, and the caller does the epoch again,
  * step by step, with savepoints that tell what failed.
+ * Few rows go as one pipeline of prepared statements under one Sync, which the server runs as one transaction without being told BEGIN
+ * or COMMIT (protocol, "Pipelining": an error skips the rest up to Sync and rolls back all of it): one answer to wait for, one wake-up on either side.
  */
-import { deltaTable, pendingDeltaTable, storageTable } from '../catalog/model.ts';
-import { maintainSql } from '../ivm/view-plan.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import type { PostgresError } from '../replication/postgres-error.ts';
-import { fewRows, sendStep } from './apply-steps.ts';
-import type { Batch } from './change-batch.ts';
+import type { Execution, StatementResult } from '../replication/session-contract.ts';
+import { sendStep, stepExecutions } from './apply-steps.ts';
+import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { requireStatementError } from './epoch.ts';
-import { viewPhase } from './session-settings.ts';
+import { fewRows } from './row-arrays.ts';
+import { freePlanner } from './session-settings.ts';
+import { maintenance, settingAside } from './view-statements.ts';
 
 /** True when it committed; false when a statement failed and nothing was changed. Other errors are thrown. */
 export async function quickEpoch(engine: EngineContext, batches: readonly Batch[], positions: ReadonlyMap<number, Lsn>): Promise<boolean> {
-  const { session, state } = engine;
+  const { state, metrics } = engine;
   const rows = batches.reduce((sum, batch) => sum + batch.rows, 0);
-  const few = rows <= fewRows;
-  const sent: Promise<unknown>[] = [];
+  const steps = batches
+    .flatMap((batch) => batch.steps)
+    .filter((step) => (state.storages.get(step.storageId)?.state ?? 'failed') !== 'failed');
   const changed = new Set<number>();
-  const say = (name: string, sql: string): void => {
-    sent.push(few ? session.execute(name, sql) : session.query(sql));
-  };
+  for (const step of steps) if (step.kind !== 'spool' && state.captured.has(step.storageId)) changed.add(step.storageId);
+  // Adds to `changed` the views that may change.
+  const views = viewExecutions(engine, changed);
+  const ends: Execution[] = [...views, ...progress(positions)];
+  const empties = [...changed].map((storageId) => ({ storageId, execution: engine.deltas.empty(storageId, rows <= fewRows) }));
 
-  session.cork();
-  sent.push(session.query('BEGIN'));
-  sent.push(session.execute('fence', `SELECT millrace.begin_epoch(${engine.token})`));
-  for (const batch of batches) {
-    for (const step of batch.steps) {
-      const storage = state.storages.get(step.storageId);
-      if (storage === undefined || storage.state === 'failed') continue;
-      sendStep(session, storage, step, sent);
-      if (step.kind !== 'spool' && state.captured.has(storage.id)) changed.add(storage.id);
-    }
-  }
-  if (changed.size > 0) {
-    sent.push(session.query(viewPhase));
-    for (const view of state.views.values()) {
-      const inputs = view.inputs.filter((input) => changed.has(storageOf(state, input)));
-      if (inputs.length === 0) continue;
-      if (view.state === 'populating') {
-        for (const input of inputs) {
-          say(
-            `w${view.id}_${input}`,
-            `INSERT INTO ${pendingDeltaTable(view.id, input)} SELECT * FROM ${deltaTable(storageOf(state, input))}`,
-          );
-        }
-      } else if (view.state === 'ready') {
-        const statements = maintainSql(
-          view.plan,
-          view.id,
-          new Set(inputs),
-          (input) => deltaTable(storageOf(state, input)),
-          (input) => storageTable(storageOf(state, input)),
-        );
-        statements.forEach((sql, index) => {
-          say(`v${view.id}_${inputs.join('_')}_${index}`, sql);
-        });
-        // Whether it changed is not known yet: views over it are told to look.
-        if (state.captured.has(view.id)) changed.add(view.id);
-      }
-    }
-    for (const storageId of changed)
-      say(`d${storageId}`, few ? `DELETE FROM ${deltaTable(storageId)}` : `TRUNCATE ${deltaTable(storageId)}`);
-  }
-  for (const [sourceId, lsn] of positions) {
-    sent.push(
-      session.execute(
-        'progress',
-        'UPDATE millrace.source_progress SET lsn = $2::pg_lsn, committed_at = clock_timestamp() WHERE source_id = $1::bigint',
-        [String(sourceId), formatLsn(lsn)],
-      ),
+  let emptied: readonly StatementResult[];
+  try {
+    emptied = await send(
+      engine,
+      steps,
+      ends,
+      empties.map(({ execution }) => execution),
+      rows,
     );
-  }
-  sent.push(session.query('COMMIT'));
-  session.uncork();
-
-  const outcomes = await Promise.allSettled(sent);
-  const failure = outcomes.find((outcome) => outcome.status === 'rejected');
-  if (failure !== undefined) {
-    const reason = requireStatementError(failure.reason);
+  } catch (error) {
+    for (const { storageId } of empties) engine.deltas.unknown(storageId);
+    const reason = requireStatementError(error);
     if (isFence(reason)) throw reason;
+    engine.log.info({ code: reason.code, reason: reason.message }, 'an epoch is done again step by step');
     return false;
   }
-  const { metrics } = engine;
+  empties.forEach(({ storageId }, index) => {
+    engine.deltas.emptied(storageId, emptied[index]?.tag ?? '');
+  });
   metrics['millrace_epochs_total'] = (metrics['millrace_epochs_total'] ?? 0) + 1;
   metrics['millrace_rows_applied_total'] = (metrics['millrace_rows_applied_total'] ?? 0) + rows;
   return true;
+}
+
+/** Answers the results of `empties`. */
+async function send(
+  engine: EngineContext,
+  steps: readonly Step[],
+  ends: readonly Execution[],
+  empties: readonly Execution[],
+  rows: number,
+): Promise<readonly StatementResult[]> {
+  const { session, state } = engine;
+  const fence: Execution = { name: 'fence', sql: `SELECT millrace.begin_epoch(${engine.token})` };
+  const few = rows <= fewRows ? fewExecutions(engine, steps) : null;
+  if (few !== null) {
+    const results = await session.executeAll([fence, ...few, ...ends, ...empties]);
+    return empties.length === 0 ? [] : results.slice(-empties.length);
+  }
+  const sent: Promise<unknown>[] = [];
+  session.cork();
+  sent.push(session.query('BEGIN'), session.executeAll([fence]));
+  for (const step of steps) {
+    const storage = state.storages.get(step.storageId);
+    if (storage !== undefined) sendStep(session, storage, step, sent);
+  }
+  // Many rows deserve a plan of their own, not one made for a small delta.
+  for (const { name, sql, params } of ends) {
+    sent.push(rows <= fewRows || params !== undefined ? session.execute(name, sql, params) : session.query(sql));
+  }
+  const emptied = empties.map(({ name, sql }) => session.execute(name, sql));
+  sent.push(...emptied, session.query('COMMIT'));
+  session.uncork();
+  const failure = (await Promise.allSettled(sent)).find((outcome) => outcome.status === 'rejected');
+  if (failure !== undefined) throw failure.reason;
+  return await Promise.all(emptied);
+}
+
+function fewExecutions(engine: EngineContext, steps: readonly Step[]): Execution[] | null {
+  const all: Execution[] = [];
+  for (const step of steps) {
+    const storage = engine.state.storages.get(step.storageId);
+    const executions = storage === undefined ? [] : stepExecutions(storage, step);
+    if (executions === null) return null;
+    all.push(...executions);
+  }
+  return all;
+}
+
+function viewExecutions(engine: EngineContext, changed: Set<number>): Execution[] {
+  const { state } = engine;
+  const executions: Execution[] = [];
+  if (changed.size === 0) return executions;
+  for (const view of state.views.values()) {
+    const inputs = view.inputs.filter((input) => changed.has(storageOf(state, input)));
+    if (inputs.length === 0) continue;
+    if (view.state === 'populating') executions.push(...settingAside(state, view.id, inputs));
+    else if (view.state === 'ready') {
+      executions.push(...maintenance(state, view.id, inputs));
+      // Whether it changes is not known yet: views over it are told to look.
+      if (state.captured.has(view.id)) changed.add(view.id);
+    }
+  }
+  if (executions.length > 0) executions.unshift({ name: 'free', sql: freePlanner });
+  return executions;
+}
+
+function progress(positions: ReadonlyMap<number, Lsn>): Execution[] {
+  return [...positions].map(([sourceId, lsn]) => ({
+    name: 'progress',
+    sql: 'UPDATE millrace.source_progress SET lsn = $2::pg_lsn, committed_at = clock_timestamp() WHERE source_id = $1::bigint',
+    params: [String(sourceId), formatLsn(lsn)],
+  }));
 }
 
 /** Raised by millrace.begin_epoch: another process leads. */

@@ -14,7 +14,9 @@ import type { RawConnection } from '../replication/session-contract.ts';
 import { type ReadCatalog, readCatalog } from './catalog-reader.ts';
 import type { Batch } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
+import { DeltaTables } from './delta-tables.ts';
 import { Epoch } from './epoch.ts';
+import { Gathering } from './gathering.ts';
 import { quickEpoch } from './quick-epoch.ts';
 import { Reconciler } from './reconcile.ts';
 import type { BrokenVersion } from './schema-change.ts';
@@ -62,6 +64,7 @@ class EngineLoop {
   #tasks: (() => Promise<void>)[] = [];
   #broken: BrokenVersion[] = [];
   #timers: NodeJS.Timeout[] = [];
+  readonly #gathering = new Gathering();
   /** Committed and not yet known to be on disk. */
   #unflushed: { readonly runner: SourceRunner; readonly lsn: Lsn }[] = [];
 
@@ -146,6 +149,7 @@ class EngineLoop {
       token,
       state: catalog,
       metrics: {},
+      deltas: new DeltaTables(),
       exclusively: (task) =>
         new Promise((resolve, reject) => {
           this.#tasks.push(() => task().then(resolve, reject));
@@ -244,11 +248,17 @@ class EngineLoop {
 
   /** One epoch over whatever waits. False when nothing does. */
   async #work(engine: EngineContext, sources: SourceManager, reconciler: Reconciler, failed: () => unknown): Promise<boolean> {
+    const pause = this.#gathering.wait(performance.now());
+    if (pause > 0) await new Promise((resolve) => setTimeout(resolve, pause));
     const taken = sources.runners().flatMap((runner) => {
       const batch = runner.take();
       return batch === null ? [] : [{ runner, batch }];
     });
     if (taken.length === 0) return false;
+    this.#gathering.took(
+      performance.now(),
+      taken.reduce((sum, { batch }) => sum + batch.transactions, 0),
+    );
     // What a change of the origin's schema means is written before the rows that came after it can be read.
     if (this.#broken.length > 0) await reconciler.fail(this.#broken.splice(0));
     const whole = taken.flatMap(({ runner, batch }) => (batch.endLsn === null ? [] : [{ runner, batch, lsn: batch.endLsn }]));

@@ -15,6 +15,8 @@ export const epochSettings: Readonly<Record<string, string>> = {
   enable_hashjoin: 'off',
   enable_mergejoin: 'off',
   enable_seqscan: 'off',
+  // Statements with arrays for parameters: a plan for any number of rows is right for all small ones, as joins go by index anyway.
+  plan_cache_mode: 'force_generic_plan',
   // A lost tail of epochs comes again from the origin: positions are part of the epoch, and acknowledged only once flushed.
   synchronous_commit: 'off',
   statement_timeout: '0',
@@ -23,5 +25,8 @@ export const epochSettings: Readonly<Record<string, string>> = {
 
 /** Said within a transaction before views are maintained. */
 export const viewPhase = 'SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on';
+/** viewPhase as one statement that can be prepared, and is good in a pipeline that no BEGIN precedes. */
+export const freePlanner =
+  "SELECT set_config('enable_hashjoin', 'on', true), set_config('enable_mergejoin', 'on', true), set_config('enable_seqscan', 'on', true)";
 /** Said to go back to applying changes. */
 export const applyPhase = 'SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off';

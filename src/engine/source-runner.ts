@@ -60,6 +60,7 @@ export class SourceRunner {
   #held = 0;
   #lookups: Promise<void> = Promise.resolve();
   #stopped = false;
+  #announced = false;
 
   constructor(source: SourceRow, startLsn: Lsn, hooks: RunnerHooks) {
     this.source = source;
@@ -162,11 +163,16 @@ export class SourceRunner {
    * A batch with endLsn null is followed by the rest of its transaction: the epoch stays open for it.
    */
   take(): Batch | null {
-    if (this.#sealed === null && !this.#inTransaction && !this.#builder.empty) this.#sealed = this.#builder.seal(this.#lastEnd);
+    // The rest of a transaction sent in parts may be nothing but its end, and that is waited for all the same.
+    if (this.#sealed === null && !this.#inTransaction && (this.#partial || !this.#builder.empty))
+      this.#sealed = this.#builder.seal(this.#lastEnd);
     const batch = this.#sealed;
     this.#sealed = null;
     this.#wanted = batch === null;
-    if (batch !== null) this.#outstanding++;
+    if (batch !== null) {
+      this.#outstanding++;
+      if (batch.endLsn !== null) this.#partial = false;
+    }
     if (this.#pausedForBytes) {
       this.#pausedForBytes = false;
       this.#resumeIfFree();
@@ -178,7 +184,6 @@ export class SourceRunner {
   committed(lsn: Lsn): void {
     if (lsn > this.#applied) this.#applied = lsn;
     this.#outstanding = 0;
-    this.#partial = false;
     this.#unflushed = lsn;
   }
 
@@ -225,13 +230,13 @@ export class SourceRunner {
         const waiters = this.#boundaryWaiters;
         this.#boundaryWaiters = [];
         for (const waiter of waiters) waiter();
-        if (this.#partial || !this.#builder.empty) {
-          if (this.#sealed === null && (this.#wanted || this.#partial)) {
+        if (this.#partial) {
+          if (this.#sealed === null) {
             this.#sealed = this.#builder.seal(endLsn);
             this.#wanted = false;
             this.#hooks.ready();
           }
-        } else if (this.#wanted) this.#hooks.ready();
+        } else if (this.#wanted) this.#announce();
       },
       origin: () => undefined,
       type: () => undefined,
@@ -244,6 +249,19 @@ export class SourceRunner {
         for (const oid of oids) each(oid, (target) => this.#builder.truncate(target));
       },
     };
+  }
+
+  /**
+   * Says that there is something to take, once what was read together with this commit is decoded: one epoch for all of it.
+   * Should a transaction be open then, `take` finds nothing and its commit says so again; it is either small and nearly here, or soon sent in parts.
+   */
+  #announce(): void {
+    if (this.#announced) return;
+    this.#announced = true;
+    setImmediate(() => {
+      this.#announced = false;
+      this.#hooks.ready();
+    });
   }
 
   #afterRow(): void {

@@ -1,0 +1,125 @@
+/**
+ * Steps of few rows as prepared statements with one array of texts per column: no COPY, no staging table that would have to be emptied,
+ * and everything from the first to the last statement of an epoch fits into one pipeline with one Sync.
+ * Invariant: values reach the types' input functions as COPY would give them; the SQL that applies them is the same as for staged rows.
+ */
+import { type Storage, storageTable } from '../catalog/model.ts';
+import type { Execution } from '../replication/session-contract.ts';
+import { TextArray } from '../replication/text-array.ts';
+import { applyStaged, type ChunkShape, insertColumns, stagingColumns } from './apply-sql.ts';
+import type { Step } from './change-batch.ts';
+
+type RowsStep = Extract<Step, { kind: 'rows' }>;
+
+/** Rows up to which arrays beat COPY. */
+export const fewRows = 1000;
+/** Wide rows go by COPY: an array is held in memory as a whole, on both sides. */
+const fewBytes = 1024 * 1024;
+
+const [tab, newline, backslash, capitalN] = [0x09, 0x0a, 0x5c, 0x4e];
+/** CopyData: type byte and length before the lines. */
+const header = 5;
+/** Letter after a backslash -> the byte it stands for. Other letters stand for themselves. */
+const escaped: ReadonlyMap<number, number> = new Map([
+  [0x62, 0x08],
+  [0x74, 0x09],
+  [0x6e, 0x0a],
+  [0x76, 0x0b],
+  [0x66, 0x0c],
+  [0x72, 0x0d],
+]);
+
+/** Whether the rows of a step are few enough for arrays. */
+export function isFew(step: RowsStep): boolean {
+  if (step.insertRows + step.changeRows > fewRows) return false;
+  return size(step.inserts) + size(step.changes) <= fewBytes;
+}
+
+const size = (frames: readonly Buffer[]): number => frames.reduce((sum, frame) => sum + frame.length, 0);
+
+/** The statements of a step with few rows, inserts first. */
+export function rowsExecutions(storage: Storage, step: RowsStep): Execution[] {
+  const executions: Execution[] = [];
+  if (step.insertRows > 0) {
+    const columns = insertColumns(storage);
+    const own = columns.length - storage.columns.length;
+    const sql = `INSERT INTO ${storageTable(storage.id)} (${columns.join(', ')}) SELECT ${typed(storage, own).join(', ')} FROM ${unnest(columns)}`;
+    executions.push({ name: `n${storage.id}`, sql, params: params(step.inserts, columns.length) });
+  }
+  if (step.changeRows > 0) {
+    const columns = stagingColumns(storage);
+    const own = columns.length - storage.columns.length;
+    const staged = `WITH staged AS (SELECT ${typed(storage, own).join(', ')} FROM ${unnest(columns)})\n`;
+    const arrays = params(step.changes, columns.length);
+    applyStaged(storage, step.shape, 'staged').forEach((sql, index) => {
+      executions.push({ name: `a${storage.id}_${shapeName(step.shape)}_${index}`, sql: staged + sql, params: arrays });
+    });
+  }
+  return executions;
+}
+
+/** Millrace's own columns that may come before those of the storage. */
+const ownTypes: Readonly<Record<string, string>> = { seq: 'integer', op: '"char"', keep: 'text', h: 'integer' };
+
+/** Select list over `unnest`: each column with its type. */
+function typed(storage: Storage, own: number): string[] {
+  const before = own === 0 ? [] : (own === 1 ? insertColumns(storage) : stagingColumns(storage)).slice(0, own);
+  return [
+    ...before.map((name) => `u.${name}::${ownTypes[name] ?? 'text'} AS ${name}`),
+    ...storage.columns.map((column) => `u.c${column.attnum}::${column.type} AS c${column.attnum}`),
+  ];
+}
+
+const unnest = (columns: readonly string[]): string =>
+  `unnest(${columns.map((_, index) => `$${index + 1}::text[]`).join(', ')}) AS u(${columns.join(', ')})`;
+
+const params = (frames: readonly Buffer[], width: number): { readonly binary: Buffer }[] =>
+  columnArrays(frames, width).map((array) => array.toParam());
+
+function shapeName(shape: ChunkShape): string {
+  return [shape.inserts, shape.updates, shape.deletes, shape.repeats, shape.keeps].map((set) => (set ? '1' : '0')).join('');
+}
+
+/** Lines in COPY text format, framed as CopyData messages, transposed. */
+export function columnArrays(frames: readonly Buffer[], width: number): TextArray[] {
+  const arrays = Array.from({ length: width }, () => new TextArray());
+  for (const frame of frames) {
+    let column = 0;
+    let start = header;
+    let plain = true;
+    for (let at = header; at < frame.length; at++) {
+      const byte = frame[at];
+      if (byte === backslash) {
+        plain = false;
+        at++;
+      } else if (byte === tab || byte === newline) {
+        const array = arrays[column];
+        if (array === undefined) throw new Error(`a line of rows has more than ${width} columns`);
+        if (plain) array.append(frame, start, at);
+        else if (at - start === 2 && frame[start + 1] === capitalN) array.appendNull();
+        else {
+          const bytes = unescaped(frame, start, at);
+          array.append(bytes, 0, bytes.length);
+        }
+        plain = true;
+        start = at + 1;
+        column = byte === newline ? 0 : column + 1;
+      }
+    }
+  }
+  return arrays;
+}
+
+function unescaped(source: Buffer, start: number, end: number): Buffer {
+  const bytes = Buffer.allocUnsafe(end - start);
+  let length = 0;
+  for (let at = start; at < end; at++) {
+    let byte = source[at] ?? 0;
+    if (byte === backslash) {
+      byte = source[++at] ?? 0;
+      byte = escaped.get(byte) ?? byte;
+    }
+    bytes[length++] = byte;
+  }
+  return bytes.subarray(0, length);
+}

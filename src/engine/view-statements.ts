@@ -1,0 +1,43 @@
+/**
+ * The statements that maintain a view, as prepared statements.
+ * Invariant: equal names stand for equal text as long as the catalog stays as it was read; a session prepares anew where they differ.
+ */
+import { deltaTable, pendingDeltaTable, storageTable } from '../catalog/model.ts';
+import { maintainSql } from '../ivm/view-plan.ts';
+import type { Execution } from '../replication/session-contract.ts';
+import { type CatalogState, storageOf } from './context.ts';
+
+/** Writing the text takes longer than many a small epoch, and it is the same until the catalog changes. */
+const written = new WeakMap<CatalogState, Map<string, readonly Execution[]>>();
+
+/** Brings a view up to date with the deltas of these inputs. */
+export function maintenance(state: CatalogState, viewId: number, inputs: Iterable<number>): readonly Execution[] {
+  const view = state.views.get(viewId);
+  if (view === undefined) return [];
+  const changed = [...inputs].sort((a, b) => a - b);
+  const name = `v${viewId}_${changed.join('_')}`;
+  let ofState = written.get(state);
+  if (ofState === undefined) {
+    ofState = new Map();
+    written.set(state, ofState);
+  }
+  const known = ofState.get(name);
+  if (known !== undefined) return known;
+  const statements = maintainSql(
+    view.plan,
+    viewId,
+    new Set(changed),
+    (input) => deltaTable(storageOf(state, input)),
+    (input) => storageTable(storageOf(state, input)),
+  ).map((sql, index) => ({ name: `${name}_${index}`, sql }));
+  ofState.set(name, statements);
+  return statements;
+}
+
+/** Sets the deltas of these inputs aside: a view that is being populated takes them in one piece when it is done. */
+export function settingAside(state: CatalogState, viewId: number, inputs: Iterable<number>): Execution[] {
+  return [...inputs].map((input) => ({
+    name: `w${viewId}_${input}`,
+    sql: `INSERT INTO ${pendingDeltaTable(viewId, input)} SELECT * FROM ${deltaTable(storageOf(state, input))}`,
+  }));
+}
