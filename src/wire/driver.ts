@@ -125,8 +125,7 @@ export class Driver implements ReplySink {
     let error: UpstreamError | null = null;
     this.failed = false;
     this.dirty = false;
-    this.ledger.batchOpen = false;
-    this.ledger.skipping = false;
+    this.ledger.synced();
     await this.exchange(sync, {
       disposition: (tag) => (tag === Reply.readyForQuery || tag === Reply.error ? Disposition.collect : Disposition.drop),
       message: (tag, message) => {

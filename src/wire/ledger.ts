@@ -11,6 +11,10 @@ export class Ledger {
   received = 0;
   /** Extended-protocol messages were forwarded after the last Sync or Query. */
   batchOpen = false;
+  /** The open batch has made a portal, which lasts to the end of its transaction. */
+  bound = false;
+  /** Something was carried out since the last Sync, other than by a Query of its own. */
+  executed = false;
   /** The upstream discards messages up to the next Sync. */
   skipping = false;
   /** The upstream reads COPY data: Sync and Flush mean nothing to it. */
@@ -37,10 +41,17 @@ export class Ledger {
   /** A Sync was forwarded. */
   sync(): void {
     if (this.copyIn) return;
-    this.batchOpen = false;
-    this.skipping = false;
+    this.synced();
     this.sent++;
     this.#lastWasQuery = false;
+  }
+
+  /** The batch has ended, by a Sync of the client or one of ours. */
+  synced(): void {
+    this.batchOpen = false;
+    this.skipping = false;
+    this.bound = false;
+    this.executed = false;
   }
 
   /** CopyDone or CopyFail was forwarded. */
@@ -53,7 +64,10 @@ export class Ledger {
   ready(status: number): void {
     this.status = status;
     this.copyIn = false;
-    if (++this.received === this.sent) this.settle();
+    if (++this.received !== this.sent) return;
+    this.settle();
+    // A Query in a batch leaves the batch's transaction open up to Sync: then the status is not idle.
+    if (status === Status.idle && !this.batchOpen) this.executed = false;
   }
 
   /** ErrorResponse came. With nothing older under way it belongs to the open batch. */

@@ -76,8 +76,9 @@ async function extendedPart(taken: Taken, text: string): Promise<StatementText |
   if (part.statement === null) return null;
   const first = !ledger.batchOpen;
   if (ledger.status === Status.failed && first) return (await isCertain(taken, part)) ? part : null;
-  // At the start of a batch the question is put in a transaction of its own, so that it leaves no snapshot behind.
-  return (await runner.claims(part.statement, callerFor(taken, first ? besideSynced : beside))) ? part : null;
+  // As long as a batch has done nothing the question is put in a transaction of its own, so that it leaves no trace in the client's.
+  const fresh = !ledger.bound && !ledger.executed;
+  return (await runner.claims(part.statement, callerFor(taken, fresh ? besideSynced : beside))) ? part : null;
 }
 
 /** Whether a statement is extended whatever the session holds. */
@@ -91,6 +92,7 @@ async function takeBind(taken: Taken, message: Buffer): Promise<void> {
   const { names } = taken;
   const { portal, statement, formats } = bindParts(message);
   if (!(await relay(taken, message, Reply.bindComplete))) return;
+  taken.ledger.bound = true;
   const local = names.statements.get(statement);
   if (local === undefined) names.portals.delete(portal);
   else names.portals.set(portal, { statement: local, formats, rest: null, done: false, tag: '' });
@@ -120,6 +122,7 @@ async function takeExecute(taken: Taken, message: Buffer): Promise<void> {
   const portal = names.portals.get(name);
   if (portal === undefined) return taken.forward(message);
   ledger.batchOpen = true;
+  ledger.executed = true;
   const { statement, text } = portal.statement;
   if (portal.rest !== null || portal.done) return deliver(taken, portal, limit);
   taken.counters.extendedStatements++;

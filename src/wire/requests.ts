@@ -94,12 +94,20 @@ export class RequestWalker {
         ledger.sync();
         break;
       case Request.parse:
-      case Request.bind:
       case Request.describe:
-      case Request.execute:
       case Request.close:
       case Request.flush:
         if (!ledger.copyIn) ledger.batchOpen = true;
+        break;
+      case Request.bind:
+        if (ledger.copyIn) break;
+        ledger.batchOpen = true;
+        ledger.bound = true;
+        break;
+      case Request.execute:
+        if (ledger.copyIn) break;
+        ledger.batchOpen = true;
+        ledger.executed = true;
         break;
       case Request.copyDone:
       case Request.copyFail:

@@ -42,8 +42,10 @@ export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
 
 /** Whether any statement is ours. Asked without leaving a trace in the session's transaction. */
 async function anyClaimed(taken: Taken, parts: readonly StatementText[]): Promise<boolean> {
+  // In a batch that has carried something out there is a transaction already, which a Sync would end.
+  const how = taken.ledger.executed ? simple : simpleSynced;
   for (const part of parts) {
-    if (part.statement !== null && (await isClaimed(taken, part, simpleSynced))) return true;
+    if (part.statement !== null && (await isClaimed(taken, part, how))) return true;
   }
   return false;
 }

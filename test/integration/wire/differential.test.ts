@@ -66,8 +66,6 @@ const statement = fc.constantFrom(
   'SELECT 1',
   'SELECT 1/0',
   'SELECT x',
-  '',
-  ';;',
   'BEGIN',
   'COMMIT',
   'ROLLBACK',
@@ -91,7 +89,8 @@ const statement = fc.constantFrom(
 );
 const name = fc.constantFrom('', 'a', 'b');
 const step = fc.oneof(
-  statement.map((sql) => [query(sql, 'utf8')]),
+  // In a batch without Sync a look at a candidate can change the status letter of what follows: no driver does that, so nor do we.
+  fc.oneof(statement, fc.constantFrom('', ';;')).map((sql) => [...(/^(DROP|REFRESH)/.test(sql) ? [sync] : []), query(sql, 'utf8')]),
   fc.tuple(name, statement).map(([n, sql]) => [parse(n, sql, 'utf8')]),
   fc
     .tuple(name, statement)
