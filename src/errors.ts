@@ -36,6 +36,7 @@ export const conditions = {
   feature_not_supported: { code: '0A000', message: '{message}' },
   internal_error: { code: 'XX000', message: '{message}' },
   in_failed_transaction: { code: '25P02', message: 'current transaction is aborted, commands ignored until end of transaction block' },
+  read_only_transaction: { code: '25006', message: 'cannot execute {tag} in a read-only transaction' },
   catalog_not_installable: {
     code: '42501',
     message: 'cannot install the Millrace catalog in database "{database}"',

@@ -5,7 +5,6 @@
 import { quoteIdentifier } from '../sql/quote.ts';
 import { type AggregateCall, groupTexts, knownAggregate, type TargetPiece, takeApart } from './aggregate-calls.ts';
 import { functionsIn, hasWindow, type JoinReading, readJoin } from './join-source.ts';
-import { refuseUndefined } from './refusals.ts';
 import { renderFrom } from './relation-sql.ts';
 import { applyEdits, occurrencesOf, type ResolvedQuery, resolveQuery } from './relations.ts';
 import { type SelectParts, selectParts, textOrNull } from './select-parts.ts';
@@ -61,7 +60,6 @@ export interface ReadAnalysis extends Analysis {
 export function analyzeView(query: string, lookup: RelationLookup, storage: TableName = (id) => `millrace_data.s${id}`): ReadAnalysis {
   const resolved = resolveQuery(query, lookup);
   const { source, mentions } = resolved;
-  refuseUndefined(source.select);
   const edits = mentions.map(({ place }, relation) => ({ place, piece: { relation } }));
   const all = occurrencesOf(resolved).map((occurrence) => ({ ...occurrence, used: null }));
   const read = readShape(resolved);

@@ -4,6 +4,7 @@
  */
 import { millraceError } from '../errors.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
+import { refuseUndefined } from './refusals.ts';
 import { readSource, type Source, type Span } from './source-text.ts';
 import { at, type Fields, isFields, list, node, strings, walk } from './tree.ts';
 import type { LiveRelation, Occurrence, RelationLookup, RelationName, Template, TemplatePiece } from './types.ts';
@@ -62,6 +63,8 @@ export function resolveQuery(query: string, lookup: RelationLookup): ResolvedQue
 function expand(query: string, lookup: RelationLookup, live: LiveRelation[], levels: number): string {
   if (levels === 0) throw millraceError('feature_not_supported', { message: `views lie more than ${deepest} deep in each other` });
   const source = readSource(query);
+  // FOR UPDATE OF names relations that are none of the FROM clause: refused before names are looked up.
+  refuseUndefined(source.select);
   const edits = rangeVars(source.select).map((fields): Edit => {
     const relation = lookUp(fields, lookup);
     const inner =

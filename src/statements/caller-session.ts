@@ -68,9 +68,10 @@ export type StatementResult =
 export interface StatementRunner {
   /**
    * Whether a statement that may or may not be Millrace's (see the candidates in sql/ast.ts) is. Asked in the caller's session, without side effects.
-   * Statements that are always extended answer true without a query.
+   * Statements that are always extended answer true without a query. `ahead`: asked before statements in front of it have run, which may
+   * change the answer: true when it can become true.
    */
-  claims(statement: ExtendedStatement, session: CallerSession): Promise<boolean>;
+  claims(statement: ExtendedStatement, session: CallerSession, ahead?: boolean): Promise<boolean>;
   /** The columns a statement will return, null when it returns none. For Describe. */
   describe(statement: ExtendedStatement): readonly FieldDescription[] | null;
   /** Carries a statement out. Rejects with MillraceError or UpstreamError. `text` is the statement as typed, for SHOW CREATE and logs. */

@@ -1,8 +1,9 @@
 /** Extended statements, one by one: who handles which. Invariant: the switch is exhaustive, so a statement of the grammar cannot be forgotten. */
+import { millraceError } from '../errors.ts';
 import type { ExtendedStatement } from '../sql/ast.ts';
 import type { CallerSession, FieldDescription, StatementResult, StatementRunner } from './caller-session.ts';
 import { alterConnection, createConnection, validateConnection } from './connections.ts';
-import { catalogPresent, type StatementContext, type StatementServices } from './context.ts';
+import { catalogPresent, firstRow, type StatementContext, type StatementServices } from './context.ts';
 import { dropConcerns, dropRelation, dropSchema } from './drop.ts';
 import { dropObject } from './drop-named.ts';
 import { createMaterializedView, readsLive, refreshMaterializedView } from './materialized-views.ts';
@@ -17,27 +18,40 @@ import { createTableFromSource } from './tables.ts';
 export function createStatementRunner(services: StatementServices): StatementRunner {
   const context: StatementContext = { ...services, installed: new Set() };
   return {
-    claims: (statement, session) => claims(context, statement, session),
+    claims: (statement, session, ahead = false) => claims(context, statement, session, ahead),
     describe,
     run: (statement, text, session) => run(context, statement, text, session),
   };
 }
 
-async function claims(context: StatementContext, statement: ExtendedStatement, session: CallerSession): Promise<boolean> {
+async function claims(context: StatementContext, statement: ExtendedStatement, session: CallerSession, ahead: boolean): Promise<boolean> {
   switch (statement.type) {
     case 'create_materialized_view':
-      return readsLive(context, session, statement);
     case 'refresh_materialized_view':
-      return (await catalogPresent(context, session)) && (await findLive(session, statement.name)) !== null;
     case 'drop_relation':
     case 'drop_schema':
-      return (await catalogPresent(context, session)) && (await dropConcerns(session, statement));
-    case 'show_create': {
-      // SHOW CREATE of something ordinary is not valid Postgres anyway, so it is always ours.
-      return true;
-    }
+      // Without a catalog nothing is live, unless the text itself makes it: then one of its statements is extended anyway.
+      return (await catalogPresent(context, session)) && (ahead || (await concerns(context, statement, session)));
     default:
+      // Also SHOW CREATE of something ordinary, which is not valid Postgres anyway.
       return true;
+  }
+}
+
+type Candidate = Extract<
+  ExtendedStatement,
+  { readonly type: 'create_materialized_view' | 'refresh_materialized_view' | 'drop_relation' | 'drop_schema' }
+>;
+
+async function concerns(context: StatementContext, statement: Candidate, session: CallerSession): Promise<boolean> {
+  switch (statement.type) {
+    case 'create_materialized_view':
+      return await readsLive(context, session, statement);
+    case 'refresh_materialized_view':
+      return (await findLive(session, statement.name)) !== null;
+    case 'drop_relation':
+    case 'drop_schema':
+      return await dropConcerns(session, statement);
   }
 }
 
@@ -52,7 +66,40 @@ function describe(statement: ExtendedStatement): readonly FieldDescription[] | n
   }
 }
 
-function run(context: StatementContext, statement: ExtendedStatement, text: string, session: CallerSession): Promise<StatementResult> {
+async function run(
+  context: StatementContext,
+  statement: ExtendedStatement,
+  text: string,
+  session: CallerSession,
+): Promise<StatementResult> {
+  const tag = writingTag(statement);
+  if (tag !== null && (await firstRow(session, "SELECT pg_catalog.current_setting('transaction_read_only')"))?.[0] === 'on') {
+    throw millraceError('read_only_transaction', { tag });
+  }
+  return await carryOut(context, statement, text, session);
+}
+
+/** The command tag of a statement that writes, for the error in a read-only transaction. */
+function writingTag(statement: ExtendedStatement): string | null {
+  switch (statement.type) {
+    case 'show_objects':
+    case 'show_create':
+    case 'validate_connection':
+    case 'refresh_materialized_view':
+      return null;
+    case 'create_table_from_source':
+      return 'CREATE TABLE';
+    case 'alter_schema_swap':
+      return 'ALTER SCHEMA';
+    case 'drop_object':
+    case 'drop_relation':
+      return `DROP ${statement.kind.toUpperCase()}`;
+    default:
+      return statement.type.replaceAll('_', ' ').toUpperCase();
+  }
+}
+
+function carryOut(context: StatementContext, statement: ExtendedStatement, text: string, session: CallerSession): Promise<StatementResult> {
   switch (statement.type) {
     case 'create_secret':
       return createSecret(context, session, statement);

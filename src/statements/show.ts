@@ -5,6 +5,7 @@
 import type { ConnectionOptions } from '../catalog/connection-address.ts';
 import { millraceError } from '../errors.ts';
 import type { ShowCreate, ShowKind, ShowObjects } from '../sql/ast.ts';
+import { loadPostgresParser, parseSql } from '../sql/postgres-parser.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import type { CallerSession, FieldDescription, StatementResult } from './caller-session.ts';
 import { callerRole, catalogPresent, firstRow, perform, type StatementContext } from './context.ts';
@@ -44,7 +45,7 @@ export function showFields(statement: ShowObjects): readonly FieldDescription[] 
 
 export const showCreateFields: readonly FieldDescription[] = [field('name'), field('create_sql')];
 
-/** Without FROM: as Postgres's \d, what is found along search_path. */
+/** Without FROM: those of all schemas. */
 export async function showObjects(context: StatementContext, session: CallerSession, statement: ShowObjects): Promise<StatementResult> {
   const fields = showFields(statement);
   if (!(await catalogPresent(context, session))) return { kind: 'rows', fields, rows: [], tag: 'SHOW' };
@@ -71,12 +72,27 @@ export async function showObjects(context: StatementContext, session: CallerSess
     conditions.push(`shown.source_id = ${parameter(source.id)}::bigint`);
   }
   if (statement.like !== null) conditions.push(`shown.name LIKE ${parameter(statement.like)}`);
-  if (statement.where !== null) conditions.push(`(${statement.where})`);
+  if (statement.where !== null) {
+    await requireExpression(statement.where);
+    conditions.push(`(${statement.where})`);
+  }
   const result = await session.query(
     `SELECT ${columns} FROM (${showQueries[statement.kind]}) AS shown${conditions.length === 0 ? '' : ` WHERE ${conditions.join(' AND ')}`} ORDER BY shown.schema, shown.name`,
     parameters,
   );
   return { kind: 'rows', fields, rows: result.rows, tag: 'SHOW' };
+}
+
+/** Raises unless the text is one expression, not the end of one and the beginning of another. */
+async function requireExpression(text: string): Promise<void> {
+  await loadPostgresParser();
+  for (const sql of [`SELECT WHERE (${text})`, `SELECT WHERE ${text}`]) {
+    try {
+      parseSql(sql);
+    } catch (error) {
+      throw millraceError('syntax_error', { message: error instanceof Error ? error.message : String(error) });
+    }
+  }
 }
 
 export async function showCreate(context: StatementContext, session: CallerSession, statement: ShowCreate): Promise<StatementResult> {

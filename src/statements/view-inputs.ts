@@ -19,6 +19,8 @@ export interface ReadRelation {
   readonly columns: readonly VersionColumn[] | null;
   readonly keyAttnums: readonly number[] | null;
   readonly plan: ViewPlan | null;
+  /** What its columns are called now: users may rename those of a facade. */
+  readonly names: readonly string[];
 }
 
 /** Every relation the view `view` (quoted name) reads, plain views looked through. */
@@ -30,18 +32,19 @@ export async function readRelations(context: StatementContext, session: CallerSe
     [
       `SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'oid', r.relation::text, 'schema', r.schema, 'name', r.name, 'kind', r.kind, 'query', r.query, 'relationId', r.relation_id, 'storageId', r.storage_id,
-                'columns', r.columns, 'keyAttnums', r.key_attnums, 'plan', r.plan)), '[]')
+                'columns', r.columns, 'keyAttnums', r.key_attnums, 'plan', r.plan,
+                'names', (SELECT jsonb_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = r.relation AND a.attnum > 0))), '[]')
          FROM millrace.relations_read(($1 ->> 'oid')::oid) r`,
     ],
     { oid },
   )) as ReadRelation[];
 }
 
-/** The compiler's lookup over what was read: names are printed with their schema. */
+/** The compiler's lookup over what was read: names are printed with their schema, but for those of pg_catalog. */
 export function relationLookup(read: readonly ReadRelation[]): RelationLookup {
   const byName = new Map(read.map((relation) => [JSON.stringify([relation.schema, relation.name]), relation]));
   return (schema, name) => {
-    const found = byName.get(JSON.stringify([schema, name]));
+    const found = byName.get(JSON.stringify([schema ?? 'pg_catalog', name]));
     return found === undefined ? undefined : described(found);
   };
 }
@@ -53,11 +56,16 @@ function described(relation: ReadRelation): LiveRelation | PlainView | undefined
         kind: 'live',
         id: relation.relationId ?? 0,
         key: storageKey({ keyAttnums: relation.keyAttnums ?? [] }),
-        columns: (relation.columns ?? []).map((column) => ({ name: column.name, expression: `s.${storageColumn(column.attnum)}` })),
+        columns: (relation.columns ?? []).map((column, index) => ({
+          name: relation.names[index] ?? column.name,
+          expression: `s.${storageColumn(column.attnum)}`,
+        })),
       };
-    case 'view':
+    case 'view': {
       if (relation.plan === null) return undefined;
-      return asLiveRelation(relation.plan, relation.relationId ?? 0);
+      const live = asLiveRelation(relation.plan, relation.relationId ?? 0);
+      return { ...live, columns: live.columns.map((column, index) => ({ ...column, name: relation.names[index] ?? column.name })) };
+    }
     case 'plain view':
       return { kind: 'view', query: relation.query ?? '' };
     case 'ordinary':

@@ -47,7 +47,7 @@ export async function awaitReady(
         severity: 'ERROR',
         code: failed.error?.code ?? '55000',
         message: failed.error?.message ?? `${failed.name} could not be made ready`,
-        ...(failed.error?.detail === undefined ? {} : { detail: failed.error.detail }),
+        detail: [failed.error?.detail, `${failed.name ?? 'It'} could not be filled and was taken away again.`].filter(Boolean).join(' '),
         ...(failed.error?.hint === undefined ? {} : { hint: failed.error.hint }),
       });
     }

@@ -40,24 +40,27 @@ export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
   await runParts(taken, text, parts);
 }
 
-/** Whether any statement is ours. Asked without leaving a trace in the session's transaction. */
+/**
+ * Whether any statement is ours, or may turn out to be once those in front of it have run (SET search_path, CREATE VIEW).
+ * Asked without leaving a trace in the session's transaction.
+ */
 async function anyClaimed(taken: Taken, parts: readonly StatementText[]): Promise<boolean> {
   // In a batch that has carried something out there is a transaction already, which a Sync would end.
   const how = taken.ledger.executed ? simple : simpleSynced;
-  for (const part of parts) {
-    if (part.statement !== null && (await isClaimed(taken, part, how))) return true;
+  for (const [index, part] of parts.entries()) {
+    if (part.statement !== null && (await isClaimed(taken, part, how, index > 0))) return true;
   }
   return false;
 }
 
-async function isClaimed(taken: Taken, part: StatementText, how: typeof simple | typeof simpleSynced): Promise<boolean> {
+async function isClaimed(taken: Taken, part: StatementText, how: typeof simple | typeof simpleSynced, ahead = false): Promise<boolean> {
   const { ledger, runner } = taken;
   if (part.statement === null) return false;
   if (ledger.status === Status.failed) {
     const refusing = refusingCaller({ ...taken, ...simple, inTransactionBlock: () => true, onCommit: () => undefined });
-    return await runner.claims(part.statement, refusing).catch(() => false);
+    return await runner.claims(part.statement, refusing, ahead).catch(() => false);
   }
-  return await runner.claims(part.statement, callerFor(taken, how));
+  return await runner.claims(part.statement, callerFor(taken, how), ahead);
 }
 
 /** One text under way. */
