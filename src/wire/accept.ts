@@ -85,13 +85,13 @@ export function acceptClient(
     identity: { user: string; database: string; replication: boolean },
   ): Promise<void> => {
     try {
-      const { socket } = await connectUpstream(options.upstream);
+      const upstream = await connectUpstream(options.upstream);
       if (gone) {
-        socket.destroy();
+        upstream.socket.destroy();
         return;
       }
       client.off('error', onError).off('end', onEnd).off('close', leave);
-      session = new Session(client, socket, identity, services, { authenticated: () => clearTimeout(timer), closed: leave });
+      session = new Session(client, upstream, identity, services, { authenticated: () => clearTimeout(timer), closed: leave });
       hooks.opened(session);
       session.start(startup, rest);
     } catch (error) {

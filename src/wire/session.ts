@@ -26,6 +26,7 @@ import { takeQuery } from './simple-query.ts';
 import { Request, Status } from './tags.ts';
 import type { StatementParser, Taken } from './taken.ts';
 import { runTasks } from './tasks.ts';
+import type { StaticReader, UpstreamSocket } from './upstream.ts';
 
 export interface SessionServices {
   readonly runner: StatementRunner;
@@ -78,13 +79,13 @@ export class Session implements DriverPort {
 
   constructor(
     client: Socket,
-    upstream: Socket,
+    upstream: UpstreamSocket,
     identity: SessionIdentity,
     services: SessionServices,
     hooks: { authenticated(): void; closed(): void },
   ) {
     this.#client = client;
-    this.#upstream = upstream;
+    this.#upstream = upstream.socket;
     this.#services = services;
     this.#onAuthenticated = hooks.authenticated;
     this.#requests = new RequestWalker(this.ledger, services.mayBeExtended, this.#names);
@@ -127,7 +128,7 @@ export class Session implements DriverPort {
         this.#readyForQuery();
       },
     });
-    this.#listen(hooks.closed);
+    this.#listen(upstream.reader, hooks.closed);
   }
 
   /** Sends the startup packet, and what the client sent behind it. */
@@ -178,7 +179,7 @@ export class Session implements DriverPort {
     this.#upstream.destroy();
   }
 
-  #listen(closed: () => void): void {
+  #listen(reader: StaticReader | null, closed: () => void): void {
     const client = this.#client;
     const upstream = this.#upstream;
     const done = (): void => {
@@ -196,7 +197,13 @@ export class Session implements DriverPort {
       upstream.resume();
       if (upstream.closed) done();
     });
-    upstream.on('data', (chunk: Buffer) => this.#fromUpstream(chunk));
+    if (reader === null) upstream.on('data', (chunk: Buffer) => this.#fromUpstream(chunk));
+    else {
+      reader.receive = (chunk) => {
+        this.#fromUpstream(chunk);
+        return client.writableLength > 0;
+      };
+    }
     upstream.on('drain', () => this.#resumeClient());
     upstream.on('end', () => this.#upstreamEnd());
     upstream.on('error', () => upstream.destroy());

@@ -10,7 +10,29 @@ import { sslRequest } from './encode.ts';
 
 export interface UpstreamSocket {
   readonly socket: Socket;
-  readonly encrypted: boolean;
+  /** Without TLS: what is read goes to `reader.receive`, there are no 'data' events. */
+  readonly reader: StaticReader | null;
+}
+
+/** Reading starts with little memory a connection, and takes the larger buffer once a result fills the small one. */
+const smallRead = 8_192;
+const largeRead = 65_536;
+
+/** Reads again and again into the same memory, which is replaced only while a write still needs it. Saves an allocation a read. */
+export class StaticReader {
+  /** Takes what was read; true when the memory is still in use afterwards. */
+  receive: (chunk: Buffer) => boolean = () => true;
+  #memory = Buffer.allocUnsafeSlow(smallRead);
+
+  readonly buffer = (): Buffer => this.#memory;
+  readonly callback = (length: number): boolean => {
+    const memory = this.#memory;
+    const used = this.receive(length === memory.length ? memory : memory.subarray(0, length));
+    if (used || (length === memory.length && length < largeRead)) {
+      this.#memory = Buffer.allocUnsafeSlow(length === memory.length ? largeRead : memory.length);
+    }
+    return true;
+  };
 }
 
 const connectTimeout = 30_000;
@@ -19,18 +41,20 @@ const connectTimeout = 30_000;
 export async function connectUpstream(address: ServerAddress): Promise<UpstreamSocket> {
   const unix = address.host.startsWith('/');
   const { ssl } = address;
+  const reader = unix || ssl.mode === 'disable' ? new StaticReader() : null;
+  const common = { allowHalfOpen: true, ...(reader === null ? {} : { onread: reader }) };
   const socket = await opened(
     unix
-      ? netConnect({ path: `${address.host}/.s.PGSQL.${address.port}`, allowHalfOpen: true })
-      : netConnect({ host: address.host, port: address.port, noDelay: true, keepAlive: true, allowHalfOpen: true }),
+      ? netConnect({ path: `${address.host}/.s.PGSQL.${address.port}`, ...common })
+      : netConnect({ host: address.host, port: address.port, noDelay: true, keepAlive: true, ...common }),
   );
-  if (unix || ssl.mode === 'disable') return { socket, encrypted: false };
+  if (reader !== null) return { socket, reader };
   try {
     if (!(await offersTls(socket))) {
       if (ssl.mode !== 'prefer') throw new Error('the server does not support SSL, but SSL was required');
-      return { socket, encrypted: false };
+      return { socket, reader: null };
     }
-    return { socket: await secured(socket, address.host, ssl), encrypted: true };
+    return { socket: await secured(socket, address.host, ssl), reader: null };
   } catch (error) {
     socket.destroy();
     throw error;
