@@ -248,8 +248,7 @@ class EngineLoop {
 
   /** One epoch over whatever waits. False when nothing does. */
   async #work(engine: EngineContext, sources: SourceManager, reconciler: Reconciler, failed: () => unknown): Promise<boolean> {
-    const pause = this.#gathering.wait(performance.now());
-    if (pause > 0) await new Promise((resolve) => setTimeout(resolve, pause));
+    await this.#gathering.pause(sources.runners());
     const taken = sources.runners().flatMap((runner) => {
       const batch = runner.take();
       return batch === null ? [] : [{ runner, batch }];

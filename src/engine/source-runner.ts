@@ -153,6 +153,15 @@ export class SourceRunner {
     return this.#recentSet.has(xid);
   }
 
+  /** Reads nothing until `awaken`, so that what comes meanwhile is read at once. */
+  doze(): void {
+    this.#stream?.pauseReading();
+  }
+
+  awaken(): void {
+    this.#stream?.resumeReading();
+  }
+
   /** Asks the origin to say how far it is; the answer moves `applied` when nothing is waiting. */
   requestPosition(): void {
     this.#stream?.requestKeepalive();

@@ -7,7 +7,7 @@ import type { RawConnection } from './session-contract.ts';
 import type { StreamTimers } from './stream-timers.ts';
 
 /** Rows of the same open transaction from which reading is paced. */
-const bulkRows = 500;
+const bulkRows = 2000;
 const pauseMs = 10;
 /** A pause only helps while the socket is drained faster than filled; with this much read in one turn there is a backlog anyway. */
 const backlogBytes = 1024 * 1024;

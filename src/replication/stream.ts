@@ -43,6 +43,9 @@ export interface ReplicationStream {
   /** No message is handed over until `resume`; status updates go on. */
   pause(): void;
   resume(): void;
+  /** Leaves what comes in the kernel until `resumeReading`, a few milliseconds later. */
+  pauseReading(): void;
+  resumeReading(): void;
   /** Asks the server for a keepalive, which tells how far it has read. */
   requestKeepalive(): void;
   /** Ends the stream; `closed` resolves. */
@@ -61,6 +64,7 @@ export async function startStream(options: StreamOptions): Promise<ReplicationSt
   const { address, slot, startLsn } = options;
   const connection = await connectRaw(address, {
     replication: true,
+    gatherReads: true,
     applicationName: `millrace ${slot}`,
     settings: { ...originSettings, client_min_messages: 'warning' },
     ...(options.database === undefined ? {} : { database: options.database }),
@@ -176,6 +180,14 @@ class Stream implements ReplicationStream {
     this.#heardAt = this.#timers.now();
     this.#askedAt = this.#heardAt;
     this.#connection.resume();
+  }
+
+  pauseReading(): void {
+    this.#connection.pauseReading();
+  }
+
+  resumeReading(): void {
+    this.#connection.resumeReading();
   }
 
   requestKeepalive(): void {

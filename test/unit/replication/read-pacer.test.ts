@@ -27,7 +27,7 @@ describe('ReadPacer', () => {
     const { calls, pacer, io } = setup();
     for (let i = 0; i < 100; i++) {
       pacer.message(begin);
-      for (let row = 0; row < 500; row++) pacer.message(insert);
+      for (let row = 0; row < 2000; row++) pacer.message(insert);
       pacer.read(60_000);
       pacer.message(commit);
       pacer.read(60_000);
@@ -39,7 +39,7 @@ describe('ReadPacer', () => {
   it('pauses 10 ms within a large one, after all that was ready has been read', () => {
     const { calls, pacer, io, timers } = setup();
     pacer.message(begin);
-    for (let row = 0; row < 501; row++) pacer.message(insert);
+    for (let row = 0; row < 2001; row++) pacer.message(insert);
     pacer.read(60_000);
     pacer.read(60_000);
     expect(calls).toEqual([]);
@@ -52,12 +52,12 @@ describe('ReadPacer', () => {
   it('does not pause when the transaction ended, nor while there is a backlog', () => {
     const { calls, pacer, io } = setup();
     pacer.message(begin);
-    for (let row = 0; row < 600; row++) pacer.message(insert);
+    for (let row = 0; row < 2400; row++) pacer.message(insert);
     pacer.read(60_000);
     pacer.message(commit);
     io.shift()?.();
     pacer.message(begin);
-    for (let row = 0; row < 600; row++) pacer.message(insert);
+    for (let row = 0; row < 2400; row++) pacer.message(insert);
     pacer.read(2_000_000);
     io.shift()?.();
     expect(calls).toEqual([]);
