@@ -67,23 +67,28 @@ export class CommitWatch implements ReplySink {
       }
     }
     this.#port.toClient(bytes);
-    if (tag !== Reply.readyForQuery) this.note(tag, message);
+    this.note(tag, message);
+    if (tag === Reply.error) this.#port.ledger.error();
+    else if (tag === Reply.copyIn) this.#port.ledger.copyStarted();
+    else if (tag === Reply.parameterStatus) this.#port.parameterStatus(message);
     // COPY data is no new request: the upstream waits for it.
     if (tag === Reply.readyForQuery || tag === Reply.copyIn) this.#hooks.answered();
   }
 
-  /** Takes notice of a message that says how the transaction goes on. */
+  /** Takes notice of an answer that says how the transaction goes on, also of one that came while a message was taken over. */
   note(tag: number, message: Buffer): void {
-    if (tag === Reply.commandComplete) {
+    if (tag === Reply.error) this.noteError();
+    else if (tag === Reply.commandComplete) {
       const command = commandTag(message);
       if (command === 'COMMIT') this.#committed = true;
       // Also the tag of ROLLBACK TO SAVEPOINT: behind that one a COMMIT follows.
       else if (command === 'ROLLBACK') this.#rolledBack = true;
-    } else if (tag === Reply.error) {
-      this.#port.ledger.error();
-      this.#error = true;
-    } else if (tag === Reply.copyIn) this.#port.ledger.copyStarted();
-    else if (tag === Reply.parameterStatus) this.#port.parameterStatus(message);
+    }
+  }
+
+  /** An error, whoever raised it, has undone the transaction unless that is an explicit one. */
+  noteError(): void {
+    this.#error = true;
   }
 
   #outcome(): Outcome {

@@ -119,14 +119,14 @@ export class Driver implements ReplySink {
 
   /**
    * Sync: ends the transaction unless it is an explicit one. The ReadyForQuery is not shown; its status is in the ledger.
-   * Rejects with UpstreamError when the commit fails.
+   * Rejects with UpstreamError when the commit fails. `before` is sent in front of it; its answers are not shown.
    */
-  async sync(): Promise<void> {
+  async sync(before: readonly Buffer[] = []): Promise<void> {
     let error: UpstreamError | null = null;
     this.failed = false;
     this.dirty = false;
     this.ledger.synced();
-    await this.exchange(sync, {
+    await this.exchange(Buffer.concat([...before, sync]), {
       disposition: (tag) => (tag === Reply.readyForQuery || tag === Reply.error ? Disposition.collect : Disposition.drop),
       message: (tag, message) => {
         if (tag === Reply.error) {

@@ -11,11 +11,10 @@ import { bindParts, executeParts, parseParts, target } from './decode.ts';
 import { commandComplete, message as encode, flush, noData, portalSuspended } from './encode.ts';
 import { failureResponse } from './failure.ts';
 import { type LocalPortal, placeholder } from './local-names.ts';
-import { quiesce } from './quiesce.ts';
 import { Disposition } from './replies.ts';
 import { describeFields, encodeRows } from './result-rows.ts';
 import { Reply, Request, Status } from './tags.ts';
-import { callerFor, type Taken } from './taken.ts';
+import { callerFor, rest, type Taken } from './taken.ts';
 
 const beside = { name: reservedName, eachSynced: false } as const;
 const besideSynced = { name: reservedName, eachSynced: true } as const;
@@ -23,7 +22,7 @@ const besideSynced = { name: reservedName, eachSynced: true } as const;
 /** Handles a Parse for which the gate said "maybe", and any message that names something local. */
 export async function takeExtended(taken: Taken, message: Buffer): Promise<void> {
   // In a batch that failed the upstream discards it, and in a COPY the upstream refuses it.
-  if ((await quiesce(taken.driver)) !== 'ready') return taken.forward(message);
+  if ((await rest(taken)) !== 'ready') return taken.forward(message);
   try {
     switch (message[0]) {
       case Request.parse:
@@ -166,7 +165,10 @@ async function relay(taken: Taken, message: Buffer, answer: number, instead?: Bu
     message: (tag, reply) => {
       good = tag === answer;
       driver.toClient(good && instead !== undefined ? instead : Buffer.from(reply));
-      if (!good) ledger.skipping = true;
+      if (!good) {
+        ledger.skipping = true;
+        taken.watch.noteError();
+      }
       return true;
     },
   });
@@ -174,8 +176,9 @@ async function relay(taken: Taken, message: Buffer, answer: number, instead?: Bu
 }
 
 async function fail(taken: Taken, error: unknown): Promise<void> {
-  const { driver, ledger } = taken;
+  const { driver, ledger, watch } = taken;
   taken.counters.errors++;
+  watch.noteError();
   driver.toClient(failureResponse(error, 0, driver.charset, taken.log));
   await driver.abort();
   ledger.batchOpen = true;

@@ -17,14 +17,15 @@ export type Rest = 'ready' | 'skipping' | 'copying';
 
 const markerName = '__millrace_marker';
 
-export async function quiesce(driver: Driver): Promise<Rest> {
+/** `note` hears of the client's CommandCompletes and errors that come while waiting. */
+export async function quiesce(driver: Driver, note: (tag: number, message: Buffer) => void): Promise<Rest> {
   const { ledger } = driver;
   if (ledger.copyIn) return 'copying';
   if (ledger.quiet) return 'ready';
   if (ledger.skipping) return 'skipping';
   const nonce = [randomBytes(4).readInt32BE(), randomBytes(4).readInt32BE()];
   const inBatch = ledger.batchOpen;
-  const marker = new Marker(driver, nonce, inBatch);
+  const marker = new Marker(driver, nonce, inBatch, note);
   await driver.exchange(
     Buffer.concat([
       parse(markerName, '', 'latin1', nonce),
@@ -46,8 +47,11 @@ class Marker {
   #parseComplete: Buffer | null = null;
   #found = false;
 
-  constructor(driver: Driver, nonce: readonly number[], inBatch: boolean) {
+  readonly #note: (tag: number, message: Buffer) => void;
+
+  constructor(driver: Driver, nonce: readonly number[], inBatch: boolean, note: (tag: number, message: Buffer) => void) {
     this.#driver = driver;
+    this.#note = note;
     this.#nonce = nonce;
     this.#inBatch = inBatch;
   }
@@ -61,6 +65,7 @@ class Marker {
       case Reply.readyForQuery:
       case Reply.error:
       case Reply.copyIn:
+      case Reply.commandComplete:
         return Disposition.collect;
       default:
         this.#letGo();
@@ -87,6 +92,7 @@ class Marker {
       return true;
     }
     this.#driver.toClient(Buffer.from(message));
+    this.#note(tag, message);
     if (tag === Reply.readyForQuery) ledger.ready(message[5] ?? Status.idle);
     else if (tag === Reply.copyIn) ledger.copyStarted();
     else if (tag === Reply.error) {

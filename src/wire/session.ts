@@ -19,12 +19,11 @@ import { type Charset, errorResponse } from './encode.ts';
 import { Ledger } from './ledger.ts';
 import { LocalNames } from './local-names.ts';
 import { takeExtended } from './pipeline.ts';
-import { quiesce } from './quiesce.ts';
 import { ReplyWalker } from './replies.ts';
 import { type Gate, RequestWalker, Stop } from './requests.ts';
 import { takeQuery } from './simple-query.ts';
 import { Request, Status } from './tags.ts';
-import type { StatementParser, Taken } from './taken.ts';
+import { rest, type StatementParser, type Taken } from './taken.ts';
 import { runTasks } from './tasks.ts';
 import type { StaticReader, UpstreamSocket } from './upstream.ts';
 
@@ -265,7 +264,7 @@ export class Session implements DriverPort {
   async #takeOver(message: Buffer): Promise<void> {
     if (message[0] === Request.query) return await takeQuery(this.#taken, message);
     if (message[0] !== Request.functionCall) return await takeExtended(this.#taken, message);
-    await quiesce(this.#driver);
+    await rest(this.#taken);
     this.#forwardTaken(message);
   }
 

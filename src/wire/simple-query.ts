@@ -7,14 +7,13 @@ import type { StatementText } from '../sql/ast.ts';
 import { UpstreamError } from '../statements/caller-session.ts';
 import { type CommitTask, failedTransaction, refusingCaller } from './caller.ts';
 import { queryText } from './decode.ts';
-import { query, readyForQuery } from './encode.ts';
+import { close, query, readyForQuery } from './encode.ts';
 import { charactersBefore, failureResponse, OrdinaryPartError } from './failure.ts';
 import { placeholder } from './local-names.ts';
 import { relayPart } from './ordinary-part.ts';
-import { quiesce } from './quiesce.ts';
 import { simpleResult } from './result-rows.ts';
 import { Status } from './tags.ts';
-import { callerFor, type Taken } from './taken.ts';
+import { callerFor, rest, type Taken } from './taken.ts';
 import { asWarning, carryOut } from './tasks.ts';
 
 const simple = { name: '', eachSynced: false } as const;
@@ -23,7 +22,7 @@ const simpleSynced = { name: '', eachSynced: true } as const;
 /** Handles a Query for which the gate said "maybe", or that stands behind an unfinished batch. */
 export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
   const { driver, ledger } = taken;
-  if ((await quiesce(driver)) !== 'ready') return taken.forward(message);
+  if ((await rest(taken)) !== 'ready') return taken.forward(message);
   if (!taken.mayBeExtended(message, 5, message.length - 1)) return taken.forward(message);
   const text = queryText(message, driver.charset);
   let parts: readonly StatementText[];
@@ -86,7 +85,8 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
     }
   }
   try {
-    await driver.sync();
+    // A simple Query leaves nothing unnamed behind.
+    await driver.sync([close('P', '', driver.charset), close('S', '', driver.charset)]);
   } catch (error) {
     return await fail(taken, error, 0);
   }

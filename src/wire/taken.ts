@@ -8,6 +8,7 @@ import type { Counters } from './counters.ts';
 import type { Driver } from './driver.ts';
 import type { Ledger } from './ledger.ts';
 import type { LocalNames } from './local-names.ts';
+import { quiesce, type Rest } from './quiesce.ts';
 import type { Gate } from './requests.ts';
 import { Status } from './tags.ts';
 
@@ -45,4 +46,9 @@ export function callerFor(
     inTransactionBlock: () => taken.ledger.status !== Status.idle,
     onCommit: (task) => tasks.push(task),
   });
+}
+
+/** Waits until the upstream has answered everything the client has sent so far. */
+export function rest(taken: Taken): Promise<Rest> {
+  return quiesce(taken.driver, (tag, message) => taken.watch.note(tag, message));
 }

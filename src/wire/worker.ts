@@ -2,7 +2,7 @@
  * A proxy worker: the data path, alone in its process or one of several under node:cluster.
  * Invariant: after `stop` no client connection is left, and no transaction that could end in time was cut off.
  */
-import { createServer, type Server } from 'node:net';
+import { createServer, type Server, type Socket } from 'node:net';
 import type { WorkerConfig } from '../config.ts';
 import { createLogger, type Logger } from '../log.ts';
 import { mayBeExtended } from '../sql/gate.ts';
@@ -35,18 +35,25 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
   const counters = newCounters();
   const services: SessionServices = { runner, mayBeExtended, parseStatements, counters, log };
   const sessions = new Set<Session>();
-  const sockets = new Set<{ destroy(): void }>();
+  const sockets = new Set<Socket>();
+  /** Those among them that have no session yet. */
+  const starting = new Set<Socket>();
   let emptied: () => void = () => undefined;
   const accept = { upstream: config.upstream, patience: options.authenticationTimeout ?? 60_000 };
   const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (client) => {
     counters.connections++;
     counters.activeConnections++;
     sockets.add(client);
+    starting.add(client);
     acceptClient(client, accept, services, {
-      opened: (session) => sessions.add(session),
+      opened: (session) => {
+        starting.delete(client);
+        sessions.add(session);
+      },
       closed: (session) => {
         counters.activeConnections--;
         sockets.delete(client);
+        starting.delete(client);
         if (session !== null) sessions.delete(session);
         if (sockets.size === 0) emptied();
       },
@@ -64,10 +71,11 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
         emptied = resolve;
         if (sockets.size === 0) resolve();
       });
+      for (const socket of starting) socket.destroy();
       for (const session of sessions) session.drain();
       const deadline = setTimeout(() => {
         for (const session of sessions) session.shutDown();
-        // Those that do not take their leave, and those that never got so far as a session.
+        // Those that do not take their leave.
         setTimeout(() => {
           for (const session of sessions) session.destroy();
           for (const socket of sockets) socket.destroy();

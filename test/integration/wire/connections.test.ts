@@ -256,11 +256,17 @@ describe('the end of connections', () => {
     await eventually(async () => c.ended);
   });
 
-  it('cancels a statement of ours', async () => {
+  it.each([
+    [0, 8],
+    [2, 36],
+  ])('cancels a statement of ours, protocol 3.%i', async (minor, keyLength) => {
     const { port } = await start();
     const c = await RawClient.connect(port);
-    c.write(startupPacket({ user: 'postgres', database: 'postgres' }));
+    const startup = startupPacket({ user: 'postgres', database: 'postgres' });
+    startup.writeInt32BE(196608 + minor, 4);
+    c.write(startup);
     const key = (await c.until('Z')).find((one) => one.tag === 'K')?.body ?? Buffer.alloc(0);
+    expect(key).toHaveLength(keyLength);
     c.write(query("CREATE SECRET s AS 'SELECT pg_sleep(20)'", 'utf8'));
     await pause(100);
     const canceller = await RawClient.connect(port);
@@ -268,6 +274,19 @@ describe('the end of connections', () => {
     canceller.write(head, key);
     expect(shown(await c.until('Z'))).toEqual(['E ERROR 57014 canceling statement due to user request', 'Z I']);
     await eventually(async () => canceller.ended);
+  });
+});
+
+describe('a Unix socket to the upstream', () => {
+  it('is used when the host is a directory', async () => {
+    const [found] = (await direct.query("SELECT current_setting('unix_socket_directories') AS dir")).rows;
+    const { port } = await start({ host: found.dir.split(',')[0].trim() });
+    const c = await RawClient.open(port);
+    c.write(query('SELECT inet_server_addr() IS NULL, repeat(chr(120), 300000)', 'utf8'));
+    const row = (await c.until('Z')).find((one) => one.tag === 'D');
+    expect(row?.body.length).toBeGreaterThan(300_000);
+    expect(row?.body.toString('latin1', 6, 7)).toBe('t');
+    c.destroy();
   });
 });
 

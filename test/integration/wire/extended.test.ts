@@ -356,6 +356,27 @@ describe('the extended protocol', () => {
     expect(await ask(c, 'SELECT count(*) FROM pg_prepared_statements')).toContain('D 0');
   });
 
+  it('drops tasks of a batch that fails, and keeps those of a COMMIT in a batch', async () => {
+    const c = await client();
+    await direct.query('CREATE TABLE t (a int)');
+    const task = secret('||INSERT INTO t VALUES (1)');
+    for (const failing of ['SELECT 1/0', 'CREATE SOURCE x FROM 1', secret('SELECT 1/0')]) {
+      c.write(p('', task), b('', ''), e(''), p('', failing), b('', ''), e(''), sync);
+      expect(shown(await c.until('Z')).at(-2)).toMatch(/^E/);
+    }
+    expect(await count('t')).toBe(0);
+    c.write(p('', 'BEGIN'), b('', ''), e(''), sync, p('', task), b('', ''), e(''), sync);
+    c.write(p('', 'COMMIT'), b('', ''), e(''), p('', 'SHOW SOURCES'), sync);
+    expect(shown(await c.until('Z', 3)).at(-1)).toBe('Z I');
+    expect(await count('t')).toBe(1);
+  });
+
+  it('leaves nothing unnamed behind a simple query', async () => {
+    const c = await client();
+    c.write(p('', 'SELECT 1'), sync, query('SHOW SOURCES', 'utf8'), b('', ''), sync);
+    expect(shown(await c.until('Z', 3)).at(-2)).toBe('E ERROR 26000 unnamed prepared statement does not exist');
+  });
+
   it('asks about candidates inside the pipeline', async () => {
     const c = await client();
     await direct.query('CREATE TABLE live_t (a int); CREATE TABLE plain_t (a int)');
