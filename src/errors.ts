@@ -92,7 +92,7 @@ export const conditions = {
   },
   dependent_objects: {
     code: '2BP01',
-    message: 'cannot drop {kind} {name} because other objects depend on it',
+    message: 'cannot drop {kind} "{name}" because other objects depend on it',
     detail: '{dependents}',
     hint: 'Use DROP ... CASCADE to drop the dependent objects too.',
   },
@@ -108,6 +108,12 @@ export const conditions = {
     message: 'failed to connect to PostgreSQL database',
     detail: '{cause}',
     hint: 'Correct the USER of connection "{connection}" or its password: ALTER SECRET ... AS \'...\';',
+  },
+  origin_password_missing: {
+    code: '28P01',
+    message: 'failed to connect to PostgreSQL database',
+    detail: 'The server asks for the password of "{user}", and connection "{connection}" has none.',
+    hint: "Type: CREATE SECRET my_password AS '...'; and give the connection PASSWORD SECRET my_password.",
   },
   wal_level_not_logical: {
     code: '55000',
@@ -177,12 +183,6 @@ export const conditions = {
     code: '55000',
     message: 'origin table {reference} has REPLICA IDENTITY NOTHING',
     hint: 'On the origin: ALTER TABLE {reference} REPLICA IDENTITY FULL;',
-  },
-  read_only_relation: {
-    code: '25006',
-    message: 'cannot write to live relation {name}',
-    detail: 'Millrace maintains its rows from {from}.',
-    hint: 'Write to the origin; the change arrives here by itself.',
   },
   mixed_live_view: {
     code: '0A000',

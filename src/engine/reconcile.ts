@@ -164,6 +164,7 @@ export class Reconciler {
   async clear(catalog: ReadCatalog): Promise<void> {
     const { log } = this.#engine;
     let cleared = false;
+    await this.#transaction(['SELECT millrace.follow_owners()'], 'grants of gates');
     for (const relation of catalog.gone) {
       const statements = [
         `DROP VIEW IF EXISTS ${definitionView(relation.id)}`,

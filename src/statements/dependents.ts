@@ -45,7 +45,7 @@ export async function dependentsOf(session: CallerSession, relations: readonly s
   }));
 }
 
-/** The refusal of a DROP without CASCADE. `dropped`: what was to go; `others`: what needs it beside the views. */
+/** The refusal of a DROP without CASCADE. `target`: by the name that was typed; `dropped`: what was to go; `others`: what needs it beside the views. */
 export function dependentObjects(
   target: { readonly kind: string; readonly name: string },
   dropped: readonly Droppable[],

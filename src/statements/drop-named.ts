@@ -83,7 +83,7 @@ export async function dropLinks(
   const reached = links.slice(roots.length);
   const [root] = roots;
   if (!cascade && root !== undefined && reached.length + tables.length > 0) {
-    throw dependentObjects({ kind: root.kind, name: `"${root.name}"` }, tables, views, [
+    throw dependentObjects({ kind: root.kind, name: root.name }, tables, views, [
       ...reached.map((link) => `${link.kind} ${link.name} depends on ${link.uses}`),
       ...tables.map((table) => `table ${table.name} depends on source ${table.source}`),
     ]);

@@ -33,7 +33,7 @@ export async function dropRelation(context: StatementContext, session: CallerSes
   const roots = live.map(droppable);
   if (reached.length > 0 && !statement.cascade) {
     const [first] = statement.names;
-    throw dependentObjects({ kind: statement.kind, name: first === undefined ? '' : `"${shownName(first)}"` }, roots, reached);
+    throw dependentObjects({ kind: statement.kind, name: first === undefined ? '' : shownName(first) }, roots, reached);
   }
   announceCascade(session, reached);
   await removeRelations(context, session, [...reached].reverse(), { named: false, cascade: true });
@@ -87,7 +87,7 @@ export async function dropSchema(
   const [first] = schemas;
   if (!statement.cascade && first !== undefined) {
     const lines = [...links, ...relations].map((object) => `${object.kind} ${object.name} depends on schema ${first.name}`);
-    throw dependentObjects({ kind: 'schema', name: `"${first.name}"` }, [], [], lines);
+    throw dependentObjects({ kind: 'schema', name: first.name }, [], [], lines);
   }
   const dependents = await dependentsOf(
     session,

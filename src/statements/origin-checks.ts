@@ -42,6 +42,10 @@ function unreachable(error: unknown, address: ServerAddress, connection: string)
   const where = `${address.host}:${address.port}`;
   switch (problem.kind) {
     case 'auth':
+      // The client library gives up by itself when it is asked for a password and has none.
+      if (address.password === undefined && problem.code === undefined) {
+        return millraceError('origin_password_missing', { user: address.user, connection }, { cause: error });
+      }
       return millraceError('origin_authentication_failed', { cause, connection }, { cause: error });
     case 'database':
       return millraceError('connection_failed', { cause, hint: `Correct the DATABASE of connection "${connection}".` }, { cause: error });

@@ -210,9 +210,10 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = coalesce(r.error ->> 'code', '55000'),
             MESSAGE = shown,
-            DETAIL = coalesce(r.error ->> 'detail', '') ||
-                     CASE WHEN root.id <> relation_id THEN format(' Materialized view %s reads %s.', r.name, root.name) ELSE '' END,
-            HINT = replace(coalesce(r.error ->> 'hint', ''), '{relation}', coalesce(root.name, r.name, ''));
+            DETAIL = btrim(coalesce(r.error ->> 'detail', format('It concerns %s.', coalesce(root.name, r.name))) ||
+                           CASE WHEN root.id <> relation_id THEN format(' Materialized view %s reads %s.', r.name, root.name) ELSE '' END),
+            HINT = replace(coalesce(r.error ->> 'hint', 'DROP it and create it again once the cause is gone.'),
+                           '{relation}', coalesce(root.name, r.name, ''));
     END IF;
     SELECT format(' %s rows copied so far%s.', s.rows_copied, CASE WHEN s.rows_estimate > 0 THEN format(' of about %s', s.rows_estimate) ELSE '' END)
       INTO copied
@@ -331,6 +332,34 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
       JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE live.facade = ANY (facades)
 $$;
+
+-- Gates follow the owners of their facades (ALTER .. OWNER TO, REASSIGN OWNED): a facade reads its gate as its owner.
+CREATE FUNCTION millrace.follow_owners() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    change text;
+BEGIN
+    FOR change IN
+        WITH gates AS (
+            SELECT g.oid, g.relowner AS keeper, g.relacl, f.relowner AS owner
+              FROM (SELECT r.gate, r.facade FROM millrace.relation r UNION ALL SELECT s.gate, s.facade FROM millrace.source s) x
+              JOIN pg_class g ON g.oid = x.gate
+              JOIN pg_class f ON f.oid = x.facade
+        ), granted AS (
+            SELECT g.oid, a.grantee FROM gates g, aclexplode(g.relacl) a
+        )
+        SELECT format('GRANT SELECT ON %s TO %I', g.oid::regclass, pg_get_userbyid(g.owner))
+          FROM gates g
+         WHERE g.owner <> g.keeper AND NOT EXISTS (SELECT FROM granted a WHERE a.oid = g.oid AND a.grantee = g.owner)
+        UNION ALL
+        SELECT DISTINCT format('REVOKE ALL ON %s FROM %I', g.oid::regclass, pg_get_userbyid(a.grantee))
+          FROM gates g JOIN granted a USING (oid)
+         WHERE a.grantee NOT IN (g.owner, g.keeper, 0)
+    LOOP
+        EXECUTE change;
+    END LOOP;
+END $$;
+REVOKE EXECUTE ON FUNCTION millrace.follow_owners() FROM PUBLIC;
 
 -- Begins an epoch of the leader that holds this token; raises for any other.
 CREATE FUNCTION millrace.begin_epoch(leader bigint) RETURNS void

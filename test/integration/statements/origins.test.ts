@@ -65,8 +65,8 @@ describe('an origin that is not fit', () => {
       DETAIL: password authentication failed for user "guarded"
       HINT: Correct the USER of connection "n" or its password: ALTER SECRET ... AS '...';",
         "ERROR 28P01: failed to connect to PostgreSQL database
-      DETAIL: SASL: SCRAM-SERVER-FIRST-MESSAGE: client password must be a non-empty string
-      HINT: Correct the USER of connection "n" or its password: ALTER SECRET ... AS '...';",
+      DETAIL: The server asks for the password of "guarded", and connection "n" has none.
+      HINT: Type: CREATE SECRET my_password AS '...'; and give the connection PASSWORD SECRET my_password.",
         "ERROR 28P01: failed to connect to PostgreSQL database
       DETAIL: role "nobody" does not exist
       HINT: Correct the USER of connection "n" or its password: ALTER SECRET ... AS '...';",
@@ -164,7 +164,7 @@ describe('dropping behind the back of Millrace', () => {
     await expect.poll(() => client.failure('SELECT * FROM reader').catch(String), { timeout: 10_000 }).toContain('has lost its definition');
     expect(await client.failure('SELECT * FROM reader')).toMatchInlineSnapshot(`
       "ERROR 55000: materialized view has lost its definition: something it reads was dropped with CASCADE
-      DETAIL: 
+      DETAIL: It concerns public.reader.
       HINT: DROP MATERIALIZED VIEW public.reader; and create it again."
     `);
     await client.query('DROP MATERIALIZED VIEW reader');
@@ -195,7 +195,7 @@ describe('CASCADE through plain views', () => {
     await build();
     expect(await client.failure('DROP VIEW w.p1')).toMatchInlineSnapshot(`
       "ERROR 2BP01: cannot drop view "w.p1" because other objects depend on it
-      DETAIL: materialized view w.m1 depends on view "w.p1"
+      DETAIL: materialized view w.m1 depends on view w.p1
       view public.p2 depends on materialized view w.m1
       materialized view public.m2 depends on view public.p2
       view w.p3 depends on materialized view public.m2

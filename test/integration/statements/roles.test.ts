@@ -159,6 +159,31 @@ describe('a role that is no superuser', () => {
   });
 });
 
+describe('a live relation given away', () => {
+  it('is read by its new owner, and keeps no rights of the old one', async () => {
+    await alice.query(
+      'CREATE TABLE v1.given FROM SOURCE a.s (REFERENCE public.t); CREATE MATERIALIZED VIEW v1.too AS SELECT a FROM v1.given',
+    );
+    await admin.query('ALTER VIEW v1.given OWNER TO bob; ALTER VIEW v1.too OWNER TO bob');
+    await eventually(bob, 'SELECT count(*)::int FROM v1.given JOIN v1.too USING (a)', [[2]]);
+    expect(await alice.failure('SELECT * FROM v1.given')).toContain('permission denied for view given');
+    expect(await bob.rows("SELECT count(*)::int FROM millrace.relations WHERE name = 'given' AND owner = 'bob'")).toEqual([[1]]);
+    await bob.query('DROP TABLE v1.given CASCADE');
+  });
+
+  it('lets its role be dropped', async () => {
+    await admin.query(
+      'CREATE ROLE leaver LOGIN; CREATE SCHEMA l AUTHORIZATION leaver; GRANT USAGE ON SCHEMA a TO leaver; GRANT SELECT ON a.s TO leaver',
+    );
+    const leaver = await stage.connect('leaver');
+    await leaver.query('CREATE TABLE l.t FROM SOURCE a.s (REFERENCE public.t)');
+    await leaver.end();
+    await admin.query('REASSIGN OWNED BY leaver TO alice; DROP OWNED BY leaver; DROP ROLE leaver');
+    await eventually(alice, 'SELECT count(*)::int FROM l.t', [[2]]);
+    await admin.query('DROP SCHEMA l CASCADE');
+  });
+});
+
 describe('what is kept', () => {
   it('is not for reading', async () => {
     const answers: string[] = [];

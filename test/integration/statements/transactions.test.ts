@@ -177,7 +177,9 @@ describe('after an error', () => {
   it('statements are refused until the end of the block', async () => {
     await client.query('BEGIN');
     expect(await client.failure('CREATE TABLE n FROM SOURCE nope (REFERENCE public.t)')).toContain('42704');
-    expect(await client.failure("CREATE SECRET n AS 'x'")).toMatchInlineSnapshot(`"ERROR 25P02: current transaction is aborted, commands ignored until end of transaction block"`);
+    expect(await client.failure("CREATE SECRET n AS 'x'")).toMatchInlineSnapshot(
+      `"ERROR 25P02: current transaction is aborted, commands ignored until end of transaction block"`,
+    );
     expect(await client.failure('SHOW SOURCES', [])).toContain('25P02');
     expect(await client.failure('SELECT 1')).toContain('25P02');
     await client.query('COMMIT');
@@ -229,7 +231,9 @@ describe('the extended protocol', () => {
     expect((await client.query('SELECT * FROM n WHERE a = $1', [2])).rows).toEqual([{ a: 2 }]);
     await client.query({ text: 'DROP MATERIALIZED VIEW n', values: [] });
     expect(await client.failure('CREATE TABLE n FROM SOURCE nope (REFERENCE public.t)', [])).toContain('42704 at <nope>');
-    expect(await client.failure('CREATE MATERIALIZED VIEW n AS SELECT * FROM t WHERE a = $1', [1])).toMatchInlineSnapshot(`"ERROR 08P01: bind message supplies 1 parameters, but prepared statement "" requires 0"`);
+    expect(await client.failure('CREATE MATERIALIZED VIEW n AS SELECT * FROM t WHERE a = $1', [1])).toMatchInlineSnapshot(
+      `"ERROR 08P01: bind message supplies 1 parameters, but prepared statement "" requires 0"`,
+    );
     await nothingChanged();
   });
 });
