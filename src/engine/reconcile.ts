@@ -192,6 +192,7 @@ export class Reconciler {
     const waiting = new Set(
       [...catalog.storages.values()].filter((storage) => storage.state !== 'live').map((storage) => storage.supersedes),
     );
+    const removed = new Set<number>();
     for (const storage of catalog.storages.values()) {
       if (used.has(storage.id) || waiting.has(storage.id) || this.#copying.has(storage.id)) continue;
       const done = await this.#transaction(
@@ -205,6 +206,7 @@ export class Reconciler {
         ],
         `storage ${storage.id}`,
       );
+      if (done) removed.add(storage.id);
       cleared ||= done;
     }
     for (const source of catalog.goneSources) {
@@ -216,7 +218,7 @@ export class Reconciler {
           'the slot of a dropped source could not be dropped; drop it on the origin',
         );
       }
-      if ([...catalog.storages.values()].some((storage) => storage.sourceId === source.id)) continue;
+      if ([...catalog.storages.values()].some((storage) => storage.sourceId === source.id && !removed.has(storage.id))) continue;
       await this.#transaction(
         [`DROP VIEW IF EXISTS ${gateView(source.id)}`, `DELETE FROM millrace.source WHERE id = ${source.id}`],
         `source ${source.id}`,
