@@ -19,6 +19,10 @@ export const epochSettings: Readonly<Record<string, string>> = {
   plan_cache_mode: 'force_generic_plan',
   // A lost tail of epochs comes again from the origin: positions are part of the epoch, and acknowledged only once flushed.
   synchronous_commit: 'off',
+  // This session holds the leader's lock: when the leader's host is gone without a word, the server has to notice and let another lead.
+  tcp_keepalives_idle: '5',
+  tcp_keepalives_interval: '2',
+  tcp_keepalives_count: '3',
   statement_timeout: '0',
   idle_in_transaction_session_timeout: '0',
 };
