@@ -91,7 +91,7 @@ async function startMillrace(upstreamPort) {
   const dataDir = mkdtempSync(join(tmpdir(), 'millrace-bench-'));
   cleanups.push(() => rmSync(dataDir, { recursive: true, force: true }));
   const main = fileURLToPath(new URL('../dist/main.js', import.meta.url));
-  const upstream = `postgres://postgres@127.0.0.1:${upstreamPort}/postgres`;
+  const upstream = `postgres://postgres@127.0.0.1:${upstreamPort}/postgres?sslmode=disable`;
   const child = spawn(
     process.execPath,
     [main, 'serve', '--upstream', upstream, '--listen', `127.0.0.1:${port}`, '--http', '127.0.0.1:0', '--data-dir', dataDir],

@@ -41,7 +41,7 @@ const views = [
 ];
 
 /** Runs the benchmark and prints a table. */
-export async function run() {
+async function run() {
   await loadViewParser();
   const home = mkdtempSync(join(tmpdir(), 'millrace-bench-'));
   const server = await startEmbeddedPostgres({
@@ -187,3 +187,5 @@ function print(results) {
     console.log(`${view.padEnd(width)}  ${way.padEnd(9)}  ${numbers.join('  ')}`);
   }
 }
+
+await run();
