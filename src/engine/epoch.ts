@@ -6,16 +6,17 @@
  */
 import { deltaTable, type RelationError, type Storage, storageTable } from '../catalog/model.ts';
 import { rebuildSql } from '../ivm/view-plan.ts';
-import { formatLsn, type Lsn } from '../replication/lsn.ts';
+import type { Lsn } from '../replication/lsn.ts';
 import { ConnectionLostError, PostgresError } from '../replication/postgres-error.ts';
 import { quoteLiteral } from '../sql/quote.ts';
 import { sendStep } from './apply-steps.ts';
 import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { emptyTable } from './delta-tables.ts';
+import { countEpoch, progress } from './epoch-ends.ts';
 import { failRelation } from './relation-errors.ts';
 import { fewRows } from './row-arrays.ts';
-import { viewPhase } from './session-settings.ts';
+import { freePlanner } from './session-settings.ts';
 import { maintenance, settingAside } from './view-statements.ts';
 
 export class Epoch {
@@ -112,7 +113,7 @@ export class Epoch {
   async commit(positions: ReadonlyMap<number, Lsn>): Promise<void> {
     const { session, state } = this.#engine;
     if (this.#changed.size > 0) {
-      await session.query(viewPhase);
+      await session.query(freePlanner);
       for (const view of state.views.values()) {
         if (view.state === 'error' || this.#failedViews.has(view.id)) continue;
         const inputs = view.inputs.filter((input) => this.#changed.has(storageOf(state, input)));
@@ -127,19 +128,11 @@ export class Epoch {
       this.#engine.deltas.unknown(storageId);
       last.push(session.query(emptyTable(deltaTable(storageId))));
     }
-    for (const [sourceId, lsn] of positions) {
-      last.push(
-        session.query(
-          `UPDATE millrace.source_progress SET lsn = '${formatLsn(lsn)}', committed_at = clock_timestamp() WHERE source_id = ${sourceId}`,
-        ),
-      );
-    }
+    for (const { name, sql, params } of progress(positions)) last.push(session.execute(name, sql, params));
     last.push(session.query('COMMIT'));
     session.uncork();
     await Promise.all(last);
-    const { metrics } = this.#engine;
-    metrics['millrace_epochs_total'] = (metrics['millrace_epochs_total'] ?? 0) + 1;
-    metrics['millrace_rows_applied_total'] = (metrics['millrace_rows_applied_total'] ?? 0) + this.#rows;
+    countEpoch(this.#engine, this.#rows);
     if (this.#catalogChanged) this.#engine.wake();
   }
 

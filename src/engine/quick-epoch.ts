@@ -5,20 +5,21 @@
  * Few rows go as one pipeline of prepared statements under one Sync, which the server runs as one transaction without being told BEGIN
  * or COMMIT (protocol, "Pipelining": an error skips the rest up to Sync and rolls back all of it): one answer to wait for, one wake-up on either side.
  */
-import { formatLsn, type Lsn } from '../replication/lsn.ts';
+import type { Lsn } from '../replication/lsn.ts';
 import type { PostgresError } from '../replication/postgres-error.ts';
 import type { Execution, StatementResult } from '../replication/session-contract.ts';
 import { sendStep, stepExecutions } from './apply-steps.ts';
 import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { requireStatementError } from './epoch.ts';
+import { countEpoch, progress } from './epoch-ends.ts';
 import { fewRows } from './row-arrays.ts';
 import { freePlanner } from './session-settings.ts';
 import { maintenance, settingAside } from './view-statements.ts';
 
 /** True when it committed; false when a statement failed and nothing was changed. Other errors are thrown. */
 export async function quickEpoch(engine: EngineContext, batches: readonly Batch[], positions: ReadonlyMap<number, Lsn>): Promise<boolean> {
-  const { state, metrics } = engine;
+  const { state } = engine;
   const rows = batches.reduce((sum, batch) => sum + batch.rows, 0);
   const steps = batches
     .flatMap((batch) => batch.steps)
@@ -49,8 +50,7 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   empties.forEach(({ storageId }, index) => {
     engine.deltas.emptied(storageId, emptied[index]?.tag ?? '');
   });
-  metrics['millrace_epochs_total'] = (metrics['millrace_epochs_total'] ?? 0) + 1;
-  metrics['millrace_rows_applied_total'] = (metrics['millrace_rows_applied_total'] ?? 0) + rows;
+  countEpoch(engine, rows);
   return true;
 }
 
@@ -115,14 +115,6 @@ function viewExecutions(engine: EngineContext, changed: Set<number>): Execution[
   }
   if (executions.length > 0) executions.unshift({ name: 'free', sql: freePlanner });
   return executions;
-}
-
-function progress(positions: ReadonlyMap<number, Lsn>): Execution[] {
-  return [...positions].map(([sourceId, lsn]) => ({
-    name: 'progress',
-    sql: 'UPDATE millrace.source_progress SET lsn = $2::pg_lsn, committed_at = clock_timestamp() WHERE source_id = $1::bigint',
-    params: [String(sourceId), formatLsn(lsn)],
-  }));
 }
 
 /** Raised by millrace.begin_epoch: another process leads. */

@@ -27,10 +27,6 @@ export const epochSettings: Readonly<Record<string, string>> = {
   idle_in_transaction_session_timeout: '0',
 };
 
-/** Said within a transaction before views are maintained. */
-export const viewPhase = 'SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on';
-/** viewPhase as one statement that can be prepared, and is good in a pipeline that no BEGIN precedes. */
+/** Said within a transaction before views are maintained. One statement that can be prepared, and is good in a pipeline that no BEGIN precedes. */
 export const freePlanner =
   "SELECT set_config('enable_hashjoin', 'on', true), set_config('enable_mergejoin', 'on', true), set_config('enable_seqscan', 'on', true)";
-/** Said to go back to applying changes. */
-export const applyPhase = 'SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off';

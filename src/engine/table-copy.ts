@@ -17,7 +17,7 @@ import { applyStaged, clearStorage, insertColumns } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { relationGate } from './relation-errors.ts';
-import { viewPhase } from './session-settings.ts';
+import { freePlanner } from './session-settings.ts';
 import type { SourceRunner } from './source-runner.ts';
 
 const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -206,7 +206,7 @@ async function keepRowIds(engine: EngineContext, old: Storage, storage: Storage)
   const image = (row: string): string => `ROW(${old.columns.map((column) => `${row}.${storageColumn(column.attnum)}`).join(', ')})::text`;
   const table = storageTable(storage.id);
   const { session } = engine;
-  await session.query(viewPhase);
+  await session.query(freePlanner);
   // First out of the way, because rids of both storages begin at 1.
   await session.query(`UPDATE ${table} SET rid = -rid`);
   await session.query(

@@ -12,7 +12,7 @@ import { pinnedSettings } from '../replication/settings.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { relationGate } from './relation-errors.ts';
-import { viewPhase } from './session-settings.ts';
+import { freePlanner } from './session-settings.ts';
 
 /** Populates a pending view whose inputs are ready. Errors of its query become the view's error; others are thrown. */
 export async function populateView(engine: EngineContext, viewId: number, reload: () => Promise<void>): Promise<void> {
@@ -79,7 +79,7 @@ async function finish(engine: EngineContext, viewId: number, reload: () => Promi
   }
   if (changed.size > 0) {
     try {
-      await session.query(viewPhase);
+      await session.query(freePlanner);
       await epoch.run(
         maintainSql(
           view.plan,

@@ -46,14 +46,7 @@ export function tlsAttempts(address: ServerAddress): readonly (ConnectionOptions
   }
 }
 
-/**
- * The pg configuration for one attempt, without timeouts and names. One attempt cannot fall back: for sslmode prefer this is plain text,
- * so connectPg is the better choice wherever the caller opens the client itself.
- */
-export function clientConfig(address: ServerAddress, database: string = address.database): pg.ClientConfig {
-  return attemptConfig(address, database, tlsAttempts(address).at(-1) ?? false);
-}
-
+/** The pg configuration for one attempt, without timeouts and names. */
 function attemptConfig(address: ServerAddress, database: string, ssl: ConnectionOptions | false): pg.ClientConfig {
   return {
     host: address.host,

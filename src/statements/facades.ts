@@ -21,7 +21,7 @@ export async function facadeTriggers(session: CallerSession, facade: string): Pr
 }
 
 /** Whether a schema already has a relation of this name (tables, views, indexes and types share it). */
-export async function namespaceHolds(session: CallerSession, namespaceOid: string, name: string): Promise<boolean> {
+async function namespaceHolds(session: CallerSession, namespaceOid: string, name: string): Promise<boolean> {
   const row = await firstRow(session, 'SELECT 1 FROM pg_catalog.pg_class WHERE relnamespace = $1::oid AND relname = $2', [
     namespaceOid,
     name,
@@ -29,6 +29,19 @@ export async function namespaceHolds(session: CallerSession, namespaceOid: strin
   return row !== null;
 }
 
-export function duplicateRelation(name: QualifiedName): MillraceError {
+function duplicateRelation(name: QualifiedName): MillraceError {
   return millraceError('duplicate_relation', { name: name.name }, { position: name.at + 1 });
+}
+
+/** Whether a CREATE has nothing to do because the name is there: said as a NOTICE with IF NOT EXISTS, raised as duplicate_relation without. */
+export async function nameTaken(
+  session: CallerSession,
+  namespaceOid: string,
+  statement: { readonly name: QualifiedName; readonly ifNotExists: boolean },
+): Promise<boolean> {
+  const { name, ifNotExists } = statement;
+  if (!(await namespaceHolds(session, namespaceOid, name.name))) return false;
+  if (!ifNotExists) throw duplicateRelation(name);
+  session.notice({ severity: 'NOTICE', code: '42P07', message: `relation "${name.name}" already exists, skipping` });
+  return true;
 }

@@ -17,7 +17,7 @@ import { loadPostgresParser, relationNames } from '../sql/postgres-parser.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import { type CallerSession, type StatementResult, UpstreamError } from './caller-session.ts';
 import { callerRole, catalogPresent, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
-import { duplicateRelation, facadeTriggers, namespaceHolds } from './facades.ts';
+import { facadeTriggers, nameTaken } from './facades.ts';
 import { creationNamespace, findLive, quotedName, shownName } from './names.ts';
 import { dropFailed } from './removal.ts';
 import { facadeOid } from './sources.ts';
@@ -55,11 +55,7 @@ export async function createMaterializedView(
   await loadViewParser();
   const role = await callerRole(session);
   const namespace = await creationNamespace(session, statement.name);
-  if (await namespaceHolds(session, namespace.oid, statement.name.name)) {
-    if (!statement.ifNotExists) throw duplicateRelation(statement.name);
-    session.notice({ severity: 'NOTICE', code: '42P07', message: `relation "${statement.name.name}" already exists, skipping` });
-    return { kind: 'done', tag };
-  }
+  if (await nameTaken(session, namespace.oid, statement)) return { kind: 'done', tag };
   await createScratch(session, statement);
   const definition = (await firstRow(session, `SELECT millrace.definition_of('${scratch}'::regclass)`))?.[0] ?? '';
   const read = await readRelations(context, session, scratch);

@@ -9,7 +9,7 @@ import { quoteIdentifier } from '../sql/quote.ts';
 import type { CallerSession, StatementResult } from './caller-session.ts';
 import { connectionAddress } from './connections.ts';
 import { callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
-import { duplicateRelation, facadeTriggers, namespaceHolds } from './facades.ts';
+import { facadeTriggers, nameTaken } from './facades.ts';
 import { creationNamespace, requireNamed, shownName } from './names.ts';
 import { checkSource } from './origin-checks.ts';
 import { dropSources } from './removal.ts';
@@ -19,11 +19,7 @@ export async function createSource(context: StatementContext, session: CallerSes
   await requireCatalog(context, session);
   const role = await callerRole(session);
   const namespace = await creationNamespace(session, statement.name);
-  if (await namespaceHolds(session, namespace.oid, statement.name.name)) {
-    if (!statement.ifNotExists) throw duplicateRelation(statement.name);
-    session.notice({ severity: 'NOTICE', code: '42P07', message: `relation "${statement.name.name}" already exists, skipping` });
-    return { kind: 'done', tag: 'CREATE SOURCE' };
-  }
+  if (await nameTaken(session, namespace.oid, statement)) return { kind: 'done', tag: 'CREATE SOURCE' };
   const connection = await requireNamed(context, session, 'connection', statement.connection, role);
   const address = await connectionAddress(context, session, connection.id);
   const origin = await checkSource(address, shownName(statement.connection), statement.publication);

@@ -11,7 +11,7 @@ import { quoteIdentifier } from '../sql/quote.ts';
 import type { CallerSession, StatementResult } from './caller-session.ts';
 import { connectionAddress } from './connections.ts';
 import { type CallerRole, callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
-import { duplicateRelation, facadeTriggers, namespaceHolds } from './facades.ts';
+import { facadeTriggers, nameTaken } from './facades.ts';
 import { creationNamespace, findLive, type LiveObject, quotedName, relationExists, shownName, undefinedObject } from './names.ts';
 import { describeReference, type OriginTable } from './origin-checks.ts';
 import { dropFailed } from './removal.ts';
@@ -26,11 +26,7 @@ export async function createTableFromSource(
   await requireCatalog(context, session);
   const role = await callerRole(session);
   const namespace = await creationNamespace(session, statement.name);
-  if (await namespaceHolds(session, namespace.oid, statement.name.name)) {
-    if (!statement.ifNotExists) throw duplicateRelation(statement.name);
-    session.notice({ severity: 'NOTICE', code: '42P07', message: `relation "${statement.name.name}" already exists, skipping` });
-    return { kind: 'done', tag: 'CREATE TABLE' };
-  }
+  if (await nameTaken(session, namespace.oid, statement)) return { kind: 'done', tag: 'CREATE TABLE' };
   const source = await usableSource(context, session, statement, role);
   const reference = statement.reference ?? { parts: [statement.name.name], at: statement.name.at };
   const address = await connectionAddress(context, session, source.connectionId);

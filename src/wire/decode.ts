@@ -6,7 +6,7 @@ import type { FieldDescription } from '../statements/caller-session.ts';
 import type { Charset } from './encode.ts';
 
 /** The NUL-terminated string at `at`, and where the next thing begins. */
-export function cstringAt(bytes: Buffer, at: number, charset: Charset): { readonly text: string; readonly next: number } {
+function cstringAt(bytes: Buffer, at: number, charset: Charset): { readonly text: string; readonly next: number } {
   const end = bytes.indexOf(0, at);
   if (end === -1) throw new RangeError('a string in a message does not end');
   return { text: bytes.toString(charset, at, end), next: end + 1 };

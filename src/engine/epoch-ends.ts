@@ -1,0 +1,19 @@
+/** How every epoch ends, whichever way it is sent. */
+import { formatLsn, type Lsn } from '../replication/lsn.ts';
+import type { Execution } from '../replication/session-contract.ts';
+import type { EngineContext } from './context.ts';
+
+/** Records how far each source is, within the epoch. */
+export function progress(positions: ReadonlyMap<number, Lsn>): Execution[] {
+  return [...positions].map(([sourceId, lsn]) => ({
+    name: 'progress',
+    sql: 'UPDATE millrace.source_progress SET lsn = $2::pg_lsn, committed_at = clock_timestamp() WHERE source_id = $1::bigint',
+    params: [String(sourceId), formatLsn(lsn)],
+  }));
+}
+
+/** Counts an epoch that has committed. */
+export function countEpoch({ metrics }: EngineContext, rows: number): void {
+  metrics['millrace_epochs_total'] = (metrics['millrace_epochs_total'] ?? 0) + 1;
+  metrics['millrace_rows_applied_total'] = (metrics['millrace_rows_applied_total'] ?? 0) + rows;
+}
