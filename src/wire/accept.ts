@@ -8,6 +8,7 @@ import { millraceError } from '../errors.ts';
 import { errorResponse } from './encode.ts';
 import { Session, type SessionServices } from './session.ts';
 import { readStartupPacket } from './startup.ts';
+import { withStaticReader } from './static-reader.ts';
 import { connectUpstream } from './upstream.ts';
 
 const refused = Buffer.from('N');
@@ -91,7 +92,10 @@ export function acceptClient(
         return;
       }
       client.off('error', onError).off('end', onEnd).off('close', leave);
-      session = new Session(client, upstream, identity, services, { authenticated: () => clearTimeout(timer), closed: leave });
+      session = new Session(withStaticReader(client), upstream, identity, services, {
+        authenticated: () => clearTimeout(timer),
+        closed: leave,
+      });
       hooks.opened(session);
       session.start(startup, rest);
     } catch (error) {

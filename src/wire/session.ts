@@ -22,10 +22,10 @@ import { takeExtended } from './pipeline.ts';
 import { ReplyWalker } from './replies.ts';
 import { type Gate, RequestWalker, Stop } from './requests.ts';
 import { takeQuery } from './simple-query.ts';
+import type { PeerSocket, StaticReader } from './static-reader.ts';
 import { Request, Status } from './tags.ts';
 import { rest, type StatementParser, type Taken } from './taken.ts';
 import { runTasks } from './tasks.ts';
-import type { StaticReader, UpstreamSocket } from './upstream.ts';
 
 export interface SessionServices {
   readonly runner: StatementRunner;
@@ -77,13 +77,13 @@ export class Session implements DriverPort {
   #closed = false;
 
   constructor(
-    client: Socket,
-    upstream: UpstreamSocket,
+    client: PeerSocket,
+    upstream: PeerSocket,
     identity: SessionIdentity,
     services: SessionServices,
     hooks: { authenticated(): void; closed(): void },
   ) {
-    this.#client = client;
+    this.#client = client.socket;
     this.#upstream = upstream.socket;
     this.#services = services;
     this.#onAuthenticated = hooks.authenticated;
@@ -127,7 +127,7 @@ export class Session implements DriverPort {
         this.#readyForQuery();
       },
     });
-    this.#listen(upstream.reader, hooks.closed);
+    this.#listen(client.reader, upstream.reader, hooks.closed);
   }
 
   /** Sends the startup packet, and what the client sent behind it. */
@@ -178,14 +178,20 @@ export class Session implements DriverPort {
     this.#upstream.destroy();
   }
 
-  #listen(reader: StaticReader | null, closed: () => void): void {
+  #listen(clientReader: StaticReader | null, upstreamReader: StaticReader | null, closed: () => void): void {
     const client = this.#client;
     const upstream = this.#upstream;
     const done = (): void => {
       if (!this.#closed) closed();
       this.#closed = true;
     };
-    client.on('data', (chunk: Buffer) => this.#fromClient(chunk));
+    if (clientReader === null) client.on('data', (chunk: Buffer) => this.#fromClient(chunk));
+    else {
+      clientReader.receive = (chunk) => {
+        this.#fromClient(chunk);
+        return this.#held !== null || this.#need > 0 || upstream.writableLength > 0;
+      };
+    }
     client.on('drain', () => upstream.resume());
     client.on('end', () => this.#clientEnd());
     client.on('error', () => client.destroy());
@@ -196,9 +202,9 @@ export class Session implements DriverPort {
       upstream.resume();
       if (upstream.closed) done();
     });
-    if (reader === null) upstream.on('data', (chunk: Buffer) => this.#fromUpstream(chunk));
+    if (upstreamReader === null) upstream.on('data', (chunk: Buffer) => this.#fromUpstream(chunk));
     else {
-      reader.receive = (chunk) => {
+      upstreamReader.receive = (chunk) => {
         this.#fromUpstream(chunk);
         return client.writableLength > 0;
       };

@@ -7,38 +7,12 @@ import { isIP, connect as netConnect, type Socket } from 'node:net';
 import { type ConnectionOptions, checkServerIdentity, connect as tlsConnect } from 'node:tls';
 import type { ServerAddress, SslOptions } from '../config.ts';
 import { sslRequest } from './encode.ts';
-
-export interface UpstreamSocket {
-  readonly socket: Socket;
-  /** Without TLS: what is read goes to `reader.receive`, there are no 'data' events. */
-  readonly reader: StaticReader | null;
-}
-
-/** Reading starts with little memory a connection, and takes the larger buffer once a result fills the small one. */
-const smallRead = 8_192;
-const largeRead = 65_536;
-
-/** Reads again and again into the same memory, which is replaced only while a write still needs it. Saves an allocation a read. */
-export class StaticReader {
-  /** Takes what was read; true when the memory is still in use afterwards. */
-  receive: (chunk: Buffer) => boolean = () => true;
-  #memory = Buffer.allocUnsafeSlow(smallRead);
-
-  readonly buffer = (): Buffer => this.#memory;
-  readonly callback = (length: number): boolean => {
-    const memory = this.#memory;
-    const used = this.receive(length === memory.length ? memory : memory.subarray(0, length));
-    if (used || (length === memory.length && length < largeRead)) {
-      this.#memory = Buffer.allocUnsafeSlow(length === memory.length ? largeRead : memory.length);
-    }
-    return true;
-  };
-}
+import { type PeerSocket, StaticReader, withStaticReader } from './static-reader.ts';
 
 const connectTimeout = 30_000;
 
 /** Opens a connection. Rejects with an Error whose message can be shown to a user. */
-export async function connectUpstream(address: ServerAddress): Promise<UpstreamSocket> {
+export async function connectUpstream(address: ServerAddress): Promise<PeerSocket> {
   const unix = address.host.startsWith('/');
   const { ssl } = address;
   const reader = unix || ssl.mode === 'disable' ? new StaticReader() : null;
@@ -52,7 +26,7 @@ export async function connectUpstream(address: ServerAddress): Promise<UpstreamS
   try {
     if (!(await offersTls(socket))) {
       if (ssl.mode !== 'prefer') throw new Error('the server does not support SSL, but SSL was required');
-      return { socket, reader: null };
+      return withStaticReader(socket);
     }
     return { socket: await secured(socket, address.host, ssl), reader: null };
   } catch (error) {

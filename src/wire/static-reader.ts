@@ -1,0 +1,63 @@
+/**
+ * Reading again and again into the same memory: saves an allocation, a stream object's work and a tick a read (about 6 µs of CPU a
+ * transaction on both sides together).
+ * Invariant: memory that a write or a held message still needs is never read into again.
+ */
+import { Socket } from 'node:net';
+
+/** A connection to a client or to the upstream. */
+export interface PeerSocket {
+  readonly socket: Socket;
+  /** When there is one, what is read goes to `reader.receive`, and there are no 'data' events. */
+  readonly reader: StaticReader | null;
+}
+
+/** Reading starts with little memory a connection, and takes the larger buffer once a message fills the small one. */
+const smallRead = 8_192;
+const largeRead = 65_536;
+
+/** The `onread` option of a socket. */
+export class StaticReader {
+  /** Takes what was read; true when the memory is still in use afterwards. */
+  receive: (chunk: Buffer) => boolean = () => true;
+  #memory = Buffer.allocUnsafeSlow(smallRead);
+
+  readonly buffer = (): Buffer => this.#memory;
+  readonly callback = (length: number): boolean => {
+    const memory = this.#memory;
+    const used = this.receive(length === memory.length ? memory : memory.subarray(0, length));
+    if (used || (length === memory.length && length < largeRead)) {
+      this.#memory = Buffer.allocUnsafeSlow(length === memory.length ? largeRead : memory.length);
+    }
+    return true;
+  };
+}
+
+/** What an accepted socket has besides its public face. */
+interface Accepted {
+  _handle: { reading: boolean; readStop(): number } | null;
+  _server: unknown;
+  server: unknown;
+}
+
+/**
+ * A paused, unencrypted, accepted socket as one that reads into static memory; `accepted` is not to be used any more.
+ * Node offers `onread` for outgoing connections only, so the handle is moved to a new socket. Where Node does not have it as expected,
+ * the socket is returned as it was, and works as well but for the speed.
+ */
+export function withStaticReader(accepted: Socket): PeerSocket {
+  const old = accepted as unknown as Accepted;
+  const handle = old._handle;
+  if (typeof handle?.readStop !== 'function' || accepted.readableLength > 0) return { socket: accepted, reader: null };
+  handle.readStop();
+  handle.reading = false;
+  const reader = new StaticReader();
+  const socket = new Socket({ handle, onread: reader, allowHalfOpen: true } as ConstructorParameters<typeof Socket>[0]);
+  // The server counts its connections by them.
+  const fresh = socket as unknown as Accepted;
+  fresh.server = old.server;
+  fresh._server = old._server;
+  old._server = null;
+  old._handle = null;
+  return { socket, reader };
+}
