@@ -10,6 +10,7 @@ import { Session, type SessionServices } from './session.ts';
 import { readStartupPacket } from './startup.ts';
 import { withStaticReader } from './static-reader.ts';
 import { connectUpstream } from './upstream.ts';
+import { directLink } from './upstream-link.ts';
 
 const refused = Buffer.from('N');
 
@@ -92,7 +93,7 @@ export function acceptClient(
         return;
       }
       client.off('error', onError).off('end', onEnd).off('close', leave);
-      session = new Session(withStaticReader(client), upstream, identity, services, {
+      session = new Session(withStaticReader(client), directLink(upstream), identity, services, {
         authenticated: () => clearTimeout(timer),
         closed: leave,
       });

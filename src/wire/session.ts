@@ -5,7 +5,7 @@
  * The path of ordinary traffic is synchronous and allocates nothing a message.
  */
 import type { Socket } from 'node:net';
-import { millraceError } from '../errors.ts';
+import { type ErrorFields, millraceError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { LexerOptions } from '../sql/lexer.ts';
 import type { StatementRunner } from '../statements/caller-session.ts';
@@ -23,9 +23,10 @@ import { ReplyWalker } from './replies.ts';
 import { type Gate, RequestWalker, Stop } from './requests.ts';
 import { takeQuery } from './simple-query.ts';
 import type { PeerSocket, StaticReader } from './static-reader.ts';
-import { Request, Status } from './tags.ts';
+import { Reply, Request, Status } from './tags.ts';
 import { rest, type StatementParser, type Taken } from './taken.ts';
 import { runTasks } from './tasks.ts';
+import type { UpstreamLink } from './upstream-link.ts';
 
 export interface SessionServices {
   readonly runner: StatementRunner;
@@ -50,7 +51,7 @@ export class Session implements DriverPort {
   readonly ledger = new Ledger();
   charset: Charset = 'utf8';
   readonly #client: Socket;
-  readonly #upstream: Socket;
+  readonly #upstream: UpstreamLink;
   readonly #services: SessionServices;
   readonly #names = new LocalNames();
   readonly #requests: RequestWalker;
@@ -78,13 +79,13 @@ export class Session implements DriverPort {
 
   constructor(
     client: PeerSocket,
-    upstream: PeerSocket,
+    upstream: UpstreamLink,
     identity: SessionIdentity,
     services: SessionServices,
     hooks: { authenticated(): void; closed(): void },
   ) {
     this.#client = client.socket;
-    this.#upstream = upstream.socket;
+    this.#upstream = upstream;
     this.#services = services;
     this.#onAuthenticated = hooks.authenticated;
     this.#requests = new RequestWalker(this.ledger, services.mayBeExtended, this.#names);
@@ -127,7 +128,7 @@ export class Session implements DriverPort {
         this.#readyForQuery();
       },
     });
-    this.#listen(client.reader, upstream.reader, hooks.closed);
+    this.#listen(client.reader, hooks.closed);
   }
 
   /** Sends the startup packet, and what the client sent behind it. */
@@ -140,6 +141,19 @@ export class Session implements DriverPort {
     this.#upstream.resume();
   }
 
+  /** Goes on with a client that Millrace has authenticated itself. `welcome`: what it is told up to ReadyForQuery. */
+  startAuthenticated(welcome: readonly Buffer[], rest: Buffer): void {
+    this.#guard = null;
+    this.#replies.sink = null;
+    this.#onAuthenticated();
+    for (const message of welcome) {
+      if (message[0] === Reply.parameterStatus) this.parameterStatus(message);
+    }
+    this.toClient(Buffer.concat(welcome));
+    if (rest.length > 0) this.#fromClient(rest);
+    this.#client.resume();
+  }
+
   toClient(bytes: Buffer): void {
     this.#services.counters.bytesToClients += bytes.length;
     // `write` says false for a large chunk even when the kernel took it at once.
@@ -147,7 +161,7 @@ export class Session implements DriverPort {
   }
 
   toUpstream(bytes: Buffer): void {
-    if (!this.#upstream.write(bytes) && this.#upstream.writableLength > 0) this.#pauseClient();
+    if (!this.#upstream.write(bytes) && this.#upstream.pending > 0) this.#pauseClient();
   }
 
   parameterStatus(message: Buffer): void {
@@ -165,11 +179,7 @@ export class Session implements DriverPort {
 
   /** Ends the session now, with the words Postgres has for it. */
   shutDown(): void {
-    if (this.#closed) return;
-    const goodbye = millraceError('administrator_shutdown').fields;
-    this.#client.end(errorResponse(goodbye, this.charset, 'FATAL'));
-    this.#endUpstream();
-    this.#lingerClient();
+    this.#dismiss(millraceError('administrator_shutdown').fields);
   }
 
   /** Cuts both connections. */
@@ -178,7 +188,7 @@ export class Session implements DriverPort {
     this.#upstream.destroy();
   }
 
-  #listen(clientReader: StaticReader | null, upstreamReader: StaticReader | null, closed: () => void): void {
+  #listen(clientReader: StaticReader | null, closed: () => void): void {
     const client = this.#client;
     const upstream = this.#upstream;
     const done = (): void => {
@@ -189,7 +199,7 @@ export class Session implements DriverPort {
     else {
       clientReader.receive = (chunk) => {
         this.#fromClient(chunk);
-        return this.#held !== null || this.#need > 0 || upstream.writableLength > 0;
+        return this.#held !== null || this.#need > 0 || upstream.pending > 0;
       };
     }
     client.on('drain', () => upstream.resume());
@@ -198,24 +208,22 @@ export class Session implements DriverPort {
     client.on('close', () => {
       // What the client has sent is still delivered, as a server would have read it.
       this.#driver.lost();
-      upstream.destroySoon();
-      upstream.resume();
-      if (upstream.closed) done();
+      upstream.abandon();
+      if (upstream.isClosed) done();
     });
-    if (upstreamReader === null) upstream.on('data', (chunk: Buffer) => this.#fromUpstream(chunk));
-    else {
-      upstreamReader.receive = (chunk) => {
+    upstream.listen({
+      receive: (chunk) => {
         this.#fromUpstream(chunk);
         return client.writableLength > 0;
-      };
-    }
-    upstream.on('drain', () => this.#resumeClient());
-    upstream.on('end', () => this.#upstreamEnd());
-    upstream.on('error', () => upstream.destroy());
-    upstream.on('close', () => {
-      this.#driver.lost();
-      this.#upstreamEnd();
-      if (client.closed) done();
+      },
+      drain: () => this.#resumeClient(),
+      end: () => this.#upstreamEnd(),
+      refused: (error) => this.#dismiss(error),
+      closed: () => {
+        this.#driver.lost();
+        this.#upstreamEnd();
+        if (client.closed) done();
+      },
     });
   }
 
@@ -291,6 +299,7 @@ export class Session implements DriverPort {
   /** Runs a conversation of ours, then goes on with what the client sent meanwhile. */
   async #take(work: () => Promise<void>): Promise<void> {
     this.#held ??= [];
+    this.#upstream.hold(true);
     this.#replies.sink = this.#driver;
     this.#driver.begin();
     try {
@@ -313,6 +322,7 @@ export class Session implements DriverPort {
     this.#heldBytes = 0;
     if (held !== null && held.length > 0) this.#feed(held.length === 1 ? (held[0] ?? Buffer.alloc(0)) : Buffer.concat(held));
     if (this.#held !== null) return;
+    this.#upstream.hold(false);
     this.#resumeClient();
     if (this.#clientEnded) this.#endUpstream();
     else this.#endWhenIdle();
@@ -355,7 +365,7 @@ export class Session implements DriverPort {
   }
 
   #resumeClient(): void {
-    if (!this.#clientPaused || this.#heldBytes > longestHeld || this.#upstream.writableLength > 0) return;
+    if (!this.#clientPaused || this.#heldBytes > longestHeld || this.#upstream.pending > 0) return;
     this.#clientPaused = false;
     this.#client.resume();
   }
@@ -373,8 +383,16 @@ export class Session implements DriverPort {
     this.#lingerClient();
   }
 
+  /** Tells the client why it has to go. */
+  #dismiss(error: ErrorFields): void {
+    if (this.#closed || this.#client.writableEnded) return;
+    this.#client.end(errorResponse(error, this.charset, 'FATAL'));
+    this.#endUpstream();
+    this.#lingerClient();
+  }
+
   #endUpstream(): void {
-    if (!this.#upstream.writableEnded) this.#upstream.end();
+    this.#upstream.end();
   }
 
   #lingerClient(): void {
