@@ -147,10 +147,14 @@ describe.skipIf(!havePsql)('libpq (needs psql)', () => {
 
   it('keeps large rows flowing to asynchronous clients', async () => {
     const { port } = await start();
-    await direct.query(`CREATE TABLE big AS SELECT n, repeat(md5(n::text), 700) AS text FROM generate_series(1, 400) n`);
+    // Results of 100 kB that come at once, in rows of less and of more than a record: what is left of the last record is what may hang.
+    await direct.query("CREATE TABLE big AS SELECT n, repeat('x', n * 50) AS text FROM generate_series(1, 1000) n");
     const script = join(scripts, 'big.sql');
-    writeFileSync(script, 'SELECT * FROM big WHERE n > :n;\n');
-    const child = spawn('pgbench', ['-n', '-M', 'prepared', '-c', '4', '-t', '30', '-D', 'n=300', '-f', script, 'postgres'], {
+    writeFileSync(
+      script,
+      '\\set k random(1, 900)\nSELECT * FROM big WHERE n > :k ORDER BY n LIMIT 20;\nSELECT n, n FROM generate_series(1, :k * 20) n;\n',
+    );
+    const child = spawn('pgbench', ['-n', '-M', 'prepared', '-c', '4', '-t', '100', '-f', script, 'postgres'], {
       env: { ...process.env, PGHOST: '127.0.0.1', PGPORT: String(port), PGUSER: 'postgres', PGSSLMODE: 'require' },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
@@ -162,7 +166,7 @@ describe.skipIf(!havePsql)('libpq (needs psql)', () => {
     const timer = setTimeout(() => child.kill('SIGKILL'), 40_000);
     await new Promise((resolve) => child.once('close', resolve));
     clearTimeout(timer);
-    expect(output).toMatch(/processed: 120\/120/);
+    expect(output).toMatch(/processed: 400\/400/);
   });
 
   it('cancels over TLS and beside it', async () => {
