@@ -70,6 +70,31 @@ export const conditions = {
   client_timeout: { code: '{code}', message: '{limit}', hint: 'The limit is {seconds} s; an operator can change {limit}.' },
   database_disabled: { code: '08P01', message: 'database "{database}" is disabled', hint: 'An administrator can type ENABLE {database};' },
   protocol_violation: { code: '08P01', message: '{message}' },
+  ssl_required: {
+    code: '08P01',
+    message: 'SSL required',
+    hint: 'Connect with sslmode=require, or a stricter mode.',
+  },
+  client_certificate_required: {
+    code: '28000',
+    message: 'connection requires a valid client certificate',
+    detail: '{problem}',
+    hint: 'Connect with sslcert and sslkey: a certificate of an authority that Millrace was told to trust.',
+  },
+  channel_binding_impossible: {
+    code: '28000',
+    message: 'SCRAM channel binding cannot hold through Millrace',
+    detail: 'The client and the upstream both use TLS, each with Millrace, and the client reported that it supports channel binding.',
+    hint: 'Connect with channel_binding=disable, or set auth_file or auth_query so that Millrace can check the password of "{user}" itself.',
+  },
+  password_authentication_failed: { code: '28P01', message: 'password authentication failed for user "{user}"' },
+  certificate_authentication_failed: { code: '28000', message: 'certificate authentication failed for user "{user}"' },
+  upstream_login_impossible: {
+    code: '28000',
+    message: 'cannot log in to the upstream as role "{user}"',
+    detail: '{cause}',
+    hint: 'Give the password of the role in auth_file, or let the upstream ask for scram-sha-256 where clients of Millrace authenticate with it.',
+  },
   undefined_object: { code: '42704', message: '{kind} "{name}" does not exist', hint: 'SHOW {kinds_upper}; lists what there is.' },
   duplicate_object: { code: '42710', message: '{kind} "{name}" already exists' },
   duplicate_relation: {

@@ -1,10 +1,13 @@
 /**
  * A client connection up to the point where it has an upstream connection.
  * Invariant: a client costs no upstream connection before it has sent a startup packet, and no more than 10 kB and `patience` ever.
+ * Nothing that came unencrypted is taken for something that came over TLS (CVE-2021-23214).
  */
 import type { Socket } from 'node:net';
+import type { TLSSocket } from 'node:tls';
 import type { ServerAddress } from '../config.ts';
-import { millraceError } from '../errors.ts';
+import { type MillraceError, millraceError } from '../errors.ts';
+import type { ClientTls } from './client-tls.ts';
 import { errorResponse } from './encode.ts';
 import { Session, type SessionServices } from './session.ts';
 import { readStartupPacket } from './startup.ts';
@@ -13,11 +16,13 @@ import { connectUpstream } from './upstream.ts';
 import { directLink } from './upstream-link.ts';
 
 const refused = Buffer.from('N');
+const granted = Buffer.from('S');
 
 export interface AcceptOptions {
   readonly upstream: ServerAddress;
-  /** How long a client may take until it is authenticated, in ms. */
+  /** How long a client may take until it is authenticated, in ms; 0: as long as it likes. */
   readonly patience: number;
+  readonly tls: ClientTls;
 }
 
 /** Serves a client. `opened` gets the session once there is one, `closed` is called when the client is gone, once. */
@@ -27,13 +32,18 @@ export function acceptClient(
   services: SessionServices,
   hooks: { opened(session: Session): void; closed(session: Session | null): void },
 ): void {
+  /** What is spoken over: the client's socket, or TLS on it. */
+  let peer = client;
+  let secure: TLSSocket | null = null;
   let bytes: Buffer = Buffer.alloc(0);
+  let fresh = true;
   let session: Session | null = null;
   let gone = false;
-  const timer = setTimeout(() => {
+  const cut = (): void => {
     client.destroy();
     session?.destroy();
-  }, options.patience);
+  };
+  const timer = options.patience > 0 ? setTimeout(cut, options.patience) : undefined;
   const leave = (): void => {
     if (gone) return;
     gone = true;
@@ -46,6 +56,19 @@ export function acceptClient(
   const onEnd = (): void => {
     client.destroy();
   };
+  const listen = (): void => {
+    peer.on('data', onData).on('end', onEnd).on('error', onError);
+  };
+  const stopReading = (): void => {
+    peer.off('data', onData);
+    peer.pause();
+  };
+  const refuse = (error: MillraceError): void => {
+    services.counters.errors++;
+    peer.off('data', onData);
+    peer.end(errorResponse(error.fields, 'utf8', 'FATAL'));
+    peer.resume();
+  };
   const onData = (chunk: Buffer): void => {
     bytes = bytes.length === 0 ? chunk : Buffer.concat([bytes, chunk]);
     for (;;) {
@@ -54,32 +77,65 @@ export function acceptClient(
         case 'incomplete':
           return;
         case 'ssl':
-        case 'gss':
-          // TLS towards clients would begin here.
-          client.write(refused);
           bytes = bytes.subarray(packet.length);
-          continue;
+          if (secure === null && !options.tls.current.offered) {
+            peer.write(refused);
+            fresh = false;
+            continue;
+          }
+          if (secure === null) startTls(false);
+          else refuse(millraceError('protocol_violation', { message: 'SSL request inside SSL' }));
+          return;
+        case 'gss':
+          bytes = bytes.subarray(packet.length);
+          if (secure === null) {
+            peer.write(refused);
+            fresh = false;
+            continue;
+          }
+          refuse(millraceError('protocol_violation', { message: 'GSSAPI encryption request inside SSL' }));
+          return;
         case 'direct-tls':
-          client.destroy();
+          if (fresh && options.tls.current.offered) startTls(true);
+          else client.destroy();
           return;
         case 'invalid':
-          services.counters.errors++;
-          client.end(errorResponse(millraceError('protocol_violation', { message: packet.message }).fields, 'utf8', 'FATAL'));
-          client.off('data', onData);
-          client.resume();
+          refuse(millraceError('protocol_violation', { message: packet.message }));
           return;
         case 'cancel':
-          client.off('data', onData);
-          client.pause();
+          stopReading();
           void forwardCancel(client, options.upstream, bytes.subarray(0, packet.length), services);
           return;
-        case 'startup':
-          client.off('data', onData);
-          client.pause();
+        case 'startup': {
+          const error = unfit(options.tls, secure);
+          if (error !== null) {
+            refuse(error);
+            return;
+          }
+          stopReading();
           void connect(bytes.subarray(0, packet.length), bytes.subarray(packet.length), packet);
           return;
+        }
       }
     }
+  };
+  const startTls = (direct: boolean): void => {
+    if (!direct && bytes.length > 0) {
+      // They may have been put there by somebody in between.
+      refuse(millraceError('protocol_violation', { message: 'received unencrypted data after SSL request' }));
+      return;
+    }
+    stopReading();
+    client.off('end', onEnd);
+    if (direct) client.unshift(bytes);
+    else client.write(granted);
+    fresh = false;
+    bytes = Buffer.alloc(0);
+    options.tls.handshake(client, direct, (socket) => {
+      secure = socket;
+      peer = socket;
+      listen();
+    });
   };
   const connect = async (
     startup: Buffer,
@@ -92,22 +148,40 @@ export function acceptClient(
         upstream.socket.destroy();
         return;
       }
-      client.off('error', onError).off('end', onEnd).off('close', leave);
-      session = new Session(withStaticReader(client), directLink(upstream), identity, services, {
-        authenticated: () => clearTimeout(timer),
-        closed: leave,
-      });
+      peer.off('end', onEnd).off('error', onError);
+      client.off('close', leave);
+      // A socket under TLS stays watched.
+      if (secure === null) client.off('error', onError);
+      session = new Session(
+        secure === null ? withStaticReader(client) : { socket: secure, reader: null },
+        directLink(upstream),
+        identity,
+        services,
+        {
+          authenticated: () => clearTimeout(timer),
+          closed: leave,
+        },
+      );
       hooks.opened(session);
       session.start(startup, rest);
     } catch (error) {
-      services.counters.errors++;
       const cause = reason(error);
       services.log.warn({ cause }, 'the upstream cannot be reached');
-      client.end(errorResponse(millraceError('upstream_unreachable', { cause }).fields, 'utf8', 'FATAL'));
-      client.resume();
+      refuse(millraceError('upstream_unreachable', { cause }));
     }
   };
-  client.on('data', onData).on('error', onError).on('end', onEnd).on('close', leave);
+  client.on('close', leave);
+  listen();
+}
+
+/** Why a client may not go on the way it came. */
+function unfit(tls: ClientTls, secure: TLSSocket | null): MillraceError | null {
+  const { required, verifies } = tls.current;
+  if (required && secure === null) return millraceError('ssl_required');
+  if (!verifies || secure?.authorized === true) return null;
+  // What OpenSSL found wrong with it. `authorizationError` is a code, whatever its declared type.
+  const problem: unknown = secure?.authorizationError;
+  return millraceError('client_certificate_required', { problem: typeof problem === 'string' ? problem : '' });
 }
 
 /** The key in it is the upstream's own, so the upstream knows what is meant; there is no answer. */

@@ -9,12 +9,15 @@ import { mayBeExtended } from '../sql/gate.ts';
 import { parseStatements } from '../sql/statements.ts';
 import type { StatementRunner } from '../statements/caller-session.ts';
 import { acceptClient } from './accept.ts';
+import { ClientTls } from './client-tls.ts';
 import { newCounters, samples } from './counters.ts';
+import { type ClientTlsSettings, defaultProxySettings, type ProxySettings } from './pool/settings.ts';
 import type { Session, SessionServices } from './session.ts';
 
 export interface WorkerOptions {
   readonly log?: Logger;
-  /** How long a client may take until it is authenticated, in ms. Default 60 s, as in Postgres. */
+  readonly settings?: ProxySettings;
+  /** How long a client may take until it is authenticated, in ms. Default: that of the settings. */
   readonly authenticationTimeout?: number;
   /** How long `stop` lets transactions go on, in ms. Default 10 s. */
   readonly drainTimeout?: number;
@@ -25,6 +28,8 @@ export interface Worker {
   readonly port: number;
   /** Prometheus samples: name -> value. */
   metrics(): Record<string, number>;
+  /** Takes new certificates and TLS modes for connections from now on. Throws when they cannot be used; then nothing has changed. */
+  replaceTls(settings: ClientTlsSettings): void;
   /** Takes no more clients, ends idle sessions, lets transactions finish up to the deadline, then cuts the rest. */
   stop(drainTimeout?: number): Promise<void>;
 }
@@ -39,7 +44,9 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
   /** Those among them that have no session yet. */
   const starting = new Set<Socket>();
   let emptied: () => void = () => undefined;
-  const accept = { upstream: config.upstream, patience: options.authenticationTimeout ?? 60_000 };
+  const settings = options.settings ?? defaultProxySettings;
+  const tls = new ClientTls(settings.tls, log);
+  const accept = { upstream: config.upstream, patience: options.authenticationTimeout ?? settings.clientLoginTimeout, tls };
   const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (client) => {
     counters.connections++;
     counters.activeConnections++;
@@ -65,6 +72,7 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
   return {
     port: typeof address === 'object' && address !== null ? address.port : config.listen.port,
     metrics: () => samples(counters),
+    replaceTls: (replacement) => tls.replace(replacement),
     async stop(drainTimeout = options.drainTimeout ?? 10_000) {
       server.close();
       const empty = new Promise<void>((resolve) => {
