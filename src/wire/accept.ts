@@ -5,24 +5,45 @@
  */
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
-import type { ServerAddress } from '../config.ts';
 import { type MillraceError, millraceError } from '../errors.ts';
 import type { ClientTls } from './client-tls.ts';
 import { errorResponse } from './encode.ts';
-import { Session, type SessionServices } from './session.ts';
-import { readStartupPacket } from './startup.ts';
+import { Session, type SessionIdentity, type SessionServices } from './session.ts';
+import { readStartupPacket, type StartupPacket } from './startup.ts';
 import { withStaticReader } from './static-reader.ts';
-import { connectUpstream } from './upstream.ts';
-import { directLink } from './upstream-link.ts';
+import type { UpstreamLink } from './upstream-link.ts';
+
+type StartupMessage = Extract<StartupPacket, { kind: 'startup' }>;
 
 const refused = Buffer.from('N');
 const granted = Buffer.from('S');
 
+/** A client that has sent its startup packet and waits. */
+export interface Arrival {
+  readonly packet: Buffer;
+  /** What it sent behind the packet. */
+  readonly rest: Buffer;
+  readonly identity: SessionIdentity;
+  /** The TLS it came over, null when it did not. Nobody reads from `socket` now. */
+  readonly secure: TLSSocket | null;
+  readonly socket: Socket;
+  isGone(): boolean;
+  /** It is who it says: `patience` is over. */
+  authenticated(): void;
+  /** Turns it away. */
+  refuse(error: MillraceError): void;
+  /** The socket goes to a session. */
+  handOver(link: UpstreamLink, identity: SessionIdentity): Session;
+}
+
 export interface AcceptOptions {
-  readonly upstream: ServerAddress;
   /** How long a client may take until it is authenticated, in ms; 0: as long as it likes. */
   readonly patience: number;
   readonly tls: ClientTls;
+  /** Finds the client a server, or turns it away. */
+  serve(arrival: Arrival): Promise<void>;
+  /** Does what a cancel request asks for. Never rejects; the client is sent away afterwards. */
+  cancel(packet: Buffer): Promise<void>;
 }
 
 /** Serves a client. `opened` gets the session once there is one, `closed` is called when the client is gone, once. */
@@ -104,7 +125,8 @@ export function acceptClient(
           return;
         case 'cancel':
           stopReading();
-          void forwardCancel(client, options.upstream, bytes.subarray(0, packet.length), services);
+          services.counters.cancels++;
+          void options.cancel(Buffer.from(bytes.subarray(0, packet.length))).finally(() => client.destroy());
           return;
         case 'startup': {
           const error = unfit(options.tls, secure);
@@ -113,7 +135,7 @@ export function acceptClient(
             return;
           }
           stopReading();
-          void connect(bytes.subarray(0, packet.length), bytes.subarray(packet.length), packet);
+          arrived(packet);
           return;
         }
       }
@@ -137,38 +159,31 @@ export function acceptClient(
       listen();
     });
   };
-  const connect = async (
-    startup: Buffer,
-    rest: Buffer,
-    identity: { user: string; database: string; replication: boolean },
-  ): Promise<void> => {
-    try {
-      const upstream = await connectUpstream(options.upstream);
-      if (gone) {
-        upstream.socket.destroy();
-        return;
-      }
-      peer.off('end', onEnd).off('error', onError);
-      client.off('close', leave);
-      // A socket under TLS stays watched.
-      if (secure === null) client.off('error', onError);
-      session = new Session(
-        secure === null ? withStaticReader(client) : { socket: secure, reader: null },
-        directLink(upstream),
-        identity,
-        services,
-        {
-          authenticated: () => clearTimeout(timer),
-          closed: leave,
-        },
-      );
-      hooks.opened(session);
-      session.start(startup, rest);
-    } catch (error) {
-      const cause = reason(error);
-      services.log.warn({ cause }, 'the upstream cannot be reached');
-      refuse(millraceError('upstream_unreachable', { cause }));
-    }
+  const arrived = (packet: StartupMessage): void => {
+    const arrival: Arrival = {
+      packet: bytes.subarray(0, packet.length),
+      rest: bytes.subarray(packet.length),
+      identity: packet,
+      secure,
+      socket: peer,
+      isGone: () => gone,
+      authenticated: () => clearTimeout(timer),
+      refuse,
+      handOver(link, identity) {
+        peer.off('end', onEnd).off('error', onError);
+        client.off('close', leave);
+        // A socket under TLS stays watched.
+        if (secure === null) client.off('error', onError);
+        const own = secure === null ? withStaticReader(client) : { socket: secure, reader: null };
+        session = new Session(own, link, identity, services, { authenticated: () => clearTimeout(timer), closed: leave });
+        hooks.opened(session);
+        return session;
+      },
+    };
+    options.serve(arrival).catch((error: unknown) => {
+      services.log.error({ err: error }, 'a client could not be served');
+      client.destroy();
+    });
   };
   client.on('close', leave);
   listen();
@@ -182,25 +197,4 @@ function unfit(tls: ClientTls, secure: TLSSocket | null): MillraceError | null {
   // What OpenSSL found wrong with it. `authorizationError` is a code, whatever its declared type.
   const problem: unknown = secure?.authorizationError;
   return millraceError('client_certificate_required', { problem: typeof problem === 'string' ? problem : '' });
-}
-
-/** The key in it is the upstream's own, so the upstream knows what is meant; there is no answer. */
-async function forwardCancel(client: Socket, upstream: ServerAddress, packet: Buffer, services: SessionServices): Promise<void> {
-  services.counters.cancels++;
-  try {
-    const { socket } = await connectUpstream(upstream);
-    socket.on('error', () => socket.destroy());
-    socket.on('close', () => client.destroy());
-    socket.resume();
-    socket.end(packet);
-  } catch (error) {
-    services.log.warn({ cause: reason(error) }, 'a cancel request could not be forwarded');
-    client.destroy();
-  }
-}
-
-/** Several addresses of one name may each have failed in their own way. */
-function reason(error: unknown): string {
-  if (error instanceof AggregateError && error.errors.length > 0) return error.errors.map(reason).join('; ');
-  return error instanceof Error ? error.message : String(error);
 }

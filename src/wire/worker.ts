@@ -8,10 +8,11 @@ import { createLogger, type Logger } from '../log.ts';
 import { mayBeExtended } from '../sql/gate.ts';
 import { parseStatements } from '../sql/statements.ts';
 import type { StatementRunner } from '../statements/caller-session.ts';
-import { acceptClient } from './accept.ts';
+import { type Arrival, acceptClient } from './accept.ts';
 import { ClientTls } from './client-tls.ts';
 import { newCounters, samples } from './counters.ts';
 import { type ClientTlsSettings, defaultProxySettings, type ProxySettings } from './pool/settings.ts';
+import { sendCancel, serveRelayed } from './relayed.ts';
 import type { Session, SessionServices } from './session.ts';
 
 export interface WorkerOptions {
@@ -46,7 +47,12 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
   let emptied: () => void = () => undefined;
   const settings = options.settings ?? defaultProxySettings;
   const tls = new ClientTls(settings.tls, log);
-  const accept = { upstream: config.upstream, patience: options.authenticationTimeout ?? settings.clientLoginTimeout, tls };
+  const accept = {
+    patience: options.authenticationTimeout ?? settings.clientLoginTimeout,
+    tls,
+    serve: (arrival: Arrival) => serveRelayed(arrival, config.upstream, log),
+    cancel: (packet: Buffer) => sendCancel(packet, config.upstream, settings.cancelWaitTimeout, log),
+  };
   const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (client) => {
     counters.connections++;
     counters.activeConnections++;

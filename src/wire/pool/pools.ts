@@ -7,7 +7,8 @@ import { randomBytes, timingSafeEqual } from 'node:crypto';
 import type { ServerAddress } from '../../config.ts';
 import { millraceError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
-import { connectUpstream } from '../upstream.ts';
+import { cancelPacket } from '../encode.ts';
+import { sendCancel } from '../relayed.ts';
 import { SettingsTable } from './parameters.ts';
 import { Pool, type PoolLimits } from './pool.ts';
 import type { PooledLink } from './pooled-link.ts';
@@ -140,24 +141,9 @@ export class Pools {
 
   async #sendCancel(pool: Pool, server: ServerConnection): Promise<void> {
     server.cancels++;
-    try {
-      const { socket } = await connectUpstream(this.#port.upstream);
-      await new Promise<void>((resolve) => {
-        const packet = Buffer.alloc(12 + server.key.length);
-        packet.writeInt32BE(packet.length, 0);
-        packet.writeInt32BE(80877102, 4);
-        packet.writeInt32BE(server.pid, 8);
-        server.key.copy(packet, 12);
-        socket.setTimeout(this.settings.cancelWaitTimeout, () => socket.destroy());
-        socket.on('error', () => socket.destroy());
-        // The server has passed the request on before it hangs up.
-        socket.on('close', () => resolve());
-        socket.resume();
-        socket.end(packet);
-      });
-    } catch (error) {
-      this.#port.log.warn({ cause: error instanceof Error ? error.message : String(error) }, 'a cancel request could not be sent');
-    }
+    // The server has passed the request on before it hangs up; until then nobody else may have the connection.
+    const packet = cancelPacket(server.pid, server.key);
+    await sendCancel(packet, this.#port.upstream, this.settings.cancelWaitTimeout, this.#port.log);
     pool.cancelled(server);
   }
 
