@@ -50,7 +50,7 @@ export const conditions = {
     hint: 'Check that the server given with --upstream is running and reachable.',
   },
   administrator_shutdown: { code: '57P01', message: 'terminating connection due to administrator command' },
-  protocol_violation: { code: '08P01', message: '{message}' },
+  protocol_violation: { code: '08P01', message: '{message}', detail: '{detail}' },
   ssl_required: {
     code: '08P01',
     message: 'SSL required',
