@@ -69,7 +69,7 @@ export const conditions = {
   },
   client_timeout: { code: '{code}', message: '{limit}', hint: 'The limit is {seconds} s; an operator can change {limit}.' },
   database_disabled: { code: '08P01', message: 'database "{database}" is disabled', hint: 'An administrator can type ENABLE {database};' },
-  protocol_violation: { code: '08P01', message: '{message}' },
+  protocol_violation: { code: '08P01', message: '{message}', detail: '{detail}' },
   ssl_required: {
     code: '08P01',
     message: 'SSL required',

@@ -5,7 +5,7 @@
  */
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
-import { type MillraceError, millraceError } from '../errors.ts';
+import { type ErrorFields, type MillraceError, millraceError } from '../errors.ts';
 import type { ClientTls } from './client-tls.ts';
 import { errorResponse } from './encode.ts';
 import { Session, type SessionIdentity, type SessionServices } from './session.ts';
@@ -31,7 +31,7 @@ export interface Arrival {
   /** It is who it says: `patience` is over. */
   authenticated(): void;
   /** Turns it away. */
-  refuse(error: MillraceError): void;
+  refuse(error: { readonly fields: ErrorFields }): void;
   /** The socket goes to a session. */
   handOver(link: UpstreamLink, identity: SessionIdentity): Session;
 }
@@ -84,7 +84,7 @@ export function acceptClient(
     peer.off('data', onData);
     peer.pause();
   };
-  const refuse = (error: MillraceError): void => {
+  const refuse = (error: { readonly fields: ErrorFields }): void => {
     services.counters.errors++;
     peer.off('data', onData);
     peer.end(errorResponse(error.fields, 'utf8', 'FATAL'));

@@ -187,7 +187,5 @@ export function backendKeyData(pid: number, key: Buffer): Buffer {
 }
 
 export function parameterStatus(name: string, value: string): Buffer {
-  return message(Reply.parameterStatus, [cstring(name, 'latin1'), cstring(value, 'latin1')]);
+  return message(Reply.parameterStatus, [cstring(name, 'utf8'), cstring(value, 'utf8')]);
 }
-
-export const authenticationOk = message(Reply.authentication, [int32(0)]);

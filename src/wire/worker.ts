@@ -2,6 +2,7 @@
  * A proxy worker: the data path, alone in its process or one of several under node:cluster.
  * Invariant: after `stop` no client connection is left, and no transaction that could end in time was cut off.
  */
+import { createHash } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { WorkerConfig } from '../config.ts';
 import { createLogger, type Logger } from '../log.ts';
@@ -9,8 +10,13 @@ import { mayBeExtended } from '../sql/gate.ts';
 import { parseStatements } from '../sql/statements.ts';
 import type { StatementRunner } from '../statements/caller-session.ts';
 import { type Arrival, acceptClient } from './accept.ts';
+import { upstreamAuthQuery } from './auth/auth-query.ts';
+import { ClientAuthenticator } from './auth/client-authentication.ts';
+import { Secrets } from './auth/secrets.ts';
 import { ClientTls } from './client-tls.ts';
 import { newCounters, samples } from './counters.ts';
+import { firstPooledPid, Pools } from './pool/pools.ts';
+import { servePooled } from './pool/serve.ts';
 import { type ClientTlsSettings, defaultProxySettings, type ProxySettings } from './pool/settings.ts';
 import { sendCancel, serveRelayed } from './relayed.ts';
 import type { Session, SessionServices } from './session.ts';
@@ -18,6 +24,11 @@ import type { Session, SessionServices } from './session.ts';
 export interface WorkerOptions {
   readonly log?: Logger;
   readonly settings?: ProxySettings;
+  /** This worker's number from 0 and how many there are; default: the only one. */
+  readonly worker?: number;
+  readonly workers?: number;
+  /** Offers a cancel request for a pooled client to the other workers. */
+  cancelElsewhere?(packet: Buffer): Promise<void>;
   /** How long a client may take until it is authenticated, in ms. Default: that of the settings. */
   readonly authenticationTimeout?: number;
   /** How long `stop` lets transactions go on, in ms. Default 10 s. */
@@ -47,11 +58,22 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
   let emptied: () => void = () => undefined;
   const settings = options.settings ?? defaultProxySettings;
   const tls = new ClientTls(settings.tls, log);
+  const pools = new Pools(settings, { upstream: config.upstream, log, worker: options.worker ?? 0, workers: options.workers ?? 1 });
+  const authenticator = newAuthenticator(config, pools, log);
   const accept = {
     patience: options.authenticationTimeout ?? settings.clientLoginTimeout,
     tls,
-    serve: (arrival: Arrival) => serveRelayed(arrival, config.upstream, log),
-    cancel: (packet: Buffer) => sendCancel(packet, config.upstream, settings.cancelWaitTimeout, log),
+    serve: (arrival: Arrival) => {
+      const { user, database, replication } = arrival.identity;
+      return replication || pools.modeOf(database, user) === 'session'
+        ? serveRelayed(arrival, config.upstream, log)
+        : servePooled(arrival, pools, authenticator, config.upstream);
+    },
+    async cancel(packet: Buffer) {
+      const pid = packet.readUInt32BE(8);
+      if (pid < firstPooledPid) await sendCancel(packet, config.upstream, pools.settings.cancelWaitTimeout, log);
+      else if (!pools.cancel(pid, packet.subarray(12))) await options.cancelElsewhere?.(packet);
+    },
   };
   const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (client) => {
     counters.connections++;
@@ -97,8 +119,27 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
       }, drainTimeout);
       await empty;
       clearTimeout(deadline);
+      pools.stop();
     },
   };
+}
+
+function newAuthenticator(config: WorkerConfig, pools: Pools, log: Logger): ClientAuthenticator {
+  const run = upstreamAuthQuery(config.upstream);
+  // Both may change while the worker runs.
+  const options = {
+    get users() {
+      return pools.settings.users;
+    },
+    get authQuery() {
+      return pools.settings.authQuery;
+    },
+    run,
+    log,
+  };
+  const secrets = new Secrets(options);
+  const mockKey = createHash('sha256').update(`mock authentication ${config.secretKey}`).digest();
+  return new ClientAuthenticator({ secretOf: secrets.of, forget: secrets.forget, mockKey, log });
 }
 
 function listen(server: Server, { host, port }: { readonly host: string; readonly port: number }): Promise<void> {

@@ -5,6 +5,7 @@
  */
 import { type ErrorFields, millraceError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
+import type { ServerCredentials } from '../auth/credentials.ts';
 import type { SettingsTable } from './parameters.ts';
 import type { Lender, Waiter } from './pooled-link.ts';
 import { type LoggedIn, ServerConnection } from './server.ts';
@@ -27,17 +28,17 @@ export interface PoolPort {
   limits(): PoolLimits;
   /** Whether the limits shared with other pools allow one more connection. */
   mayOpen(): boolean;
-  /** Opens a connection and logs in. Rejects with LoginRefused when the server says no, else with what the network said. */
-  open(): Promise<LoggedIn>;
+  /** Opens a connection and logs in. Rejects with NoServer when the server says no, else with what the network said. */
+  open(credentials: ServerCredentials): Promise<LoggedIn>;
   readonly log: Logger;
 }
 
-/** The server has refused the login; trying again at once would not help. */
-export class LoginRefused extends Error {
+/** There is no server connection to be had, and why. */
+export class NoServer extends Error {
   readonly fields: ErrorFields;
   constructor(fields: ErrorFields) {
     super(fields.message);
-    this.name = 'LoginRefused';
+    this.name = 'NoServer';
     this.fields = fields;
   }
 }
@@ -54,8 +55,12 @@ export class Pool implements Lender {
   readonly servers = new Set<ServerConnection>();
   /** Everything the server reported at its last login; null before the first. */
   parameters: ReadonlyMap<string, string> | null = null;
+  /** `name=value` of startup packets -> how the server spells the value. */
+  readonly spelled = new Map<string, string>();
   paused = false;
   opening = 0;
+  /** Of the client that authenticated last. */
+  credentials: ServerCredentials = { kind: 'none' };
   readonly #idle: ServerConnection[] = [];
   readonly #waiting = new Set<Waiter>();
   readonly #resetting = new Set<ServerConnection>();
@@ -115,13 +120,13 @@ export class Pool implements Lender {
     this.openMore();
   }
 
-  /** A connection for a purpose of Millrace's own, to be given back with `release`. Rejects with LoginRefused when there is none. */
+  /** A connection for a purpose of Millrace's own, to be given back with `release`. Rejects with NoServer when there is none. */
   checkOut(): Promise<ServerConnection> {
     return new Promise((resolve, reject) => {
       this.acquire({
         waitingSince: performance.now(),
         attach: resolve,
-        refuse: (fields) => reject(new LoginRefused(fields)),
+        refuse: (fields) => reject(new NoServer(fields)),
       });
     });
   }
@@ -250,7 +255,7 @@ export class Pool implements Lender {
   async #open(): Promise<void> {
     this.opening++;
     try {
-      const login = await this.#port.open();
+      const login = await this.#port.open(this.credentials);
       this.opening--;
       this.#retryDelay = firstRetry;
       this.#failingSince = 0;
@@ -275,7 +280,7 @@ export class Pool implements Lender {
 
   #failed(error: unknown): void {
     const now = performance.now();
-    const refused = error instanceof LoginRefused ? error.fields : null;
+    const refused = error instanceof NoServer ? error.fields : null;
     const fields =
       refused ?? millraceError('upstream_unreachable', { cause: error instanceof Error ? error.message : String(error) }).fields;
     if (this.#failingSince === 0) {

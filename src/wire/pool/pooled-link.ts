@@ -46,6 +46,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   pinned = '';
   readonly #pool: Lender;
   readonly #rewriter: RequestRewriter;
+  readonly #forget: () => void;
   #handlers: LinkHandlers | null = null;
   #server: ServerConnection | null = null;
   #waiting: Buffer[] = [];
@@ -54,8 +55,10 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   #ended = false;
   #closed = false;
 
-  constructor(pool: Lender, settings: Settings) {
+  /** `forget` is called when the client is gone. */
+  constructor(pool: Lender, settings: Settings, forget: () => void) {
     this.#pool = pool;
+    this.#forget = forget;
     this.settings = settings;
     this.#rewriter = new RequestRewriter(
       this.statements,
@@ -158,6 +161,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     else if (this.waitingSince !== 0) this.#pool.cancelWait(this);
     this.#waiting = [];
     this.#waitingBytes = 0;
+    this.#forget();
     // Not at once: the caller is in the middle of ending.
     setImmediate(() => this.#handlers?.closed());
   }
@@ -199,6 +203,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   lost(): void {
     this.#server = null;
     this.#closed = true;
+    this.#forget();
     this.#handlers?.end();
     this.#handlers?.closed();
   }

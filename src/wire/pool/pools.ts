@@ -9,10 +9,11 @@ import { millraceError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import { cancelPacket } from '../encode.ts';
 import { sendCancel } from '../relayed.ts';
+import type { Session } from '../session.ts';
 import { SettingsTable } from './parameters.ts';
-import { Pool, type PoolLimits } from './pool.ts';
+import { Pool, type PoolLimits, type PoolPort } from './pool.ts';
 import type { PooledLink } from './pooled-link.ts';
-import type { LoggedIn, ServerConnection } from './server.ts';
+import type { ServerConnection } from './server.ts';
 import type { PoolMode, ProxySettings } from './settings.ts';
 
 /** A client that takes turns. */
@@ -20,6 +21,7 @@ export interface PooledClient {
   readonly id: string;
   readonly link: PooledLink;
   readonly pool: Pool;
+  readonly session: Session;
   /** What it was told in BackendKeyData. */
   readonly pid: number;
   readonly key: Buffer;
@@ -63,7 +65,7 @@ export class Pools {
   }
 
   /** The pool; `fixed` are the startup parameters that only a connection of its own can have. `open` logs in with them. */
-  poolFor(database: string, user: string, fixed: readonly (readonly [string, string])[], open: () => Promise<LoggedIn>): Pool {
+  poolFor(database: string, user: string, fixed: readonly (readonly [string, string])[], open: PoolPort['open']): Pool {
     const key = JSON.stringify([database, user, fixed]);
     const known = this.pools.get(key);
     if (known !== undefined) return known;

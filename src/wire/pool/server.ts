@@ -171,7 +171,8 @@ export class ServerConnection {
     return this.#keeps;
   }
 
-  #parameterStatus(name: string, value: string, hidden: boolean): void {
+  #parameterStatus(name: string, bytes: string, hidden: boolean): void {
+    const value = Buffer.from(bytes, 'latin1').toString('utf8');
     this.#parameters.set(name, value);
     if (spelling(name) === undefined) return;
     this.settings = this.#table.with(this.settings, name, value);
