@@ -71,6 +71,7 @@ export class Driver implements ReplySink {
       case Reply.notification:
         return Disposition.pass;
       case Reply.parameterStatus:
+      case Reply.error:
         return Disposition.collect;
       default:
         return this.#handler === null ? Disposition.pass : this.#handler.disposition(tag);
@@ -83,7 +84,21 @@ export class Driver implements ReplySink {
       this.#port.parameterStatus(message);
       return;
     }
-    if (this.#handler === null) return;
+    if (tag === Reply.error && errorFields(message, 'latin1')['V'] !== 'ERROR') {
+      // The last thing said: the client hears it as it came.
+      this.#port.toClient(Buffer.from(message));
+      this.lost();
+      return;
+    }
+    if (this.#handler === null) {
+      this.#port.toClient(Buffer.from(message));
+      return;
+    }
+    if (tag === Reply.error) {
+      const wanted = this.#handler.disposition(tag);
+      if (wanted === Disposition.pass) this.#port.toClient(Buffer.from(message));
+      if (wanted !== Disposition.collect) return;
+    }
     let done: boolean;
     try {
       done = this.#handler.message(tag, message);
