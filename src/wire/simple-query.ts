@@ -10,8 +10,9 @@ import { queryText } from './decode.ts';
 import { close, query, readyForQuery } from './encode.ts';
 import { charactersBefore, failureResponse, OrdinaryPartError } from './failure.ts';
 import { placeholder } from './local-names.ts';
-import { relayPart } from './ordinary-part.ts';
+import { beginImplicitBlock, relayPart } from './ordinary-part.ts';
 import { simpleResult } from './result-rows.ts';
+import { firstSyntaxError, partsBefore } from './syntax-check.ts';
 import { Status } from './tags.ts';
 import { callerFor, rest, type Taken } from './taken.ts';
 import { asWarning, carryOut } from './tasks.ts';
@@ -31,11 +32,14 @@ export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
     if (!(await anyClaimed(taken, parts))) return taken.forward(message);
   } catch (error) {
     taken.names.forgetUnnamed();
-    return await fail(taken, error, 0);
+    const earlier = await firstSyntaxError(taken, partsBefore(taken, text, error));
+    return await fail(taken, earlier?.error ?? error, charactersBefore(text, earlier?.at ?? 0));
   }
   // Any statement will do: in a failed transaction the upstream gives its own answer to it.
   if (ledger.status === Status.failed && parts.length === 1) return taken.forward(query(placeholder, driver.charset));
   taken.names.forgetUnnamed();
+  const wrong = parts.length > 1 ? await firstSyntaxError(taken, parts) : null;
+  if (wrong !== null) return await fail(taken, wrong.error, charactersBefore(text, wrong.at));
   await runParts(taken, text, parts);
 }
 
@@ -76,6 +80,7 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
   for (const [index, part] of parts.entries()) {
     const ownTasks: CommitTask[] = [];
     try {
+      if (parts.length > 1 && ledger.status === Status.idle && !driver.dirty) await beginImplicitBlock(driver);
       await runPart(taken, part, run, ownTasks, index === parts.length - 1);
       run.tasks.push(...ownTasks);
     } catch (error) {
