@@ -43,6 +43,8 @@ export class Driver implements ReplySink {
   #handler: ReplyHandler | null = null;
   #settle: { resolve(): void; reject(error: Error): void } | null = null;
   #lost = false;
+  /** A FATAL error of the upstream: the client hears it as it came. */
+  #lastWords: Buffer | null = null;
 
   constructor(port: DriverPort) {
     this.#port = port;
@@ -85,8 +87,10 @@ export class Driver implements ReplySink {
       return;
     }
     if (tag === Reply.error && errorFields(message, 'latin1')['V'] !== 'ERROR') {
-      // The last thing said: the client hears it as it came.
-      this.#port.toClient(Buffer.from(message));
+      this.#lastWords = Buffer.from(message);
+      // Behind what the client is about to hear of the exchange before.
+      if (this.#handler === null) setImmediate(() => this.#sayLastWords());
+      else this.#sayLastWords();
       this.lost();
       return;
     }
@@ -117,7 +121,10 @@ export class Driver implements ReplySink {
 
   /** Sends `bytes` and hands the answer to `handler` until that has seen its end. */
   exchange(bytes: Buffer, handler: ReplyHandler): Promise<void> {
-    if (this.#lost) return Promise.reject(new ConnectionLost());
+    if (this.#lost) {
+      this.#sayLastWords();
+      return Promise.reject(new ConnectionLost());
+    }
     if (this.#handler !== null) return Promise.reject(new Error('two exchanges at once on one session'));
     return new Promise((resolve, reject) => {
       this.#handler = handler;
@@ -164,6 +171,11 @@ export class Driver implements ReplySink {
       disposition: (tag) => (tag === Reply.error ? Disposition.collect : Disposition.drop),
       message: () => true,
     });
+  }
+
+  #sayLastWords(): void {
+    if (this.#lastWords !== null) this.#port.toClient(this.#lastWords);
+    this.#lastWords = null;
   }
 
   #finish(): { resolve(): void; reject(error: Error): void } | null {

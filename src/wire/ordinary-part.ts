@@ -73,7 +73,8 @@ export async function relayPart(taken: Taken, text: string, tell: (complete: Buf
 
 /**
  * Begins the transaction that a text of several statements is: what cannot run in a block (VACUUM) is refused there from the first
- * statement on, and what can run in a block only (LOCK, DECLARE) is allowed. In the extended protocol an Execute before them does it.
+ * statement on, and what can run in a block only (LOCK, DECLARE) is allowed. In the extended protocol an
+ * Execute before them does it, from PostgreSQL 18 on; older ones see single statements of one transaction.
  */
 export async function beginImplicitBlock(driver: Driver): Promise<void> {
   const { charset } = driver;

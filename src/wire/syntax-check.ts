@@ -5,21 +5,22 @@
 import { MillraceError } from '../errors.ts';
 import type { StatementText } from '../sql/ast.ts';
 import { loadPostgresParser, parseSql } from '../sql/postgres-parser.ts';
+import { reservedName } from './caller.ts';
 import { errorFields } from './decode.ts';
-import { flush, parse } from './encode.ts';
-import { OrdinaryPartError } from './failure.ts';
+import { close, flush, parse } from './encode.ts';
+import { charactersBefore, OrdinaryPartError } from './failure.ts';
 import { Disposition } from './replies.ts';
 import { Reply } from './tags.ts';
 import type { Taken } from './taken.ts';
 
-export interface SyntaxErrorIn {
+interface SyntaxErrorIn {
   readonly error: OrdinaryPartError;
   /** Where its statement begins in the text. */
   readonly at: number;
 }
 
 /** The first syntax error among the ordinary statements; the upstream's transaction has then failed. */
-export async function firstSyntaxError(taken: Taken, parts: readonly StatementText[]): Promise<SyntaxErrorIn | null> {
+async function firstSyntaxError(taken: Taken, parts: readonly StatementText[]): Promise<SyntaxErrorIn | null> {
   if (parts.length === 0) return null;
   await loadPostgresParser();
   for (const part of parts) {
@@ -31,8 +32,31 @@ export async function firstSyntaxError(taken: Taken, parts: readonly StatementTe
   return null;
 }
 
+/** The statements of a text. Throws the first syntax error that can be told without knowing which of them are Millrace's. */
+export async function parseWhole(taken: Taken, text: string): Promise<readonly StatementText[]> {
+  try {
+    return taken.parse(text);
+  } catch (error) {
+    await checkSyntax(taken, text, partsBefore(taken, text, error));
+    throw error;
+  }
+}
+
+/** Throws the first syntax error among the ordinary statements. */
+export async function checkSyntax(taken: Taken, text: string, parts: readonly StatementText[]): Promise<void> {
+  const wrong = await firstSyntaxError(taken, parts);
+  if (wrong !== null) throw shifted(wrong, text);
+}
+
+/** The error with its position in the whole text. */
+function shifted({ error, at }: SyntaxErrorIn, text: string): OrdinaryPartError {
+  const position = error.fields['P'];
+  if (position === undefined) return error;
+  return new OrdinaryPartError({ ...error.fields, P: String(Number(position) + charactersBefore(text, at)) });
+}
+
 /** The statements in front of the one that the error is about, as far as they can be told. */
-export function partsBefore(taken: Taken, text: string, error: unknown): readonly StatementText[] {
+function partsBefore(taken: Taken, text: string, error: unknown): readonly StatementText[] {
   if (!(error instanceof MillraceError) || error.fields.position === undefined) return [];
   const position = [...text].slice(0, error.fields.position - 1).join('').length;
   const end = text.lastIndexOf(';', position - 1);
@@ -55,12 +79,15 @@ function isGood(text: string): boolean {
 
 async function complaint({ driver }: Taken, text: string): Promise<OrdinaryPartError | null> {
   let error: OrdinaryPartError | null = null;
+  const { charset } = driver;
+  const closed = close('S', reservedName, charset);
+  let closes = 2;
   driver.dirty = true;
-  await driver.exchange(Buffer.concat([parse('', text, driver.charset), flush]), {
-    disposition: (tag) => (tag === Reply.parseComplete || tag === Reply.error ? Disposition.collect : Disposition.drop),
+  await driver.exchange(Buffer.concat([closed, parse(reservedName, text, charset), closed, flush]), {
+    disposition: (tag) => (tag === Reply.closeComplete || tag === Reply.error ? Disposition.collect : Disposition.drop),
     message: (tag, message) => {
-      if (tag === Reply.error) error = new OrdinaryPartError(errorFields(message, driver.charset));
-      return true;
+      if (tag === Reply.error) error = new OrdinaryPartError(errorFields(message, charset));
+      return error !== null || --closes === 0;
     },
   });
   if (error !== null) driver.failed = true;
