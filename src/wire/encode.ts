@@ -169,7 +169,6 @@ export function execute(portal: string, charset: Charset): Buffer {
 export const flush = message(Request.flush, []);
 export const sync = message(Request.sync, []);
 export const copyDone = message(Request.copyDone, []);
-export const copyFail = message(Request.copyFail, [Buffer.from('unexpected message during COPY from stdin\0', 'latin1')]);
 export const sslRequest = Buffer.from([0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f]);
 
 /** CancelRequest. */

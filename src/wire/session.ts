@@ -134,7 +134,7 @@ export class Session implements DriverPort {
   /** Sends the startup packet, and what the client sent behind it. */
   start(startup: Buffer, rest: Buffer): void {
     // The startup packet is answered by a ReadyForQuery too.
-    this.ledger.sent = 1;
+    this.ledger.query();
     this.toUpstream(startup);
     if (rest.length > 0) this.#fromClient(rest);
     this.#client.resume();
