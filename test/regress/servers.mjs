@@ -68,7 +68,7 @@ export async function newCluster(tools, path) {
 }
 
 /** @returns {Promise<{port: number, log(): string, stop(): Promise<void>}>} */
-export async function startPostgres(tools, dataDir) {
+async function startPostgres(tools, dataDir) {
   const as = runAs(tools);
   const port = await freePort(host);
   const [command, ...args] = [
@@ -94,7 +94,7 @@ export async function startPostgres(tools, dataDir) {
 }
 
 /** Millrace as `npm start` runs it, in session mode. Stopping it is a check of its own: it must end well. */
-export async function startMillrace(upstreamPort) {
+async function startMillrace(upstreamPort) {
   const dataDir = join(cacheDir, 'run', 'millrace');
   rmSync(dataDir, { recursive: true, force: true });
   mkdirSync(dataDir, { recursive: true });
@@ -103,9 +103,19 @@ export async function startMillrace(upstreamPort) {
   const args = ['serve', '--upstream', upstream, '--listen', `${host}:0`, '--http', `${host}:0`, '--data-dir', dataDir];
   const server = startServer(process.execPath, [main, ...args], { lastSignal: 'SIGKILL', env: plainEnvironment() });
   const [, port] = await printed(server, /Millrace is ready.*-h \S+ -p (\d+)/);
+  const [, httpPort] = await printed(server, /"http":"[^"]*:(\d+)"/);
   return {
     port: Number(port),
-    log: server.output,
+    /** How many connections came through, and how many statements Millrace took for its own. */
+    async carried() {
+      // Workers report every second.
+      await new Promise((resolve) => setTimeout(resolve, 2500));
+      const text = await (await fetch(`http://${host}:${httpPort}/metrics`)).text();
+      // One sample for each worker.
+      const value = (name) =>
+        [...text.matchAll(new RegExp(`^${name}(?:{.*})? (\\d+)`, 'gm'))].reduce((sum, [, one]) => sum + Number(one), 0);
+      return { connections: value('millrace_client_connections_total'), extended: value('millrace_extended_statements_total') };
+    },
     async stop() {
       server.child.kill('SIGTERM');
       const status = await server.ended;
@@ -115,7 +125,8 @@ export async function startMillrace(upstreamPort) {
 }
 
 /**
- * Runs `work(port)` on a server, reached directly or through Millrace. `directPort` is the server's own in both cases.
+ * Runs `work(port, directPort)` on a server, reached directly or through Millrace, and returns its result.
+ * Ordinary SQL is all that `work` may send: a statement that Millrace takes for its own is an error, and so is a run that went past it.
  * @param {'directly' | 'through'} way
  */
 export async function reached(tools, way, dataDir, work) {
@@ -124,7 +135,12 @@ export async function reached(tools, way, dataDir, work) {
     if (way === 'directly') return await work(postgres.port, postgres.port);
     const millrace = await startMillrace(postgres.port);
     try {
-      return await work(millrace.port, postgres.port);
+      const result = await work(millrace.port, postgres.port);
+      const { connections, extended } = await millrace.carried();
+      if (!(connections > 0)) throw new Error('nothing went through Millrace');
+      if (extended !== 0) throw new Error(`Millrace took ${extended} ordinary statements for extended ones`);
+      console.log(`${connections} connections through Millrace`);
+      return result;
     } finally {
       await millrace.stop();
     }
