@@ -34,11 +34,16 @@ console.log(`PostgreSQL ${tools.version}, tests of ${tools.sourceVersion}`);
 const summary = [];
 let failed = false;
 for (const name of chosen) {
-  const { total, differences, notes } = await suites[name](tools);
-  for (const { test, said, detail } of differences) console.log(`\n--- ${name}/${test}: ${said}\n${detail}`);
-  for (const note of notes) summary.push(`${name}: ${note}`);
-  summary.push(`${name}: ${total - differences.length} of ${total} as directly`);
-  failed ||= differences.length > 0;
+  try {
+    const { total, differences, notes } = await suites[name](tools);
+    for (const { test, said, detail } of differences) console.log(`\n--- ${name}/${test}: ${said}\n${detail}`);
+    for (const note of notes) summary.push(`${name}: ${note}`);
+    summary.push(`${name}: ${total - differences.length} of ${total} as directly`);
+    failed ||= differences.length > 0;
+  } catch (error) {
+    summary.push(`${name}: FAILED, ${error instanceof Error ? error.message : error}`);
+    failed = true;
+  }
 }
 console.log(`\n${summary.join('\n')}`);
 process.exit(failed ? 1 : 0);

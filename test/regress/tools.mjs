@@ -75,7 +75,9 @@ function install() {
   rmSync(noCluster, { force: true });
   const still = needed.filter(([file]) => !existsSync(file));
   if (still.length > 0)
-    throw new Missing(`${still.map(([, name]) => name).join(', ')} cannot be installed: ${error || `${still[0][0]} is missing`}`);
+    throw new Missing(
+      `${[...new Set(still.map(([, name]) => name))].join(', ')} cannot be installed: ${error || `${still[0][0]} is missing`}`,
+    );
 }
 
 /** Tests of the installed version, or of the nearest one that the mirrors still have: then some may fail, directly as well. */
