@@ -179,6 +179,10 @@ switch (job) {
     build();
     process.exit(run(process.execPath, [join(root, 'bench', 'run.mjs'), ...args]));
     break;
+  case 'regress':
+    build();
+    process.exit(run(process.execPath, [join(root, 'test', 'regress', 'run.mjs'), ...args]));
+    break;
   case 'check-code': {
     alone(() => {
       install();
