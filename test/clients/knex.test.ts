@@ -75,7 +75,10 @@ clientSuite<Knex>(
       ]);
       await db<Author>('authors').insert({ name: 'Ada', born: 1816 }).onConflict('name').merge(['born']);
       await db('books').where({ title: 'Letters' }).update({ title: 'Some letters' });
-      const joined = await db('books').join('authors', 'authors.id', 'books.author_id').select('title', 'name', 'born', 'tags').orderBy('title');
+      const joined = await db('books')
+        .join('authors', 'authors.id', 'books.author_id')
+        .select('title', 'name', 'born', 'tags')
+        .orderBy('title');
       expect(await db('books').where('title', 'like', 'Some%').delete()).toBe(1);
       return joined;
     });

@@ -114,7 +114,10 @@ clientSuite<Kysely<Tables>>(
 
     both('the pool: more queries at once than connections', async (db) => {
       const answers = await Promise.all(
-        Array.from({ length: 40 }, async (_, i) => (await sql<{ i: number }>`SELECT ${i}::integer AS i, pg_sleep(0.005)`.execute(db)).rows[0]?.i),
+        Array.from(
+          { length: 40 },
+          async (_, i) => (await sql<{ i: number }>`SELECT ${i}::integer AS i, pg_sleep(0.005)`.execute(db)).rows[0]?.i,
+        ),
       );
       expect(answers).toEqual(Array.from({ length: 40 }, (_, i) => i));
     });
@@ -129,13 +132,19 @@ clientSuite<Kysely<Tables>>(
     both('errors: every field of the server', async (db) => [
       await errorOf(db.insertInto('author').values({ name: 'Ada' }).execute()),
       await errorOf(db.insertInto('book').values({ author_id: -1, title: 'Nobody wrote this', facts: null }).execute()),
-      await errorOf(db.selectFrom('author').select('nam' as 'name').execute()),
+      await errorOf(
+        db
+          .selectFrom('author')
+          .select('nam' as 'name')
+          .execute(),
+      ),
       await errorOf(sql`SELEC 1`.execute(db)),
     ]);
 
     live('a live view follows the origin, and is seen by introspection', async (db, view) => {
       for (const statement of view.statements) await sql.raw(statement).execute(db);
-      const totals = (): Promise<unknown[]> => db.selectFrom('live.totals').selectAll().where('orders', '>', 0).orderBy('customer').execute();
+      const totals = (): Promise<unknown[]> =>
+        db.selectFrom('live.totals').selectAll().where('orders', '>', 0).orderBy('customer').execute();
       expect(await totals()).toEqual(firstTotals);
       await view.order('bob', 7);
       await expect.poll(totals).toEqual([firstTotals[0], { customer: 'bob', orders: 2, amount: 12 }]);

@@ -41,9 +41,15 @@ clientSuite<pg.Pool>(
     });
 
     both('create, read, update, delete, with values of many types', async (pool) => {
-      const inserted = await pool.query(`INSERT INTO item (name, price) VALUES ($1, $2), ('b', NULL), ('c', 3) RETURNING *`, ['ä"\'', '12.50']);
+      const inserted = await pool.query(`INSERT INTO item (name, price) VALUES ($1, $2), ('b', NULL), ('c', 3) RETURNING *`, [
+        'ä"\'',
+        '12.50',
+      ]);
       expect(inserted).toMatchObject({ command: 'INSERT', rowCount: 3 });
-      expect(await pool.query('UPDATE item SET price = price * 2 WHERE price IS NOT NULL')).toMatchObject({ command: 'UPDATE', rowCount: 2 });
+      expect(await pool.query('UPDATE item SET price = price * 2 WHERE price IS NOT NULL')).toMatchObject({
+        command: 'UPDATE',
+        rowCount: 2,
+      });
       expect(await pool.query(`DELETE FROM item WHERE name = 'b'`)).toMatchObject({ command: 'DELETE', rowCount: 1 });
       const types = await pool.query(
         'SELECT $1::jsonb AS j, $2::bytea AS b, $3::text[] AS a, $4::timestamptz AS t, $5::bigint AS n, $6::boolean AS f, $7::text AS empty',
@@ -134,7 +140,8 @@ clientSuite<pg.Pool>(
         const stream = client.query(new QueryStream('SELECT n FROM generate_series(1, $1::integer) n', [20000], { batchSize: 300 }));
         for await (const { n } of stream) sum += n;
         expect(sum).toBe(200010000);
-        for await (const { n } of client.query(new QueryStream('SELECT n FROM generate_series(1, 20000) n', [], { batchSize: 10 }))) if (n > 15) break;
+        for await (const { n } of client.query(new QueryStream('SELECT n FROM generate_series(1, 20000) n', [], { batchSize: 10 })))
+          if (n > 15) break;
         return (await client.query('SELECT 1 AS still_there')).rows;
       }),
     );
@@ -168,7 +175,12 @@ clientSuite<pg.Pool>(
     both('notices, and their fields', (pool) =>
       withClient(pool, async (client) => {
         const notices: unknown[] = [];
-        const listen = ({ severity, message, hint, code }: { severity?: string; message?: string; hint?: string; code?: string }): void => {
+        const listen = ({
+          severity,
+          message,
+          hint,
+          code,
+        }: { [field in 'severity' | 'message' | 'hint' | 'code']?: string | undefined }): void => {
           notices.push({ severity, message, hint, code });
         };
         client.on('notice', listen);
@@ -185,7 +197,9 @@ clientSuite<pg.Pool>(
       await errorOf(pool.query('SELECT id, nam FROM item')),
       await errorOf(pool.query('SELECT * FORM item')),
       await errorOf(pool.query(`SELECT 'x'::integer`)),
-      await errorOf(pool.query(`DO $$ BEGIN RAISE 'ours' USING DETAIL = 'd', HINT = 'h', ERRCODE = 'U0001', TABLE = 't', COLUMN = 'c'; END $$`)),
+      await errorOf(
+        pool.query(`DO $$ BEGIN RAISE 'ours' USING DETAIL = 'd', HINT = 'h', ERRCODE = 'U0001', TABLE = 't', COLUMN = 'c'; END $$`),
+      ),
       await errorOf(pool.query('SET statement_timeout = 10; SELECT pg_sleep(5)')),
     ]);
 

@@ -12,7 +12,9 @@ clientSuite<postgres.Sql>(
   { open: ({ url }) => postgres(url, { max: 4, onnotice: () => {} }), close: (sql) => sql.end({ timeout: 5 }) },
   ({ both, live }) => {
     both('migrations: a script, and its statements in one transaction', async (sql) => {
-      await sql.unsafe('CREATE TABLE person (id serial PRIMARY KEY, name text NOT NULL UNIQUE); CREATE INDEX ON person (lower(name))').simple();
+      await sql
+        .unsafe('CREATE TABLE person (id serial PRIMARY KEY, name text NOT NULL UNIQUE); CREATE INDEX ON person (lower(name))')
+        .simple();
       await sql.begin(async (tx) => {
         await tx`ALTER TABLE person ADD data jsonb`;
         await tx`ALTER TABLE person ADD tags text[] NOT NULL DEFAULT '{}'`;
@@ -37,7 +39,11 @@ clientSuite<postgres.Sql>(
       expect(inserted.count).toBe(3);
       await sql`UPDATE person SET ${sql({ name: 'Bo', tags: ['new'] }, 'name', 'tags')} WHERE name = ${'Bob'}`;
       expect((await sql`DELETE FROM person WHERE name IN ${sql(['Cy', 'nobody'])}`).count).toBe(1);
-      return [[...inserted], [...(await sql`SELECT * FROM person ORDER BY id`)], [...(await sql`SELECT id, name FROM person ORDER BY id`.values())]];
+      return [
+        [...inserted],
+        [...(await sql`SELECT * FROM person ORDER BY id`)],
+        [...(await sql`SELECT id, name FROM person ORDER BY id`.values())],
+      ];
     });
 
     both('transactions: commit, rollback, savepoint, options', async (sql) => {

@@ -1,7 +1,7 @@
 /** A live view over a table of another database of the same server. */
 import pg from 'pg';
+import { createDatabases } from './databases.ts';
 import { type Place, role, target } from './place.ts';
-import { createDatabases } from './suite.ts';
 
 export interface LiveView {
   /** Statements that bring the origin's table in as live.orders and keep live.totals (customer, orders, amount) over it, in order. */

@@ -3,8 +3,8 @@
  * A user must not be able to tell Millrace from Postgres: what a client does runs through Millrace and, in a database of its own, directly;
  * what it returns has to be the same. What only Millrace can do runs there alone.
  */
-import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
+import { createDatabases } from './databases.ts';
 import { type LiveView, liveView } from './live.ts';
 import { type Place, type Target, target } from './place.ts';
 
@@ -67,12 +67,4 @@ async function inTime(where: string, work: unknown): Promise<unknown> {
   } finally {
     clearTimeout(timer);
   }
-}
-
-/** New, empty databases that belong to the clients' role. */
-export async function createDatabases(place: Place, names: readonly string[]): Promise<void> {
-  const client = new pg.Client({ connectionString: target(place, 'postgres', false).ownerUrl });
-  await client.connect();
-  for (const name of names) await client.query(`CREATE DATABASE ${client.escapeIdentifier(name)} OWNER app`);
-  await client.end();
 }
