@@ -1,4 +1,6 @@
 /** What the processes of Millrace are told when they start. Loading (flags, environment) is in cli.ts; nothing here does IO. */
+import type { AdminAnswer, AdminRequest, WorkerAnswer, WorkerQuestion } from './wire/admin/messages.ts';
+import type { ProxySettings } from './wire/pool/settings.ts';
 
 /** How TLS is asked for, as libpq's sslmode (Postgres documentation, 34.19.3). */
 export type SslMode = 'disable' | 'prefer' | 'require' | 'verify-ca' | 'verify-full';
@@ -28,6 +30,8 @@ export interface WorkerConfig {
   readonly upstream: ServerAddress;
   /** 32 bytes, hex. Encrypts secrets at rest. */
   readonly secretKey: string;
+  /** As they are when the worker starts; a `reload` command brings others. */
+  readonly proxy: ProxySettings;
 }
 
 /** The engine of one database. */
@@ -46,7 +50,16 @@ export type ChildMessage =
   /** Prometheus samples: name -> value, with labels in the name as in the text format. Sent about every second. */
   | { readonly type: 'metrics'; readonly values: Readonly<Record<string, number>> }
   /** The child cannot go on and a restart would not help (port in use, ...). One line for the user. */
-  | { readonly type: 'fatal'; readonly message: string };
+  | { readonly type: 'fatal'; readonly message: string }
+  /** Answers to questions of the main process, by their id. */
+  | WorkerAnswer
+  /** A console of this worker asks; the answer comes as `answer` with this id. */
+  | { readonly type: 'ask'; readonly id: number; readonly request: AdminRequest };
 
 /** Messages from the main process to children. */
-export type ParentMessage = { readonly type: 'config'; readonly config: WorkerConfig | EngineConfig } | { readonly type: 'drain' };
+export type ParentMessage =
+  | { readonly type: 'config'; readonly config: WorkerConfig | EngineConfig }
+  /** Finish and end. `until` of a worker: nothing new is taken, and clients may stay until they leave, or until their transactions end. */
+  | { readonly type: 'drain'; readonly until?: 'clients' | 'transactions' }
+  | WorkerQuestion
+  | { readonly type: 'answer'; readonly id: number; readonly answer: AdminAnswer };

@@ -17,8 +17,10 @@ export interface Supervised {
   restarts(): number;
   /** Resolves when the process is ready for the first time. */
   readonly started: Promise<void>;
-  /** Lets the process finish what it does, and ends it after `patience` ms. */
-  stop(patience: number): Promise<void>;
+  /** Lets the process finish what it does, and ends it after `patience` ms; null: when it is done. */
+  stop(patience: number | null, until?: 'clients' | 'transactions'): Promise<void>;
+  /** Whether the message was sent: false when there is no process that does its job. */
+  tell(message: ParentMessage): boolean;
   /** Ends the process now. */
   kill(): void;
 }
@@ -31,6 +33,8 @@ export interface SuperviseOptions {
   readonly config: () => WorkerConfig | EngineConfig;
   readonly log: Logger;
   readonly onMessage?: (message: ChildMessage) => void;
+  /** The process has ended, by itself or not. */
+  readonly onEnd?: () => void;
 }
 
 const shortestWait = 200;
@@ -39,7 +43,7 @@ const longestWait = 5_000;
 const wellAfter = 30_000;
 
 /** Starts a child process and starts it again whenever it ends, after 200 ms at first and up to 5 s when it keeps failing. */
-export function supervise({ name, spawn, config, log, onMessage }: SuperviseOptions): Supervised {
+export function supervise({ name, spawn, config, log, onMessage, onEnd }: SuperviseOptions): Supervised {
   let child: ChildProcess | undefined;
   let ready = false;
   let samples: Readonly<Record<string, number>> = {};
@@ -72,6 +76,7 @@ export function supervise({ name, spawn, config, log, onMessage }: SuperviseOpti
       child = undefined;
       ready = false;
       samples = {};
+      onEnd?.();
       if (stopping) return;
       restarts++;
       wait = Date.now() - born > wellAfter ? shortestWait : Math.min(longestWait, restarts === 1 ? shortestWait : wait * 2);
@@ -97,21 +102,27 @@ export function supervise({ name, spawn, config, log, onMessage }: SuperviseOpti
       clearTimeout(timer);
       child?.kill('SIGKILL');
     },
-    async stop(patience) {
+    tell(message) {
+      if (child === undefined || !ready) return false;
+      send(child, message);
+      return true;
+    },
+    async stop(patience, until) {
       stopping = true;
       clearTimeout(timer);
       const running = child;
       if (running === undefined || running.exitCode !== null || running.signalCode !== null) return;
       await new Promise<void>((resolve) => {
-        const force = setTimeout(() => {
+        const end = (): void => {
           log.warn(`${name} did not finish in ${patience} ms and is ended`);
           running.kill('SIGKILL');
-        }, patience);
+        };
+        const force = patience === null ? undefined : setTimeout(end, patience);
         running.once('exit', () => {
           clearTimeout(force);
           resolve();
         });
-        send(running, { type: 'drain' });
+        send(running, { type: 'drain', ...(until === undefined ? {} : { until }) });
       });
     },
   };

@@ -4,9 +4,10 @@
  */
 import type { Socket } from 'node:net';
 import type { ServerAddress } from '../config.ts';
-import { millraceError } from '../errors.ts';
+import { MillraceError, millraceError } from '../errors.ts';
+import type { ConsoleHost } from './admin/host.ts';
 import { errorResponse } from './encode.ts';
-import { Session, type SessionServices } from './session.ts';
+import { Session, type SessionIdentity, type SessionServices } from './session.ts';
 import { readStartupPacket } from './startup.ts';
 import { withStaticReader } from './static-reader.ts';
 import { connectUpstream } from './upstream.ts';
@@ -17,22 +18,30 @@ export interface AcceptOptions {
   readonly upstream: ServerAddress;
   /** How long a client may take until it is authenticated, in ms. */
   readonly patience: number;
+  readonly consoles: ConsoleHost;
+  /** Whether a client may come in: null at once, else when the promise resolves. Rejects with a MillraceError. */
+  admit(client: Socket, identity: SessionIdentity): Promise<void> | null;
 }
 
-/** Serves a client. `opened` gets the session once there is one, `closed` is called when the client is gone, once. */
-export function acceptClient(
-  client: Socket,
-  options: AcceptOptions,
-  services: SessionServices,
-  hooks: { opened(session: Session): void; closed(session: Session | null): void },
-): void {
+export interface AcceptHooks {
+  /** There is a session. */
+  opened(session: Session, identity: SessionIdentity): void;
+  /** The client turned out to be one of the admin console. */
+  console(): void;
+  /** The client is gone. */
+  closed(session: Session | null): void;
+}
+
+/** Serves a client. Each hook is called at most once, `closed` always. */
+export function acceptClient(client: Socket, options: AcceptOptions, services: SessionServices, hooks: AcceptHooks): void {
   let bytes: Buffer = Buffer.alloc(0);
   let session: Session | null = null;
   let gone = false;
-  const timer = setTimeout(() => {
+  const impatient = (): void => {
     client.destroy();
     session?.destroy();
-  }, options.patience);
+  };
+  let timer = setTimeout(impatient, options.patience);
   const leave = (): void => {
     if (gone) return;
     gone = true;
@@ -70,11 +79,19 @@ export function acceptClient(
         case 'cancel':
           client.off('data', onData);
           client.pause();
+          options.consoles.cancelRequested(bytes.subarray(0, packet.length));
           void forwardCancel(client, options.upstream, bytes.subarray(0, packet.length), services);
           return;
         case 'startup':
           client.off('data', onData);
           client.pause();
+          if (!packet.replication && options.consoles.isFor(packet.database)) {
+            client.off('end', onEnd);
+            hooks.console();
+            const welcomed = (): void => clearTimeout(timer);
+            void options.consoles.serve(client, packet.user, bytes.subarray(0, packet.length), bytes.subarray(packet.length), welcomed);
+            return;
+          }
           void connect(bytes.subarray(0, packet.length), bytes.subarray(packet.length), packet);
           return;
       }
@@ -86,6 +103,17 @@ export function acceptClient(
     identity: { user: string; database: string; replication: boolean },
   ): Promise<void> => {
     try {
+      const wait = options.admit(client, identity);
+      if (wait !== null) {
+        // While a database is paused its clients are not to blame for the time it takes.
+        clearTimeout(timer);
+        await wait;
+        timer = setTimeout(impatient, options.patience);
+      }
+      if (gone) {
+        clearTimeout(timer);
+        return;
+      }
       const upstream = await connectUpstream(options.upstream);
       if (gone) {
         upstream.socket.destroy();
@@ -96,10 +124,15 @@ export function acceptClient(
         authenticated: () => clearTimeout(timer),
         closed: leave,
       });
-      hooks.opened(session);
+      hooks.opened(session, identity);
       session.start(startup, rest);
     } catch (error) {
       services.counters.errors++;
+      if (error instanceof MillraceError) {
+        client.end(errorResponse(error.fields, 'utf8', 'FATAL'));
+        client.resume();
+        return;
+      }
       const cause = reason(error);
       services.log.warn({ cause }, 'the upstream cannot be reached');
       client.end(errorResponse(millraceError('upstream_unreachable', { cause }).fields, 'utf8', 'FATAL'));

@@ -21,6 +21,9 @@ export class Ledger {
   copyIn = false;
   /** Transaction status of the last ReadyForQuery: 'I', 'T' or 'E'. */
   status: number = Status.idle;
+  /** For statistics: how many ReadyForQuery came in all, and how many of them outside a transaction. */
+  answered = 0;
+  transactions = 0;
   #lastWasQuery = false;
   /** `sent` at the last CopyDone or CopyFail; -1: none since nothing was under way. */
   #sentAtCopyEnd = -1;
@@ -63,6 +66,8 @@ export class Ledger {
   /** ReadyForQuery came. */
   ready(status: number): void {
     this.status = status;
+    this.answered++;
+    if (status === Status.idle) this.transactions++;
     this.copyIn = false;
     if (++this.received !== this.sent) return;
     this.settle();

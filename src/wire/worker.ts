@@ -9,7 +9,14 @@ import { mayBeExtended } from '../sql/gate.ts';
 import { parseStatements } from '../sql/statements.ts';
 import type { StatementRunner } from '../statements/caller-session.ts';
 import { acceptClient } from './accept.ts';
+import { ConsoleHost } from './admin/host.ts';
+import { loneWorker } from './admin/lone-worker.ts';
+import type { AdminPort } from './admin/messages.ts';
 import { newCounters, samples } from './counters.ts';
+import { LiveClients } from './live-clients.ts';
+import { LiveCommands } from './live-commands.ts';
+import type { CommandOutcome, WorkerCommand, WorkerReport } from './pool/report.ts';
+import { poolSamples } from './pool-samples.ts';
 import type { Session, SessionServices } from './session.ts';
 
 export interface WorkerOptions {
@@ -18,6 +25,8 @@ export interface WorkerOptions {
   readonly authenticationTimeout?: number;
   /** How long `stop` lets transactions go on, in ms. Default 10 s. */
   readonly drainTimeout?: number;
+  /** The way to the other workers, for the admin console. Default: there are none. */
+  readonly admin?: AdminPort;
 }
 
 export interface Worker {
@@ -25,8 +34,16 @@ export interface Worker {
   readonly port: number;
   /** Prometheus samples: name -> value. */
   metrics(): Record<string, number>;
-  /** Takes no more clients, ends idle sessions, lets transactions finish up to the deadline, then cuts the rest. */
-  stop(drainTimeout?: number): Promise<void>;
+  report(): WorkerReport;
+  /** Rejects with an Error of one line. Some commands take as long as clients take. */
+  command(command: WorkerCommand): Promise<CommandOutcome>;
+  /** A cancel request with this key came to one of the workers. */
+  cancelConsole(key: string): void;
+  /**
+   * Takes no more clients, ends idle sessions, lets transactions finish up to the deadline, then cuts the rest.
+   * `until`: there is no deadline; with 'clients' idle sessions are not ended either. Called again without it, it is as said above.
+   */
+  stop(drainTimeout?: number, until?: 'clients' | 'transactions'): Promise<void>;
 }
 
 /** Listens and serves. Rejects when it cannot listen. */
@@ -39,22 +56,56 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
   /** Those among them that have no session yet. */
   const starting = new Set<Socket>();
   let emptied: () => void = () => undefined;
-  const accept = { upstream: config.upstream, patience: options.authenticationTimeout ?? 60_000 };
+  const live = new LiveClients();
+  const commands = new LiveCommands(live, config.proxy);
+  const worker: Pick<Worker, 'report' | 'command' | 'cancelConsole'> = {
+    report() {
+      const own = live.report(commands.isPaused);
+      return { ...own, pools: [...own.pools, ...consoles.pools()], clients: [...own.clients, ...consoles.clients()] };
+    },
+    async command(command) {
+      if (command.command === 'kill_client' && consoles.kill(command.id)) return { found: true };
+      return await commands.run(command);
+    },
+    cancelConsole: (key) => consoles.cancel(key),
+  };
+  const consoles = new ConsoleHost({
+    upstream: config.upstream,
+    port: options.admin ?? loneWorker(worker),
+    log,
+    settings: () => commands.settings,
+    newId: () => live.newId(),
+  });
+  const accept = {
+    upstream: config.upstream,
+    patience: options.authenticationTimeout ?? 60_000,
+    consoles,
+    admit: commands.admit.bind(commands),
+  };
   const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (client) => {
     counters.connections++;
     counters.activeConnections++;
     sockets.add(client);
     starting.add(client);
     acceptClient(client, accept, services, {
-      opened: (session) => {
+      opened: (session, identity) => {
         starting.delete(client);
         sessions.add(session);
+        commands.entered(live.opened(session, identity));
+      },
+      // Nobody waits for these when the worker stops.
+      console: () => {
+        starting.delete(client);
+        sockets.delete(client);
       },
       closed: (session) => {
         counters.activeConnections--;
         sockets.delete(client);
         starting.delete(client);
-        if (session !== null) sessions.delete(session);
+        if (session !== null) {
+          sessions.delete(session);
+          live.closed(session);
+        }
         if (sockets.size === 0) emptied();
       },
     });
@@ -64,15 +115,29 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
   const address = server.address();
   return {
     port: typeof address === 'object' && address !== null ? address.port : config.listen.port,
-    metrics: () => samples(counters),
-    async stop(drainTimeout = options.drainTimeout ?? 10_000) {
+    metrics() {
+      live.tick();
+      return { ...samples(counters), ...poolSamples([...live.pools(commands.isPaused), ...consoles.pools()], live.stats()) };
+    },
+    ...worker,
+    async stop(drainTimeout = options.drainTimeout ?? 10_000, until) {
       server.close();
+      if (until === undefined) consoles.shutDown();
       const empty = new Promise<void>((resolve) => {
-        emptied = resolve;
+        const earlier = emptied;
+        emptied = () => {
+          earlier();
+          resolve();
+        };
         if (sockets.size === 0) resolve();
       });
       for (const socket of starting) socket.destroy();
-      for (const session of sessions) session.drain();
+      if (until !== 'clients') for (const session of sessions) session.drain();
+      if (until !== undefined) {
+        await empty;
+        consoles.shutDown();
+        return;
+      }
       const deadline = setTimeout(() => {
         for (const session of sessions) session.shutDown();
         // Those that do not take their leave.
