@@ -26,7 +26,7 @@ export function startupFor(packet: Buffer, database: string): Buffer {
     if (name === 'user' || name.startsWith('_pq_.')) kept.push(name, strings[i + 1] ?? '');
   }
   kept.push('database', Buffer.from(database, 'utf8').toString('latin1'), 'application_name', 'millrace console', '', '');
-  const body = Buffer.from(kept.join('\0').slice(0, -1), 'latin1');
+  const body = Buffer.from(kept.join('\0'), 'latin1');
   const header = Buffer.alloc(8);
   header.writeUInt32BE(8 + body.length, 0);
   packet.copy(header, 4, 4, 8);

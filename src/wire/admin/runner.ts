@@ -147,7 +147,9 @@ async function ask(port: AdminPort, request: AdminRequest, signal: AbortSignal):
     signal.addEventListener('abort', cancel, { once: true });
   });
   const answer = await Promise.race([port.ask(request), cancelled]);
-  if (answer.answer === 'failed') throw millraceError('console_command_failed', { message: answer.message });
+  if (answer.answer === 'failed') {
+    throw millraceError(request.ask === 'set' ? 'invalid_option' : 'console_command_failed', { message: answer.message });
+  }
   return answer;
 }
 
