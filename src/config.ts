@@ -59,7 +59,9 @@ export type ChildMessage =
 /** Messages from the main process to children. */
 export type ParentMessage =
   | { readonly type: 'config'; readonly config: WorkerConfig | EngineConfig }
-  /** Finish and end. `until` of a worker: nothing new is taken, and clients may stay until they leave, or until their transactions end. */
-  | { readonly type: 'drain'; readonly until?: 'clients' | 'transactions' }
+  /** Finish and end. */
+  | { readonly type: 'drain' }
+  /** To a worker: take no more clients. Those it has may stay until they leave, or until their transactions end. */
+  | { readonly type: 'close-door'; readonly until: 'clients' | 'transactions' }
   | WorkerQuestion
   | { readonly type: 'answer'; readonly id: number; readonly answer: AdminAnswer };

@@ -33,6 +33,9 @@ export function createAdminLink(): AdminLink {
             tell({ type: 'outcome', id: message.id, outcome: { error: error instanceof Error ? error.message : String(error) } }),
         );
         break;
+      case 'close-door':
+        worker?.closeDoor(message.until);
+        break;
       case 'cancel-console':
         worker?.cancelConsole(message.key);
         break;

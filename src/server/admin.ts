@@ -2,15 +2,18 @@
  * What consoles ask of the main process.
  * Invariant: every request is answered, and no answer waits longer than its deadline for a worker that does not answer.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { reason } from '../config-loading.ts';
 import type { Logger } from '../log.ts';
-import type { AdminAnswer, AdminRequest, ShutdownMode } from '../wire/admin/messages.ts';
+import type { AdminAnswer, AdminRequest } from '../wire/admin/messages.ts';
 import type { DatabaseStats, WorkerCommand } from '../wire/pool/report.ts';
 import type { LiveSettings } from './live-settings.ts';
 import type { CommandResult, WorkerGroup } from './worker-group.ts';
 
 const reportDeadline = 2_000;
 const commandDeadline = 5_000;
+/** How often a shutdown that waits looks whether clients are left; before any, so that its answer is there first. */
+const look = 200;
 /** How old the numbers are that averages begin with: one to two of these. */
 const statsPeriod = 60_000;
 
@@ -20,7 +23,8 @@ export interface AdminContext {
   /** Addresses and the like, for SHOW CONFIG. */
   readonly places: Readonly<Record<string, string>>;
   readonly log: Logger;
-  shutdown(mode: ShutdownMode): void;
+  /** Ends Millrace as SIGTERM does. */
+  stop(): void;
 }
 
 export interface Admin {
@@ -31,7 +35,7 @@ export interface Admin {
   close(): void;
 }
 
-export function createAdmin({ group, settings, places, log, shutdown }: AdminContext): Admin {
+export function createAdmin({ group, settings, places, log, stop }: AdminContext): Admin {
   const none: readonly DatabaseStats[] = [];
   let earlier = { at: Date.now(), stats: none };
   let latest = earlier;
@@ -78,6 +82,17 @@ export function createAdmin({ group, settings, places, log, shutdown }: AdminCon
     return done(result, warnings);
   };
 
+  const stopWhenEmpty = async (until: 'clients' | 'transactions'): Promise<void> => {
+    for (let left = true; left; ) {
+      // Told again each time: a worker that is started again opens its door.
+      group.tell({ type: 'close-door', until });
+      await sleep(look);
+      const workers = await group.reports(reportDeadline);
+      left = workers.some(({ report }) => report?.clients.some(({ database }) => database !== settings.current.adminDatabase) ?? true);
+    }
+    stop();
+  };
+
   return {
     reload,
     close: () => clearInterval(timer),
@@ -104,7 +119,8 @@ export function createAdmin({ group, settings, places, log, shutdown }: AdminCon
           return done(await publish());
         case 'shutdown':
           log.info({ mode: request.mode }, 'shut down by the admin console');
-          shutdown(request.mode);
+          if (request.mode === 'now') setTimeout(stop, look);
+          else void stopWhenEmpty(request.mode === 'wait_for_clients' ? 'clients' : 'transactions');
           return { answer: 'done', found: true, missing: [], warnings: [] };
         case 'cancel':
           group.tell({ type: 'cancel-console', key: request.key });

@@ -5,8 +5,8 @@
 import type { ChildMessage, ParentMessage } from '../config.ts';
 
 export interface ChildJob {
-  /** Finishes what is under way. The process exits afterwards. Called again, with less patience, when the operator has less. */
-  stop(until?: 'clients' | 'transactions'): Promise<void>;
+  /** Finishes what is under way. The process exits afterwards. */
+  stop(): Promise<void>;
 }
 
 /** Tells the main process something; nothing when that is gone. */
@@ -35,7 +35,7 @@ export function runChild<Config>(job: (config: Config) => Promise<ChildJob>): vo
       running.catch(die);
     } else if (message.type === 'drain') {
       Promise.resolve(running)
-        .then((started) => started?.stop(message.until))
+        .then((started) => started?.stop())
         .then(
           () => process.exit(0),
           () => process.exit(1),

@@ -37,8 +37,7 @@ export class LiveSettings {
     const stays = (name: string, changed: boolean): void => {
       if (changed) warnings.push(`${name} was changed and takes effect when Millrace is started again`);
     };
-    stays('listen_addr', loaded.listen?.host !== start.listen?.host);
-    stays('listen_port', loaded.listen?.port !== start.listen?.port);
+    for (const name of ['listen_addr', 'listen_port']) stays(name, loaded.given[name] !== start.given[name]);
     stays('admin_database', loaded.settings.adminDatabase !== start.settings.adminDatabase);
     const fixed = Object.fromEntries(Object.entries(start.given).filter(([name]) => fixedSettings.has(name)));
     const given = Object.fromEntries(Object.entries(loaded.given).filter(([name]) => !fixedSettings.has(name)));

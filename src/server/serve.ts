@@ -10,7 +10,6 @@ import { type HostPort, reason, showHostPort } from '../config-loading.ts';
 import { type ServiceState, startHttp } from '../http/server.ts';
 import { createLogger } from '../log.ts';
 import type { ServeConfig } from '../serve-config.ts';
-import type { ShutdownMode } from '../wire/admin/messages.ts';
 import { type Admin, createAdmin } from './admin.ts';
 import { type DatabaseWatch, watchDatabases } from './databases.ts';
 import { tryBind } from './free-port.ts';
@@ -72,7 +71,7 @@ export async function serve(config: ServeConfig, hooks: ServeHooks, signal: Abor
       data_dir: config.dataDir,
       workers: String(config.workers),
     };
-    const admin = createAdmin({ group, settings, places, log, shutdown: (mode) => void shutdown(mode, workers, hooks) });
+    const admin = createAdmin({ group, settings, places, log, stop: hooks.stop });
     undo.unshift(async () => admin.close());
 
     const workerConfig = (): WorkerConfig => ({ listen, upstream: upstream.address, secretKey, proxy: settings.current });
@@ -159,13 +158,6 @@ async function answer(
   worker: Supervised | undefined,
 ): Promise<void> {
   worker?.tell({ type: 'answer', id, answer: await admin.handle(request) });
-}
-
-/** SHUTDOWN of the console: at once as on SIGTERM, or when nobody is left whom it would disturb. */
-async function shutdown(mode: ShutdownMode, workers: readonly Supervised[], hooks: ServeHooks): Promise<void> {
-  const until = mode === 'wait_for_clients' ? 'clients' : 'transactions';
-  if (mode !== 'now') await Promise.all(workers.map((worker) => worker.stop(null, until)));
-  hooks.stop();
 }
 
 async function startWorkers(

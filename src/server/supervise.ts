@@ -17,8 +17,8 @@ export interface Supervised {
   restarts(): number;
   /** Resolves when the process is ready for the first time. */
   readonly started: Promise<void>;
-  /** Lets the process finish what it does, and ends it after `patience` ms; null: when it is done. */
-  stop(patience: number | null, until?: 'clients' | 'transactions'): Promise<void>;
+  /** Lets the process finish what it does, and ends it after `patience` ms. */
+  stop(patience: number): Promise<void>;
   /** Whether the message was sent: false when there is no process that does its job. */
   tell(message: ParentMessage): boolean;
   /** Ends the process now. */
@@ -107,22 +107,21 @@ export function supervise({ name, spawn, config, log, onMessage, onEnd }: Superv
       send(child, message);
       return true;
     },
-    async stop(patience, until) {
+    async stop(patience) {
       stopping = true;
       clearTimeout(timer);
       const running = child;
       if (running === undefined || running.exitCode !== null || running.signalCode !== null) return;
       await new Promise<void>((resolve) => {
-        const end = (): void => {
+        const force = setTimeout(() => {
           log.warn(`${name} did not finish in ${patience} ms and is ended`);
           running.kill('SIGKILL');
-        };
-        const force = patience === null ? undefined : setTimeout(end, patience);
+        }, patience);
         running.once('exit', () => {
           clearTimeout(force);
           resolve();
         });
-        send(running, { type: 'drain', ...(until === undefined ? {} : { until }) });
+        send(running, { type: 'drain' });
       });
     },
   };

@@ -19,11 +19,9 @@ runChild<WorkerConfig>(async (config) => {
   report();
   const timer = setInterval(report, 1_000);
   return {
-    async stop(until) {
-      // Until clients have left it goes on telling how it is.
-      if (until === undefined) clearInterval(timer);
-      await worker.stop(undefined, until);
+    async stop() {
       clearInterval(timer);
+      await worker.stop();
     },
   };
 });

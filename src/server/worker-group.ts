@@ -2,7 +2,7 @@
  * All proxy workers, asked and told together by the main process.
  * Invariant: every question ends: by the answers of all workers that were asked, or without those that ended, hang or are too late.
  */
-import type { ChildMessage } from '../config.ts';
+import type { ChildMessage, ParentMessage } from '../config.ts';
 import type { WorkerEntry } from '../wire/admin/messages.ts';
 import type { WorkerCommand, WorkerReport } from '../wire/pool/report.ts';
 import type { Supervised } from './supervise.ts';
@@ -91,7 +91,7 @@ export class WorkerGroup {
   }
 
   /** Tells all workers something that has no answer. */
-  tell(message: { readonly type: 'cancel-console'; readonly key: string }): void {
+  tell(message: Extract<ParentMessage, { type: 'cancel-console' | 'close-door' }>): void {
     for (const worker of this.#workers) worker.tell(message);
   }
 

@@ -39,11 +39,10 @@ export interface Worker {
   command(command: WorkerCommand): Promise<CommandOutcome>;
   /** A cancel request with this key came to one of the workers. */
   cancelConsole(key: string): void;
-  /**
-   * Takes no more clients, ends idle sessions, lets transactions finish up to the deadline, then cuts the rest.
-   * `until`: there is no deadline; with 'clients' idle sessions are not ended either. Called again without it, it is as said above.
-   */
-  stop(drainTimeout?: number, until?: 'clients' | 'transactions'): Promise<void>;
+  /** Takes no more clients from now on. Those there are may stay until they leave, or until their transactions end. */
+  closeDoor(until: 'clients' | 'transactions'): void;
+  /** Takes no more clients, ends idle sessions, lets transactions finish up to the deadline, then cuts the rest. */
+  stop(drainTimeout?: number): Promise<void>;
 }
 
 /** Listens and serves. Rejects when it cannot listen. */
@@ -120,24 +119,20 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
       return { ...samples(counters), ...poolSamples([...live.pools(commands.isPaused), ...consoles.pools()], live.stats()) };
     },
     ...worker,
-    async stop(drainTimeout = options.drainTimeout ?? 10_000, until) {
+    closeDoor(until) {
       server.close();
-      if (until === undefined) consoles.shutDown();
+      for (const socket of starting) socket.destroy();
+      if (until === 'transactions') for (const session of sessions) session.drain();
+    },
+    async stop(drainTimeout = options.drainTimeout ?? 10_000) {
+      server.close();
+      consoles.shutDown();
       const empty = new Promise<void>((resolve) => {
-        const earlier = emptied;
-        emptied = () => {
-          earlier();
-          resolve();
-        };
+        emptied = resolve;
         if (sockets.size === 0) resolve();
       });
       for (const socket of starting) socket.destroy();
-      if (until !== 'clients') for (const session of sessions) session.drain();
-      if (until !== undefined) {
-        await empty;
-        consoles.shutDown();
-        return;
-      }
+      for (const session of sessions) session.drain();
       const deadline = setTimeout(() => {
         for (const session of sessions) session.shutDown();
         // Those that do not take their leave.
