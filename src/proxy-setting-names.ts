@@ -151,7 +151,6 @@ export function parseSetting(base: ProxySettings, setting: Setting, text: string
     case 'names':
       return { ...base, [setting.key]: text.split(',').flatMap((name) => (name.trim() === '' ? [] : [name.trim()])) };
     case 'text':
-      if (setting.key === 'adminDatabase' && text === '') throw new Error('allowed is the name of a database');
       return { ...base, [setting.key]: text };
   }
 }

@@ -115,7 +115,7 @@ export function createAdmin({ group, settings, places, log, stop }: AdminContext
           } catch (error) {
             return failed(error);
           }
-          log.info({ setting: request.name, value: request.value }, 'set by the admin console');
+          log.info({ setting: request.name }, 'set by the admin console');
           return done(await publish());
         case 'shutdown':
           log.info({ mode: request.mode }, 'shut down by the admin console');

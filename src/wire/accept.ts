@@ -16,7 +16,7 @@ const refused = Buffer.from('N');
 
 export interface AcceptOptions {
   readonly upstream: ServerAddress;
-  /** How long a client may take until it is authenticated, in ms. */
+  /** How long a client may take until it is authenticated, in ms; 0: as long as it likes. */
   readonly patience: number;
   readonly consoles: ConsoleHost;
   /** Whether a client may come in: null at once, else when the promise resolves. Rejects with a MillraceError. */
@@ -41,7 +41,8 @@ export function acceptClient(client: Socket, options: AcceptOptions, services: S
     client.destroy();
     session?.destroy();
   };
-  let timer = setTimeout(impatient, options.patience);
+  const beImpatient = (): NodeJS.Timeout | undefined => (options.patience === 0 ? undefined : setTimeout(impatient, options.patience));
+  let timer = beImpatient();
   const leave = (): void => {
     if (gone) return;
     gone = true;
@@ -108,7 +109,7 @@ export function acceptClient(client: Socket, options: AcceptOptions, services: S
         // While a database is paused its clients are not to blame for the time it takes.
         clearTimeout(timer);
         await wait;
-        timer = setTimeout(impatient, options.patience);
+        timer = beImpatient();
       }
       if (gone) {
         clearTimeout(timer);

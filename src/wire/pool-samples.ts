@@ -5,6 +5,8 @@ import type { DatabaseStats, PoolRow } from './pool/report.ts';
 export function poolSamples(pools: readonly PoolRow[], stats: readonly DatabaseStats[]): Record<string, number> {
   const found: Record<string, number> = {};
   for (const pool of pools) {
+    // Where somebody is just logging in the names may be anybody's invention, and each would be a new series.
+    if (pool.clActive + pool.clWaiting + pool.svActive + pool.svIdle + pool.svUsed === 0) continue;
     const labels = `database="${escapeLabel(pool.database)}",user="${escapeLabel(pool.user)}"`;
     const clients = { active: pool.clActive, waiting: pool.clWaiting, cancel: pool.clActiveCancelReq };
     const servers = { active: pool.svActive, idle: pool.svIdle, used: pool.svUsed, login: pool.svLogin };

@@ -21,7 +21,7 @@ import type { Session, SessionServices } from './session.ts';
 
 export interface WorkerOptions {
   readonly log?: Logger;
-  /** How long a client may take until it is authenticated, in ms. Default 60 s, as in Postgres. */
+  /** How long a client may take until it is authenticated, in ms. Default: as client_login_timeout says. */
   readonly authenticationTimeout?: number;
   /** How long `stop` lets transactions go on, in ms. Default 10 s. */
   readonly drainTimeout?: number;
@@ -77,7 +77,9 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
   });
   const accept = {
     upstream: config.upstream,
-    patience: options.authenticationTimeout ?? 60_000,
+    get patience() {
+      return options.authenticationTimeout ?? commands.settings.clientLoginTimeout;
+    },
     consoles,
     admit: commands.admit.bind(commands),
   };

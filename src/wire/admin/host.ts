@@ -49,7 +49,7 @@ export class ConsoleHost {
 
   /** Whether a client that asks for `database` wants the console. */
   isFor(database: string): boolean {
-    return database === this.#context.settings().adminDatabase;
+    return database !== '' && database === this.#context.settings().adminDatabase;
   }
 
   /** Lets a client in, or tells it why not. `welcomed` is called when it is in. The socket is paused and has no listeners for data. */
