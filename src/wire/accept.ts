@@ -5,7 +5,7 @@
  */
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
-import { type ErrorFields, type MillraceError, millraceError } from '../errors.ts';
+import { type ErrorFields, MillraceError, millraceError } from '../errors.ts';
 import type { ClientTls } from './client-tls.ts';
 import { errorResponse } from './encode.ts';
 import { Session, type SessionIdentity, type SessionServices } from './session.ts';
@@ -30,6 +30,10 @@ export interface Arrival {
   isGone(): boolean;
   /** It is who it says: `patience` is over. */
   authenticated(): void;
+  /** Waits for something the client is not to blame for: `patience` begins anew afterwards. */
+  excused<T>(wait: Promise<T>): Promise<T>;
+  /** Nobody waits for this client when the worker stops, and nobody here watches its socket. */
+  leave(): void;
   /** Turns it away. */
   refuse(error: { readonly fields: ErrorFields }): void;
   /** The socket goes to a session. */
@@ -46,13 +50,17 @@ export interface AcceptOptions {
   cancel(packet: Buffer): Promise<void>;
 }
 
-/** Serves a client. `opened` gets the session once there is one, `closed` is called when the client is gone, once. */
-export function acceptClient(
-  client: Socket,
-  options: AcceptOptions,
-  services: SessionServices,
-  hooks: { opened(session: Session): void; closed(session: Session | null): void },
-): void {
+export interface AcceptHooks {
+  /** There is a session. */
+  opened(session: Session, identity: SessionIdentity): void;
+  /** The client belongs to somebody else now, see Arrival.leave. */
+  left(): void;
+  /** The client is gone. */
+  closed(session: Session | null): void;
+}
+
+/** Serves a client. Each hook is called at most once, `closed` always. */
+export function acceptClient(client: Socket, options: AcceptOptions, services: SessionServices, hooks: AcceptHooks): void {
   /** What is spoken over: the client's socket, or TLS on it. */
   let peer = client;
   let secure: TLSSocket | null = null;
@@ -64,7 +72,8 @@ export function acceptClient(
     client.destroy();
     session?.destroy();
   };
-  const timer = options.patience > 0 ? setTimeout(cut, options.patience) : undefined;
+  const beImpatient = (): NodeJS.Timeout | undefined => (options.patience > 0 ? setTimeout(cut, options.patience) : undefined);
+  let timer = beImpatient();
   const leave = (): void => {
     if (gone) return;
     gone = true;
@@ -168,6 +177,16 @@ export function acceptClient(
       socket: peer,
       isGone: () => gone,
       authenticated: () => clearTimeout(timer),
+      async excused(wait) {
+        clearTimeout(timer);
+        const result = await wait;
+        if (!gone) timer = beImpatient();
+        return result;
+      },
+      leave() {
+        peer.off('end', onEnd);
+        hooks.left();
+      },
       refuse,
       handOver(link, identity) {
         peer.off('end', onEnd).off('error', onError);
@@ -176,11 +195,15 @@ export function acceptClient(
         if (secure === null) client.off('error', onError);
         const own = secure === null ? withStaticReader(client) : { socket: secure, reader: null };
         session = new Session(own, link, identity, services, { authenticated: () => clearTimeout(timer), closed: leave });
-        hooks.opened(session);
+        hooks.opened(session, identity);
         return session;
       },
     };
     options.serve(arrival).catch((error: unknown) => {
+      if (error instanceof MillraceError) {
+        refuse(error);
+        return;
+      }
       services.log.error({ err: error }, 'a client could not be served');
       client.destroy();
     });

@@ -46,6 +46,9 @@ export class Ledger {
   #dataSeen = false;
   /** A Sync stood among the data of a COPY: should that fail, the Sync may have been answered. */
   #syncAmongData = false;
+  /** For statistics: how many ReadyForQuery came in all, and how many of them outside a transaction. */
+  answered = 0;
+  transactions = 0;
 
   /** True when every request was answered and none is half sent. */
   get quiet(): boolean {
@@ -92,6 +95,8 @@ export class Ledger {
   /** ReadyForQuery came. */
   ready(status: number): void {
     this.status = status;
+    this.answered++;
+    if (status === Status.idle) this.transactions++;
     this.copyIn = false;
     this.#syncAmongData = false;
     while (this.#count > 0) {

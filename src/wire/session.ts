@@ -42,6 +42,19 @@ export interface SessionIdentity {
   readonly replication: boolean;
 }
 
+/** What the admin console shows of a session. */
+export interface SessionFacts {
+  readonly client: Socket;
+  /** Null while the client has none. */
+  readonly upstream: Socket | null;
+  readonly ledger: Ledger;
+  readonly authenticated: boolean;
+  /** In a transaction, or with a request under way. */
+  readonly busy: boolean;
+  readonly backendPid: number;
+  readonly applicationName: string;
+}
+
 /** While the client waits for a statement of ours it has nothing to say; beyond this it is no longer read. */
 const longestHeld = 262_144;
 /** A peer that was told goodbye and does not hang up is cut off. */
@@ -75,7 +88,11 @@ export class Session implements DriverPort {
   #terminated = false;
   #clientEnded = false;
   #draining = false;
+  #pausing = false;
+  #resting = false;
   #closed = false;
+  #backendPid = 0;
+  #applicationName = '';
 
   constructor(
     client: PeerSocket,
@@ -123,7 +140,12 @@ export class Session implements DriverPort {
         this.#guard = null;
         this.#onAuthenticated();
       },
+      backendKey: (pid) => {
+        this.#backendPid = pid;
+      },
       ready: () => {
+        this.ledger.answered = 0;
+        this.ledger.transactions = 0;
         this.#replies.sink = null;
         this.#readyForQuery();
       },
@@ -167,7 +189,39 @@ export class Session implements DriverPort {
   parameterStatus(message: Buffer): void {
     const { name, value } = parameter(message);
     if (name === 'client_encoding') this.charset = value === 'UTF8' || value === 'SQL_ASCII' ? 'utf8' : 'latin1';
+    else if (name === 'application_name') this.#applicationName = value;
     else if (name === 'standard_conforming_strings') this.#lexer.standardConformingStrings = value !== 'off';
+  }
+
+  facts(): SessionFacts {
+    return {
+      client: this.#client,
+      upstream: this.#upstream.socket,
+      ledger: this.ledger,
+      authenticated: this.#guard === null,
+      busy: this.#held !== null || !this.ledger.quiet || this.ledger.status !== Status.idle,
+      backendPid: this.#backendPid,
+      applicationName: this.#applicationName,
+    };
+  }
+
+  /** Paused, and no transaction is open: nothing of the client goes on before `resume`. */
+  get resting(): boolean {
+    return this.#resting;
+  }
+
+  /** Holds the client's next request, once its transaction has ended. */
+  pause(): void {
+    this.#pausing = true;
+    this.#replies.alert = true;
+    this.#restWhenIdle();
+  }
+
+  resume(): void {
+    this.#pausing = false;
+    if (!this.#resting) return;
+    this.#resting = false;
+    this.#resumeClient();
   }
 
   /** Ends the session as soon as no transaction is open. */
@@ -312,7 +366,7 @@ export class Session implements DriverPort {
     const waiting = this.#watch.tasks.length > 0;
     this.#replies.sink = waiting ? this.#watch : null;
     this.#requests.oneAtATime = waiting;
-    this.#replies.alert = this.#draining || this.#names.any;
+    this.#replies.alert = this.#draining || this.#pausing || this.#names.any;
     this.#release();
   }
 
@@ -325,7 +379,10 @@ export class Session implements DriverPort {
     this.#upstream.hold(false);
     this.#resumeClient();
     if (this.#clientEnded) this.#endUpstream();
-    else this.#endWhenIdle();
+    else {
+      this.#endWhenIdle();
+      this.#restWhenIdle();
+    }
   }
 
   #forwardTaken(message: Buffer): void {
@@ -350,13 +407,21 @@ export class Session implements DriverPort {
 
   #readyForQuery(): void {
     if (this.ledger.status !== Status.inTransaction && this.ledger.quiet) this.#names.portals.clear();
-    this.#replies.alert = this.#draining || this.#names.any;
+    this.#replies.alert = this.#draining || this.#pausing || this.#names.any;
     this.#endWhenIdle();
+    this.#restWhenIdle();
   }
 
   #endWhenIdle(): void {
     if (!this.#draining || this.#guard !== null || this.#held !== null || this.#need > 0) return;
     if (this.ledger.quiet && this.ledger.status === Status.idle) this.shutDown();
+  }
+
+  #restWhenIdle(): void {
+    if (!this.#pausing || this.#closed || this.#guard !== null || this.#held !== null) return;
+    if (!this.ledger.quiet || this.ledger.status !== Status.idle) return;
+    this.#resting = true;
+    this.#pauseClient();
   }
 
   #pauseClient(): void {
@@ -365,7 +430,7 @@ export class Session implements DriverPort {
   }
 
   #resumeClient(): void {
-    if (!this.#clientPaused || this.#heldBytes > longestHeld || this.#upstream.pending > 0) return;
+    if (!this.#clientPaused || this.#resting || this.#heldBytes > longestHeld || this.#upstream.pending > 0) return;
     this.#clientPaused = false;
     this.#client.resume();
   }
@@ -386,6 +451,7 @@ export class Session implements DriverPort {
   /** Tells the client why it has to go. */
   #dismiss(error: ErrorFields): void {
     if (this.#closed || this.#client.writableEnded) return;
+    this.resume();
     this.#client.end(errorResponse(error, this.charset, 'FATAL'));
     this.#endUpstream();
     this.#lingerClient();

@@ -2,6 +2,7 @@
  * The side of a session that leads to the server: a connection of its own, or the turns it gets of pooled ones.
  * Invariant: bytes go out and come in in order; after `closed` nothing comes any more.
  */
+import type { Socket } from 'node:net';
 import type { ErrorFields } from '../errors.ts';
 import type { PeerSocket } from './static-reader.ts';
 
@@ -24,6 +25,8 @@ export interface UpstreamLink {
   /** Bytes that were written and not taken by the system yet. */
   readonly pending: number;
   readonly isClosed: boolean;
+  /** The connection to the server; null while there is none. */
+  readonly socket: Socket | null;
   pause(): void;
   resume(): void;
   /** The client will send nothing more. */
@@ -38,6 +41,7 @@ export interface UpstreamLink {
 /** A server connection of the session's own. */
 export function directLink({ socket, reader }: PeerSocket): UpstreamLink {
   return {
+    socket,
     listen(handlers) {
       if (reader === null) socket.on('data', (chunk: Buffer) => void handlers.receive(chunk));
       else reader.receive = (chunk) => handlers.receive(chunk);

@@ -3,6 +3,7 @@
  * Invariant: a client has a server from its first byte of a transaction to the ReadyForQuery that ends it, and longer only while it keeps
  * state there; whatever server it gets has the client's settings and prepared statements.
  */
+import type { Socket } from 'node:net';
 import type { ErrorFields } from '../../errors.ts';
 import { millraceError } from '../../errors.ts';
 import { Request, Status } from '../tags.ts';
@@ -69,6 +70,10 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
 
   get server(): ServerConnection | null {
     return this.#server;
+  }
+
+  get socket(): Socket | null {
+    return this.#server?.socket ?? null;
   }
 
   get isClosed(): boolean {

@@ -5,7 +5,7 @@
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import type { ServerAddress } from '../../config.ts';
-import { millraceError } from '../../errors.ts';
+import { type MillraceError, millraceError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import { cancelPacket } from '../encode.ts';
 import { sendCancel } from '../relayed.ts';
@@ -13,6 +13,7 @@ import type { Session } from '../session.ts';
 import { SettingsTable } from './parameters.ts';
 import { Pool, type PoolLimits, type PoolPort } from './pool.ts';
 import type { PooledLink } from './pooled-link.ts';
+import type { PoolRow } from './report.ts';
 import type { ServerConnection } from './server.ts';
 import type { PoolMode, ProxySettings } from './settings.ts';
 
@@ -44,10 +45,8 @@ export class Pools {
   readonly pools = new Map<string, Pool>();
   /** By the process id they were told. */
   readonly clients = new Map<number, PooledClient>();
+  readonly #bySession = new WeakMap<Session, PooledClient>();
   readonly #port: PoolsPort;
-  readonly #disabled = new Set<string>();
-  readonly #paused = new Set<string>();
-  #allPaused = false;
   #lastPid = 0;
   readonly #timer: NodeJS.Timeout;
 
@@ -75,7 +74,6 @@ export class Pools {
       open,
       log: this.#port.log,
     });
-    pool.paused = this.#allPaused || this.#paused.has(database);
     this.pools.set(key, pool);
     return pool;
   }
@@ -97,36 +95,67 @@ export class Pools {
     if (server === null) {
       if (client.link.waitingSince === 0) return true;
       client.pool.cancelWait(client.link);
-      client.link.refuse(millraceError('query_cancelled').fields);
+      client.link.refuse(millraceError('query_canceled').fields);
     } else if (!server.expected.quiet) void this.#sendCancel(client.pool, server);
     return true;
-  }
-
-  /** Whether clients may use the database now. */
-  isDisabled(database: string): boolean {
-    return this.#disabled.has(database);
-  }
-
-  setDisabled(database: string, disabled: boolean): void {
-    if (disabled) this.#disabled.add(database);
-    else this.#disabled.delete(database);
-  }
-
-  /** Pauses or resumes a database, or all. */
-  setPaused(database: string | null, paused: boolean): void {
-    if (database === null) this.#allPaused = paused;
-    else if (paused) this.#paused.add(database);
-    else this.#paused.delete(database);
-    if (database === null && !paused) this.#paused.clear();
-    for (const pool of this.of(database)) {
-      if (paused) pool.paused = true;
-      else pool.resume();
-    }
   }
 
   /** The pools of a database, or all. */
   of(database: string | null): Pool[] {
     return [...this.pools.values()].filter((pool) => database === null || pool.database === database);
+  }
+
+  /** A new client of this role in this database is too many: why; null when it is not. `count` counts those there are. */
+  crowd(database: string, user: string, count: (of: 'all' | 'database' | 'user') => number): MillraceError | null {
+    const { settings } = this;
+    const limits = [
+      ['max_client_conn', settings.maxClientConn, 'all'],
+      ['max_db_client_connections', settings.perDatabase[database]?.maxDbClientConnections ?? settings.maxDbClientConnections, 'database'],
+      ['max_user_client_connections', settings.perUser[user]?.maxUserClientConnections ?? settings.maxUserClientConnections, 'user'],
+    ] as const;
+    for (const [limit, value, of] of limits) {
+      if (value > 0 && count(of) >= this.#share(value)) return millraceError('too_many_clients', { limit, value });
+    }
+    return null;
+  }
+
+  client(session: Session): PooledClient | undefined {
+    return this.#bySession.get(session);
+  }
+
+  add(client: PooledClient): void {
+    this.clients.set(client.pid, client);
+    this.#bySession.set(client.session, client);
+  }
+
+  remove(pid: number): void {
+    const client = this.clients.get(pid);
+    if (client === undefined) return;
+    this.clients.delete(pid);
+  }
+
+  rows(isPaused: (database: string) => boolean): readonly PoolRow[] {
+    const rows = new Map<string, { -readonly [K in keyof PoolRow]: PoolRow[K] }>();
+    const now = performance.now();
+    for (const pool of this.pools.values()) {
+      const { database, user } = pool;
+      const key = JSON.stringify([database, user]);
+      const none = { clActive: 0, clWaiting: 0, clActiveCancelReq: 0, svActive: 0, svIdle: 0, svUsed: 0, svLogin: 0, maxwaitUs: 0 };
+      const row = rows.get(key) ?? { database, user, poolMode: this.modeOf(database, user), ...none, paused: isPaused(database) };
+      rows.set(key, row);
+      row.clWaiting += pool.waiting.size;
+      row.svActive += pool.lent;
+      row.svIdle += pool.idle.length;
+      row.svUsed += pool.used.size;
+      row.svLogin += pool.opening;
+      row.maxwaitUs = Math.max(row.maxwaitUs, Math.round(1000 * pool.longestWait(now)));
+      for (const server of pool.servers) row.clActiveCancelReq += server.cancels;
+    }
+    for (const { pool, link } of this.clients.values()) {
+      const row = rows.get(JSON.stringify([pool.database, pool.user]));
+      if (row !== undefined && link.waitingSince === 0) row.clActive++;
+    }
+    return [...rows.values()];
   }
 
   stop(): void {

@@ -31,7 +31,6 @@ export async function servePooled(
   const { user, database } = arrival.identity;
   const { protocol, parameters } = startupParameters(arrival.packet);
   if (protocol >> 16 !== 3) return arrival.refuse(unsupportedProtocol(protocol));
-  if (pools.isDisabled(database)) return arrival.refuse(millraceError('database_disabled', { database }));
   const unknown = parameters.filter(([name]) => name.startsWith('_pq_.')).map(([name]) => name);
   const agreed = Math.min(protocol, latestProtocol);
   const peer = { socket: arrival.socket, reader: null };
@@ -53,9 +52,9 @@ export async function servePooled(
   }
   if (arrival.isGone()) return;
   const { pid, key } = pools.newKey(agreed >= latestProtocol);
-  const link = new PooledLink(pool, settings, () => void pools.clients.delete(pid));
+  const link = new PooledLink(pool, settings, () => pools.remove(pid));
   const session = arrival.handOver(link, arrival.identity);
-  pools.clients.set(pid, { id: String(pid), link, pool, pid, key, session });
+  pools.add({ id: String(pid), link, pool, pid, key, session });
   const reported = new Map([...(pool.parameters ?? []), ...settings.values]);
   session.startAuthenticated(
     [

@@ -151,7 +151,10 @@ for (const version of [18, 15] as const) {
           return;
         }
         upstream.socket.on('error', () => client.destroy()).on('end', () => client.end());
-        client.on('error', () => undefined).on('end', () => client.end()).on('close', () => upstream.socket.destroy());
+        client
+          .on('error', () => undefined)
+          .on('end', () => client.end())
+          .on('close', () => upstream.socket.destroy());
         if (upstream.reader !== null) upstream.reader.receive = (chunk) => client.write(Buffer.from(chunk));
         client.on('data', (chunk: Buffer) => upstream.socket.write(chunk));
         upstream.socket.resume();

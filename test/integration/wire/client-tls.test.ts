@@ -47,7 +47,7 @@ afterEach(async () => {
 
 async function start(tls: Partial<ClientTlsSettings> = {}, authenticationTimeout = 20_000): Promise<Worker> {
   const settings = { ...defaultProxySettings, tls: { mode: 'require' as const, cert: server.cert, key: server.key, ...tls } };
-  const worker = await startProxy(postgres.address, fakeRunner(), { settings, authenticationTimeout });
+  const worker = await startProxy(postgres.address, fakeRunner(), { authenticationTimeout }, settings);
   workers.push(worker);
   return worker;
 }
@@ -281,9 +281,11 @@ describe('a session over TLS', () => {
     const old = RawClient.over(await asked(worker.port));
     old.write(startup);
     await old.until('Z');
-    expect(() => worker.replaceTls({ mode: 'require', cert: 'none', key: 'none' })).toThrow();
+    const reload = async (tls: ClientTlsSettings): Promise<unknown> =>
+      await worker.command({ command: 'reload', settings: { ...defaultProxySettings, tls } });
+    await expect(reload({ mode: 'require', cert: 'none', key: 'none' })).rejects.toThrow();
     const replacement = stranger.issue('localhost');
-    worker.replaceTls({ mode: 'require', cert: replacement.cert, key: replacement.key });
+    await reload({ mode: 'require', cert: replacement.cert, key: replacement.key });
     await expect(asked(worker.port)).rejects.toThrow();
     (await asked(worker.port, { ca: stranger.cert })).destroy();
     old.write(query('SELECT 1', 'utf8'));
