@@ -1,4 +1,4 @@
-// npm run regress [core|isolation|libpq_pipeline|dump|all ...]: PostgreSQL's own suites directly and through Millrace (session mode).
+// npm run regress [core|isolation|contrib|libpq_pipeline|dump|all ...]: PostgreSQL's own suites directly and through Millrace (session mode).
 // The verdict is the same outcome both ways, test by test. Ends with 0 when that holds, or when this machine cannot run them (said by name).
 import { compareDumps } from './dump.mjs';
 import { comparePipeline } from './libpq-pipeline.mjs';
@@ -8,6 +8,7 @@ import { Missing, prepare } from './tools.mjs';
 const suites = {
   core: (tools) => compareSuite(tools, 'core'),
   isolation: (tools) => compareSuite(tools, 'isolation'),
+  contrib: (tools) => compareSuite(tools, 'contrib'),
   libpq_pipeline: comparePipeline,
   // After core, whose database it dumps.
   dump: compareDumps,

@@ -81,7 +81,9 @@ async function startPostgres(tools, dataDir) {
     '-c',
     `listen_addresses=${host}`,
   ];
-  const server = startServer(command, args, { lastSignal: 'SIGQUIT', cwd: '/', env: plainEnvironment(), ...as.identity });
+  // Some modules' scripts have the server connect to itself.
+  const env = plainEnvironment({ PGHOST: host, PGUSER: user });
+  const server = startServer(command, args, { lastSignal: 'SIGQUIT', cwd: '/', env, ...as.identity });
   await printed(server, /database system is ready to accept connections/);
   return {
     port,

@@ -30,6 +30,7 @@ const needed = [
   ['/usr/bin/gcc', 'gcc'],
   ['/usr/include/stdlib.h', 'libc6-dev'],
   ['/usr/bin/bzip2', 'bzip2'],
+  ['/usr/bin/make', 'make'],
 ];
 
 /**
@@ -138,7 +139,7 @@ function download(version, target, lists) {
     rmSync(draft, { recursive: true, force: true });
     return error || 'no archive';
   }
-  const only = ['*/src/test/regress', '*/src/test/isolation', '*/src/test/modules/libpq_pipeline', '*/contrib/spi'];
+  const only = ['*/src/test/regress', '*/src/test/isolation', '*/src/test/modules/libpq_pipeline', '*/src/pl/plpgsql/src', '*/contrib'];
   const unpacked = spawnSync('tar', ['-xf', archive, '--strip-components=1', '--no-same-owner', '--wildcards', ...only], {
     cwd: draft,
     encoding: 'utf8',
