@@ -4,9 +4,11 @@
  * Nothing that came unencrypted is taken for something that came over TLS (CVE-2021-23214).
  */
 import type { Socket } from 'node:net';
-import type { TLSSocket } from 'node:tls';
+import { TLSSocket } from 'node:tls';
 import type { ServerAddress } from '../config.ts';
 import { type MillraceError, millraceError } from '../errors.ts';
+import type { ClientAuthenticator } from './auth/client-authentication.ts';
+import { startOverTls } from './auth/tls-both-sides.ts';
 import type { ClientTls } from './client-tls.ts';
 import { errorResponse } from './encode.ts';
 import { Session, type SessionServices } from './session.ts';
@@ -22,6 +24,7 @@ export interface AcceptOptions {
   /** How long a client may take until it is authenticated, in ms; 0: as long as it likes. */
   readonly patience: number;
   readonly tls: ClientTls;
+  readonly authenticator: ClientAuthenticator;
 }
 
 /** Serves a client. `opened` gets the session once there is one, `closed` is called when the client is gone, once. */
@@ -143,7 +146,15 @@ export function acceptClient(
   ): Promise<void> => {
     try {
       const upstream = await connectUpstream(options.upstream);
-      if (gone) {
+      let packet = startup;
+      let behind: Buffer | null = rest;
+      if (!gone && secure !== null && upstream.socket instanceof TLSSocket) {
+        packet = Buffer.alloc(0);
+        const { user } = identity;
+        behind = await startOverTls({ socket: secure, reader: null }, upstream, startup, rest, user, options.authenticator);
+      }
+      if (gone || behind === null) {
+        if (behind === null) services.counters.errors++;
         upstream.socket.destroy();
         return;
       }
@@ -156,7 +167,7 @@ export function acceptClient(
         closed: leave,
       });
       hooks.opened(session);
-      session.start(startup, rest);
+      session.start(packet, behind);
     } catch (error) {
       const cause = reason(error);
       services.log.warn({ cause }, 'the upstream cannot be reached');

@@ -2,6 +2,7 @@
  * A proxy worker: the data path, alone in its process or one of several under node:cluster.
  * Invariant: after `stop` no client connection is left, and no transaction that could end in time was cut off.
  */
+import { createHmac } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { WorkerConfig } from '../config.ts';
 import { createLogger, type Logger } from '../log.ts';
@@ -9,6 +10,9 @@ import { mayBeExtended } from '../sql/gate.ts';
 import { parseStatements } from '../sql/statements.ts';
 import type { StatementRunner } from '../statements/caller-session.ts';
 import { acceptClient } from './accept.ts';
+import { upstreamAuthQuery } from './auth/auth-query.ts';
+import { ClientAuthenticator } from './auth/client-authentication.ts';
+import { Secrets } from './auth/secrets.ts';
 import { ClientTls } from './client-tls.ts';
 import { newCounters, samples } from './counters.ts';
 import { type ClientTlsSettings, defaultProxySettings, type ProxySettings } from './pool/settings.ts';
@@ -46,7 +50,16 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
   let emptied: () => void = () => undefined;
   const settings = options.settings ?? defaultProxySettings;
   const tls = new ClientTls(settings.tls, log);
-  const accept = { upstream: config.upstream, patience: options.authenticationTimeout ?? settings.clientLoginTimeout, tls };
+  const secrets = new Secrets({ users: settings.users, authQuery: settings.authQuery, run: upstreamAuthQuery(config.upstream), log });
+  const authenticator = new ClientAuthenticator({
+    secretOf: secrets.of,
+    isCertain: secrets.isCertain,
+    forget: secrets.forget,
+    mockKey: createHmac('sha256', config.secretKey).update('SCRAM of unknown roles').digest(),
+    log,
+  });
+  const patience = options.authenticationTimeout ?? settings.clientLoginTimeout;
+  const accept = { upstream: config.upstream, patience, tls, authenticator };
   const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (client) => {
     counters.connections++;
     counters.activeConnections++;

@@ -130,7 +130,13 @@ for (const version of [18, 15] as const) {
     ): Promise<{ port: number; kinds: string[] }> {
       const kinds: string[] = [];
       const secrets = new Secrets({ users, authQuery, run: upstreamAuthQuery(postgres.address), log });
-      const authenticator = new ClientAuthenticator({ secretOf: secrets.of, forget: secrets.forget, mockKey, log });
+      const authenticator = new ClientAuthenticator({
+        secretOf: secrets.of,
+        isCertain: secrets.isCertain,
+        forget: secrets.forget,
+        mockKey,
+        log,
+      });
       const serve = async (client: Socket, startup: Buffer): Promise<void> => {
         const packet = readStartupPacket(startup);
         if (packet.kind !== 'startup') return void client.destroy();
@@ -151,7 +157,10 @@ for (const version of [18, 15] as const) {
           return;
         }
         upstream.socket.on('error', () => client.destroy()).on('end', () => client.end());
-        client.on('error', () => undefined).on('end', () => client.end()).on('close', () => upstream.socket.destroy());
+        client
+          .on('error', () => undefined)
+          .on('end', () => client.end())
+          .on('close', () => upstream.socket.destroy());
         if (upstream.reader !== null) upstream.reader.receive = (chunk) => client.write(Buffer.from(chunk));
         client.on('data', (chunk: Buffer) => upstream.socket.write(chunk));
         upstream.socket.resume();
