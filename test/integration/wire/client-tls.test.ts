@@ -1,7 +1,7 @@
 /** TLS towards clients: libpq in every sslmode, direct TLS, client certificates, large records, framing, slow handshakes. */
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { connect as netConnect, type Socket } from 'node:net';
+import { createServer, connect as netConnect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Duplex } from 'node:stream';
@@ -9,6 +9,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'node:tls';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { createLogger } from '../../../src/log.ts';
+import { authenticationOk, ClientAuthenticator } from '../../../src/wire/auth/client-authentication.ts';
+import { ClientTls } from '../../../src/wire/client-tls.ts';
 import { message, query, sslRequest } from '../../../src/wire/encode.ts';
 import { type ClientTlsSettings, defaultProxySettings } from '../../../src/wire/pool/settings.ts';
 import type { Worker } from '../../../src/wire/worker.ts';
@@ -289,6 +292,47 @@ describe('a session over TLS', () => {
     old.write(query('SELECT 1', 'utf8'));
     expect(shown(await old.until('Z'))).toContain('D 1');
     old.destroy();
+  });
+});
+
+describe('authentication by certificate', () => {
+  it('takes the common name for the role, if the certificate is verified', async () => {
+    const tls = new ClientTls({ mode: 'verify-full', cert: server.cert, key: server.key, ca: authority.cert }, createLogger('test'));
+    const log = createLogger('test');
+    log.level = 'silent';
+    const authenticator = new ClientAuthenticator({
+      secretOf: async () => 'stored',
+      isCertain: async () => true,
+      forget: () => undefined,
+      mockKey: Buffer.alloc(32),
+      log,
+    });
+    const results: unknown[] = [];
+    const listening = createServer({ allowHalfOpen: true }, (socket) => {
+      socket.on('error', () => undefined).pause();
+      tls.handshake(socket, true, (secure) => {
+        void authenticator.authenticate({ socket: secure, reader: null }, 'joe', 'cert', Buffer.alloc(0)).then((found) => {
+          results.push(found?.credentials ?? null);
+          if (found !== null) secure.end(authenticationOk);
+        });
+      });
+    });
+    await new Promise<void>((resolve) => listening.listen(0, '127.0.0.1', resolve));
+    const address = listening.address();
+    const port = typeof address === 'object' ? (address?.port ?? 0) : 0;
+    const joe = authority.issue('joe');
+    for (const [certificate, expected] of [
+      [joe, []],
+      [authority.issue('jim'), ['E FATAL 28000 certificate authentication failed for user "joe"']],
+      [stranger.issue('joe'), ['E FATAL 28000 certificate authentication failed for user "joe"']],
+      [null, ['E FATAL 28000 certificate authentication failed for user "joe"']],
+    ] as const) {
+      const options = certificate === null ? {} : { cert: certificate.cert, key: certificate.key };
+      const c = RawClient.over(await handshake(await plain(port), { ALPNProtocols: ['postgresql'], ...options }));
+      expect(shown(await c.until('none')).filter((line) => line !== 'R')).toEqual(expected);
+    }
+    expect(results).toEqual([{ kind: 'password', password: 'stored' }, null, null, null]);
+    listening.close();
   });
 });
 
