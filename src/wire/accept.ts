@@ -18,6 +18,8 @@ import { connectUpstream } from './upstream.ts';
 
 const refused = Buffer.from('N');
 const granted = Buffer.from('S');
+/** A client that was told goodbye and does not hang up is cut off. */
+const lingerTime = 5_000;
 
 export interface AcceptOptions {
   readonly upstream: ServerAddress;
@@ -45,7 +47,7 @@ export function acceptClient(
     client.destroy();
     session?.destroy();
   };
-  const timer = options.patience > 0 ? setTimeout(cut, options.patience) : undefined;
+  let timer = options.patience > 0 ? setTimeout(cut, options.patience) : undefined;
   const leave = (): void => {
     if (gone) return;
     gone = true;
@@ -67,6 +69,8 @@ export function acceptClient(
   };
   const refuse = (error: MillraceError): void => {
     services.counters.errors++;
+    clearTimeout(timer);
+    timer = setTimeout(cut, lingerTime);
     peer.off('data', onData);
     peer.end(errorResponse(error.fields, 'utf8', 'FATAL'));
     peer.resume();
@@ -106,7 +110,7 @@ export function acceptClient(
           return;
         case 'cancel':
           stopReading();
-          void forwardCancel(client, options.upstream, bytes.subarray(0, packet.length), services);
+          void forwardCancel(peer, options.upstream, bytes.subarray(0, packet.length), services);
           return;
         case 'startup': {
           const error = unfit(options.tls, secure);
@@ -194,7 +198,8 @@ async function forwardCancel(client: Socket, upstream: ServerAddress, packet: Bu
   try {
     const { socket } = await connectUpstream(upstream);
     socket.on('error', () => socket.destroy());
-    socket.on('close', () => client.destroy());
+    // In good order also over TLS: libpq 17 takes anything else for a failure.
+    socket.on('close', () => client.destroySoon());
     socket.resume();
     socket.end(packet);
   } catch (error) {

@@ -3,6 +3,7 @@ import { chownSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import type { SslMode } from '../../../src/config.ts';
 import { verifierOf, verifierText } from '../../../src/wire/auth/scram-keys.ts';
 import { defaultProxySettings, type ProxySettings } from '../../../src/wire/pool/settings.ts';
 import type { Worker } from '../../../src/wire/worker.ts';
@@ -37,10 +38,7 @@ for (const version of [18, 15] as const) {
         chownSync(path, owner.uid, owner.gid);
       }
       const hba = join(postgres.dataDir, 'pg_hba.conf');
-      writeFileSync(
-        hba,
-        `hostssl all md all md5\nhostssl all postgres all trust\nhostssl all all all scram-sha-256\n${readFileSync(hba, 'utf8')}`,
-      );
+      writeFileSync(hba, `host all md all md5\nhost all postgres all trust\nhost all all all scram-sha-256\n${readFileSync(hba, 'utf8')}`);
       await direct.query('ALTER SYSTEM SET ssl = on');
       await direct.query('SELECT pg_reload_conf()');
     });
@@ -53,10 +51,10 @@ for (const version of [18, 15] as const) {
       for (const worker of workers.splice(0)) await worker.stop(0);
     });
 
-    async function start(changes: Partial<ProxySettings> = {}): Promise<number> {
+    async function start(changes: Partial<ProxySettings> = {}, mode: SslMode = 'require'): Promise<number> {
       const { cert, key } = authority.issue('localhost');
       const settings = { ...defaultProxySettings, ...changes, tls: { mode: 'prefer' as const, cert, key } };
-      const upstream = { ...postgres.address, ssl: { mode: 'require' as const } };
+      const upstream = { ...postgres.address, ssl: { mode } };
       const worker = await startProxy(upstream, fakeRunner(), { settings });
       workers.push(worker);
       return worker.port;
@@ -127,6 +125,12 @@ for (const version of [18, 15] as const) {
         expect(wrong.stderr).toMatch(/FATAL: {2}password authentication failed for user "scram"/);
         expect(await node(port, 'scram', password)).toBe('scram true');
         expect(await libpq(port, 'md', 'secret')).toMatchObject({ stdout: 'md\n' });
+      });
+
+      it('is relayed to an upstream without TLS', async () => {
+        const port = await start({ authQuery: '' }, 'disable');
+        expect(await libpq(port, 'scram', password)).toEqual({ stdout: 'scram\n', stderr: '', code: 0 });
+        expect((await libpq(port, 'scram', 'wrong')).stderr).toMatch(/password authentication failed/);
       });
 
       it('may be known from a file', async () => {
