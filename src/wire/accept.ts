@@ -17,6 +17,8 @@ type StartupMessage = Extract<StartupPacket, { kind: 'startup' }>;
 
 const refused = Buffer.from('N');
 const granted = Buffer.from('S');
+/** A client that was told goodbye and does not hang up is cut off. */
+const lingerTime = 5_000;
 
 /** A client that has sent its startup packet and waits. */
 export interface Arrival {
@@ -95,6 +97,8 @@ export function acceptClient(client: Socket, options: AcceptOptions, services: S
   };
   const refuse = (error: { readonly fields: ErrorFields }): void => {
     services.counters.errors++;
+    clearTimeout(timer);
+    timer = setTimeout(cut, lingerTime);
     peer.off('data', onData);
     peer.end(errorResponse(error.fields, 'utf8', 'FATAL'));
     peer.resume();
@@ -135,7 +139,8 @@ export function acceptClient(client: Socket, options: AcceptOptions, services: S
         case 'cancel':
           stopReading();
           services.counters.cancels++;
-          void options.cancel(Buffer.from(bytes.subarray(0, packet.length))).finally(() => client.destroy());
+          // In good order also over TLS: libpq 17 takes anything else for a failure.
+          void options.cancel(Buffer.from(bytes.subarray(0, packet.length))).finally(() => peer.destroySoon());
           return;
         case 'startup': {
           const error = unfit(options.tls, secure);

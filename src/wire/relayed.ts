@@ -2,19 +2,35 @@
  * Clients of session mode: a server connection each, and the server itself asks for the password.
  * Invariant: the startup packet and everything behind it reach the server as the client sent them.
  */
+
+import { TLSSocket } from 'node:tls';
 import type { ServerAddress } from '../config.ts';
 import { millraceError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Arrival } from './accept.ts';
+import type { ClientAuthenticator } from './auth/client-authentication.ts';
+import { startOverTls } from './auth/tls-both-sides.ts';
 import { connectUpstream, reason } from './upstream.ts';
 import { directLink } from './upstream-link.ts';
 
 /** Connects the client to a server of its own, or turns it away. */
-export async function serveRelayed(arrival: Arrival, upstream: ServerAddress, log: Logger): Promise<void> {
+export async function serveRelayed(
+  arrival: Arrival,
+  upstream: ServerAddress,
+  authenticator: ClientAuthenticator,
+  log: Logger,
+): Promise<void> {
   try {
     const server = await connectUpstream(upstream);
-    if (arrival.isGone()) server.socket.destroy();
-    else arrival.handOver(directLink(server), arrival.identity).start(arrival.packet, arrival.rest);
+    const { identity, secure } = arrival;
+    let { packet } = arrival;
+    let rest: Buffer | null = arrival.rest;
+    if (!arrival.isGone() && secure !== null && server.socket instanceof TLSSocket) {
+      rest = await startOverTls({ socket: secure, reader: null }, server, packet, rest, identity.user, authenticator);
+      packet = Buffer.alloc(0);
+    }
+    if (arrival.isGone() || rest === null) server.socket.destroy();
+    else arrival.handOver(directLink(server), identity).start(packet, rest);
   } catch (error) {
     const cause = reason(error);
     log.warn({ cause }, 'the upstream cannot be reached');

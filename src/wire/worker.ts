@@ -2,7 +2,7 @@
  * A proxy worker: the data path, alone in its process or one of several under node:cluster.
  * Invariant: after `stop` no client connection is left, and no transaction that could end in time was cut off.
  */
-import { createHash } from 'node:crypto';
+import { createHmac } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { WorkerConfig } from '../config.ts';
 import { createLogger, type Logger } from '../log.ts';
@@ -102,7 +102,7 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
     const wait = commands.admit(socket, identity);
     if (wait !== null) await arrival.excused(wait);
     if (arrival.isGone()) return;
-    if (replication || pools.modeOf(database, user) === 'session') await serveRelayed(arrival, config.upstream, log);
+    if (replication || pools.modeOf(database, user) === 'session') await serveRelayed(arrival, config.upstream, authenticator, log);
     else await servePooled(arrival, pools, authenticator, config.upstream);
   };
   const accept = {
@@ -198,8 +198,8 @@ function newAuthenticator(config: WorkerConfig, pools: Pools, log: Logger): Clie
     log,
   };
   const secrets = new Secrets(options);
-  const mockKey = createHash('sha256').update(`mock authentication ${config.secretKey}`).digest();
-  return new ClientAuthenticator({ secretOf: secrets.of, forget: secrets.forget, mockKey, log });
+  const mockKey = createHmac('sha256', config.secretKey).update('SCRAM of unknown roles').digest();
+  return new ClientAuthenticator({ secretOf: secrets.of, isCertain: secrets.isCertain, forget: secrets.forget, mockKey, log });
 }
 
 function listen(server: Server, { host, port }: { readonly host: string; readonly port: number }): Promise<void> {

@@ -24,6 +24,8 @@ export const authenticationOk = authentication(Question.ok);
 export interface ClientAuthenticatorOptions {
   /** Password, md5 hash or SCRAM verifier of a role; null when there is none. Does not reject. */
   secretOf(user: string): Promise<string | null>;
+  /** Whether that is all there is to say of the role. Does not reject. */
+  isCertain(user: string): Promise<boolean>;
   /** What is known of a role may be out of date: its login failed. */
   forget(user: string): void;
   /** 32 secret bytes, the same in all processes: see mockVerifier. */
@@ -37,6 +39,8 @@ export interface AuthenticatedClient {
   readonly rest: Buffer;
 }
 
+/** A client that was told goodbye and does not hang up is cut off. */
+const lingerTime = 5_000;
 /** Clients log in again and again: keys of passwords stored in clear are derived once. */
 const mostVerifiers = 10_000;
 
@@ -48,6 +52,16 @@ export class ClientAuthenticator {
     this.#options = options;
   }
 
+  /** Whether a client of this role can be authenticated here, or refused as the upstream would refuse it. */
+  decides(user: string): Promise<boolean> {
+    return this.#options.isCertain(user);
+  }
+
+  /** What is known of a role may be out of date. */
+  forget(user: string): void {
+    this.#options.forget(user);
+  }
+
   /**
    * The conversation up to where AuthenticationOk is due: the caller sends it (`authenticationOk`). `initial` came behind the startup
    * packet. Null: the client was refused, and told so, or it left; its connection is being closed. The socket is paused afterwards.
@@ -57,19 +71,19 @@ export class ClientAuthenticator {
     const reader = new MessageReader(peer, initial);
     try {
       const credentials = await this.#credentials(peer, reader, user, authType);
-      if (credentials !== null) return { credentials, rest: reader.release() };
+      const rest = reader.release();
+      if (credentials !== null) return { credentials, rest };
       this.#options.forget(user);
       log.warn({ user, authType }, 'a client could not be authenticated');
       refuseClient(
         peer,
-        reader,
         millraceError(authType === 'cert' ? 'certificate_authentication_failed' : 'password_authentication_failed', { user }),
       );
     } catch (error) {
+      reader.release();
       const told = refusalOf(error);
-      if (told !== null) refuseClient(peer, reader, told);
+      if (told !== null) refuseClient(peer, told);
       else {
-        reader.release();
         peer.socket.destroy();
         if (!(error instanceof ConversationEnded)) log.error({ err: error }, 'the authentication of a client failed unexpectedly');
       }
@@ -175,10 +189,12 @@ function refusalOf(error: unknown): MillraceError | null {
   return null;
 }
 
-/** Says why and hangs up. What the client still sends is read and thrown away. */
-export function refuseClient({ socket }: PeerSocket, reader: MessageReader, error: MillraceError): void {
-  reader.release();
+/** Says why and hangs up, within `lingerTime`. What the client still sends is read and thrown away. */
+export function refuseClient({ socket, reader }: PeerSocket, error: MillraceError | Buffer): void {
   socket.on('error', () => socket.destroy()).on('end', () => socket.destroy());
-  socket.end(errorResponse(error.fields, 'utf8', 'FATAL'));
+  if (reader !== null) reader.receive = () => false;
+  socket.end(Buffer.isBuffer(error) ? error : errorResponse(error.fields, 'utf8', 'FATAL'));
   socket.resume();
+  const timer = setTimeout(() => socket.destroy(), lingerTime);
+  socket.once('close', () => clearTimeout(timer));
 }

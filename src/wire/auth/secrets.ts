@@ -22,11 +22,19 @@ export interface SecretsOptions {
 
 const mostEntries = 10_000;
 
+interface Answer {
+  readonly secret: string | null;
+  /** False when nobody could say: there is no query, or it failed. */
+  readonly certain: boolean;
+}
+
+const unknown: Promise<Answer> = Promise.resolve({ secret: null, certain: false });
+
 export class Secrets {
   readonly #options: SecretsOptions;
   readonly #lifetime: number;
   readonly #now: () => number;
-  readonly #cache = new Map<string, { readonly secret: Promise<string | null>; readonly until: number }>();
+  readonly #cache = new Map<string, { readonly answer: Promise<Answer>; readonly until: number }>();
 
   constructor(options: SecretsOptions) {
     this.#options = options;
@@ -35,38 +43,42 @@ export class Secrets {
   }
 
   /** Password, md5 hash or SCRAM verifier; null when there is none or it cannot be had. Does not reject. */
-  readonly of = (user: string): Promise<string | null> => {
-    const { users, authQuery } = this.#options;
-    if (Object.hasOwn(users, user)) return Promise.resolve(users[user] ?? null);
-    if (authQuery === '' || user === '') return Promise.resolve(null);
-    const cached = this.#cache.get(user);
-    if (cached !== undefined && cached.until > this.#now()) return cached.secret;
-    const secret = this.#ask(user);
-    this.#cache.delete(user);
-    // The first of a Map is its oldest.
-    for (const oldest of this.#cache.keys()) {
-      if (this.#cache.size < mostEntries) break;
-      this.#cache.delete(oldest);
-    }
-    this.#cache.set(user, { secret, until: this.#now() + this.#lifetime });
-    return secret;
-  };
+  readonly of = async (user: string): Promise<string | null> => (await this.#answer(user)).secret;
+
+  /** Whether what `of` says of the role is all there is to say: a null means that nobody can log in as it with a password. */
+  readonly isCertain = async (user: string): Promise<boolean> => (await this.#answer(user)).certain;
 
   /** Asks again next time: a login with it failed. */
   readonly forget = (user: string): void => {
     this.#cache.delete(user);
   };
 
-  async #ask(user: string): Promise<string | null> {
+  #answer(user: string): Promise<Answer> {
+    const { users, authQuery } = this.#options;
+    if (Object.hasOwn(users, user)) return Promise.resolve({ secret: users[user] ?? null, certain: true });
+    if (authQuery === '' || user === '') return unknown;
+    const cached = this.#cache.get(user);
+    if (cached !== undefined && cached.until > this.#now()) return cached.answer;
+    const answer = this.#ask(user);
+    this.#cache.delete(user);
+    // The first of a Map is its oldest.
+    for (const oldest of this.#cache.keys()) {
+      if (this.#cache.size < mostEntries) break;
+      this.#cache.delete(oldest);
+    }
+    this.#cache.set(user, { answer, until: this.#now() + this.#lifetime });
+    return answer;
+  }
+
+  async #ask(user: string): Promise<Answer> {
     try {
       const [row] = await this.#options.run(this.#options.authQuery, user);
       const [name, secret] = row ?? [];
       // A query that ignores its parameter must not give one role the secret of another.
-      return name === user && secret ? secret : null;
+      return { secret: name === user && secret ? secret : null, certain: true };
     } catch (error) {
-      this.#cache.delete(user);
       this.#options.log.warn({ user, cause: error instanceof Error ? error.message : String(error) }, 'auth_query failed');
-      return null;
+      return { secret: null, certain: false };
     }
   }
 }

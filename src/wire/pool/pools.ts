@@ -60,7 +60,7 @@ export class Pools {
   /** How a client of this role is served in this database. */
   modeOf(database: string, user: string): PoolMode {
     const { settings } = this;
-    return settings.perUser[user]?.poolMode ?? settings.perDatabase[database]?.poolMode ?? settings.poolMode;
+    return own(settings.perUser, user)?.poolMode ?? own(settings.perDatabase, database)?.poolMode ?? settings.poolMode;
   }
 
   /** The pool; `fixed` are the startup parameters that only a connection of its own can have. `open` logs in with them. */
@@ -110,8 +110,12 @@ export class Pools {
     const { settings } = this;
     const limits = [
       ['max_client_conn', settings.maxClientConn, 'all'],
-      ['max_db_client_connections', settings.perDatabase[database]?.maxDbClientConnections ?? settings.maxDbClientConnections, 'database'],
-      ['max_user_client_connections', settings.perUser[user]?.maxUserClientConnections ?? settings.maxUserClientConnections, 'user'],
+      [
+        'max_db_client_connections',
+        own(settings.perDatabase, database)?.maxDbClientConnections ?? settings.maxDbClientConnections,
+        'database',
+      ],
+      ['max_user_client_connections', own(settings.perUser, user)?.maxUserClientConnections ?? settings.maxUserClientConnections, 'user'],
     ] as const;
     for (const [limit, value, of] of limits) {
       if (value > 0 && count(of) >= this.#share(value)) return millraceError('too_many_clients', { limit, value });
@@ -180,8 +184,8 @@ export class Pools {
 
   #limits(database: string, user: string): PoolLimits {
     const { settings } = this;
-    const ofDatabase = settings.perDatabase[database];
-    const ofUser = settings.perUser[user];
+    const ofDatabase = own(settings.perDatabase, database);
+    const ofUser = own(settings.perUser, user);
     return {
       size: this.#share(ofUser?.poolSize ?? ofDatabase?.poolSize ?? settings.defaultPoolSize),
       minSize: Math.floor((ofDatabase?.minPoolSize ?? settings.minPoolSize) / this.#port.workers),
@@ -204,8 +208,8 @@ export class Pools {
 
   #mayOpen(database: string, user: string): boolean {
     const { settings } = this;
-    const perDatabase = settings.perDatabase[database]?.maxDbConnections ?? settings.maxDbConnections;
-    const perUser = settings.perUser[user]?.maxUserConnections ?? settings.maxUserConnections;
+    const perDatabase = own(settings.perDatabase, database)?.maxDbConnections ?? settings.maxDbConnections;
+    const perUser = own(settings.perUser, user)?.maxUserConnections ?? settings.maxUserConnections;
     if (perDatabase === 0 && perUser === 0) return true;
     let ofDatabase = 0;
     let ofUser = 0;
@@ -237,4 +241,9 @@ export class Pools {
         this.pools.delete(key);
     }
   }
+}
+
+/** Names of roles and databases are anybody's choice: `constructor` is one too. */
+function own<T>(table: Readonly<Record<string, T>>, name: string): T | undefined {
+  return Object.hasOwn(table, name) ? table[name] : undefined;
 }

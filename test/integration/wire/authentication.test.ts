@@ -130,7 +130,13 @@ for (const version of [18, 15] as const) {
     ): Promise<{ port: number; kinds: string[] }> {
       const kinds: string[] = [];
       const secrets = new Secrets({ users, authQuery, run: upstreamAuthQuery(postgres.address), log });
-      const authenticator = new ClientAuthenticator({ secretOf: secrets.of, forget: secrets.forget, mockKey, log });
+      const authenticator = new ClientAuthenticator({
+        secretOf: secrets.of,
+        isCertain: secrets.isCertain,
+        forget: secrets.forget,
+        mockKey,
+        log,
+      });
       const serve = async (client: Socket, startup: Buffer): Promise<void> => {
         const packet = readStartupPacket(startup);
         if (packet.kind !== 'startup') return void client.destroy();
@@ -324,6 +330,20 @@ for (const version of [18, 15] as const) {
         expect(new Set(salts).size).toBe(3);
         expect(salts).not.toContain('?');
       });
+    });
+
+    it('asks auth_query over one connection, which may end any time', async () => {
+      const ask = upstreamAuthQuery({ ...postgres.address });
+      const who = 'SELECT $1::text, pg_backend_pid()::text';
+      const [[, first] = []] = await ask(who, 'a');
+      const all = await Promise.all(["it's", 'b', 'c'].map((user) => ask(who, user)));
+      expect(all).toEqual([[["it's", first]], [['b', first]], [['c', first]]]);
+      await direct.query('SELECT pg_terminate_backend($1, 5000)', [first]);
+      const [[, second] = []] = await ask(who, 'a');
+      expect(second).not.toBe(first);
+      await expect(ask('SELECT $1::text FROM no_such_table', 'a')).rejects.toThrow('relation "no_such_table" does not exist');
+      expect(await ask("SELECT $1::text, current_setting('search_path')", 'a')).toEqual([['a', 'pg_catalog']]);
+      await expect(upstreamAuthQuery({ ...postgres.address, user: 'clear', password: 'wrong' })(who, 'a')).rejects.toThrow(/password/);
     });
 
     it('keeps what comes behind ReadyForQuery', async () => {

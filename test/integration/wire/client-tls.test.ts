@@ -1,7 +1,7 @@
 /** TLS towards clients: libpq in every sslmode, direct TLS, client certificates, large records, framing, slow handshakes. */
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { connect as netConnect, type Socket } from 'node:net';
+import { createServer, connect as netConnect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Duplex } from 'node:stream';
@@ -9,6 +9,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'node:tls';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { createLogger } from '../../../src/log.ts';
+import { authenticationOk, ClientAuthenticator } from '../../../src/wire/auth/client-authentication.ts';
+import { ClientTls } from '../../../src/wire/client-tls.ts';
 import { message, query, sslRequest } from '../../../src/wire/encode.ts';
 import { type ClientTlsSettings, defaultProxySettings } from '../../../src/wire/pool/settings.ts';
 import type { Worker } from '../../../src/wire/worker.ts';
@@ -197,6 +200,11 @@ describe.skipIf(!havePsql)('libpq (needs psql)', () => {
     await sleep(100);
     const canceller = await asked(port);
     canceller.write(Buffer.concat([Buffer.from([0, 0, 0, 8 + key.length, 0x04, 0xd2, 0x16, 0x2e]), key]));
+    // The connection ends as TLS has it, not torn down.
+    const failures: Error[] = [];
+    canceller.on('error', (error) => failures.push(error)).resume();
+    await new Promise((resolve) => canceller.once('end', resolve));
+    expect(failures).toEqual([]);
     expect(shown(await busy.until('Z')).filter((line) => line.startsWith('E'))).toEqual([
       'E ERROR 57014 canceling statement due to user request',
     ]);
@@ -215,8 +223,10 @@ describe('a session over TLS', () => {
   it('carries 20,000 rows and a large COPY', async () => {
     const { port } = await start();
     const c = await client(port);
-    const { rows } = await c.query("SELECT n, repeat('x', 100) AS x FROM generate_series(1, 20000) n");
+    const text = 'SELECT n, repeat(md5(n::text), 4) AS x FROM generate_series(1, 20000) n';
+    const { rows } = await c.query(text);
     expect(rows).toHaveLength(20_000);
+    expect(rows).toEqual((await direct.query(text)).rows);
     expect((await c.query("SELECT repeat('y', 30000000) AS y")).rows[0].y).toHaveLength(30_000_000);
     expect((await c.query('SELECT length($1) AS l', ['z'.repeat(5_000_000)])).rows).toEqual([{ l: 5_000_000 }]);
     await c.end();
@@ -291,6 +301,47 @@ describe('a session over TLS', () => {
     old.write(query('SELECT 1', 'utf8'));
     expect(shown(await old.until('Z'))).toContain('D 1');
     old.destroy();
+  });
+});
+
+describe('authentication by certificate', () => {
+  it('takes the common name for the role, if the certificate is verified', async () => {
+    const tls = new ClientTls({ mode: 'verify-full', cert: server.cert, key: server.key, ca: authority.cert }, createLogger('test'));
+    const log = createLogger('test');
+    log.level = 'silent';
+    const authenticator = new ClientAuthenticator({
+      secretOf: async () => 'stored',
+      isCertain: async () => true,
+      forget: () => undefined,
+      mockKey: Buffer.alloc(32),
+      log,
+    });
+    const results: unknown[] = [];
+    const listening = createServer({ allowHalfOpen: true }, (socket) => {
+      socket.on('error', () => undefined).pause();
+      tls.handshake(socket, true, (secure) => {
+        void authenticator.authenticate({ socket: secure, reader: null }, 'joe', 'cert', Buffer.alloc(0)).then((found) => {
+          results.push(found?.credentials ?? null);
+          if (found !== null) secure.end(authenticationOk);
+        });
+      });
+    });
+    await new Promise<void>((resolve) => listening.listen(0, '127.0.0.1', resolve));
+    const address = listening.address();
+    const port = typeof address === 'object' ? (address?.port ?? 0) : 0;
+    const joe = authority.issue('joe');
+    for (const [certificate, expected] of [
+      [joe, []],
+      [authority.issue('jim'), ['E FATAL 28000 certificate authentication failed for user "joe"']],
+      [stranger.issue('joe'), ['E FATAL 28000 certificate authentication failed for user "joe"']],
+      [null, ['E FATAL 28000 certificate authentication failed for user "joe"']],
+    ] as const) {
+      const options = certificate === null ? {} : { cert: certificate.cert, key: certificate.key };
+      const c = RawClient.over(await handshake(await plain(port), { ALPNProtocols: ['postgresql'], ...options }));
+      expect(shown(await c.until('none')).filter((line) => line !== 'R')).toEqual(expected);
+    }
+    expect(results).toEqual([{ kind: 'password', password: 'stored' }, null, null, null]);
+    listening.close();
   });
 });
 

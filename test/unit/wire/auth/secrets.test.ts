@@ -42,17 +42,20 @@ describe('secrets', () => {
   it('are those of the role that was asked for', async () => {
     expect(await secrets(async () => [['b', 'x']]).secrets.of('a')).toBeNull();
     expect(await secrets(async () => [['a', null]]).secrets.of('a')).toBeNull();
-    expect(await secrets(async () => []).secrets.of('a')).toBeNull();
+    const { secrets: none } = secrets(async () => []);
+    expect([await none.of('a'), await none.isCertain('a'), await none.isCertain('')]).toEqual([null, true, false]);
   });
 
-  it('cannot be had when the query fails, and are asked for again', async () => {
+  it('cannot be had when the query fails, and are asked for again later', async () => {
     let fails = true;
-    const { secrets: known } = secrets(async (_, user) => {
+    const { secrets: known, clock } = secrets(async (_, user) => {
       if (fails) throw new Error('permission denied');
       return [[user, 'x']];
     });
     expect(await known.of('a')).toBeNull();
     fails = false;
+    expect([await known.of('a'), await known.isCertain('a')]).toEqual([null, false]);
+    clock.now = 1000;
     expect(await known.of('a')).toBe('x');
   });
 });
