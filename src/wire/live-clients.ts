@@ -38,6 +38,8 @@ export class LiveClients {
   readonly #past = new Map<string, Totals>();
   #lastNumber = 0;
   generation = 0;
+  /** Called when a client has left. */
+  readonly left = new Set<() => void>();
 
   /** Unique among all workers of all times, nearly. */
   newId(): string {
@@ -60,6 +62,7 @@ export class LiveClients {
     this.clients.delete(client.id);
     // Names nobody was let in under are not kept: anybody could make any number of them.
     if (session.facts().authenticated) addUp(totalsOf(this.#past, client.identity.database), client);
+    for (const tell of this.left) tell();
   }
 
   /** Called about every second: the time of the last request is known to that precision. */

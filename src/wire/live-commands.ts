@@ -10,7 +10,7 @@ import type { CommandOutcome, WorkerCommand } from './pool/report.ts';
 import type { ProxySettings } from './pool/settings.ts';
 import type { SessionIdentity } from './session.ts';
 
-/** How often commands that wait look whether they are done. */
+/** How often PAUSE looks whether it is done. */
 const look = 20;
 
 export class LiveCommands {
@@ -82,7 +82,7 @@ export class LiveCommands {
         return { found: true };
       case 'wait_close': {
         const { generation } = clients;
-        await this.#until(() => this.#of(command.database).every((client) => client.generation >= generation));
+        await this.#untilLeft(() => this.#of(command.database).every((client) => client.generation >= generation));
         return { found: true };
       }
       case 'kill':
@@ -127,6 +127,20 @@ export class LiveCommands {
 
   async #until(done: () => boolean): Promise<void> {
     while (!done()) await new Promise((resolve) => setTimeout(resolve, look));
+  }
+
+  /** For what only the leaving of clients brings about: costs nothing while nobody leaves, however long it takes. */
+  async #untilLeft(done: () => boolean): Promise<void> {
+    const { left } = this.#clients;
+    if (done()) return;
+    await new Promise<void>((resolve) => {
+      const check = (): void => {
+        if (!done()) return;
+        left.delete(check);
+        resolve();
+      };
+      left.add(check);
+    });
   }
 }
 
