@@ -12,7 +12,7 @@ import type { Pools } from './pool/pools.ts';
 import type { CommandOutcome, WorkerCommand } from './pool/report.ts';
 import type { SessionIdentity } from './session.ts';
 
-/** How often commands that wait look whether they are done. */
+/** How often PAUSE and WAIT_CLOSE look whether they are done. */
 const look = 20;
 
 export class LiveCommands {
@@ -138,9 +138,4 @@ export class LiveCommands {
   async #until(done: () => boolean): Promise<void> {
     while (!done()) await new Promise((resolve) => setTimeout(resolve, look));
   }
-}
-
-/** With the words Postgres has for it; who does not leave then is cut off. */
-function end({ session }: LiveClient): void {
-  session.shutDown();
 }

@@ -55,7 +55,7 @@ for (const version of [18, 15] as const) {
       const { cert, key } = authority.issue('localhost');
       const settings = { ...defaultProxySettings, ...changes, tls: { mode: 'prefer' as const, cert, key } };
       const upstream = { ...postgres.address, ssl: { mode } };
-      const worker = await startProxy(upstream, fakeRunner(), { settings });
+      const worker = await startProxy(upstream, fakeRunner(), {}, settings);
       workers.push(worker);
       return worker.port;
     }

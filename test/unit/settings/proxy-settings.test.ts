@@ -9,6 +9,7 @@ import { foreignSettings, parseSetting, settings, showSetting } from '../../../s
 import { loadProxy } from '../../../src/proxy-settings.ts';
 import { LiveSettings } from '../../../src/server/live-settings.ts';
 import { defaultProxySettings, type ProxySettings } from '../../../src/wire/pool/settings.ts';
+import { ca, serverCert, serverKey } from '../../integration/replication/certificates.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'millrace-settings-'));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
@@ -144,6 +145,25 @@ bob = max_user_connections=4 query_timeout=2.25
     const pem = file('no certificate', 'x.pem');
     const flags = { client_tls_sslmode: 'require', client_tls_cert_file: pem, client_tls_key_file: pem };
     expect(() => loadProxy({ flags })).toThrow(/^--tls-mode: the certificate, its key or the CA cannot be used: /);
+  });
+});
+
+describe('certificates', () => {
+  it('are read with the settings, and again by a reload', () => {
+    const cert = file(serverCert, 'cert.pem');
+    const key = file(serverKey, 'key.pem');
+    const flags = { client_tls_sslmode: 'verify-full', client_tls_cert_file: cert, client_tls_key_file: key };
+    expect(() => loadProxy({ flags })).toThrow('--tls-mode: client_tls_sslmode = "verify-full": client_tls_ca_file is needed too');
+    const source = { flags: { ...flags, client_tls_ca_file: file(ca, 'ca.pem') } };
+    const live = new LiveSettings(loadProxy(source), source);
+    const before = { mode: 'verify-full', cert: serverCert, key: serverKey, ca };
+    expect(live.current.tls).toEqual(before);
+    writeFileSync(key, 'half a ke');
+    expect(() => live.reload()).toThrow('the certificate, its key or the CA cannot be used');
+    expect(live.current.tls).toEqual(before);
+    writeFileSync(key, `${serverKey}\n`);
+    expect(live.reload()).toEqual([]);
+    expect(live.current.tls.key).toBe(`${serverKey}\n`);
   });
 });
 
