@@ -13,8 +13,11 @@ import { converse, cut } from './conversation.ts';
 import { finale, type Pipeline, pipelines, preparation, runner, type Step, simple } from './pipeline-steps.ts';
 import { found, foundInBlocks } from './pipelines-found.ts';
 
-const rounds = Number(process.env['MILLRACE_PIPELINE_ROUNDS'] ?? 250);
+const rounds = Number(process.env['MILLRACE_PIPELINE_ROUNDS'] ?? 200);
 const seed = Number(process.env['MILLRACE_SEED'] ?? Date.now() % 1_000_000_000);
+
+/** A COPY that is in the way of a candidate ends the connection by the first message it sees, which is then one of ours. */
+const unexpected = /type 0x\w\w during COPY/;
 
 /** Replies as lines. `loosely`: without what Millrace cannot know of a statement of its own: its source line, its context. */
 function replies(bytes: Buffer, loosely: boolean): string[] {
@@ -23,11 +26,13 @@ function replies(bytes: Buffer, loosely: boolean): string[] {
     const next = at + 1 + bytes.readInt32BE(at + 1);
     const tag = String.fromCharCode(bytes.readUInt8(at));
     const message = bytes.subarray(at, next);
-    let body = message.toString('latin1', 5).replace(/pg_temp_\d+/, 'pg_temp');
+    let body = message
+      .toString('latin1', 5)
+      .replace(/pg_temp_\d+/, 'pg_temp')
+      .replace(unexpected, 'type during COPY');
     if (loosely && (tag === 'E' || tag === 'N')) {
       const { S, V, C, M, D, H, P } = errorFields(message, 'latin1');
-      // A COPY that is in the way of a statement of ours ends the connection by the first message it sees, which is then one of ours.
-      body = JSON.stringify({ S, V, C, M: M?.replace(/type 0x\w\w during COPY/, 'type during COPY'), D, H, P });
+      body = JSON.stringify({ S, V, C, M: M?.replace(unexpected, 'type during COPY'), D, H, P });
     } else if (loosely && tag === 'C') body = body.replace(/^(DO|CREATE SECRET)\0/, 'DONE').replace(/^(SHOW|EXPLAIN|SELECT \d+)\0/, 'ROWS');
     else if (tag === 'T') body = columns(message, loosely);
     lines.push(`${tag} ${body.length > 300 ? `${body.slice(0, 300)}... ${body.length}` : body}`);
