@@ -94,13 +94,13 @@ export class LiveCommands {
       }
       case 'kill':
         this.#markPaused(command.database);
-        for (const client of this.#of(command.database)) end(client);
+        for (const { session } of this.#of(command.database)) session.shutDown();
         for (const pool of this.#pools.of(command.database)) pool.kill();
         return { found: true };
       case 'kill_client': {
         const client = clients.clients.get(command.id);
         const waiting = clients.waiting.get(command.id);
-        if (client !== undefined) end(client);
+        client?.session.shutDown();
         waiting?.socket.destroy();
         return { found: client !== undefined || waiting !== undefined };
       }

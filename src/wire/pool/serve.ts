@@ -42,7 +42,8 @@ export async function servePooled(
   const pool = pools.poolFor(database, user, fixed, (credentials) =>
     openServer(upstream, { user, database, ...Object.fromEntries(fixed) }, credentials, pools.settings.serverConnectTimeout),
   );
-  pool.credentials = known.credentials;
+  // What trust and certificates give is less than what another client's password may have given.
+  if (known.credentials.kind !== 'none') pool.credentials = known.credentials;
   let settings: Settings;
   try {
     settings = await startSettings(pools, pool, tracked);
