@@ -6,6 +6,7 @@
 import type { Socket } from 'node:net';
 import type { ErrorFields } from '../../errors.ts';
 import { millraceError } from '../../errors.ts';
+import { message } from '../encode.ts';
 import { Request, Status } from '../tags.ts';
 import type { LinkHandlers, UpstreamLink } from '../upstream-link.ts';
 import { isTracked, type Settings, settingStatements } from './parameters.ts';
@@ -34,6 +35,8 @@ export interface Lender {
   readonly statementMode: boolean;
   readonly stats: { xacts: number; queries: number; xactMs: number; waitMs: number; assignments: number };
 }
+
+const terminate = message(Request.terminate, []);
 
 export class PooledLink implements UpstreamLink, Borrower, Waiter {
   readonly statements: ClientStatements = { named: new Map(), unnamed: null };
@@ -148,9 +151,9 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   }
 
   end(): void {
+    if (this.#ended || this.#closed) return;
     this.#ended = true;
-    const server = this.#server;
-    if (server === null || this.#isDone(server)) this.destroy();
+    this.#endWhenAnswered();
   }
 
   abandon(): void {
@@ -196,7 +199,8 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
       this.requestAt = now;
       this.attachedAt = now;
       this.#releaseIfDone();
-    } else if (statementMode) {
+    } else if (this.#ended) this.#endWhenAnswered();
+    else if (statementMode) {
       this.#handlers?.refused(millraceError('transaction_in_statement_pool').fields);
     } else this.requestAt = performance.now();
   }
@@ -213,15 +217,26 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     this.#handlers?.closed();
   }
 
+  /** Behind the client's last word: everything it asked for is still answered. */
+  #endWhenAnswered(): void {
+    const server = this.#server;
+    if (server === null ? this.waitingSince === 0 : this.#isDone(server)) this.destroy();
+    else if (server !== null && (server.expected.doubtful || server.expected.empty)) {
+      // It left in the middle of something, which ends with the connection.
+      server.retired ??= 'a client left it in the middle of something';
+      if (!server.socket.writableEnded) server.socket.end(terminate);
+    }
+  }
+
   #isDone(server: ServerConnection): boolean {
     return server.expected.quiet && server.status === Status.idle && !this.#rewriter.midMessage;
   }
 
   #releaseIfDone(): void {
     const server = this.#server;
-    if (server === null || this.#held || !this.#isDone(server)) return;
-    if (this.#ended) this.destroy();
-    else if (this.pinned === '') {
+    if (server === null || this.#held) return;
+    if (this.#ended) this.#endWhenAnswered();
+    else if (this.pinned === '' && this.#isDone(server)) {
       this.#server = null;
       this.#giveBack(server, true);
     }

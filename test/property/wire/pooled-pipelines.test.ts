@@ -1,0 +1,68 @@
+/**
+ * Random pipelines bring the same replies from a client that takes turns at pooled connections as from Postgres directly, whatever the
+ * client before it left there. Two connections for three clients at once, so that each pipeline moves between them.
+ * MILLRACE_PIPELINE_ROUNDS for more of them, MILLRACE_SEED to see the same again.
+ */
+import fc from 'fast-check';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { defaultProxySettings } from '../../../src/wire/pool/settings.ts';
+import type { Worker } from '../../../src/wire/worker.ts';
+import { startProxy } from '../../integration/wire/proxy.ts';
+import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
+import { converse, cut } from './conversation.ts';
+import { finale, type Pipeline, pipelines, preparation, runner, type Step, simple } from './pipeline-steps.ts';
+import { found, foundInBlocks } from './pipelines-found.ts';
+import { replies } from './replies.ts';
+
+const rounds = Number(process.env['MILLRACE_PIPELINE_ROUNDS'] ?? 120);
+const seed = Number(process.env['MILLRACE_SEED'] ?? Date.now() % 1_000_000_000);
+
+describe('a pipeline through a transaction pool', () => {
+  let postgres: TestPostgres;
+  let proxy: Worker;
+  beforeAll(async () => {
+    postgres = await startPostgres({ version: 18 });
+    const settings = { ...defaultProxySettings, poolMode: 'transaction', authType: 'trust', defaultPoolSize: 2 } as const;
+    proxy = await startProxy(postgres.address, runner, {}, settings);
+    const direct = new pg.Client(postgres.url);
+    await direct.connect();
+    await direct.query('CREATE DATABASE one');
+    await direct.query('CREATE DATABASE two');
+    await direct.end();
+  });
+  afterAll(async () => {
+    await proxy?.stop(0);
+    await postgres?.stop();
+  });
+
+  async function compare({ steps, sizes }: Pipeline, loosely: boolean): Promise<void> {
+    const all: readonly Step[] = [simple({ millrace: preparation, postgres: preparation }), ...steps, ...finale];
+    const [there, here] = await Promise.all([
+      converse(postgres.port, cut(Buffer.concat(all.map((one) => one.postgres)), sizes), { database: 'one' }),
+      converse(proxy.port, cut(Buffer.concat(all.map((one) => one.millrace)), sizes), { database: 'two' }),
+    ]);
+    const expected = replies(there.bytes, loosely);
+    const got = replies(here.bytes, loosely);
+    const common = there.bytes.includes('the_end') || here.bytes.includes('the_end') ? Infinity : Math.min(expected.length, got.length);
+    expect(here.stalled).toBe(there.stalled);
+    expect(got.slice(0, common)).toEqual(expected.slice(0, common));
+  }
+
+  async function check(share: number, count: number): Promise<void> {
+    await fc.assert(
+      fc.asyncProperty(
+        pipelines(share, true).map((one) => ({ ...one, toString: () => one.steps.map((part) => part.label).join('\n') })),
+        (one) => compare(one, share > 0),
+      ),
+      { numRuns: count, seed, interruptAfterTimeLimit: 40_000 },
+    );
+  }
+
+  it.each(Object.entries({ ...found, ...foundInBlocks }))('once differed: %s', async (_, steps) => {
+    for (const sizes of [[10_000], [7]]) await compare({ steps, sizes }, true);
+  });
+
+  it('of ordinary SQL brings the same bytes', () => check(0, rounds));
+  it('with extended statements brings the same replies', () => check(3, rounds));
+});
