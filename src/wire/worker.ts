@@ -11,6 +11,7 @@ import type { StatementRunner } from '../statements/caller-session.ts';
 import { acceptClient } from './accept.ts';
 import { newCounters, samples } from './counters.ts';
 import type { Session, SessionServices } from './session.ts';
+import { keepAlive } from './upstream.ts';
 
 export interface WorkerOptions {
   readonly log?: Logger;
@@ -40,7 +41,7 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
   const starting = new Set<Socket>();
   let emptied: () => void = () => undefined;
   const accept = { upstream: config.upstream, patience: options.authenticationTimeout ?? 60_000 };
-  const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (client) => {
+  const server = createServer({ allowHalfOpen: true, noDelay: true, ...keepAlive }, (client) => {
     counters.connections++;
     counters.activeConnections++;
     sockets.add(client);
