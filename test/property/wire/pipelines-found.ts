@@ -53,6 +53,16 @@ export const found: Readonly<Record<string, readonly Step[]>> = {
     ...[prepare('a', showTables), synced, simple(same('BEGIN')), simple(same('SELECT 1/0'))],
     ...[step('Describe S a', describe('S', 'a', 'utf8')), synced],
   ],
+  'an unnamed statement behind a Parse that failed': [
+    ...[...whole('', one), synced, prepare('', joined(one, showSources)), synced, bound('', '', []), synced],
+    ...[...whole('', showSources), synced, prepare('', wrongSource), synced, bound('', '', []), synced],
+  ],
+  'an unnamed statement of ours behind a Query that was skipped': [
+    ...[...whole('', showSources), synced, executed('', 0), simple(one), synced, step('Describe S', describe('S', '', 'utf8')), synced],
+  ],
+  'a finished portal of ours, run again': [
+    ...[simple(same('BEGIN')), prepare('', insertingSecret), bound('c', '', []), executed('c', 0), executed('c', 0), synced],
+  ],
   'an unnamed statement behind a failed Query of ours': [simple(failingSecret), bound('', '', []), simple(one), synced],
 };
 
