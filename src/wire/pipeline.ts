@@ -5,7 +5,7 @@
  */
 import { millraceError } from '../errors.ts';
 import type { StatementText } from '../sql/ast.ts';
-import type { StatementResult } from '../statements/caller-session.ts';
+import { type StatementResult, UpstreamError } from '../statements/caller-session.ts';
 import { type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
 import { bindParts, executeParts, parseParts, target } from './decode.ts';
 import { commandComplete, message as encode, flush, noData, portalSuspended } from './encode.ts';
@@ -19,6 +19,8 @@ import { callerFor, rest, type Taken } from './taken.ts';
 
 const beside = { name: reservedName, eachSynced: false } as const;
 const besideSynced = { name: reservedName, eachSynced: true } as const;
+
+const unnamedClosed = encode(Request.close, [Buffer.from('S\0', 'latin1')]);
 
 /** Handles a Parse for which the gate said "maybe", and any message that names something local. */
 export async function takeExtended(taken: Taken, message: Buffer): Promise<void> {
@@ -48,6 +50,8 @@ async function takeParse(taken: Taken, message: Buffer): Promise<void> {
   const { driver, names, runner } = taken;
   const { name, text } = parseParts(message, driver.charset);
   const key = name.toString('latin1');
+  // Parse takes the unnamed statement away before it reads the text, whatever becomes of that.
+  if (key === '' && (await relay(taken, unnamedClosed, Reply.closeComplete, Buffer.alloc(0)))) names.statements.delete('');
   const part = await extendedPart(taken, text);
   if (part === null || part.statement === null) {
     // It may take the place of a local one.
@@ -138,6 +142,9 @@ async function takeExecute(taken: Taken, message: Buffer): Promise<void> {
   if (!(await relay(taken, there, Reply.noData, Buffer.alloc(0)))) return;
   ledger.executed = true;
   const { statement, text } = portal.statement;
+  if (portal.done && portal.statement.fields === null) {
+    throw new UpstreamError({ S: 'ERROR', V: 'ERROR', C: '55000', M: `portal "${name}" cannot be run` });
+  }
   if (portal.rest !== null || portal.done) return deliver(taken, portal, limit);
   taken.counters.extendedStatements++;
   const tasks: CommitTask[] = [];

@@ -84,7 +84,8 @@ export class RequestWalker {
     const ledger = this.#ledger;
     switch (tag) {
       case Request.query:
-        this.#names.forgetUnnamed();
+        // A server that skips to Sync does not look at it.
+        if (!ledger.skipping) this.#names.forgetUnnamed();
         ledger.query();
         break;
       case Request.functionCall:

@@ -11,6 +11,12 @@ import { type PeerSocket, StaticReader, withStaticReader } from './static-reader
 
 const connectTimeout = 30_000;
 
+/**
+ * Of all connections, to both sides: a peer that vanished without a word is noticed after a minute, and 10 probes a second apart. The
+ * system's own default would hold its session, locks included, for two hours.
+ */
+export const keepAlive = { keepAlive: true, keepAliveInitialDelay: 60_000 } as const;
+
 /** Opens a connection. Rejects with an Error whose message can be shown to a user. */
 export async function connectUpstream(address: ServerAddress): Promise<PeerSocket> {
   const unix = address.host.startsWith('/');
@@ -20,7 +26,7 @@ export async function connectUpstream(address: ServerAddress): Promise<PeerSocke
   const socket = await opened(
     unix
       ? netConnect({ path: `${address.host}/.s.PGSQL.${address.port}`, ...common })
-      : netConnect({ host: address.host, port: address.port, noDelay: true, keepAlive: true, ...common }),
+      : netConnect({ host: address.host, port: address.port, noDelay: true, ...keepAlive, ...common }),
   );
   if (reader !== null) return { socket, reader };
   try {

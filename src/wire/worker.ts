@@ -26,6 +26,7 @@ import { servePooled } from './pool/serve.ts';
 import { poolSamples } from './pool-samples.ts';
 import { sendCancel, serveRelayed } from './relayed.ts';
 import type { Session, SessionServices } from './session.ts';
+import { keepAlive } from './upstream.ts';
 
 export interface WorkerOptions {
   readonly log?: Logger;
@@ -117,7 +118,7 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
       else await admin.ask({ ask: 'cancel', key: packet.toString('hex', 8) });
     },
   };
-  const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (client) => {
+  const server = createServer({ allowHalfOpen: true, noDelay: true, ...keepAlive }, (client) => {
     counters.connections++;
     counters.activeConnections++;
     sockets.add(client);

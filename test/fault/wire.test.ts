@@ -1,5 +1,6 @@
 /** What goes wrong around a proxy: servers die, clients vanish, cancels come in crowds, readers are slow or greedy. */
 import { spawn } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
@@ -134,6 +135,28 @@ describe('a client that vanishes', () => {
     expect(await directly('SELECT count(*)::int AS n FROM copied')).toEqual([{ n: 0 }]);
   });
 
+  it.skipIf(!existsSync('/proc/net/tcp'))(
+    'without a word: probes are sent after a minute, on both sides (reads /proc/net/tcp)',
+    async () => {
+      const one = await client();
+      expect(await ask(one, 'SELECT 1')).toContain('D 1');
+      // local, remote, state, queues, timer (2: keepalive) : when, in hundredths of a second
+      const port = (number: number): string => number.toString(16).toUpperCase().padStart(4, '0');
+      // local, remote, state, queues, timer (2: keepalive) : when, in hundredths of a second
+      const probed = (): number =>
+        readFileSync('/proc/net/tcp', 'latin1')
+          .split('\n')
+          .map((row) => row.trim().split(/\s+/))
+          .filter(
+            ([, local, remote, state]) => state === '01' && (local?.endsWith(port(proxy.port)) || remote?.endsWith(port(postgres.port))),
+          )
+          .map((row) => row[5]?.split(':').map((part) => Number.parseInt(part, 16)) ?? [])
+          .filter(([kind = 0, when = 0]) => kind === 2 && when <= 6_000).length;
+      // For a moment the timer is that of the last packet.
+      await eventually(async () => probed() >= 2);
+    },
+  );
+
   it('while the server does not answer any more: both connections go, and nobody else is held up', async () => {
     let stopped = false;
     const pairs: Socket[] = [];
@@ -207,11 +230,14 @@ describe('readers', () => {
     const before = used();
     for (const one of slow) {
       one.pause();
-      one.write(q("SELECT repeat('x', 1000) FROM generate_series(1, 10000000)"));
+      one.write(q("SELECT repeat('x', 1000) FROM generate_series(1, 1000) a, generate_series(1, 10000) b"));
     }
     await sleep(1500);
     expect(used() - before).toBeLessThan(30 * 1_000_000);
     expect(await ask(await client(), 'SELECT 1')).toContain('D 1');
+    for (const one of open.splice(0)) one.destroy();
+    // Their backends do not go on for nobody.
+    await eventually(noneLeft);
   });
 
   it.skipIf(!havePsql)('of a large result leave small queries quick (needs psql)', async () => {

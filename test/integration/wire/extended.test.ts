@@ -337,6 +337,15 @@ describe('the extended protocol', () => {
     expect(shown(await c.until('Z', 3)).at(-2)).toMatch(/26000/);
   });
 
+  it('says so when EXECUTE in SQL names one of them', async () => {
+    const c = await client();
+    c.write(p('x', secret('SELECT 1')), sync);
+    await c.until('Z');
+    expect(await ask(c, 'EXECUTE x')).toEqual([
+      ...['E ERROR 0A000 a prepared statement that Millrace carries out cannot be run by EXECUTE', 'Z I'],
+    ]);
+  });
+
   it('works up to Flush, without touching what the client has unnamed', async () => {
     const c = await client();
     c.write(p('', 'SELECT 8'), p('x', secret('SELECT 1')), b('y', 'x'), e('y'), flush);

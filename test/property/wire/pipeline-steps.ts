@@ -35,16 +35,18 @@ const secret = (plpgsql: string): Text => alike(`CREATE SECRET s AS '${plpgsql}'
 
 export const showSources = alike('SHOW SOURCES', explained);
 export const showTables = alike('SHOW TABLES', listed);
+export const insertingSecret = secret('INSERT INTO t VALUES (2)');
+/** Both end in: syntax error at or near "1". */
+export const wrongSource = alike('CREATE SOURCE x FROM 1', 'COPY       xxxx FROM 1');
 export const failingSecret = secret('PERFORM 1/0');
 
 export const extendedTexts: readonly Text[] = [
   showSources,
   showTables,
-  secret('INSERT INTO t VALUES (2)'),
+  insertingSecret,
   secret('INSERT INTO u VALUES (1)'),
   failingSecret,
-  // Both end in: syntax error at or near "1".
-  alike('CREATE SOURCE x FROM 1', 'COPY       xxxx FROM 1'),
+  wrongSource,
 ];
 
 /** What a session of a test finds, in both databases. */

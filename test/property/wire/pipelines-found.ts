@@ -1,11 +1,12 @@
 /** Pipelines in which Millrace and Postgres once differed, shrunk. */
-import { describe } from '../../../src/wire/encode.ts';
+import { bind, describe, flush } from '../../../src/wire/encode.ts';
 import {
   bound,
   copyData,
   copyDone,
   executed,
   failingSecret,
+  insertingSecret,
   joined,
   prepare,
   type Step,
@@ -15,6 +16,7 @@ import {
   simple,
   step,
   synced,
+  wrongSource,
 } from './pipeline-steps.ts';
 
 const copyIn = same('COPY t FROM STDIN');
@@ -51,6 +53,16 @@ export const found: Readonly<Record<string, readonly Step[]>> = {
     ...[prepare('a', showTables), synced, simple(same('BEGIN')), simple(same('SELECT 1/0'))],
     ...[step('Describe S a', describe('S', 'a', 'utf8')), synced],
   ],
+  'an unnamed statement behind a Parse that failed': [
+    ...[...whole('', one), synced, prepare('', joined(one, showSources)), synced, bound('', '', []), synced],
+    ...[...whole('', showSources), synced, prepare('', wrongSource), synced, bound('', '', []), synced],
+  ],
+  'an unnamed statement of ours behind a Query that was skipped': [
+    ...[...whole('', showSources), synced, executed('', 0), simple(one), synced, step('Describe S', describe('S', '', 'utf8')), synced],
+  ],
+  'a finished portal of ours, run again': [
+    ...[simple(same('BEGIN')), prepare('', insertingSecret), bound('c', '', []), executed('c', 0), executed('c', 0), synced],
+  ],
   'an unnamed statement behind a failed Query of ours': [simple(failingSecret), bound('', '', []), simple(one), synced],
 };
 
@@ -63,3 +75,50 @@ export const foundInBlocks: Readonly<Record<string, readonly Step[]>> = {
     simple(joined(same('BEGIN'), same('COMMIT'), same('LOCK TABLE t'), showSources, same('SAVEPOINT s'))),
   ],
 };
+
+const describedStatement = (name: string): Step => step(`Describe S ${name}`, describe('S', name, 'utf8'));
+const describedPortal = (name: string): Step => step(`Describe P ${name}`, describe('P', name, 'utf8'));
+const flushed = step('Flush', flush);
+/** One parameter where the statement has none. */
+const boundWithParameter = step('Bind with a parameter', bind('', '', ['1'], 'utf8'));
+
+/** What drivers send that prepare everything, for statements of ours with and without rows. */
+export const driverFlows: Readonly<Record<string, readonly Step[]>> = Object.fromEntries(
+  Object.entries({ rows: showTables, 'no rows': insertingSecret, 'an error': failingSecret, 'a syntax error': wrongSource }).flatMap(
+    ([kind, text]): [string, Step[]][] => {
+      const carriedOut = [bound('', 'd', []), describedPortal(''), executed('', 0), synced];
+      return [
+        [
+          `${kind}: all at once (node-postgres, psycopg)`,
+          [...[prepare('', text), bound('', '', []), describedPortal(''), executed('', 0), synced]],
+        ],
+        [
+          `${kind}: prepared by name, used twice (JDBC, npgsql)`,
+          [prepare('d', text), describedStatement('d'), synced, ...carriedOut, ...carriedOut],
+        ],
+        [
+          `${kind}: described first, results in binary (pgx)`,
+          [prepare('d', text), describedStatement('d'), synced, bound('', 'd', [1]), executed('', 0), synced],
+        ],
+        [
+          `${kind}: described up to Flush (postgres.js, asyncpg)`,
+          [prepare('', text), describedStatement(''), flushed, bound('', '', [1]), executed('', 0), synced],
+        ],
+        [
+          `${kind}: in portions (cursors)`,
+          [
+            simple(same('BEGIN')),
+            prepare('', text),
+            bound('c', '', []),
+            executed('c', 2),
+            flushed,
+            executed('c', 2),
+            synced,
+            simple(same('COMMIT')),
+          ],
+        ],
+        [`${kind}: with a parameter too many`, [prepare('', text), boundWithParameter, executed('', 0), synced]],
+      ];
+    },
+  ),
+);

@@ -10,7 +10,7 @@ import { startProxy } from '../../integration/wire/proxy.ts';
 import { type PostgresMajor, startPostgres, type TestPostgres } from '../../support/postgres.ts';
 import { converse, cut } from './conversation.ts';
 import { finale, type Pipeline, pipelines, preparation, runner, type Step, simple } from './pipeline-steps.ts';
-import { found, foundInBlocks } from './pipelines-found.ts';
+import { driverFlows, found, foundInBlocks } from './pipelines-found.ts';
 import { replies } from './replies.ts';
 
 const rounds = Number(process.env['MILLRACE_PIPELINE_ROUNDS'] ?? 200);
@@ -63,6 +63,10 @@ describe.each<PostgresMajor>([18, 15])('a pipeline, on PostgreSQL %i', (version)
 
   it.each(Object.entries(version >= 18 ? { ...found, ...foundInBlocks } : found))('once differed: %s', async (_, steps) => {
     for (const sizes of [[10_000], [7]]) await compare({ steps, sizes }, true);
+  });
+
+  it('as drivers send them, brings the same replies', async () => {
+    for (const steps of Object.values(driverFlows)) await compare({ steps, sizes: [10_000] }, true);
   });
 
   it('of ordinary SQL brings the same bytes', () => check(0, rounds));

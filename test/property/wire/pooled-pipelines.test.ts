@@ -12,7 +12,7 @@ import { startProxy } from '../../integration/wire/proxy.ts';
 import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
 import { converse, cut } from './conversation.ts';
 import { finale, type Pipeline, pipelines, preparation, runner, type Step, simple } from './pipeline-steps.ts';
-import { found, foundInBlocks } from './pipelines-found.ts';
+import { driverFlows, found, foundInBlocks } from './pipelines-found.ts';
 import { replies } from './replies.ts';
 
 const rounds = Number(process.env['MILLRACE_PIPELINE_ROUNDS'] ?? 120);
@@ -59,7 +59,7 @@ describe('a pipeline through a transaction pool', () => {
     );
   }
 
-  it.each(Object.entries({ ...found, ...foundInBlocks }))('once differed: %s', async (_, steps) => {
+  it.each(Object.entries({ ...found, ...foundInBlocks, ...driverFlows }))('once differed: %s', async (_, steps) => {
     for (const sizes of [[10_000], [7]]) await compare({ steps, sizes }, true);
   });
 
