@@ -15,10 +15,11 @@ import { cacheDir } from './tools.mjs';
 export const host = '127.0.0.1';
 export const user = 'postgres';
 
-/** As pg_regress configures a server that it makes itself; logical, because Millrace replicates from it. */
+/** As pg_regress configures a server that it makes itself; logical, because Millrace replicates from it; four slots for test_decoding, which fills them. */
 const settings = `
 wal_level = logical
 max_prepared_transactions = 2
+max_replication_slots = 4
 max_connections = 100
 log_autovacuum_min_duration = 0
 log_checkpoints = on
@@ -58,12 +59,12 @@ export async function newCluster(tools, path) {
         sync: false,
       },
     );
-    appendFileSync(join(template, 'postgresql.conf'), settings);
   }
   rmSync(path, { recursive: true, force: true });
   mkdirSync(join(path, '..'), { recursive: true });
   const copied = spawnSync('cp', ['-a', template, path], { encoding: 'utf8' });
   if (copied.status !== 0) throw new Error(`cannot copy a cluster: ${copied.stderr}`);
+  appendFileSync(join(path, 'postgresql.conf'), settings);
   return path;
 }
 
