@@ -4,7 +4,9 @@
  */
 import { availableParallelism } from 'node:os';
 import { Command, CommanderError, Option } from 'commander';
-import { parseHostPort, parseUpstream, parseWorkers, type ServeConfig } from './config-loading.ts';
+import { parseHostPort, parseUpstream, parseWorkers } from './config-loading.ts';
+import { flagOf, loadProxy, type ProxySource } from './proxy-settings.ts';
+import type { ServeConfig } from './serve-config.ts';
 import { checkUpstream, showCheck } from './server/check.ts';
 import { type Service, serve } from './server/serve.ts';
 
@@ -14,6 +16,17 @@ interface ServeFlags {
   readonly upstream?: string;
   readonly dataDir: string;
   readonly workers?: string;
+  readonly config?: string;
+  readonly poolMode?: string;
+  readonly defaultPoolSize?: string;
+  readonly maxClientConn?: string;
+  readonly authType?: string;
+  readonly authFile?: string;
+  readonly tlsMode?: string;
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
+  readonly tlsCa?: string;
+  readonly adminUsers?: string;
 }
 
 /** Reads the arguments (without node and script) and does what they say. Resolves when the job runs; the process ends when it is over. */
@@ -40,11 +53,24 @@ function commands(): Command {
     .addOption(upstream())
     .addOption(new Option('--data-dir <directory>', 'what Millrace keeps on disk').env('MILLRACE_DATA_DIR').default('./millrace-data'))
     .addOption(new Option('--workers <number>', 'proxy processes (default: 2, or 1 on a single core)').env('MILLRACE_WORKERS'))
+    .addOption(setting('--config <file>', 'settings of pools, limits, timeouts, TLS and authentication, as in pgbouncer.ini'))
+    .addOption(setting('--pool-mode <mode>', 'session (default), transaction or statement'))
+    .addOption(setting('--default-pool-size <number>', 'server connections of one role to one database (default: 20)'))
+    .addOption(setting('--max-client-conn <number>', 'client connections of all workers together (default: 10000)'))
+    .addOption(setting('--auth-type <type>', 'how pooled clients authenticate: scram-sha-256 (default), md5, plain, trust or cert'))
+    .addOption(setting('--auth-file <file>', 'roles and their secrets, as in PgBouncer'))
+    .addOption(setting('--tls-mode <mode>', 'TLS with clients: disable (default), allow, prefer, require, verify-ca or verify-full'))
+    .addOption(setting('--tls-cert <file>', 'the certificate shown to clients'))
+    .addOption(setting('--tls-key <file>', 'its key'))
+    .addOption(setting('--tls-ca <file>', 'what certificates of clients are verified against'))
+    .addOption(setting('--admin-users <names>', 'roles that may use the admin console, separated by commas'))
     .addHelpText(
       'after',
       '\nSecrets are encrypted under MILLRACE_SECRET_KEY or MILLRACE_SECRET_KEY_FILE (32 bytes, hex or base64), else a key in the data directory.',
     )
-    .action(async (flags: ServeFlags) => runService(serveConfig(flags)));
+    .action(async (flags: ServeFlags, command: Command) =>
+      runService(serveConfig(flags, command.getOptionValueSource('listen') === 'default')),
+    );
   program
     .command('check')
     .description('say, line by line, what a PostgreSQL server allows and what to do about what it does not')
@@ -57,15 +83,34 @@ function commands(): Command {
   return program;
 }
 
-function serveConfig(flags: ServeFlags): ServeConfig {
+/** `--pool-mode <mode>`, also as MILLRACE_POOL_MODE. */
+function setting(flag: string, description: string): Option {
+  const name = flag.slice(2).replace(/ .*/, '');
+  return new Option(flag, description).env(`MILLRACE_${name.toUpperCase().replaceAll('-', '_')}`);
+}
+
+function serveConfig(flags: ServeFlags, listenIsDefault: boolean): ServeConfig {
+  const proxySource = settingSource(flags);
+  const proxy = loadProxy(proxySource);
   return {
-    listen: parseHostPort(flags.listen, '--listen'),
+    listen: listenIsDefault && proxy.listen !== undefined ? proxy.listen : parseHostPort(flags.listen, '--listen'),
     http: parseHostPort(flags.http, '--http'),
     // An empty MILLRACE_UPSTREAM, as compose files leave it, is none.
     upstream: flags.upstream === undefined || flags.upstream === '' ? undefined : parseUpstream(flags.upstream, process.env),
     dataDir: flags.dataDir,
     workers: flags.workers === undefined || flags.workers === '' ? Math.min(2, availableParallelism()) : parseWorkers(flags.workers),
+    proxy,
+    proxySource,
   };
+}
+
+function settingSource(flags: ServeFlags): ProxySource {
+  const given = Object.entries(flagOf).flatMap(([name, flag]): [string, string][] => {
+    const key = flag.slice(2).replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase()) as keyof ServeFlags;
+    const value = flags[key];
+    return value === undefined || value === '' ? [] : [[name, value]];
+  });
+  return { ...(flags.config === undefined || flags.config === '' ? {} : { file: flags.config }), flags: Object.fromEntries(given) };
 }
 
 async function runService(config: ServeConfig): Promise<void> {
@@ -90,11 +135,11 @@ async function runService(config: ServeConfig): Promise<void> {
   };
   process.on('SIGINT', stop);
   process.on('SIGTERM', stop);
-  process.on('SIGHUP', stop);
+  process.on('SIGHUP', () => service?.reload());
   // A reader that went away (`millrace serve | head -1`) is no reason to stop.
   process.stdout.on('error', () => {});
   try {
-    service = await serve(config, fail, starting.signal);
+    service = await serve(config, { lost: fail, stop: () => void stop() }, starting.signal);
   } catch (error) {
     if (asked > 0) process.exit(0);
     fail(error);

@@ -12,16 +12,6 @@ export interface HostPort {
   readonly port: number;
 }
 
-/** What `millrace serve` is told. */
-export interface ServeConfig {
-  readonly listen: HostPort;
-  readonly http: HostPort;
-  /** undefined: the embedded PostgreSQL. */
-  readonly upstream: ServerAddress | undefined;
-  readonly dataDir: string;
-  readonly workers: number;
-}
-
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /** `127.0.0.1:6875`, `[::1]:6875`, `:6875` (all addresses) or `6875` (loopback). `flag` is named in the error. */

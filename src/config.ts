@@ -1,4 +1,6 @@
 /** What the processes of Millrace are told when they start. Loading (flags, environment) is in cli.ts; nothing here does IO. */
+import type { AdminAnswer, AdminRequest, WorkerAnswer, WorkerQuestion } from './wire/admin/messages.ts';
+import type { ProxySettings } from './wire/pool/settings.ts';
 
 /** How TLS is asked for, as libpq's sslmode (Postgres documentation, 34.19.3). */
 export type SslMode = 'disable' | 'prefer' | 'require' | 'verify-ca' | 'verify-full';
@@ -28,6 +30,11 @@ export interface WorkerConfig {
   readonly upstream: ServerAddress;
   /** 32 bytes, hex. Encrypts secrets at rest. */
   readonly secretKey: string;
+  /** As they are when the worker starts; a `reload` command brings others. */
+  readonly proxy: ProxySettings;
+  /** Its number from 0, and how many workers there are: limits are shared out among them. Default: the only one. */
+  readonly worker?: number;
+  readonly workers?: number;
 }
 
 /** The engine of one database. */
@@ -46,7 +53,18 @@ export type ChildMessage =
   /** Prometheus samples: name -> value, with labels in the name as in the text format. Sent about every second. */
   | { readonly type: 'metrics'; readonly values: Readonly<Record<string, number>> }
   /** The child cannot go on and a restart would not help (port in use, ...). One line for the user. */
-  | { readonly type: 'fatal'; readonly message: string };
+  | { readonly type: 'fatal'; readonly message: string }
+  /** Answers to questions of the main process, by their id. */
+  | WorkerAnswer
+  /** A console of this worker asks; the answer comes as `answer` with this id. */
+  | { readonly type: 'ask'; readonly id: number; readonly request: AdminRequest };
 
 /** Messages from the main process to children. */
-export type ParentMessage = { readonly type: 'config'; readonly config: WorkerConfig | EngineConfig } | { readonly type: 'drain' };
+export type ParentMessage =
+  | { readonly type: 'config'; readonly config: WorkerConfig | EngineConfig }
+  /** Finish and end. */
+  | { readonly type: 'drain' }
+  /** To a worker: take no more clients. Those it has may stay until they leave, or until their transactions end. */
+  | { readonly type: 'close-door'; readonly until: 'clients' | 'transactions' }
+  | WorkerQuestion
+  | { readonly type: 'answer'; readonly id: number; readonly answer: AdminAnswer };

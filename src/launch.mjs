@@ -67,17 +67,20 @@ function holderLives(lock) {
 
 /** node_modules as package-lock.json says. Compared by content: times tell nothing after a checkout or a copy. */
 function install() {
-  if (isInstalled()) return;
+  if (isInstalled(root)) return;
   process.stderr.write('millrace: installing packages (first start only)\n');
-  // Output goes to stderr so that a script reading stdout sees Millrace alone. A shell, because npm is npm.cmd on Windows.
-  const options = { stdio: ['ignore', 2, 2], shell: process.platform === 'win32', env: { ...process.env, NODE_ENV: '' } };
-  if (run('npm', ['ci', '--include=dev', '--no-audit', '--no-fund', '--no-progress', '--loglevel=error'], options) !== 0)
-    fail('npm ci failed, see above');
+  if (!npmCi(root)) fail('npm ci failed, see above');
 }
 
-function isInstalled() {
+function npmCi(folder, ...flags) {
+  // Output goes to stderr so that a script reading stdout sees Millrace alone. A shell, because npm is npm.cmd on Windows.
+  const options = { cwd: folder, stdio: ['ignore', 2, 2], shell: process.platform === 'win32', env: { ...process.env, NODE_ENV: '' } };
+  return run('npm', ['ci', '--include=dev', '--no-audit', '--no-fund', '--no-progress', '--loglevel=error', ...flags], options) === 0;
+}
+
+function isInstalled(folder) {
   try {
-    const read = (...path) => JSON.parse(readFileSync(join(root, ...path), 'utf8')).packages;
+    const read = (...path) => JSON.parse(readFileSync(join(folder, ...path), 'utf8')).packages;
     const installed = read('node_modules', '.package-lock.json');
     return Object.entries(read('package-lock.json')).every(([path, { version, optional, peer }]) => {
       if (path === '') return true;
@@ -143,6 +146,18 @@ function copyAssets(from, to) {
   }
 }
 
+/** The packages of test/clients. Without scripts: theirs only download engines that are not used. */
+function installClients(folder) {
+  if (isInstalled(folder) || npmCi(folder, '--ignore-scripts')) return;
+  const registry = spawnSync('npm', ['ping', '--fetch-retries=0', '--fetch-timeout=10000'], {
+    stdio: 'ignore',
+    shell: process.platform === 'win32',
+  });
+  if (registry.status === 0) fail('npm ci failed in test/clients, see above');
+  process.stderr.write('SKIPPED: test/clients: their packages are not installed and the registry cannot be reached\n');
+  process.exit(0);
+}
+
 /** npm that is killed cannot pass anything on: without this, Millrace would go on unseen. */
 function endWithNpm() {
   if (process.env.npm_lifecycle_event === undefined) return;
@@ -175,6 +190,16 @@ switch (job) {
     build();
     process.exit(run(bin('vitest'), ['run', ...args]));
     break;
+  case 'clients': {
+    build();
+    const clients = join(root, 'test', 'clients');
+    alone(() => installClients(clients));
+    // Prisma's client is generated code, which the type check below needs.
+    if (run(process.execPath, [join(clients, 'prisma', 'generate.mjs')]) !== 0) fail('the Prisma client cannot be generated');
+    const types = run(bin('tsc'), ['-p', join(clients, 'tsconfig.json')]);
+    process.exit(run(bin('vitest'), ['run', '--config', join(clients, 'vitest.config.ts'), ...args]) || types);
+    break;
+  }
   case 'bench':
     build();
     process.exit(run(process.execPath, [join(root, 'bench', 'run.mjs'), ...args]));

@@ -3,6 +3,7 @@
  * Invariant: valid Prometheus text: one TYPE line a metric, all samples of a metric together, label values escaped.
  */
 import { collectDefaultMetrics, Registry } from 'prom-client';
+import { escapeLabel } from '../labels.ts';
 
 /** The samples of one child process: name, with labels as in the text format, -> value. */
 export interface ChildSamples {
@@ -21,6 +22,18 @@ const help: Readonly<Record<string, string>> = {
   millrace_client_errors_total: 'Errors that Millrace itself sent to clients.',
   millrace_cancel_requests_total: 'Cancel requests received.',
   millrace_extended_statements_total: 'Statements that Millrace carried out itself.',
+  millrace_pool_clients: 'Client connections of a pool, by state.',
+  millrace_pool_servers: 'Server connections of a pool, by state.',
+  millrace_pool_maxwait_seconds: 'How long the client that has waited longest for a server has waited.',
+  millrace_pool_paused: 'Whether an operator has paused the database.',
+  millrace_database_server_assignments_total: 'How often a client was given a server connection.',
+  millrace_database_transactions_total: 'Transactions ended.',
+  millrace_database_queries_total: 'Requests answered.',
+  millrace_database_received_bytes_total: 'Bytes received from clients of the database.',
+  millrace_database_sent_bytes_total: 'Bytes sent to clients of the database.',
+  millrace_database_transaction_seconds_total: 'Time spent in transactions; measured in pooled modes.',
+  millrace_database_query_seconds_total: 'Time spent on requests; measured in pooled modes.',
+  millrace_database_wait_seconds_total: 'Time clients waited for a server connection.',
   millrace_epochs_total: 'Epochs committed.',
   millrace_rows_applied_total: 'Row changes applied to storage.',
   millrace_replication_lag_bytes: 'WAL of an origin that is not applied yet.',
@@ -55,11 +68,6 @@ export function renderSamples(children: readonly ChildSamples[]): string {
       return `${described}# TYPE ${name} ${name.endsWith('_total') ? 'counter' : 'gauge'}\n${lines.join('\n')}\n`;
     })
     .join('');
-}
-
-/** A label value as it stands between quotes. */
-export function escapeLabel(value: string): string {
-  return value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');
 }
 
 function showNumber(value: number): string {

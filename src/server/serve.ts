@@ -6,15 +6,19 @@ import { fork } from 'node:child_process';
 import cluster from 'node:cluster';
 import { fileURLToPath } from 'node:url';
 import type { ChildMessage, EngineConfig, WorkerConfig } from '../config.ts';
-import { type HostPort, reason, type ServeConfig, showHostPort } from '../config-loading.ts';
+import { type HostPort, reason, showHostPort } from '../config-loading.ts';
 import { type ServiceState, startHttp } from '../http/server.ts';
 import { createLogger } from '../log.ts';
+import type { ServeConfig } from '../serve-config.ts';
+import { type Admin, createAdmin } from './admin.ts';
 import { type DatabaseWatch, watchDatabases } from './databases.ts';
 import { tryBind } from './free-port.ts';
+import { LiveSettings } from './live-settings.ts';
 import { loadSecretKey } from './secret-key.ts';
 import { type Supervised, supervise } from './supervise.ts';
 import { embedUpstream, type Upstream, useUpstream } from './upstream.ts';
 import { showServer } from './upstream-facts.ts';
+import { WorkerGroup } from './worker-group.ts';
 
 /** When a worker that drains is ended by force: it ends its clients itself after 10 s. */
 const drainPatience = 13_000;
@@ -25,19 +29,26 @@ export interface Service {
   readonly http: HostPort;
   /** Ends everything in order; called again, ends everything at once. */
   stop(): Promise<void>;
+  /** Reads config file, auth_file and certificates again. What is wrong with them is in the log, and changes nothing. */
+  reload(): void;
 }
 
-/**
- * Starts Millrace. Rejects with an error of one line when it cannot serve; nothing is left running then.
- * `lost` is called when it can no longer serve later on; `signal` ends a start that is under way.
- */
-export async function serve(config: ServeConfig, lost: (message: string) => void, signal: AbortSignal): Promise<Service> {
+export interface ServeHooks {
+  /** Millrace can no longer serve. */
+  lost(message: string): void;
+  /** An operator asks for the end over the admin console. */
+  stop(): void;
+}
+
+/** Starts Millrace. Rejects with an error of one line when it cannot serve; nothing is left running then. `signal` ends a start that is under way. */
+export async function serve(config: ServeConfig, hooks: ServeHooks, signal: AbortSignal): Promise<Service> {
   const log = createLogger('main');
   const undo: (() => Promise<void>)[] = [];
   try {
     const secretKey = loadSecretKey(config.dataDir, process.env);
     const listen = await bindable(config.listen, '--listen');
-    const upstream = config.upstream === undefined ? await embedUpstream(config.dataDir, log, lost) : await useUpstream(config.upstream);
+    const upstream =
+      config.upstream === undefined ? await embedUpstream(config.dataDir, log, hooks.lost) : await useUpstream(config.upstream);
     undo.unshift(() => upstream.stop());
     warnOfOpenDoor(upstream, listen, log);
     signal.throwIfAborted();
@@ -50,8 +61,27 @@ export async function serve(config: ServeConfig, lost: (message: string) => void
     });
     undo.unshift(() => http.close());
 
-    const startedWell = startWorkers(workers, config.workers, { listen, upstream: upstream.address, secretKey }, (message) => {
-      if (message.type === 'catalog-installed') engines?.installed(message.database);
+    for (const warning of config.proxy.warnings) log.warn(warning);
+    const settings = new LiveSettings(config.proxy, config.proxySource);
+    const group = new WorkerGroup(workers);
+    const places = {
+      listen_addr: listen.host,
+      listen_port: String(listen.port),
+      http: showHostPort({ host: config.http.host, port: http.port }),
+      data_dir: config.dataDir,
+      workers: String(config.workers),
+    };
+    const admin = createAdmin({ group, settings, places, log, stop: hooks.stop });
+    undo.unshift(async () => admin.close());
+
+    const workerConfig = (): WorkerConfig => ({ listen, upstream: upstream.address, secretKey, proxy: settings.current });
+    const startedWell = startWorkers(workers, config.workers, workerConfig, {
+      message: (number, message) => {
+        if (message.type === 'catalog-installed') engines?.installed(message.database);
+        else if (message.type === 'ask') void answer(admin, message, workers[number - 1]);
+        else group.received(number, message);
+      },
+      ended: (number) => group.ended(number),
     });
     undo.unshift(async () => {
       for (const worker of workers) worker.kill();
@@ -74,7 +104,12 @@ export async function serve(config: ServeConfig, lost: (message: string) => void
     process.stdout.write(
       `Millrace is ready. Connect with: psql -h ${reachable(listen.host)} -p ${listen.port} -U ${shell(user)} ${shell(database)}\n`,
     );
-    return { listen, http: boundHttp, stop: stopper(workers, engines, upstream, () => http.close(), log) };
+    return {
+      listen,
+      http: boundHttp,
+      stop: stopper(workers, engines, upstream, () => http.close(), log),
+      reload: () => void admin.reload(),
+    };
   } catch (error) {
     for (const step of undo) await step().catch(() => undefined);
     throw error;
@@ -116,11 +151,20 @@ function stopper(
   };
 }
 
+/** A console of a worker has asked something. */
+async function answer(
+  admin: Admin,
+  { id, request }: Extract<ChildMessage, { type: 'ask' }>,
+  worker: Supervised | undefined,
+): Promise<void> {
+  worker?.tell({ type: 'answer', id, answer: await admin.handle(request) });
+}
+
 async function startWorkers(
   into: Supervised[],
   count: number,
-  config: WorkerConfig,
-  onMessage: (message: ChildMessage) => void,
+  config: () => WorkerConfig,
+  on: { message(number: number, message: ChildMessage): void; ended(number: number): void },
 ): Promise<void> {
   const log = createLogger('main');
   cluster.setupPrimary({ exec: fileURLToPath(new URL('./worker-entry.js', import.meta.url)), args: [], execArgv: process.execArgv });
@@ -130,12 +174,13 @@ async function startWorkers(
         supervise({
           name: `worker ${number}`,
           spawn: () => cluster.fork().process,
-          config: () => config,
+          config: () => ({ ...config(), worker: number - 1, workers: count }),
           log,
+          onEnd: () => on.ended(number),
           onMessage: (message) => {
             // Only the first start waits for this: later the supervisor tries again.
             if (message.type === 'fatal') reject(new Error(message.message));
-            onMessage(message);
+            on.message(number, message);
           },
         }),
       );

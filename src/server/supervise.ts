@@ -19,6 +19,8 @@ export interface Supervised {
   readonly started: Promise<void>;
   /** Lets the process finish what it does, and ends it after `patience` ms. */
   stop(patience: number): Promise<void>;
+  /** Whether the message was sent: false when there is no process that does its job. */
+  tell(message: ParentMessage): boolean;
   /** Ends the process now. */
   kill(): void;
 }
@@ -31,6 +33,8 @@ export interface SuperviseOptions {
   readonly config: () => WorkerConfig | EngineConfig;
   readonly log: Logger;
   readonly onMessage?: (message: ChildMessage) => void;
+  /** The process has ended, by itself or not. */
+  readonly onEnd?: () => void;
 }
 
 const shortestWait = 200;
@@ -39,7 +43,7 @@ const longestWait = 5_000;
 const wellAfter = 30_000;
 
 /** Starts a child process and starts it again whenever it ends, after 200 ms at first and up to 5 s when it keeps failing. */
-export function supervise({ name, spawn, config, log, onMessage }: SuperviseOptions): Supervised {
+export function supervise({ name, spawn, config, log, onMessage, onEnd }: SuperviseOptions): Supervised {
   let child: ChildProcess | undefined;
   let ready = false;
   let samples: Readonly<Record<string, number>> = {};
@@ -72,6 +76,7 @@ export function supervise({ name, spawn, config, log, onMessage }: SuperviseOpti
       child = undefined;
       ready = false;
       samples = {};
+      onEnd?.();
       if (stopping) return;
       restarts++;
       wait = Date.now() - born > wellAfter ? shortestWait : Math.min(longestWait, restarts === 1 ? shortestWait : wait * 2);
@@ -96,6 +101,11 @@ export function supervise({ name, spawn, config, log, onMessage }: SuperviseOpti
       stopping = true;
       clearTimeout(timer);
       child?.kill('SIGKILL');
+    },
+    tell(message) {
+      if (child === undefined || !ready) return false;
+      send(child, message);
+      return true;
     },
     async stop(patience) {
       stopping = true;

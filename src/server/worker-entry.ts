@@ -2,6 +2,7 @@
 import type { WorkerConfig } from '../config.ts';
 import { createStatementRunner } from '../statements/runner.ts';
 import { runWorker } from '../wire/worker.ts';
+import { createAdminLink } from './admin-link.ts';
 import { runChild, tell } from './child-process.ts';
 
 runChild<WorkerConfig>(async (config) => {
@@ -10,7 +11,9 @@ runChild<WorkerConfig>(async (config) => {
     upstream: config.upstream,
     onCatalog: (database) => tell({ type: 'catalog-installed', database }),
   });
-  const worker = await runWorker(config, runner);
+  const link = createAdminLink();
+  const worker = await runWorker(config, runner, { admin: link });
+  link.serve(worker);
   tell({ type: 'ready' });
   const report = (): void => tell({ type: 'metrics', values: worker.metrics() });
   report();

@@ -13,20 +13,20 @@ const authenticationOk = 0;
 const authenticationSasl = 10;
 const channelBinding = 'SCRAM-SHA-256-PLUS';
 
-/** Reads the replies of this time. `authenticated` and `ready` are called once each. */
+/** Reads the replies of this time. The hooks are called once each. */
 export class AuthenticationSink implements ReplySink {
   readonly #target: ReplyTarget;
   readonly #ledger: Ledger;
-  readonly #hooks: { authenticated(): void; ready(): void };
+  readonly #hooks: { authenticated(): void; backendKey(pid: number): void; ready(): void };
 
-  constructor(target: ReplyTarget, ledger: Ledger, hooks: { authenticated(): void; ready(): void }) {
+  constructor(target: ReplyTarget, ledger: Ledger, hooks: { authenticated(): void; backendKey(pid: number): void; ready(): void }) {
     this.#target = target;
     this.#ledger = ledger;
     this.#hooks = hooks;
   }
 
   disposition(tag: number): number {
-    return tag === Reply.authentication || tag === Reply.parameterStatus || tag === Reply.readyForQuery
+    return tag === Reply.authentication || tag === Reply.parameterStatus || tag === Reply.backendKeyData || tag === Reply.readyForQuery
       ? Disposition.collect
       : Disposition.pass;
   }
@@ -40,6 +40,7 @@ export class AuthenticationSink implements ReplySink {
     }
     this.#target.forward(message);
     if (tag === Reply.parameterStatus) this.#target.parameterStatus(message);
+    else if (tag === Reply.backendKeyData) this.#hooks.backendKey(message.length >= 9 ? message.readInt32BE(5) : 0);
     else {
       this.#ledger.ready(message[5] ?? 0);
       this.#hooks.ready();

@@ -6,7 +6,7 @@
 import type { NoticeFields } from '../errors.ts';
 import { type CallerSession, type FieldDescription, type QueryResult, UpstreamError } from '../statements/caller-session.ts';
 import { commandTag, dataRowValues, errorFields, rowDescriptionFields } from './decode.ts';
-import { ConnectionLost, type Driver } from './driver.ts';
+import type { Driver } from './driver.ts';
 import { bind, close, describe, execute, flush, noticeResponse, parse, sync } from './encode.ts';
 import { Disposition } from './replies.ts';
 import { Reply, Status } from './tags.ts';
@@ -154,10 +154,7 @@ class ResultReader {
         return false;
       case Reply.error:
         this.error ??= new UpstreamError(errorFields(message, charset));
-        if (this.error.fields['V'] !== 'FATAL') return !this.#synced;
-        // The last thing said: the client hears it as it came.
-        this.#driver.toClient(Buffer.from(message));
-        throw new ConnectionLost();
+        return !this.#synced;
       case Reply.closeComplete:
         this.#closesLeft--;
         return !this.#synced && this.#closesLeft === 0;

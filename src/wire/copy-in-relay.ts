@@ -1,8 +1,9 @@
 /**
  * COPY data of the client, on its way to a COPY that Millrace runs as one part of a longer text.
- * Invariant: as in the server, Sync and Flush mean nothing while the data comes, and any other message ends the COPY with an error.
+ * Invariant: as in the server, Sync and Flush mean nothing while the data comes. Any other message goes to the upstream as it is, which
+ * ends the connection over it.
  */
-import { copyDone, copyFail, flush } from './encode.ts';
+import { copyDone, flush } from './encode.ts';
 import { Request } from './tags.ts';
 
 /**
@@ -46,11 +47,6 @@ export function copyInRelay(toUpstream: (bytes: Buffer) => void): (bytes: Buffer
         }
         pass(from, next);
         return bytes.subarray(next);
-      } else if (tag !== Request.copyData) {
-        pass(from, at);
-        toUpstream(copyFail);
-        // Terminate is kept: it means what it says.
-        return tag === Request.terminate ? bytes.subarray(at) : bytes.subarray(next);
       }
       at = next;
     }

@@ -43,6 +43,8 @@ export class Driver implements ReplySink {
   #handler: ReplyHandler | null = null;
   #settle: { resolve(): void; reject(error: Error): void } | null = null;
   #lost = false;
+  /** A FATAL error of the upstream: the client hears it as it came. */
+  #lastWords: Buffer | null = null;
 
   constructor(port: DriverPort) {
     this.#port = port;
@@ -71,6 +73,7 @@ export class Driver implements ReplySink {
       case Reply.notification:
         return Disposition.pass;
       case Reply.parameterStatus:
+      case Reply.error:
         return Disposition.collect;
       default:
         return this.#handler === null ? Disposition.pass : this.#handler.disposition(tag);
@@ -83,7 +86,23 @@ export class Driver implements ReplySink {
       this.#port.parameterStatus(message);
       return;
     }
-    if (this.#handler === null) return;
+    if (tag === Reply.error && errorFields(message, 'latin1')['V'] !== 'ERROR') {
+      this.#lastWords = Buffer.from(message);
+      // Behind what the client is about to hear of the exchange before.
+      if (this.#handler === null) setImmediate(() => this.#sayLastWords());
+      else this.#sayLastWords();
+      this.lost();
+      return;
+    }
+    if (this.#handler === null) {
+      this.#port.toClient(Buffer.from(message));
+      return;
+    }
+    if (tag === Reply.error) {
+      const wanted = this.#handler.disposition(tag);
+      if (wanted === Disposition.pass) this.#port.toClient(Buffer.from(message));
+      if (wanted !== Disposition.collect) return;
+    }
     let done: boolean;
     try {
       done = this.#handler.message(tag, message);
@@ -102,7 +121,10 @@ export class Driver implements ReplySink {
 
   /** Sends `bytes` and hands the answer to `handler` until that has seen its end. */
   exchange(bytes: Buffer, handler: ReplyHandler): Promise<void> {
-    if (this.#lost) return Promise.reject(new ConnectionLost());
+    if (this.#lost) {
+      this.#sayLastWords();
+      return Promise.reject(new ConnectionLost());
+    }
     if (this.#handler !== null) return Promise.reject(new Error('two exchanges at once on one session'));
     return new Promise((resolve, reject) => {
       this.#handler = handler;
@@ -149,6 +171,11 @@ export class Driver implements ReplySink {
       disposition: (tag) => (tag === Reply.error ? Disposition.collect : Disposition.drop),
       message: () => true,
     });
+  }
+
+  #sayLastWords(): void {
+    if (this.#lastWords !== null) this.#port.toClient(this.#lastWords);
+    this.#lastWords = null;
   }
 
   #finish(): { resolve(): void; reject(error: Error): void } | null {

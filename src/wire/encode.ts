@@ -169,5 +169,22 @@ export function execute(portal: string, charset: Charset): Buffer {
 export const flush = message(Request.flush, []);
 export const sync = message(Request.sync, []);
 export const copyDone = message(Request.copyDone, []);
-export const copyFail = message(Request.copyFail, [Buffer.from('unexpected message during COPY from stdin\0', 'latin1')]);
 export const sslRequest = Buffer.from([0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f]);
+
+/** CancelRequest. */
+export function cancelPacket(pid: number, key: Buffer): Buffer {
+  const packet = Buffer.alloc(12 + key.length);
+  packet.writeInt32BE(packet.length, 0);
+  packet.writeInt32BE(80877102, 4);
+  packet.writeInt32BE(pid, 8);
+  key.copy(packet, 12);
+  return packet;
+}
+
+export function backendKeyData(pid: number, key: Buffer): Buffer {
+  return message(Reply.backendKeyData, [int32(pid), key]);
+}
+
+export function parameterStatus(name: string, value: string): Buffer {
+  return message(Reply.parameterStatus, [cstring(name, 'utf8'), cstring(value, 'utf8')]);
+}

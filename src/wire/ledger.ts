@@ -1,14 +1,26 @@
 /**
- * What the client has asked and what the upstream has answered, in numbers.
- * Invariant: `quiet` is never true while an answer is on its way. The opposite may happen (a Sync that COPY swallowed, a Query that was
- * skipped after an error): then the numbers are set right by a marker, see quiesce.ts.
+ * What the client has asked and what the upstream has answered.
+ * Invariant: `quiet` is never true while an answer is on its way. The opposite may happen (a Query that was skipped after an error, a
+ * Sync among COPY data that failed): then a marker puts it right, see quiesce.ts.
  */
 import { Status } from './tags.ts';
 
+/** What is remembered of the messages that were forwarded, in their order. */
+const Entry = {
+  /** Query or FunctionCall, and the startup packet: answered by ReadyForQuery. */
+  query: 1,
+  /** Answered by ReadyForQuery, unless COPY reads it. */
+  sync: 2,
+  /** CopyData; several in a row are one. */
+  copyData: 3,
+  /** CopyDone or CopyFail. */
+  copyEnd: 4,
+} as const;
+
+/** A server that does not expect COPY data says nothing to it, so that nothing else bounds how much a client can send of it. */
+const mostCopyEntries = 1_000;
+
 export class Ledger {
-  /** Forwarded requests that end in a ReadyForQuery, and the ReadyForQuery that came, since nothing was under way. */
-  sent = 0;
-  received = 0;
   /** Extended-protocol messages were forwarded after the last Sync or Query. */
   batchOpen = false;
   /** The open batch has made a portal, which lasts to the end of its transaction. */
@@ -21,29 +33,43 @@ export class Ledger {
   copyIn = false;
   /** Transaction status of the last ReadyForQuery: 'I', 'T' or 'E'. */
   status: number = Status.idle;
-  #lastWasQuery = false;
-  /** `sent` at the last CopyDone or CopyFail; -1: none since nothing was under way. */
-  #sentAtCopyEnd = -1;
+  /** How many ReadyForQuery are to come. */
+  outstanding = 0;
+  /** It cannot be known from here which Sync was answered, and which was read as part of COPY data. */
+  doubtful = false;
+  /** A ring of entries; its length is a power of two. */
+  #entries = new Uint8Array(8);
+  #first = 0;
+  #count = 0;
+  #copyEntries = 0;
+  /** CopyData was forwarded to the COPY that reads now. */
+  #dataSeen = false;
+  /** A Sync stood among the data of a COPY: should that fail, the Sync may have been answered. */
+  #syncAmongData = false;
+  /** For statistics: how many ReadyForQuery came in all, and how many of them outside a transaction. */
+  answered = 0;
+  transactions = 0;
 
   /** True when every request was answered and none is half sent. */
   get quiet(): boolean {
-    return this.sent === this.received && !this.batchOpen && !this.copyIn;
+    return this.outstanding === 0 && !this.batchOpen && !this.copyIn && !this.doubtful;
   }
 
-  /** A Query or FunctionCall was forwarded. In a batch known to have failed the upstream discards it. */
+  /** A Query, FunctionCall or startup packet was forwarded. In a batch known to have failed the upstream discards it. */
   query(): void {
     if (this.skipping) return;
-    this.sent++;
+    this.#push(Entry.query);
     this.batchOpen = false;
-    this.#lastWasQuery = true;
   }
 
   /** A Sync was forwarded. */
   sync(): void {
-    if (this.copyIn) return;
+    if (this.copyIn) {
+      if (this.#dataSeen) this.#syncAmongData = true;
+      return;
+    }
     this.synced();
-    this.sent++;
-    this.#lastWasQuery = false;
+    this.#push(Entry.sync);
   }
 
   /** The batch has ended, by a Sync of the client or one of ours. */
@@ -54,42 +80,131 @@ export class Ledger {
     this.executed = false;
   }
 
+  /** CopyData was forwarded. */
+  copyData(): void {
+    if (this.copyIn) this.#dataSeen = true;
+    else if (this.#count === 0 || this.#at(this.#count - 1) !== Entry.copyData) this.#pushCopy(Entry.copyData);
+  }
+
   /** CopyDone or CopyFail was forwarded. */
   copyEnd(): void {
+    if (!this.copyIn) this.#pushCopy(Entry.copyEnd);
     this.copyIn = false;
-    this.#sentAtCopyEnd = this.sent;
   }
 
   /** ReadyForQuery came. */
   ready(status: number): void {
     this.status = status;
+    this.answered++;
+    if (status === Status.idle) this.transactions++;
     this.copyIn = false;
-    if (++this.received !== this.sent) return;
-    this.settle();
+    this.#syncAmongData = false;
+    while (this.#count > 0) {
+      const entry = this.#shift();
+      if (entry === Entry.query || entry === Entry.sync) break;
+    }
+    if (this.outstanding > 0) return;
     // A Query in a batch leaves the batch's transaction open up to Sync: then the status is not idle.
-    if (status === Status.idle && !this.batchOpen) this.executed = false;
+    if (this.batchOpen) return;
+    this.#clear();
+    if (status === Status.idle) this.executed = false;
   }
 
   /** ErrorResponse came. With nothing older under way it belongs to the open batch. */
   error(): void {
     this.copyIn = false;
-    if (this.batchOpen && this.sent === this.received) this.skipping = true;
+    if (this.#syncAmongData) this.doubtful = true;
+    if (this.batchOpen && this.outstanding === 0) this.skipping = true;
   }
 
-  /** CopyInResponse came. When Execute caused it, the Syncs in front of the data are not answered, and the batch stays open. */
+  /** CopyInResponse came: the upstream reads what follows the request, up to the end of the data. Syncs there are not answered. */
   copyStarted(): void {
-    const dataSent = this.#sentAtCopyEnd !== -1;
-    this.copyIn = !dataSent;
-    if (this.#lastWasQuery && this.sent > this.received) return;
-    const until = dataSent ? this.#sentAtCopyEnd : this.sent;
-    if (until > this.received) this.sent -= until - this.received;
-    if (this.sent === this.received) this.batchOpen = true;
+    const request = this.#nextRequest();
+    // Of a Query the data come behind it, and with Execute they may come in front of the Sync that is waited for.
+    let at = request < this.#count && this.#at(request) === Entry.query ? request + 1 : 0;
+    const swallowed = request < at ? 0 : this.outstanding;
+    this.copyIn = true;
+    this.#dataSeen = false;
+    this.#syncAmongData = false;
+    while (this.copyIn && at < this.#count) {
+      const entry = this.#remove(at);
+      if (entry === Entry.copyEnd) this.copyIn = false;
+      else if (entry === Entry.copyData) this.#dataSeen = true;
+      else if (entry === Entry.sync) {
+        if (this.#dataSeen) this.#syncAmongData = true;
+      } else {
+        // No COPY takes a Query: the upstream will say so.
+        at++;
+      }
+    }
+    if (swallowed > 0 && this.outstanding === 0) this.batchOpen = true;
   }
 
   /** Known to be at rest: older differences are forgotten. */
   settle(): void {
-    this.sent = 0;
-    this.received = 0;
-    this.#sentAtCopyEnd = -1;
+    this.#clear();
+    this.doubtful = false;
+  }
+
+  #clear(): void {
+    this.#count = 0;
+    this.#copyEntries = 0;
+    this.outstanding = 0;
+  }
+
+  #pushCopy(entry: number): void {
+    // At rest nobody waits for data.
+    if (this.skipping || (this.outstanding === 0 && !this.batchOpen)) return;
+    if (this.#copyEntries >= mostCopyEntries) this.doubtful = true;
+    else this.#push(entry);
+  }
+
+  #push(entry: number): void {
+    if (this.#count === this.#entries.length) {
+      const larger = new Uint8Array(2 * this.#count);
+      for (let at = 0; at < this.#count; at++) larger[at] = this.#at(at);
+      this.#entries = larger;
+      this.#first = 0;
+    }
+    this.#entries[(this.#first + this.#count++) & (this.#entries.length - 1)] = entry;
+    if (entry === Entry.query || entry === Entry.sync) this.outstanding++;
+    else this.#copyEntries++;
+  }
+
+  #at(index: number): number {
+    return this.#entries[(this.#first + index) & (this.#entries.length - 1)] ?? 0;
+  }
+
+  #shift(): number {
+    const entry = this.#at(0);
+    this.#first = (this.#first + 1) & (this.#entries.length - 1);
+    this.#forget(entry);
+    return entry;
+  }
+
+  /** Takes out the entry at `index`, except a Query. */
+  #remove(index: number): number {
+    const entry = this.#at(index);
+    if (entry === Entry.query) return entry;
+    for (let at = index + 1; at < this.#count; at++) {
+      this.#entries[(this.#first + at - 1) & (this.#entries.length - 1)] = this.#at(at);
+    }
+    this.#forget(entry);
+    return entry;
+  }
+
+  #forget(entry: number): void {
+    this.#count--;
+    if (entry === Entry.query || entry === Entry.sync) this.outstanding--;
+    else this.#copyEntries--;
+  }
+
+  /** The index of the request that is answered next. */
+  #nextRequest(): number {
+    for (let at = 0; at < this.#count; at++) {
+      const entry = this.#at(at);
+      if (entry === Entry.query || entry === Entry.sync) return at;
+    }
+    return this.#count;
   }
 }

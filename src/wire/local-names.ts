@@ -1,6 +1,6 @@
 /**
  * The prepared statements and portals of one session that Millrace carries out itself.
- * Invariant: for each of them the upstream holds one of the same name, made from `placeholder`, so that duplicate names, DEALLOCATE,
+ * Invariant: for each of them the upstream holds one of the same name, made from `standIn`, so that duplicate names, DEALLOCATE,
  * failed transactions and skipped messages get the upstream's own answers. Only Describe and Execute are answered here.
  */
 
@@ -10,6 +10,12 @@ import { Request } from './tags.ts';
 
 /** Harmless, returns nothing, takes no snapshot, and is refused in a failed transaction as any statement is. */
 export const placeholder = 'UNLISTEN "__millrace"';
+
+/** What the upstream holds for a statement of ours. Only EXECUTE in SQL can run it, and must not seem to have done something. */
+export const standIn = `DO $$BEGIN
+  RAISE feature_not_supported USING MESSAGE = 'a prepared statement that Millrace carries out cannot be run by EXECUTE',
+    HINT = 'Run it by the protocol (Bind and Execute), or send its text.';
+END$$`;
 
 export interface LocalStatement {
   readonly statement: ExtendedStatement;

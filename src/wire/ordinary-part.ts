@@ -4,9 +4,10 @@
  */
 import { UpstreamError } from '../statements/caller-session.ts';
 import { commandTag, errorFields } from './decode.ts';
-import { ConnectionLost } from './driver.ts';
+import type { Driver } from './driver.ts';
 import { bind, describe, execute, flush, parse } from './encode.ts';
 import { OrdinaryPartError } from './failure.ts';
+import { placeholder } from './local-names.ts';
 import { Disposition } from './replies.ts';
 import { Reply } from './tags.ts';
 import type { Taken } from './taken.ts';
@@ -54,15 +55,9 @@ export async function relayPart(taken: Taken, text: string, tell: (complete: Buf
             driver.toClient(Buffer.from(message));
             taken.relayCopyIn();
             return false;
-          case Reply.error: {
-            const fields = errorFields(message, charset);
-            if (fields['V'] === 'FATAL') {
-              driver.toClient(Buffer.from(message));
-              throw new ConnectionLost();
-            }
-            failure = new OrdinaryPartError(fields);
+          case Reply.error:
+            failure = new OrdinaryPartError(errorFields(message, charset));
             return true;
-          }
           default:
             return true;
         }
@@ -74,4 +69,25 @@ export async function relayPart(taken: Taken, text: string, tell: (complete: Buf
     throw failure;
   }
   return tag;
+}
+
+/**
+ * Begins the transaction that a text of several statements is: what cannot run in a block (VACUUM) is refused there from the first
+ * statement on, and what can run in a block only (LOCK, DECLARE) is allowed. In the extended protocol an
+ * Execute before them does it, from PostgreSQL 18 on; older ones see single statements of one transaction.
+ */
+export async function beginImplicitBlock(driver: Driver): Promise<void> {
+  const { charset } = driver;
+  driver.dirty = true;
+  let error: UpstreamError | null = null;
+  await driver.exchange(Buffer.concat([parse('', placeholder, charset), bind('', '', [], charset), execute('', charset), flush]), {
+    disposition: (tag) => (tag === Reply.commandComplete || tag === Reply.error ? Disposition.collect : Disposition.drop),
+    message: (tag, message) => {
+      if (tag === Reply.error) error = new UpstreamError(errorFields(message, charset));
+      return true;
+    },
+  });
+  if (error === null) return;
+  driver.failed = true;
+  throw error;
 }

@@ -6,13 +6,14 @@
 import { millraceError } from '../errors.ts';
 import type { StatementText } from '../sql/ast.ts';
 import type { StatementResult } from '../statements/caller-session.ts';
-import { type CommitTask, refusingCaller, reservedName } from './caller.ts';
+import { type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
 import { bindParts, executeParts, parseParts, target } from './decode.ts';
 import { commandComplete, message as encode, flush, noData, portalSuspended } from './encode.ts';
 import { failureResponse } from './failure.ts';
-import { type LocalPortal, placeholder } from './local-names.ts';
+import { type LocalPortal, standIn } from './local-names.ts';
 import { Disposition } from './replies.ts';
 import { describeFields, encodeRows } from './result-rows.ts';
+import { checkSyntax, parseWhole } from './syntax-check.ts';
 import { Reply, Request, Status } from './tags.ts';
 import { callerFor, rest, type Taken } from './taken.ts';
 
@@ -23,6 +24,8 @@ const besideSynced = { name: reservedName, eachSynced: true } as const;
 export async function takeExtended(taken: Taken, message: Buffer): Promise<void> {
   // In a batch that failed the upstream discards it, and in a COPY the upstream refuses it.
   if ((await rest(taken)) !== 'ready') return taken.forward(message);
+  // Portals have ended with the transaction.
+  if (!taken.ledger.batchOpen && taken.ledger.status !== Status.inTransaction) taken.names.portals.clear();
   try {
     switch (message[0]) {
       case Request.parse:
@@ -52,7 +55,7 @@ async function takeParse(taken: Taken, message: Buffer): Promise<void> {
     if (await relay(taken, message, Reply.parseComplete)) names.statements.delete(key);
     return;
   }
-  const placed = encode(Request.parse, [name, Buffer.from(`\0${placeholder}\0\0\0`, 'latin1')]);
+  const placed = encode(Request.parse, [name, Buffer.from(`\0${standIn}\0\0\0`, 'latin1')]);
   if (!(await relay(taken, placed, Reply.parseComplete))) return;
   names.statements.set(key, { statement: part.statement, text: part.text, fields: runner.describe(part.statement) });
 }
@@ -60,13 +63,14 @@ async function takeParse(taken: Taken, message: Buffer): Promise<void> {
 /** The statement of the text when Millrace is to carry it out, null when the upstream is. */
 async function extendedPart(taken: Taken, text: string): Promise<StatementText | null> {
   const { ledger, runner } = taken;
-  const parts = taken.parse(text);
+  const parts = await parseWhole(taken, text);
   const [part] = parts;
   if (part === undefined || !parts.some((one) => one.statement !== null)) return null;
   if (parts.length > 1) {
     // With Postgres's own statements only, the upstream has its own words for it.
     for (const one of parts) {
       if (await isCertain(taken, one)) {
+        await checkSyntax(taken, text, parts);
         throw millraceError('syntax_error', { message: 'cannot insert multiple commands into a prepared statement' });
       }
     }
@@ -90,20 +94,29 @@ async function isCertain(taken: Taken, part: StatementText): Promise<boolean> {
 async function takeBind(taken: Taken, message: Buffer): Promise<void> {
   const { names } = taken;
   const { portal, statement, formats } = bindParts(message);
-  if (!(await relay(taken, message, Reply.bindComplete))) return;
-  taken.ledger.bound = true;
   const local = names.statements.get(statement);
+  // The upstream speaks first: it knows whether the names are right.
+  if (!(await relay(taken, message, Reply.bindComplete, Buffer.alloc(0)))) return;
+  taken.ledger.bound = true;
+  const columns = local?.fields?.length ?? formats.length;
+  if (formats.length > 1 && formats.length !== columns) {
+    const message = `bind message has ${formats.length} result formats but query has ${columns} columns`;
+    throw millraceError('protocol_violation', { message });
+  }
+  taken.driver.toClient(encode(Reply.bindComplete, []));
   if (local === undefined) names.portals.delete(portal);
   else names.portals.set(portal, { statement: local, formats, rest: null, done: false, tag: '' });
 }
 
 /** The upstream describes its placeholder: no parameters, no data. The latter is replaced by what the statement returns. */
 async function takeDescribe(taken: Taken, message: Buffer): Promise<void> {
-  const { driver, names } = taken;
+  const { driver, ledger, names } = taken;
   const { kind, name } = target(message);
   const portal = kind === 'P' ? names.portals.get(name) : undefined;
   const local = kind === 'P' ? portal?.statement : names.statements.get(name);
   const fields = local?.fields ?? null;
+  // Postgres looks nothing up in a failed transaction. Once the batch has executed something the transaction may be another.
+  if (fields !== null && ledger.status === Status.failed && !ledger.executed) throw failedTransaction();
   const described = fields === null ? noData : describeFields(fields, portal?.formats ?? [], driver.charset);
   await relay(taken, message, Reply.noData, described);
 }
@@ -120,7 +133,9 @@ async function takeExecute(taken: Taken, message: Buffer): Promise<void> {
   const { portal: name, limit } = executeParts(message);
   const portal = names.portals.get(name);
   if (portal === undefined) return taken.forward(message);
-  ledger.batchOpen = true;
+  // The upstream knows whether its placeholder is still there: a COMMIT in the same batch ends it.
+  const there = encode(Request.describe, [Buffer.from(`P${name}\0`, 'latin1')]);
+  if (!(await relay(taken, there, Reply.noData, Buffer.alloc(0)))) return;
   ledger.executed = true;
   const { statement, text } = portal.statement;
   if (portal.rest !== null || portal.done) return deliver(taken, portal, limit);

@@ -35,11 +35,14 @@ export async function quiesce(driver: Driver, note: (tag: number, message: Buffe
     ]),
     marker,
   );
+  // The upstream was skipping to a Sync of the client, and ours has ended that: it is to go on skipping.
+  if (marker.refused) await driver.abort();
   return marker.rest;
 }
 
 class Marker {
   rest: Rest = 'ready';
+  refused = false;
   readonly #driver: Driver;
   readonly #nonce: readonly number[];
   readonly #inBatch: boolean;
@@ -86,9 +89,12 @@ class Marker {
       this.#parseComplete = Buffer.from(message);
       return false;
     }
-    if (tag === Reply.readyForQuery && !this.#inBatch && ledger.sent === ledger.received) {
-      // The marker itself was refused (the client had left the server in the middle of something): this answers our Sync.
+    if (tag === Reply.readyForQuery && !this.#inBatch && ledger.outstanding === 0 && !ledger.doubtful) {
+      // The marker was skipped: a COPY, which had read the Sync that the client meant to stand in front, has failed.
       ledger.status = message[5] ?? Status.idle;
+      ledger.settle();
+      this.rest = 'skipping';
+      this.refused = true;
       return true;
     }
     this.#driver.toClient(Buffer.from(message));

@@ -109,6 +109,9 @@ export class RequestWalker {
         ledger.batchOpen = true;
         ledger.executed = true;
         break;
+      case Request.copyData:
+        ledger.copyData();
+        break;
       case Request.copyDone:
       case Request.copyFail:
         ledger.copyEnd();

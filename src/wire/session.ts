@@ -5,7 +5,7 @@
  * The path of ordinary traffic is synchronous and allocates nothing a message.
  */
 import type { Socket } from 'node:net';
-import { millraceError } from '../errors.ts';
+import { type ErrorFields, millraceError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { LexerOptions } from '../sql/lexer.ts';
 import type { StatementRunner } from '../statements/caller-session.ts';
@@ -23,9 +23,10 @@ import { ReplyWalker } from './replies.ts';
 import { type Gate, RequestWalker, Stop } from './requests.ts';
 import { takeQuery } from './simple-query.ts';
 import type { PeerSocket, StaticReader } from './static-reader.ts';
-import { Request, Status } from './tags.ts';
+import { Reply, Request, Status } from './tags.ts';
 import { rest, type StatementParser, type Taken } from './taken.ts';
 import { runTasks } from './tasks.ts';
+import type { UpstreamLink } from './upstream-link.ts';
 
 export interface SessionServices {
   readonly runner: StatementRunner;
@@ -41,6 +42,19 @@ export interface SessionIdentity {
   readonly replication: boolean;
 }
 
+/** What the admin console shows of a session. */
+export interface SessionFacts {
+  readonly client: Socket;
+  /** Null while the client has none. */
+  readonly upstream: Socket | null;
+  readonly ledger: Ledger;
+  readonly authenticated: boolean;
+  /** In a transaction, or with a request under way. */
+  readonly busy: boolean;
+  readonly backendPid: number;
+  readonly applicationName: string;
+}
+
 /** While the client waits for a statement of ours it has nothing to say; beyond this it is no longer read. */
 const longestHeld = 262_144;
 /** A peer that was told goodbye and does not hang up is cut off. */
@@ -50,7 +64,7 @@ export class Session implements DriverPort {
   readonly ledger = new Ledger();
   charset: Charset = 'utf8';
   readonly #client: Socket;
-  readonly #upstream: Socket;
+  readonly #upstream: UpstreamLink;
   readonly #services: SessionServices;
   readonly #names = new LocalNames();
   readonly #requests: RequestWalker;
@@ -74,17 +88,21 @@ export class Session implements DriverPort {
   #terminated = false;
   #clientEnded = false;
   #draining = false;
+  #pausing = false;
+  #resting = false;
   #closed = false;
+  #backendPid = 0;
+  #applicationName = '';
 
   constructor(
     client: PeerSocket,
-    upstream: PeerSocket,
+    upstream: UpstreamLink,
     identity: SessionIdentity,
     services: SessionServices,
     hooks: { authenticated(): void; closed(): void },
   ) {
     this.#client = client.socket;
-    this.#upstream = upstream.socket;
+    this.#upstream = upstream;
     this.#services = services;
     this.#onAuthenticated = hooks.authenticated;
     this.#requests = new RequestWalker(this.ledger, services.mayBeExtended, this.#names);
@@ -122,22 +140,40 @@ export class Session implements DriverPort {
         this.#guard = null;
         this.#onAuthenticated();
       },
+      backendKey: (pid) => {
+        this.#backendPid = pid;
+      },
       ready: () => {
+        this.ledger.answered = 0;
+        this.ledger.transactions = 0;
         this.#replies.sink = null;
         this.#readyForQuery();
       },
     });
-    this.#listen(client.reader, upstream.reader, hooks.closed);
+    this.#listen(client.reader, hooks.closed);
   }
 
   /** Sends the startup packet, and what the client sent behind it. */
   start(startup: Buffer, rest: Buffer): void {
     // The startup packet is answered by a ReadyForQuery too.
-    this.ledger.sent = 1;
+    this.ledger.query();
     this.toUpstream(startup);
     if (rest.length > 0) this.#fromClient(rest);
     this.#client.resume();
     this.#upstream.resume();
+  }
+
+  /** Goes on with a client that Millrace has authenticated itself. `welcome`: what it is told up to ReadyForQuery. */
+  startAuthenticated(welcome: readonly Buffer[], rest: Buffer): void {
+    this.#guard = null;
+    this.#replies.sink = null;
+    this.#onAuthenticated();
+    for (const message of welcome) {
+      if (message[0] === Reply.parameterStatus) this.parameterStatus(message);
+    }
+    this.toClient(Buffer.concat(welcome));
+    if (rest.length > 0) this.#fromClient(rest);
+    this.#client.resume();
   }
 
   toClient(bytes: Buffer): void {
@@ -147,13 +183,45 @@ export class Session implements DriverPort {
   }
 
   toUpstream(bytes: Buffer): void {
-    if (!this.#upstream.write(bytes) && this.#upstream.writableLength > 0) this.#pauseClient();
+    if (!this.#upstream.write(bytes) && this.#upstream.pending > 0) this.#pauseClient();
   }
 
   parameterStatus(message: Buffer): void {
     const { name, value } = parameter(message);
     if (name === 'client_encoding') this.charset = value === 'UTF8' || value === 'SQL_ASCII' ? 'utf8' : 'latin1';
+    else if (name === 'application_name') this.#applicationName = value;
     else if (name === 'standard_conforming_strings') this.#lexer.standardConformingStrings = value !== 'off';
+  }
+
+  facts(): SessionFacts {
+    return {
+      client: this.#client,
+      upstream: this.#upstream.socket,
+      ledger: this.ledger,
+      authenticated: this.#guard === null,
+      busy: this.#held !== null || !this.ledger.quiet || this.ledger.status !== Status.idle,
+      backendPid: this.#backendPid,
+      applicationName: this.#applicationName,
+    };
+  }
+
+  /** Paused, and no transaction is open: nothing of the client goes on before `resume`. */
+  get resting(): boolean {
+    return this.#resting;
+  }
+
+  /** Holds the client's next request, once its transaction has ended. */
+  pause(): void {
+    this.#pausing = true;
+    this.#replies.alert = true;
+    this.#restWhenIdle();
+  }
+
+  resume(): void {
+    this.#pausing = false;
+    if (!this.#resting) return;
+    this.#resting = false;
+    this.#resumeClient();
   }
 
   /** Ends the session as soon as no transaction is open. */
@@ -165,11 +233,7 @@ export class Session implements DriverPort {
 
   /** Ends the session now, with the words Postgres has for it. */
   shutDown(): void {
-    if (this.#closed) return;
-    const goodbye = millraceError('administrator_shutdown').fields;
-    this.#client.end(errorResponse(goodbye, this.charset, 'FATAL'));
-    this.#endUpstream();
-    this.#lingerClient();
+    this.#dismiss(millraceError('administrator_shutdown').fields);
   }
 
   /** Cuts both connections. */
@@ -178,7 +242,7 @@ export class Session implements DriverPort {
     this.#upstream.destroy();
   }
 
-  #listen(clientReader: StaticReader | null, upstreamReader: StaticReader | null, closed: () => void): void {
+  #listen(clientReader: StaticReader | null, closed: () => void): void {
     const client = this.#client;
     const upstream = this.#upstream;
     const done = (): void => {
@@ -189,7 +253,7 @@ export class Session implements DriverPort {
     else {
       clientReader.receive = (chunk) => {
         this.#fromClient(chunk);
-        return this.#held !== null || this.#need > 0 || upstream.writableLength > 0;
+        return this.#held !== null || this.#need > 0 || upstream.pending > 0;
       };
     }
     client.on('drain', () => upstream.resume());
@@ -198,24 +262,22 @@ export class Session implements DriverPort {
     client.on('close', () => {
       // What the client has sent is still delivered, as a server would have read it.
       this.#driver.lost();
-      upstream.destroySoon();
-      upstream.resume();
-      if (upstream.closed) done();
+      upstream.abandon();
+      if (upstream.isClosed) done();
     });
-    if (upstreamReader === null) upstream.on('data', (chunk: Buffer) => this.#fromUpstream(chunk));
-    else {
-      upstreamReader.receive = (chunk) => {
+    upstream.listen({
+      receive: (chunk) => {
         this.#fromUpstream(chunk);
         return client.writableLength > 0;
-      };
-    }
-    upstream.on('drain', () => this.#resumeClient());
-    upstream.on('end', () => this.#upstreamEnd());
-    upstream.on('error', () => upstream.destroy());
-    upstream.on('close', () => {
-      this.#driver.lost();
-      this.#upstreamEnd();
-      if (client.closed) done();
+      },
+      drain: () => this.#resumeClient(),
+      end: () => this.#upstreamEnd(),
+      refused: (error) => this.#dismiss(error),
+      closed: () => {
+        this.#driver.lost();
+        this.#upstreamEnd();
+        if (client.closed) done();
+      },
     });
   }
 
@@ -291,6 +353,7 @@ export class Session implements DriverPort {
   /** Runs a conversation of ours, then goes on with what the client sent meanwhile. */
   async #take(work: () => Promise<void>): Promise<void> {
     this.#held ??= [];
+    this.#upstream.hold(true);
     this.#replies.sink = this.#driver;
     this.#driver.begin();
     try {
@@ -303,7 +366,7 @@ export class Session implements DriverPort {
     const waiting = this.#watch.tasks.length > 0;
     this.#replies.sink = waiting ? this.#watch : null;
     this.#requests.oneAtATime = waiting;
-    this.#replies.alert = this.#draining || this.#names.any;
+    this.#replies.alert = this.#draining || this.#pausing || this.#names.any;
     this.#release();
   }
 
@@ -313,9 +376,13 @@ export class Session implements DriverPort {
     this.#heldBytes = 0;
     if (held !== null && held.length > 0) this.#feed(held.length === 1 ? (held[0] ?? Buffer.alloc(0)) : Buffer.concat(held));
     if (this.#held !== null) return;
+    this.#upstream.hold(false);
     this.#resumeClient();
     if (this.#clientEnded) this.#endUpstream();
-    else this.#endWhenIdle();
+    else {
+      this.#endWhenIdle();
+      this.#restWhenIdle();
+    }
   }
 
   #forwardTaken(message: Buffer): void {
@@ -340,13 +407,21 @@ export class Session implements DriverPort {
 
   #readyForQuery(): void {
     if (this.ledger.status !== Status.inTransaction && this.ledger.quiet) this.#names.portals.clear();
-    this.#replies.alert = this.#draining || this.#names.any;
+    this.#replies.alert = this.#draining || this.#pausing || this.#names.any;
     this.#endWhenIdle();
+    this.#restWhenIdle();
   }
 
   #endWhenIdle(): void {
     if (!this.#draining || this.#guard !== null || this.#held !== null || this.#need > 0) return;
     if (this.ledger.quiet && this.ledger.status === Status.idle) this.shutDown();
+  }
+
+  #restWhenIdle(): void {
+    if (!this.#pausing || this.#closed || this.#guard !== null || this.#held !== null) return;
+    if (!this.ledger.quiet || this.ledger.status !== Status.idle) return;
+    this.#resting = true;
+    this.#pauseClient();
   }
 
   #pauseClient(): void {
@@ -355,7 +430,7 @@ export class Session implements DriverPort {
   }
 
   #resumeClient(): void {
-    if (!this.#clientPaused || this.#heldBytes > longestHeld || this.#upstream.writableLength > 0) return;
+    if (!this.#clientPaused || this.#resting || this.#heldBytes > longestHeld || this.#upstream.pending > 0) return;
     this.#clientPaused = false;
     this.#client.resume();
   }
@@ -373,8 +448,17 @@ export class Session implements DriverPort {
     this.#lingerClient();
   }
 
+  /** Tells the client why it has to go. */
+  #dismiss(error: ErrorFields): void {
+    if (this.#closed || this.#client.writableEnded) return;
+    this.resume();
+    this.#client.end(errorResponse(error, this.charset, 'FATAL'));
+    this.#endUpstream();
+    this.#lingerClient();
+  }
+
   #endUpstream(): void {
-    if (!this.#upstream.writableEnded) this.#upstream.end();
+    this.#upstream.end();
   }
 
   #lingerClient(): void {

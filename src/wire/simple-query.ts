@@ -7,11 +7,12 @@ import type { StatementText } from '../sql/ast.ts';
 import { UpstreamError } from '../statements/caller-session.ts';
 import { type CommitTask, failedTransaction, refusingCaller } from './caller.ts';
 import { queryText } from './decode.ts';
-import { close, query, readyForQuery } from './encode.ts';
+import { type Charset, close, query, readyForQuery } from './encode.ts';
 import { charactersBefore, failureResponse, OrdinaryPartError } from './failure.ts';
 import { placeholder } from './local-names.ts';
-import { relayPart } from './ordinary-part.ts';
+import { beginImplicitBlock, relayPart } from './ordinary-part.ts';
 import { simpleResult } from './result-rows.ts';
+import { checkSyntax, parseWhole } from './syntax-check.ts';
 import { Status } from './tags.ts';
 import { callerFor, rest, type Taken } from './taken.ts';
 import { asWarning, carryOut } from './tasks.ts';
@@ -27,8 +28,9 @@ export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
   const text = queryText(message, driver.charset);
   let parts: readonly StatementText[];
   try {
-    parts = taken.parse(text);
+    parts = await parseWhole(taken, text);
     if (!(await anyClaimed(taken, parts))) return taken.forward(message);
+    if (parts.length > 1) await checkSyntax(taken, text, parts);
   } catch (error) {
     taken.names.forgetUnnamed();
     return await fail(taken, error, 0);
@@ -76,6 +78,7 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
   for (const [index, part] of parts.entries()) {
     const ownTasks: CommitTask[] = [];
     try {
+      if (parts.length > 1 && ledger.status === Status.idle && !driver.dirty) await beginImplicitBlock(driver);
       await runPart(taken, part, run, ownTasks, index === parts.length - 1);
       run.tasks.push(...ownTasks);
     } catch (error) {
@@ -85,8 +88,7 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
     }
   }
   try {
-    // A simple Query leaves nothing unnamed behind.
-    await driver.sync([close('P', '', driver.charset), close('S', '', driver.charset)]);
+    await driver.sync(nothingUnnamed(driver.charset));
   } catch (error) {
     return await fail(taken, error, 0);
   }
@@ -139,6 +141,11 @@ async function transactionEnded(taken: Taken, run: Run, tag: string, before: num
   for (const failure of await carryOut(taken, tasks)) driver.toClient(asWarning(failure));
 }
 
+/** A simple Query leaves nothing unnamed behind. */
+function nothingUnnamed(charset: Charset): Buffer[] {
+  return [close('P', '', charset), close('S', '', charset)];
+}
+
 /** Tells the client, and makes the upstream's transaction fail as an error of its own would have. */
 async function fail(taken: Taken, error: unknown, offset: number): Promise<void> {
   const { driver, ledger, watch } = taken;
@@ -148,6 +155,7 @@ async function fail(taken: Taken, error: unknown, offset: number): Promise<void>
   const inBlock = ledger.status === Status.inTransaction;
   if (inBlock || driver.dirty) await driver.abort();
   await driver.sync();
+  await driver.sync(nothingUnnamed(driver.charset));
   if (ledger.status === Status.idle) watch.tasks = [];
   driver.toClient(readyForQuery(ledger.status));
 }

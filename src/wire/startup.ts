@@ -62,3 +62,14 @@ function startupMessage(packet: Buffer): StartupPacket {
   }
   return { kind: 'startup', length: packet.length, user, database: database || user, replication };
 }
+
+/** All parameters of a startup message, in the order sent, and the protocol version asked for. */
+export function startupParameters(packet: Buffer): {
+  readonly protocol: number;
+  readonly parameters: readonly (readonly [string, string])[];
+} {
+  const strings = packet.toString('utf8', 8).split('\0');
+  const parameters: [string, string][] = [];
+  for (let i = 0; i + 1 < strings.length && strings[i] !== ''; i += 2) parameters.push([strings[i] ?? '', strings[i + 1] ?? '']);
+  return { protocol: packet.readUInt32BE(4), parameters };
+}

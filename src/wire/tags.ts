@@ -24,6 +24,7 @@ export const Reply = {
   parameterStatus: 0x53,
   backendKeyData: 0x4b,
   readyForQuery: 0x5a,
+  negotiateProtocolVersion: 0x76,
   error: 0x45,
   notice: 0x4e,
   notification: 0x41,

@@ -108,3 +108,9 @@ function secured(socket: Socket, host: string, ssl: SslOptions): Promise<Socket>
     });
   });
 }
+
+/** What failed, in words. Several addresses of one name may each have failed in their own way. */
+export function reason(error: unknown): string {
+  if (error instanceof AggregateError && error.errors.length > 0) return error.errors.map(reason).join('; ');
+  return error instanceof Error ? error.message : String(error);
+}

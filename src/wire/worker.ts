@@ -2,22 +2,39 @@
  * A proxy worker: the data path, alone in its process or one of several under node:cluster.
  * Invariant: after `stop` no client connection is left, and no transaction that could end in time was cut off.
  */
+import { createHmac } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { WorkerConfig } from '../config.ts';
 import { createLogger, type Logger } from '../log.ts';
 import { mayBeExtended } from '../sql/gate.ts';
 import { parseStatements } from '../sql/statements.ts';
 import type { StatementRunner } from '../statements/caller-session.ts';
-import { acceptClient } from './accept.ts';
+import { type Arrival, acceptClient } from './accept.ts';
+import { ConsoleHost } from './admin/host.ts';
+import { loneWorker } from './admin/lone-worker.ts';
+import type { AdminPort } from './admin/messages.ts';
+import { upstreamAuthQuery } from './auth/auth-query.ts';
+import { ClientAuthenticator } from './auth/client-authentication.ts';
+import { Secrets } from './auth/secrets.ts';
+import { ClientTls } from './client-tls.ts';
 import { newCounters, samples } from './counters.ts';
+import { LiveClients } from './live-clients.ts';
+import { LiveCommands } from './live-commands.ts';
+import { firstPooledPid, Pools } from './pool/pools.ts';
+import type { CommandOutcome, WorkerCommand, WorkerReport } from './pool/report.ts';
+import { servePooled } from './pool/serve.ts';
+import { poolSamples } from './pool-samples.ts';
+import { sendCancel, serveRelayed } from './relayed.ts';
 import type { Session, SessionServices } from './session.ts';
 
 export interface WorkerOptions {
   readonly log?: Logger;
-  /** How long a client may take until it is authenticated, in ms. Default 60 s, as in Postgres. */
+  /** How long a client may take until it is authenticated, in ms. Default: as client_login_timeout says. */
   readonly authenticationTimeout?: number;
   /** How long `stop` lets transactions go on, in ms. Default 10 s. */
   readonly drainTimeout?: number;
+  /** The way to the other workers, for the admin console. Default: there are none. */
+  readonly admin?: AdminPort;
 }
 
 export interface Worker {
@@ -25,6 +42,13 @@ export interface Worker {
   readonly port: number;
   /** Prometheus samples: name -> value. */
   metrics(): Record<string, number>;
+  report(): WorkerReport;
+  /** Rejects with an Error of one line. Some commands take as long as clients take. */
+  command(command: WorkerCommand): Promise<CommandOutcome>;
+  /** A cancel request with this key (process id and secret, hex) came to one of the workers. */
+  cancelHere(key: string): void;
+  /** Takes no more clients from now on. Those there are may stay until they leave, or until their transactions end. */
+  closeDoor(until: 'clients' | 'transactions'): void;
   /** Takes no more clients, ends idle sessions, lets transactions finish up to the deadline, then cuts the rest. */
   stop(drainTimeout?: number): Promise<void>;
 }
@@ -39,22 +63,84 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
   /** Those among them that have no session yet. */
   const starting = new Set<Socket>();
   let emptied: () => void = () => undefined;
-  const accept = { upstream: config.upstream, patience: options.authenticationTimeout ?? 60_000 };
+  const tls = new ClientTls(config.proxy.tls, log);
+  const pools = new Pools(config.proxy, { upstream: config.upstream, log, worker: config.worker ?? 0, workers: config.workers ?? 1 });
+  const authenticator = newAuthenticator(config, pools, log);
+  const live = new LiveClients(pools);
+  const commands = new LiveCommands(live, pools, tls);
+  const worker: Pick<Worker, 'report' | 'command' | 'cancelHere'> = {
+    report() {
+      const own = live.report(commands.isPaused);
+      return { ...own, pools: [...own.pools, ...consoles.pools()], clients: [...own.clients, ...consoles.clients()] };
+    },
+    async command(command) {
+      if (command.command === 'kill_client' && consoles.kill(command.id)) return { found: true };
+      return await commands.run(command);
+    },
+    cancelHere(key) {
+      consoles.cancel(key);
+      const packet = Buffer.from(key, 'hex');
+      pools.cancel(packet.readUInt32BE(0), packet.subarray(4));
+    },
+  };
+  const admin = options.admin ?? loneWorker(worker);
+  const consoles = new ConsoleHost({
+    upstream: config.upstream,
+    port: admin,
+    log,
+    settings: () => pools.settings,
+    newId: () => live.newId(),
+  });
+  const serve = async (arrival: Arrival): Promise<void> => {
+    const { identity, socket } = arrival;
+    const { user, database, replication } = identity;
+    if (!replication && consoles.isFor(database)) {
+      arrival.leave();
+      await consoles.serve(socket, user, arrival.packet, arrival.rest, arrival.authenticated);
+      return;
+    }
+    const wait = commands.admit(socket, identity);
+    if (wait !== null) await arrival.excused(wait);
+    if (arrival.isGone()) return;
+    if (replication || pools.modeOf(database, user) === 'session') await serveRelayed(arrival, config.upstream, authenticator, log);
+    else await servePooled(arrival, pools, authenticator, config.upstream);
+  };
+  const accept = {
+    get patience() {
+      return options.authenticationTimeout ?? pools.settings.clientLoginTimeout;
+    },
+    tls,
+    serve,
+    async cancel(packet: Buffer) {
+      // Those that Millrace gives out begin beyond the process ids of any system; which worker gave it out is not known here.
+      if (packet.readUInt32BE(8) < firstPooledPid) await sendCancel(packet, config.upstream, pools.settings.cancelWaitTimeout, log);
+      else await admin.ask({ ask: 'cancel', key: packet.toString('hex', 8) });
+    },
+  };
   const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (client) => {
     counters.connections++;
     counters.activeConnections++;
     sockets.add(client);
     starting.add(client);
     acceptClient(client, accept, services, {
-      opened: (session) => {
+      opened: (session, identity) => {
         starting.delete(client);
         sessions.add(session);
+        commands.entered(live.opened(session, identity));
+      },
+      // Nobody waits for these when the worker stops.
+      left: () => {
+        starting.delete(client);
+        sockets.delete(client);
       },
       closed: (session) => {
         counters.activeConnections--;
         sockets.delete(client);
         starting.delete(client);
-        if (session !== null) sessions.delete(session);
+        if (session !== null) {
+          sessions.delete(session);
+          live.closed(session);
+        }
         if (sockets.size === 0) emptied();
       },
     });
@@ -64,9 +150,19 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
   const address = server.address();
   return {
     port: typeof address === 'object' && address !== null ? address.port : config.listen.port,
-    metrics: () => samples(counters),
+    metrics() {
+      live.tick();
+      return { ...samples(counters), ...poolSamples([...live.pools(commands.isPaused), ...consoles.pools()], live.stats()) };
+    },
+    ...worker,
+    closeDoor(until) {
+      server.close();
+      for (const socket of starting) socket.destroy();
+      if (until === 'transactions') for (const session of sessions) session.drain();
+    },
     async stop(drainTimeout = options.drainTimeout ?? 10_000) {
       server.close();
+      consoles.shutDown();
       const empty = new Promise<void>((resolve) => {
         emptied = resolve;
         if (sockets.size === 0) resolve();
@@ -83,8 +179,27 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
       }, drainTimeout);
       await empty;
       clearTimeout(deadline);
+      pools.stop();
     },
   };
+}
+
+function newAuthenticator(config: WorkerConfig, pools: Pools, log: Logger): ClientAuthenticator {
+  const run = upstreamAuthQuery(config.upstream);
+  // Both may change while the worker runs.
+  const options = {
+    get users() {
+      return pools.settings.users;
+    },
+    get authQuery() {
+      return pools.settings.authQuery;
+    },
+    run,
+    log,
+  };
+  const secrets = new Secrets(options);
+  const mockKey = createHmac('sha256', config.secretKey).update('SCRAM of unknown roles').digest();
+  return new ClientAuthenticator({ secretOf: secrets.of, isCertain: secrets.isCertain, forget: secrets.forget, mockKey, log });
 }
 
 function listen(server: Server, { host, port }: { readonly host: string; readonly port: number }): Promise<void> {

@@ -78,7 +78,7 @@ export interface ProxySettings {
   /** Roles that may use all of the admin console, and those that may only look. */
   readonly adminUsers: readonly string[];
   readonly statsUsers: readonly string[];
-  /** The database name that is the admin console. */
+  /** The database name that is the admin console; empty: there is none. */
   readonly adminDatabase: string;
   readonly perDatabase: Readonly<Record<string, DatabaseSettings>>;
   readonly perUser: Readonly<Record<string, UserSettings>>;

@@ -8,6 +8,7 @@ import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { SslOptions } from '../../../src/config.ts';
 import { message, query, sslRequest, sync } from '../../../src/wire/encode.ts';
+import { defaultProxySettings } from '../../../src/wire/pool/settings.ts';
 import type { Worker } from '../../../src/wire/worker.ts';
 import { havePsql, psql, startPostgres, type TestPostgres } from '../../support/postgres.ts';
 import { fakeRunner, startProxy } from './proxy.ts';
@@ -146,7 +147,7 @@ describe('startup', () => {
     const address = taken.address();
     const { runWorker } = await import('../../../src/wire/worker.ts');
     const port = typeof address === 'object' ? (address?.port ?? 0) : 0;
-    const config = { listen: { host: '127.0.0.1', port }, upstream: postgres.address, secretKey: '' };
+    const config = { listen: { host: '127.0.0.1', port }, upstream: postgres.address, secretKey: '', proxy: defaultProxySettings };
     await expect(runWorker(config, fakeRunner())).rejects.toMatchObject({ code: 'EADDRINUSE' });
     taken.close();
   });

@@ -2,6 +2,7 @@
 import type { ServerAddress } from '../../../src/config.ts';
 import type { ExtendedStatement } from '../../../src/sql/ast.ts';
 import type { CallerSession, StatementResult, StatementRunner } from '../../../src/statements/caller-session.ts';
+import { defaultProxySettings, type ProxySettings } from '../../../src/wire/pool/settings.ts';
 import { runWorker, type Worker, type WorkerOptions } from '../../../src/wire/worker.ts';
 
 export interface FakeRunner extends StatementRunner {
@@ -74,6 +75,7 @@ export async function startProxy(
   upstream: ServerAddress,
   runner: StatementRunner = fakeRunner(),
   options: WorkerOptions = {},
+  proxy: ProxySettings = defaultProxySettings,
 ): Promise<Worker> {
-  return await runWorker({ listen: { host: '127.0.0.1', port: 0 }, upstream, secretKey: '00'.repeat(32) }, runner, options);
+  return await runWorker({ listen: { host: '127.0.0.1', port: 0 }, upstream, secretKey: '00'.repeat(32), proxy }, runner, options);
 }

@@ -31,6 +31,11 @@ export class RawClient {
     return client;
   }
 
+  /** A client on a connection that stands, TLS for instance. */
+  static over(socket: Socket): RawClient {
+    return new RawClient(socket);
+  }
+
   static connect(port: number): Promise<RawClient> {
     return new Promise((resolve, reject) => {
       const socket = connect({ port, host: '127.0.0.1', noDelay: true });

@@ -35,7 +35,7 @@ describe('the registry', () => {
     for (const [condition, { code, message }] of Object.entries(conditions)) {
       expect(`${condition} ${code}`).toMatch(/ (?:[0-9A-Z]{5}|\{code\})$/);
       expect(`${condition}: ${message}`).not.toMatch(/\.$/);
-      expect(`${condition}: ${message}`).not.toMatch(/: [A-Z]/);
+      expect(`${condition}: ${message}`).not.toMatch(/: [A-Z][a-z]/);
     }
   });
 });

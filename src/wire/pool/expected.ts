@@ -1,0 +1,193 @@
+/**
+ * The answers a server connection still owes, in order.
+ * Invariant: what is at the front is what the next answer of the server belongs to; a batch that failed owes nothing but the
+ * ReadyForQuery of its Sync. Where that cannot be known any more `doubtful` is set, and the connection must not go to another client.
+ * (Every pooler has shipped a bug here: the queue is the one place that counts.)
+ * Numbers in a ring, because this is done for every message.
+ */
+
+export const Expect = {
+  none: 0,
+  /** ReadyForQuery, of a Query. */
+  query: 1,
+  functionCall: 2,
+  sync: 3,
+  parse: 4,
+  bind: 5,
+  describe: 6,
+  execute: 7,
+  close: 8,
+  /** CopyDone or CopyFail stood here: no answer. */
+  copyEnd: 9,
+  /** An answer that Millrace gives itself when its turn comes. */
+  local: 10,
+} as const;
+
+/** Added to a kind: the client does not see the answer. */
+const hidden = 16;
+
+/** What is known of an expected answer besides its kind. */
+export interface Expectation {
+  /** The answer itself, of `local`. */
+  readonly reply?: Buffer;
+  /** The message had no effect: it failed, or the server skipped it. */
+  undo?(): void;
+}
+
+export class ExpectedReplies {
+  /** Messages were sent that no Sync has followed yet. */
+  batchOpen = false;
+  /** The server discards what comes before the next Sync. */
+  skipping = false;
+  /** The server reads COPY data. */
+  copyIn = false;
+  /** It is not certain what the server will answer. */
+  doubtful = false;
+  /** How many of the entries are hidden or local: nearly always none, and then answers pass unseen. */
+  edits = 0;
+  #ring = new Uint8Array(64);
+  #head = 0;
+  #tail = 0;
+  readonly #about = new Map<number, Expectation>();
+  #syncsInCopy = 0;
+
+  get empty(): boolean {
+    return this.#head === this.#tail;
+  }
+
+  /** Whether the server has answered everything and waits for a new request. */
+  get quiet(): boolean {
+    return this.#head === this.#tail && !this.batchOpen && !this.skipping && !this.copyIn && !this.doubtful;
+  }
+
+  /** Kind of the answer that comes next, without `hidden`. */
+  get front(): number {
+    return this.#head === this.#tail ? Expect.none : (this.#ring[this.#head & (this.#ring.length - 1)] ?? 0) & 15;
+  }
+
+  get frontHidden(): boolean {
+    return this.#head !== this.#tail && ((this.#ring[this.#head & (this.#ring.length - 1)] ?? 0) & hidden) !== 0;
+  }
+
+  /** Whether a request sent now is discarded or cannot be booked. */
+  get unbooked(): boolean {
+    return this.skipping || this.copyIn || this.doubtful;
+  }
+
+  query(kind: typeof Expect.query | typeof Expect.functionCall, secret = false): void {
+    if (this.copyIn) this.doubtful = true;
+    if (this.unbooked) return;
+    this.#push(kind, secret);
+    this.batchOpen = false;
+  }
+
+  /** Parse, Bind, Describe, Execute or Close was sent. */
+  extended(kind: number, secret = false, about?: Expectation): void {
+    if (this.copyIn) this.doubtful = true;
+    if (this.unbooked) {
+      about?.undo?.();
+      return;
+    }
+    if (about !== undefined) this.#about.set(this.#tail, about);
+    this.#push(kind, secret);
+    this.batchOpen = true;
+  }
+
+  sync(): void {
+    if (this.copyIn) {
+      this.#syncsInCopy++;
+      return;
+    }
+    this.batchOpen = false;
+    this.skipping = false;
+    this.#push(Expect.sync, false);
+  }
+
+  copyEnd(): void {
+    if (this.copyIn) this.copyIn = false;
+    else if (this.#head !== this.#tail) this.#push(Expect.copyEnd, false);
+  }
+
+  /** The answer at the front has come. Returns what was known of it. */
+  pop(): Expectation | undefined {
+    if (this.#head === this.#tail) {
+      this.doubtful = true;
+      return undefined;
+    }
+    const about = this.#drop();
+    while (this.front === Expect.copyEnd) this.#drop();
+    return about;
+  }
+
+  /** The local answer whose turn has come; undefined when the server is to answer next. */
+  takeLocal(): Buffer | undefined {
+    if (this.front !== Expect.local) return undefined;
+    return this.pop()?.reply;
+  }
+
+  /** CopyInResponse: the Syncs that were sent in front of the data mean nothing. */
+  copyStarted(): void {
+    const mask = this.#ring.length - 1;
+    const kept: number[] = [];
+    let ended = false;
+    for (let at = this.#head + 1; at < this.#tail; at++) {
+      const kind = (this.#ring[at & mask] ?? 0) & 15;
+      if (!ended && kind === Expect.sync) continue;
+      if (!ended && kind === Expect.copyEnd) {
+        ended = true;
+        continue;
+      }
+      // Anything else in front of the end of the data breaks the COPY off.
+      if (!ended || this.#about.has(at)) this.doubtful = true;
+      kept.push(this.#ring[at & mask] ?? 0);
+    }
+    this.#tail = this.#head + 1;
+    for (const kind of kept) this.#ring[this.#tail++ & mask] = kind;
+    this.copyIn = !ended;
+    this.#syncsInCopy = 0;
+    if (this.front === Expect.execute && !kept.some((kind) => (kind & 15) === Expect.sync)) this.batchOpen = true;
+  }
+
+  /** ErrorResponse. True when it ends a batch, whose other messages are not answered. */
+  error(): boolean {
+    if (this.copyIn) {
+      this.copyIn = false;
+      // Whether those came before or after the error nobody can tell.
+      if (this.#syncsInCopy > 0) this.doubtful = true;
+    }
+    const front = this.front;
+    if (front < Expect.parse || front === Expect.none) return false;
+    // The latest first, so that each finds what it left.
+    const skipped: Expectation[] = [];
+    while (this.#head !== this.#tail && this.front !== Expect.sync) {
+      const about = this.#drop();
+      if (about !== undefined) skipped.push(about);
+    }
+    if (this.#head === this.#tail) this.skipping = this.batchOpen;
+    for (const about of skipped.reverse()) about.undo?.();
+    return true;
+  }
+
+  #push(kind: number, secret: boolean): void {
+    if (secret || kind === Expect.local) this.edits++;
+    if (this.#tail - this.#head === this.#ring.length) this.#grow();
+    this.#ring[this.#tail++ & (this.#ring.length - 1)] = secret ? kind | hidden : kind;
+  }
+
+  #drop(): Expectation | undefined {
+    const at = this.#head++;
+    const entry = this.#ring[at & (this.#ring.length - 1)] ?? 0;
+    if (entry >= hidden || entry === Expect.local) this.edits--;
+    if (this.#about.size === 0) return undefined;
+    const about = this.#about.get(at);
+    if (about !== undefined) this.#about.delete(at);
+    return about;
+  }
+
+  #grow(): void {
+    const old = this.#ring;
+    const ring = new Uint8Array(2 * old.length);
+    for (let at = this.#head; at < this.#tail; at++) ring[at & (ring.length - 1)] = old[at & (old.length - 1)] ?? 0;
+    this.#ring = ring;
+  }
+}

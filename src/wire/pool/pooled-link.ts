@@ -1,0 +1,243 @@
+/**
+ * The turns a client gets of a pool's server connections.
+ * Invariant: a client has a server from its first byte of a transaction to the ReadyForQuery that ends it, and longer only while it keeps
+ * state there; whatever server it gets has the client's settings and prepared statements.
+ */
+import type { Socket } from 'node:net';
+import type { ErrorFields } from '../../errors.ts';
+import { millraceError } from '../../errors.ts';
+import { Request, Status } from '../tags.ts';
+import type { LinkHandlers, UpstreamLink } from '../upstream-link.ts';
+import { isTracked, type Settings, settingStatements } from './parameters.ts';
+import type { SessionEffect } from './pin.ts';
+import { type ClientStatements, RequestRewriter } from './rewriting.ts';
+import type { Borrower, ServerConnection } from './server.ts';
+
+/** Who waits for a server. */
+export interface Waiter {
+  /** performance.now() */
+  readonly waitingSince: number;
+  attach(server: ServerConnection): void;
+  /** There is none to be had. */
+  refuse(error: ErrorFields): void;
+}
+
+/** What a link needs of its pool. */
+export interface Lender {
+  /** Gives a server by `attach`, now or later. */
+  acquire(waiter: Waiter): void;
+  cancelWait(waiter: Waiter): void;
+  /** `dirty`: it holds state of the client that has to be discarded first. */
+  release(server: ServerConnection, dirty: boolean): void;
+  readonly maxPreparedStatements: number;
+  /** Transactions of several requests are not allowed. */
+  readonly statementMode: boolean;
+  readonly stats: { xacts: number; queries: number; xactMs: number; waitMs: number; assignments: number };
+}
+
+export class PooledLink implements UpstreamLink, Borrower, Waiter {
+  readonly statements: ClientStatements = { named: new Map(), unnamed: null };
+  settings: Settings;
+  /** When the client began to wait for a server; 0 when it does not. performance.now(). */
+  waitingSince = 0;
+  /** When it got its server, and when the server last answered or was asked; 0 when it has none. */
+  attachedAt = 0;
+  requestAt = 0;
+  /** Why the client keeps its server; '' when it does not. */
+  pinned = '';
+  readonly #pool: Lender;
+  readonly #rewriter: RequestRewriter;
+  readonly #forget: () => void;
+  #handlers: LinkHandlers | null = null;
+  #server: ServerConnection | null = null;
+  #waiting: Buffer[] = [];
+  #waitingBytes = 0;
+  #held = false;
+  #ended = false;
+  #closed = false;
+
+  /** `forget` is called when the client is gone. */
+  constructor(pool: Lender, settings: Settings, forget: () => void) {
+    this.#pool = pool;
+    this.#forget = forget;
+    this.settings = settings;
+    this.#rewriter = new RequestRewriter(
+      this.statements,
+      { effect: (effect) => this.#effect(effect), terminate: () => undefined },
+      () => pool.maxPreparedStatements,
+    );
+  }
+
+  get server(): ServerConnection | null {
+    return this.#server;
+  }
+
+  get socket(): Socket | null {
+    return this.#server?.socket ?? null;
+  }
+
+  get isClosed(): boolean {
+    return this.#closed;
+  }
+
+  get pending(): number {
+    return this.#waitingBytes + (this.#server?.socket.writableLength ?? 0);
+  }
+
+  listen(handlers: LinkHandlers): void {
+    this.#handlers = handlers;
+  }
+
+  write(bytes: Buffer): boolean {
+    if (this.#closed) return true;
+    const server = this.#server;
+    if (server !== null) {
+      this.requestAt = performance.now();
+      return server.send(this.#rewriter.rewrite(bytes, server));
+    }
+    // A client without a transaction that takes its leave needs no server for that.
+    if (this.#waitingBytes === 0 && bytes.length === 5 && bytes[0] === Request.terminate && !this.#rewriter.midMessage) return true;
+    this.#waiting.push(bytes);
+    this.#waitingBytes += bytes.length;
+    if (this.waitingSince === 0) {
+      this.waitingSince = performance.now();
+      this.#pool.acquire(this);
+    }
+    return this.pending === 0;
+  }
+
+  /** The pool's answer to `acquire`. */
+  attach(server: ServerConnection): void {
+    const now = performance.now();
+    this.#pool.stats.waitMs += now - this.waitingSince;
+    this.#pool.stats.assignments++;
+    this.waitingSince = 0;
+    this.attachedAt = now;
+    this.requestAt = now;
+    this.#server = server;
+    server.lend(this);
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    this.#waitingBytes = 0;
+    const pieces: Buffer[] = [];
+    if (server.settings !== this.settings) {
+      const sql = settingStatements(server.settings, this.settings);
+      if (sql !== '') pieces.push(server.sendHidden(sql));
+    }
+    for (const bytes of waiting) pieces.push(...this.#rewriter.rewrite(bytes, server));
+    if (server.send(pieces)) this.#handlers?.drain();
+  }
+
+  /** The pool has no server to give. */
+  refuse(error: ErrorFields): void {
+    this.waitingSince = 0;
+    this.#handlers?.refused(error);
+  }
+
+  pause(): void {
+    this.#server?.socket.pause();
+  }
+
+  resume(): void {
+    this.#server?.socket.resume();
+  }
+
+  hold(on: boolean): void {
+    this.#held = on;
+    if (!on) this.#releaseIfDone();
+  }
+
+  end(): void {
+    this.#ended = true;
+    const server = this.#server;
+    if (server === null || this.#isDone(server)) this.destroy();
+  }
+
+  abandon(): void {
+    this.destroy();
+  }
+
+  destroy(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    const server = this.#server;
+    this.#server = null;
+    if (server !== null) this.#giveBack(server, this.#isDone(server));
+    else if (this.waitingSince !== 0) this.#pool.cancelWait(this);
+    this.#waiting = [];
+    this.#waitingBytes = 0;
+    this.#forget();
+    // Not at once: the caller is in the middle of ending.
+    setImmediate(() => this.#handlers?.closed());
+  }
+
+  // Of the server that is lent to this client:
+
+  receive(bytes: Buffer): boolean {
+    return this.#handlers?.receive(bytes) ?? false;
+  }
+
+  settingsChanged(settings: Settings): void {
+    this.settings = settings;
+  }
+
+  forgotten(tag: 'DISCARD ALL' | 'DEALLOCATE ALL'): void {
+    this.statements.named.clear();
+    if (tag === 'DISCARD ALL') this.pinned = '';
+  }
+
+  ready(status: number): void {
+    const { stats, statementMode } = this.#pool;
+    stats.queries++;
+    if (status === Status.idle) {
+      const now = performance.now();
+      stats.xacts++;
+      stats.xactMs += now - this.attachedAt;
+      this.requestAt = now;
+      this.attachedAt = now;
+      this.#releaseIfDone();
+    } else if (statementMode) {
+      this.#handlers?.refused(millraceError('transaction_in_statement_pool').fields);
+    } else this.requestAt = performance.now();
+  }
+
+  drain(): void {
+    this.#handlers?.drain();
+  }
+
+  lost(): void {
+    this.#server = null;
+    this.#closed = true;
+    this.#forget();
+    this.#handlers?.end();
+    this.#handlers?.closed();
+  }
+
+  #isDone(server: ServerConnection): boolean {
+    return server.expected.quiet && server.status === Status.idle && !this.#rewriter.midMessage;
+  }
+
+  #releaseIfDone(): void {
+    const server = this.#server;
+    if (server === null || this.#held || !this.#isDone(server)) return;
+    if (this.#ended) this.destroy();
+    else if (this.pinned === '') {
+      this.#server = null;
+      this.#giveBack(server, true);
+    }
+  }
+
+  #giveBack(server: ServerConnection, done: boolean): void {
+    this.attachedAt = 0;
+    this.requestAt = 0;
+    server.takeBack();
+    if (!done) server.retired ??= 'a client left it in the middle of something';
+    this.#pool.release(server, this.pinned !== '');
+  }
+
+  #effect(effect: SessionEffect): void {
+    if (this.pinned !== '') return;
+    if (effect.kind === 'pin') this.pinned = effect.reason;
+    else if (effect.kind === 'set' && !isTracked(effect.parameter, this.settings.values)) this.pinned = `SET ${effect.parameter}`;
+  }
+}

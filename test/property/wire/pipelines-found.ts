@@ -1,0 +1,65 @@
+/** Pipelines in which Millrace and Postgres once differed, shrunk. */
+import { describe } from '../../../src/wire/encode.ts';
+import {
+  bound,
+  copyData,
+  copyDone,
+  executed,
+  failingSecret,
+  joined,
+  prepare,
+  type Step,
+  same,
+  showSources,
+  showTables,
+  simple,
+  step,
+  synced,
+} from './pipeline-steps.ts';
+
+const copyIn = same('COPY t FROM STDIN');
+const one = same('SELECT 1');
+const whole = (name: string, text: ReturnType<typeof same>): Step[] => [prepare(name, text), bound('', name, []), executed('', 0)];
+
+export const found: Readonly<Record<string, readonly Step[]>> = {
+  'a simple COPY with a synced batch behind it': [
+    ...[simple(copyIn), copyData('7\n'), copyDone, prepare('', joined(one, one)), synced],
+    ...[step('Close P', describe('P', '', 'utf8')), simple(copyIn), copyData('7\n'), copyDone, ...whole('', showSources), synced],
+  ],
+  'a Sync among the data of a COPY that fails, and a statement of ours behind it': [
+    ...[...whole('', copyIn), copyData('x\n'), synced, copyDone, synced, simple(showSources), ...whole('', showTables), synced],
+    ...[...whole('', copyIn), synced, copyData('x\n'), copyDone, simple(showSources), synced, simple(showSources)],
+  ],
+  'a message that is no COPY data, in a text with a candidate': [
+    simple(joined(copyIn, same('DROP TABLE live_t'))),
+    ...whole('', one),
+    synced,
+  ],
+  'the same, with a statement of ours held behind it': [simple(joined(showSources, copyIn)), ...whole('', showSources), synced],
+  'a syntax error behind what has not run yet': [
+    simple(joined(one, same('SELEC 1'), showSources)),
+    ...[simple(joined(showSources, same('SELEC 1'))), prepare('', joined(showSources, same('SELEC 1'))), synced],
+    ...[simple(same('BEGIN')), simple(joined(showSources, same('SELEC 1'))), simple(one)],
+  ],
+  'result formats that are not as many as columns': [prepare('', showSources), bound('', '', [0, 0]), executed('', 0), synced],
+  'a portal that its transaction has taken along': [
+    ...[...whole('', showSources), synced, executed('', 0), simple(one), synced],
+    ...[simple(same('BEGIN')), prepare('a', showTables), bound('b', 'a', []), executed('b', 1), ...whole('', same('COMMIT'))],
+    ...[executed('b', 1), synced],
+  ],
+  'the description of a statement of ours in a failed transaction': [
+    ...[prepare('a', showTables), synced, simple(same('BEGIN')), simple(same('SELECT 1/0'))],
+    ...[step('Describe S a', describe('S', 'a', 'utf8')), synced],
+  ],
+  'an unnamed statement behind a failed Query of ours': [simple(failingSecret), bound('', '', []), simple(one), synced],
+};
+
+/** The same, for servers whose extended protocol knows implicit transaction blocks. */
+export const foundInBlocks: Readonly<Record<string, readonly Step[]>> = {
+  'what needs or cannot be in a transaction block, in front of a statement of ours': [
+    simple(joined(same('VACUUM t'), showSources)),
+    simple(joined(same('LOCK TABLE t'), showSources)),
+    simple(joined(same('DECLARE c CURSOR FOR SELECT generate_series(1, 5)'), showSources, same('FETCH 2 FROM c'))),
+    simple(joined(same('BEGIN'), same('COMMIT'), same('LOCK TABLE t'), showSources, same('SAVEPOINT s'))),
+  ],
+};
