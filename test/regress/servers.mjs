@@ -3,7 +3,7 @@
  * Each run gets a copy of one cluster as initdb left it, so that both ways start from the same bytes (OIDs included).
  */
 import { spawnSync } from 'node:child_process';
-import { appendFileSync, chmodSync, existsSync, mkdirSync, rmSync } from 'node:fs';
+import { appendFileSync, chmodSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createCluster } from '../../dist/server/cluster-files.js';
@@ -109,6 +109,7 @@ async function startMillrace(upstreamPort) {
   const [, httpPort] = await printed(server, /"http":"[^"]*:(\d+)"/);
   return {
     port: Number(port),
+    log: server.output,
     /** How many connections came through, and how many statements Millrace took for its own. */
     async carried() {
       // Workers report every second.
@@ -139,12 +140,15 @@ export async function reached(tools, way, dataDir, work) {
     const millrace = await startMillrace(postgres.port);
     try {
       const result = await work(millrace.port, postgres.port);
-      const { connections, extended } = await millrace.carried();
+      const { connections, extended } = await millrace.carried().catch((error) => {
+        throw new Error(`Millrace does not answer: ${error.message}\n${millrace.log().slice(-4000)}`);
+      });
       if (!(connections > 0)) throw new Error('nothing went through Millrace');
       if (extended !== 0) throw new Error(`Millrace took ${extended} ordinary statements for extended ones`);
       console.log(`${connections} connections through Millrace`);
       return result;
     } finally {
+      writeFileSync(join(cacheDir, 'run', 'millrace.log'), millrace.log());
       await millrace.stop();
     }
   } finally {
