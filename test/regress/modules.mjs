@@ -28,7 +28,7 @@ export function listModules(tools) {
     else {
       const database = name === 'plpgsql' ? 'pl_regression' : 'contrib_regression';
       const env = fitsAnyway.get(name) ?? {};
-      const args = [`--dbname=${database}`, ...options, ...regress];
+      const args = [`--dbname=${database}`, `--dlpath=${tools.built}`, ...options, ...regress];
       if (regress.length > 0) found.parts.push({ label: name, isolation: false, folder, args, env });
       if (isolation.length > 0)
         found.parts.push({ label: `${name}-isolation`, isolation: true, folder, args: [...isolationOptions, ...isolation], env });

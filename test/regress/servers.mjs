@@ -3,7 +3,7 @@
  * Each run gets a copy of one cluster as initdb left it, so that both ways start from the same bytes (OIDs included).
  */
 import { spawnSync } from 'node:child_process';
-import { appendFileSync, chmodSync, existsSync, mkdirSync, rmSync } from 'node:fs';
+import { appendFileSync, chmodSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createCluster } from '../../dist/server/cluster-files.js';
@@ -15,10 +15,11 @@ import { cacheDir } from './tools.mjs';
 export const host = '127.0.0.1';
 export const user = 'postgres';
 
-/** As pg_regress configures a server that it makes itself; logical, because Millrace replicates from it. */
+/** As pg_regress configures a server that it makes itself; logical, because Millrace replicates from it; four slots for test_decoding, which fills them. */
 const settings = `
 wal_level = logical
 max_prepared_transactions = 2
+max_replication_slots = 4
 max_connections = 100
 log_autovacuum_min_duration = 0
 log_checkpoints = on
@@ -58,12 +59,12 @@ export async function newCluster(tools, path) {
         sync: false,
       },
     );
-    appendFileSync(join(template, 'postgresql.conf'), settings);
   }
   rmSync(path, { recursive: true, force: true });
   mkdirSync(join(path, '..'), { recursive: true });
   const copied = spawnSync('cp', ['-a', template, path], { encoding: 'utf8' });
   if (copied.status !== 0) throw new Error(`cannot copy a cluster: ${copied.stderr}`);
+  appendFileSync(join(path, 'postgresql.conf'), settings);
   return path;
 }
 
@@ -108,6 +109,7 @@ async function startMillrace(upstreamPort) {
   const [, httpPort] = await printed(server, /"http":"[^"]*:(\d+)"/);
   return {
     port: Number(port),
+    log: server.output,
     /** How many connections came through, and how many statements Millrace took for its own. */
     async carried() {
       // Workers report every second.
@@ -138,12 +140,15 @@ export async function reached(tools, way, dataDir, work) {
     const millrace = await startMillrace(postgres.port);
     try {
       const result = await work(millrace.port, postgres.port);
-      const { connections, extended } = await millrace.carried();
+      const { connections, extended } = await millrace.carried().catch((error) => {
+        throw new Error(`Millrace does not answer: ${error.message}\n${millrace.log().slice(-4000)}`);
+      });
       if (!(connections > 0)) throw new Error('nothing went through Millrace');
       if (extended !== 0) throw new Error(`Millrace took ${extended} ordinary statements for extended ones`);
       console.log(`${connections} connections through Millrace`);
       return result;
     } finally {
+      writeFileSync(join(cacheDir, 'run', 'millrace.log'), millrace.log());
       await millrace.stop();
     }
   } finally {
