@@ -128,24 +128,29 @@ export class ExpectedReplies {
   /** CopyInResponse: the Syncs that were sent in front of the data mean nothing. */
   copyStarted(): void {
     const mask = this.#ring.length - 1;
-    const kept: number[] = [];
+    let to = this.#head + 1;
     let ended = false;
-    for (let at = this.#head + 1; at < this.#tail; at++) {
-      const kind = (this.#ring[at & mask] ?? 0) & 15;
+    let synced = false;
+    for (let at = to; at < this.#tail; at++) {
+      const entry = this.#ring[at & mask] ?? 0;
+      const kind = entry & 15;
       if (!ended && kind === Expect.sync) continue;
       if (!ended && kind === Expect.copyEnd) {
         ended = true;
         continue;
       }
       // Anything else in front of the end of the data breaks the COPY off.
-      if (!ended || this.#about.has(at)) this.doubtful = true;
-      kept.push(this.#ring[at & mask] ?? 0);
+      if (!ended) this.doubtful = true;
+      synced ||= kind === Expect.sync;
+      const about = this.#about.get(at);
+      this.#about.delete(at);
+      if (about !== undefined) this.#about.set(to, about);
+      this.#ring[to++ & mask] = entry;
     }
-    this.#tail = this.#head + 1;
-    for (const kind of kept) this.#ring[this.#tail++ & mask] = kind;
+    this.#tail = to;
     this.copyIn = !ended;
     this.#syncsInCopy = 0;
-    if (this.front === Expect.execute && !kept.some((kind) => (kind & 15) === Expect.sync)) this.batchOpen = true;
+    if (this.front === Expect.execute && !synced) this.batchOpen = true;
   }
 
   /** ErrorResponse. True when it ends a batch, whose other messages are not answered. */
