@@ -155,7 +155,8 @@ async function fail(taken: Taken, error: unknown, offset: number): Promise<void>
   const inBlock = ledger.status === Status.inTransaction;
   if (inBlock || driver.dirty) await driver.abort();
   await driver.sync();
-  await driver.sync(nothingUnnamed(driver.charset));
+  // In a block Postgres leaves the failed portal to the end of the transaction.
+  await driver.sync(inBlock ? [close('S', '', driver.charset)] : nothingUnnamed(driver.charset));
   if (ledger.status === Status.idle) watch.tasks = [];
   driver.toClient(readyForQuery(ledger.status));
 }

@@ -43,6 +43,7 @@ export const found: Readonly<Record<string, readonly Step[]>> = {
     ...[simple(joined(showSources, same('SELEC 1'))), prepare('', joined(showSources, same('SELEC 1'))), synced],
     ...[simple(same('BEGIN')), simple(joined(showSources, same('SELEC 1'))), simple(one)],
   ],
+  'the portal of a failed Query of ours in a block': [simple(same('BEGIN')), simple(failingSecret), executed('', 0), synced],
   'result formats that are not as many as columns': [prepare('', showSources), bound('', '', [0, 0]), executed('', 0), synced],
   'a portal that its transaction has taken along': [
     ...[...whole('', showSources), synced, executed('', 0), simple(one), synced],
