@@ -15,6 +15,8 @@ const Entry = {
   copyData: 3,
   /** CopyDone or CopyFail. */
   copyEnd: 4,
+  /** Execute behind COPY messages that are still here: what it reads comes behind it. */
+  execute: 5,
 } as const;
 
 /** A server that does not expect COPY data says nothing to it, so that nothing else bounds how much a client can send of it. */
@@ -80,6 +82,14 @@ export class Ledger {
     this.executed = false;
   }
 
+  /** Execute was forwarded. */
+  execute(): void {
+    if (this.copyIn) return;
+    this.batchOpen = true;
+    this.executed = true;
+    if (this.#copyEntries > 0 && this.#isCopy(this.#at(this.#count - 1))) this.#pushCopy(Entry.execute);
+  }
+
   /** CopyData was forwarded. */
   copyData(): void {
     if (this.copyIn) this.#dataSeen = true;
@@ -121,7 +131,7 @@ export class Ledger {
   copyStarted(): void {
     const request = this.#nextRequest();
     // Of a Query the data come behind it, and with Execute they may come in front of the Sync that is waited for.
-    let at = request < this.#count && this.#at(request) === Entry.query ? request + 1 : 0;
+    let at = request < this.#count && this.#at(request) === Entry.query ? request + 1 : this.#behindExecute(request);
     const swallowed = request < at ? 0 : this.outstanding;
     this.copyIn = true;
     this.#dataSeen = false;
@@ -132,7 +142,7 @@ export class Ledger {
       else if (entry === Entry.copyData) this.#dataSeen = true;
       else if (entry === Entry.sync) {
         if (this.#dataSeen) this.#syncAmongData = true;
-      } else {
+      } else if (entry === Entry.query) {
         // No COPY takes a Query: the upstream will say so.
         at++;
       }
@@ -197,6 +207,18 @@ export class Ledger {
     this.#count--;
     if (entry === Entry.query || entry === Entry.sync) this.outstanding--;
     else this.#copyEntries--;
+  }
+
+  #isCopy(entry: number): boolean {
+    return entry === Entry.copyData || entry === Entry.copyEnd;
+  }
+
+  /** Where the data of an Execute in front of `request` begin: nobody read those in front of the first Execute that follows any. */
+  #behindExecute(request: number): number {
+    for (let at = 0; at < request; at++) {
+      if (this.#at(at) === Entry.execute) return at + 1;
+    }
+    return 0;
   }
 
   /** The index of the request that is answered next. */

@@ -106,9 +106,7 @@ export class RequestWalker {
         ledger.bound = true;
         break;
       case Request.execute:
-        if (ledger.copyIn) break;
-        ledger.batchOpen = true;
-        ledger.executed = true;
+        ledger.execute();
         break;
       case Request.copyData:
         ledger.copyData();

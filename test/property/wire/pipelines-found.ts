@@ -4,6 +4,7 @@ import {
   bound,
   copyData,
   copyDone,
+  copyFail,
   executed,
   failingSecret,
   insertingSecret,
@@ -42,6 +43,10 @@ export const found: Readonly<Record<string, readonly Step[]>> = {
     simple(joined(one, same('SELEC 1'), showSources)),
     ...[simple(joined(showSources, same('SELEC 1'))), prepare('', joined(showSources, same('SELEC 1'))), synced],
     ...[simple(same('BEGIN')), simple(joined(showSources, same('SELEC 1'))), simple(one)],
+  ],
+  'a COPY by Execute with a Sync among its data, behind a stray CopyFail': [
+    ...[copyFail, prepare('', copyIn), bound('', '', []), executed('', 0), synced, copyData('7\n'), copyDone, synced],
+    ...[executed('', 0), simple(one)],
   ],
   'the portal of a failed Query of ours in a block': [simple(same('BEGIN')), simple(failingSecret), executed('', 0), synced],
   'result formats that are not as many as columns': [prepare('', showSources), bound('', '', [0, 0]), executed('', 0), synced],
