@@ -1,6 +1,6 @@
 // What the proxy costs: pgbench -S through Millrace and through PgBouncer (both in session mode) against the same server, and directly.
 // Rounds are interleaved; medians. CPU is that of the proxy's processes (utime + stime) per transaction.
-//   npm run bench passthrough     MILLRACE_BENCH_ROUNDS=3  MILLRACE_BENCH_SECONDS=4  MILLRACE_BENCH_CLIENTS=1,8,32
+//   npm run bench passthrough     MILLRACE_BENCH_ROUNDS=3  MILLRACE_BENCH_SECONDS=4  MILLRACE_BENCH_CLIENTS=1,8,32  MILLRACE_BENCH_WORKERS=1
 // Needs pgbench and PgBouncer (Debian: postgresql-contrib's pgbench, pgbouncer); what is missing is skipped by name.
 import { spawn, spawnSync } from 'node:child_process';
 import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -15,6 +15,7 @@ import { freePort } from '../dist/server/free-port.js';
 const rounds = Number(process.env.MILLRACE_BENCH_ROUNDS ?? 3);
 const seconds = Number(process.env.MILLRACE_BENCH_SECONDS ?? 4);
 const clientCounts = (process.env.MILLRACE_BENCH_CLIENTS ?? '1,8,32').split(',').map(Number);
+const workers = process.env.MILLRACE_BENCH_WORKERS === undefined ? [] : ['--workers', process.env.MILLRACE_BENCH_WORKERS];
 const modes = ['simple', 'prepared'];
 
 const there = (command, ...args) => spawnSync(command, args, { stdio: 'ignore' }).status === 0;
@@ -94,7 +95,7 @@ async function startMillrace(upstreamPort) {
   const upstream = `postgres://postgres@127.0.0.1:${upstreamPort}/postgres?sslmode=disable`;
   const child = spawn(
     process.execPath,
-    [main, 'serve', '--upstream', upstream, '--listen', `127.0.0.1:${port}`, '--http', '127.0.0.1:0', '--data-dir', dataDir],
+    [main, 'serve', '--upstream', upstream, '--listen', `127.0.0.1:${port}`, '--http', '127.0.0.1:0', '--data-dir', dataDir, ...workers],
     {
       stdio: ['ignore', 'pipe', 'inherit'],
       env: { ...process.env, MILLRACE_LOG_LEVEL: 'error' },
