@@ -26,7 +26,7 @@ import { type Gate, RequestWalker } from './requests.ts';
 import { takeQuery } from './simple-query.ts';
 import type { PeerSocket, StaticReader } from './static-reader.ts';
 import { Reply, Request, Status } from './tags.ts';
-import { rest, type StatementParser, type Taken } from './taken.ts';
+import { restBeforeQuery, type StatementParser, type Taken } from './taken.ts';
 import { runTasks } from './tasks.ts';
 import type { UpstreamLink } from './upstream-link.ts';
 
@@ -291,7 +291,7 @@ export class Session implements DriverPort {
   async #takeOver(message: Buffer): Promise<void> {
     if (message[0] === Request.query) return await takeQuery(this.#taken, message);
     if (message[0] !== Request.functionCall) return await takeExtended(this.#taken, message);
-    await rest(this.#taken);
+    await restBeforeQuery(this.#taken);
     this.#intake.forward(message);
   }
 

@@ -14,7 +14,7 @@ import { beginImplicitBlock, relayPart } from './ordinary-part.ts';
 import { simpleResult } from './result-rows.ts';
 import { checkSyntax, parseWhole } from './syntax-check.ts';
 import { Status } from './tags.ts';
-import { callerFor, rest, type Taken } from './taken.ts';
+import { callerFor, restBeforeQuery, type Taken } from './taken.ts';
 import { asWarning, carryOut } from './tasks.ts';
 
 const simple = { name: '', eachSynced: false } as const;
@@ -23,7 +23,7 @@ const simpleSynced = { name: '', eachSynced: true } as const;
 /** Handles a Query for which the gate said "maybe", or that stands behind an unfinished batch. */
 export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
   const { driver, ledger } = taken;
-  if ((await rest(taken)) !== 'ready') return taken.forward(message);
+  if ((await restBeforeQuery(taken)) !== 'ready') return taken.forward(message);
   if (!taken.mayBeExtended(message, 5, message.length - 1)) return taken.forward(message);
   const text = queryText(message, driver.charset);
   let parts: readonly StatementText[];
@@ -75,6 +75,8 @@ interface Run {
 async function runParts(taken: Taken, text: string, parts: readonly StatementText[]): Promise<void> {
   const { driver, ledger, watch } = taken;
   const run: Run = { complete: null, tasks: [] };
+  const pipelined = ledger.executed && parts.length === 1;
+  const implicit = ledger.status === Status.idle;
   for (const [index, part] of parts.entries()) {
     const ownTasks: CommitTask[] = [];
     try {
@@ -88,7 +90,9 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
     }
   }
   try {
-    await driver.sync(nothingUnnamed(driver.charset));
+    // Behind an Execute a single statement is part of a transaction up to Sync, where the server knows such.
+    if (pipelined) await driver.endQuery(nothingUnnamed(driver.charset));
+    else await driver.sync(nothingUnnamed(driver.charset));
   } catch (error) {
     return await fail(taken, error, 0);
   }
@@ -99,7 +103,7 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
     const [first, ...others] = failures;
     for (const other of others) driver.toClient(asWarning(other));
     if (first !== undefined) run.complete = first;
-  } else watch.add(run.tasks, false);
+  } else watch.add(run.tasks, pipelined && implicit);
   if (run.complete !== null) driver.toClient(run.complete);
   driver.toClient(readyForQuery(ledger.status));
 }

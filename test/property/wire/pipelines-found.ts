@@ -69,6 +69,19 @@ export const found: Readonly<Record<string, readonly Step[]>> = {
   'a finished portal of ours, run again': [
     ...[simple(same('BEGIN')), prepare('', insertingSecret), bound('c', '', []), executed('c', 0), executed('c', 0), synced],
   ],
+  'a candidate for the unnamed statement in a failed transaction': [
+    ...[simple(same('BEGIN')), simple(same('SELECT 1/0')), prepare('', same('DROP TABLE IF EXISTS none_such')), synced],
+    ...[simple(same('ROLLBACK')), simple(same('BEGIN')), simple(same('SELECT 1/0'))],
+    ...[...whole('', same('ROLLBACK TO none_such')), synced, ...whole('', same('')), prepare('', same('DROP TABLE plain_t')), synced],
+  ],
+  'a Query behind a batch that has only bound, with a candidate that is not ours': [
+    ...[prepare('a', one), bound('', 'a', []), prepare('', same('DROP TABLE plain_t')), simple(one)],
+    ...[bound('', 'a', []), simple(one), prepare('', same('DROP TABLE plain_t')), simple(one), synced],
+  ],
+  'a Query of ours behind an Execute without Sync': [
+    ...[prepare('a', one), bound('a', 'a', []), executed('a', 0), simple(same('DROP TABLE live_t')), executed('a', 0), synced],
+    ...[bound('a', 'a', []), executed('a', 0), simple(joined(showTables, one)), executed('a', 0), synced],
+  ],
   'an unnamed statement behind a failed Query of ours': [simple(failingSecret), bound('', '', []), simple(one), synced],
 };
 
