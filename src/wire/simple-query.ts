@@ -156,10 +156,10 @@ async function fail(taken: Taken, error: unknown, offset: number): Promise<void>
   taken.counters.errors++;
   taken.endCopyIn();
   driver.toClient(failureResponse(error, offset, driver.charset, taken.log));
-  const inBlock = ledger.status === Status.inTransaction;
-  if (inBlock || driver.dirty) await driver.abort();
+  const inBlock = ledger.status !== Status.idle;
+  if (ledger.status === Status.inTransaction || driver.dirty) await driver.abort();
   await driver.sync();
-  // In a block Postgres leaves the failed portal to the end of the transaction.
+  // In a block Postgres leaves the failed portal to the end of the transaction, and in a failed one it makes none.
   await driver.sync(inBlock ? [close('S', '', driver.charset)] : nothingUnnamed(driver.charset));
   if (ledger.status === Status.idle) watch.tasks = [];
   driver.toClient(readyForQuery(ledger.status));

@@ -50,6 +50,9 @@ export const found: Readonly<Record<string, readonly Step[]>> = {
   ],
   'the portal of a failed Query of ours in a block': [simple(same('BEGIN')), simple(failingSecret), executed('', 0), synced],
   'result formats that are not as many as columns': [prepare('', showSources), bound('', '', [0, 0]), executed('', 0), synced],
+  'the portal in front of a Query of ours in a failed transaction': [
+    ...[...whole('', same('BEGIN')), prepare('', joined(one, one)), synced, simple(joined(showSources, showSources)), executed('', 0), synced],
+  ],
   'a portal that its transaction has taken along': [
     ...[...whole('', showSources), synced, executed('', 0), simple(one), synced],
     ...[simple(same('BEGIN')), prepare('a', showTables), bound('b', 'a', []), executed('b', 1), ...whole('', same('COMMIT'))],
