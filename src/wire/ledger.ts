@@ -153,7 +153,11 @@ export class Ledger {
         at++;
       }
     }
-    if (swallowed > 0 && this.outstanding === 0) this.batchOpen = true;
+    if (swallowed === 0 || this.outstanding > 0) return;
+    // The batch of the Execute goes on.
+    this.batchOpen = true;
+    this.bound = true;
+    this.executed = true;
   }
 
   /** Known to be at rest: older differences are forgotten. */

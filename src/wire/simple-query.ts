@@ -33,7 +33,7 @@ export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
     if (parts.length > 1) await checkSyntax(taken, text, parts);
   } catch (error) {
     taken.names.forgetUnnamed();
-    return await fail(taken, error, 0);
+    return await fail(taken, error, 0, 0);
   }
   // Any statement will do: in a failed transaction the upstream gives its own answer to it.
   if (ledger.status === Status.failed && parts.length === 1) return taken.forward(query(placeholder, driver.charset));
@@ -86,7 +86,7 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
     } catch (error) {
       // In an explicit block a savepoint may still save the statements before this one.
       if (ledger.status !== Status.idle) watch.add(run.tasks, false);
-      return await fail(taken, error, charactersBefore(text, part.at));
+      return await fail(taken, error, charactersBefore(text, part.at), index);
     }
   }
   try {
@@ -94,7 +94,7 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
     if (pipelined) await driver.endQuery(nothingUnnamed(driver.charset));
     else await driver.sync(nothingUnnamed(driver.charset));
   } catch (error) {
-    return await fail(taken, error, 0);
+    return await fail(taken, error, 0, parts.length);
   }
   if (ledger.status === Status.idle) {
     const earlier = watch.tasks;
@@ -150,8 +150,8 @@ function nothingUnnamed(charset: Charset): Buffer[] {
   return [close('P', '', charset), close('S', '', charset)];
 }
 
-/** Tells the client, and makes the upstream's transaction fail as an error of its own would have. */
-async function fail(taken: Taken, error: unknown, offset: number): Promise<void> {
+/** Tells the client, and makes the upstream's transaction fail as an error of its own would have. `done`: statements in front of it. */
+async function fail(taken: Taken, error: unknown, offset: number, done: number): Promise<void> {
   const { driver, ledger, watch } = taken;
   taken.counters.errors++;
   taken.endCopyIn();
@@ -159,8 +159,10 @@ async function fail(taken: Taken, error: unknown, offset: number): Promise<void>
   const inBlock = ledger.status !== Status.idle;
   if (ledger.status === Status.inTransaction || driver.dirty) await driver.abort();
   await driver.sync();
-  // In a block Postgres leaves the failed portal to the end of the transaction, and in a failed one it makes none.
-  await driver.sync(inBlock ? [close('S', '', driver.charset)] : nothingUnnamed(driver.charset));
+  // In a block Postgres leaves the failed portal to the end of the transaction. A statement that did not get so far has left none of
+  // the statements in front of it, and with none of those what was there before.
+  const portalStays = inBlock && (done === 0 || !(error instanceof OrdinaryPartError) || error.inPortal);
+  await driver.sync(portalStays ? [close('S', '', driver.charset)] : nothingUnnamed(driver.charset));
   if (ledger.status === Status.idle) watch.tasks = [];
   driver.toClient(readyForQuery(ledger.status));
 }

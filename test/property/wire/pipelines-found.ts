@@ -53,6 +53,13 @@ export const found: Readonly<Record<string, readonly Step[]>> = {
   'the portal in front of a Query of ours in a failed transaction': [
     ...[...whole('', same('BEGIN')), prepare('', joined(one, one)), synced, simple(joined(showSources, showSources)), executed('', 0), synced],
   ],
+  'no portal of a text of ours whose second statement is wrong': [
+    ...[simple(joined(same('BEGIN'), same('SELECT x'), showSources)), executed('', 0), synced, simple(same('ROLLBACK'))],
+    ...[simple(joined(same('BEGIN'), same('SELECT 1/0'), showSources)), executed('', 0), synced],
+  ],
+  'a Query of ours behind a COPY that has swallowed its Sync': [
+    ...[...whole('', copyIn), synced, copyDone, simple(showSources), simple(copyIn), copyData('7\n'), copyDone, synced],
+  ],
   'a portal that its transaction has taken along': [
     ...[...whole('', showSources), synced, executed('', 0), simple(one), synced],
     ...[simple(same('BEGIN')), prepare('a', showTables), bound('b', 'a', []), executed('b', 1), ...whole('', same('COMMIT'))],
