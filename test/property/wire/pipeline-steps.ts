@@ -65,7 +65,9 @@ export const ordinaryTexts: readonly string[] = [
   'SAVEPOINT s',
   'ROLLBACK TO s',
   'RELEASE s',
-  'SET TRANSACTION ISOLATION LEVEL SERIALIZABLE',
+  // Not the isolation level: whether that may be set hangs on a snapshot, and outside a block the look at a candidate forgets one that a
+  // Parse in front of it has taken. There it would be without effect anyway.
+  'SET TRANSACTION READ ONLY',
   'INSERT INTO t VALUES (1)',
   'INSERT INTO t VALUES (3), (4) RETURNING a',
   'INSERT INTO u VALUES (1)',
@@ -100,9 +102,6 @@ export const ordinaryTexts: readonly string[] = [
  */
 const blockTexts = /^(LOCK|DECLARE|VACUUM|SAVEPOINT|ROLLBACK TO|RELEASE|SET TRANSACTION|COMMIT AND CHAIN)/;
 
-/** What stands for an extended statement is not in its encoding, and takes a snapshot when it is parsed. */
-const noneBeside = /^SET (client|TRANSACTION)/;
-
 const extended = fc.constantFrom(...extendedTexts);
 
 export function joined(...parts: readonly Text[]): Text {
@@ -112,7 +111,7 @@ export function joined(...parts: readonly Text[]): Text {
 /** One statement, or several in one text. `share`: of ten statements so many are extended. */
 function texts(share: number, blocks: boolean): fc.Arbitrary<Text> {
   const fitting = (text: string): boolean =>
-    (blocks || !blockTexts.test(text)) && (share === 0 ? !text.includes('live') : !noneBeside.test(text));
+    (blocks || !blockTexts.test(text)) && (share === 0 ? !text.includes('live') : !/SET client/.test(text));
   const ordinary = fc.constantFrom(...ordinaryTexts.filter(fitting)).map(same);
   const one = share === 0 ? ordinary : fc.oneof({ weight: 10 - share, arbitrary: ordinary }, { weight: share, arbitrary: extended });
   const several = fc.array(one, { minLength: 2, maxLength: 4 }).map((parts) => joined(...parts));
