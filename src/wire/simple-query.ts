@@ -25,6 +25,8 @@ export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
   const { driver, ledger } = taken;
   if ((await restBeforeQuery(taken)) !== 'ready') return taken.forward(message);
   if (!taken.mayBeExtended(message, 5, message.length - 1)) return taken.forward(message);
+  // The failed transaction may have been left since; only ReadyForQuery tells.
+  if (ledger.status === Status.failed && ledger.executed) await driver.endQuery([]);
   const text = queryText(message, driver.charset);
   let parts: readonly StatementText[];
   try {

@@ -111,6 +111,12 @@ export const found: Readonly<Record<string, readonly Step[]>> = {
     ...[...whole('a', same('DEALLOCATE ALL')), synced, prepare('b', same('DEALLOCATE ALL')), simple(one), prepare('b', one), synced],
     ...[prepare('c', one), simple(same('DEALLOCATE ALL')), prepare('c', one), bound('', 'c', []), executed('', 0), synced],
   ],
+  'a Query of ours behind a ROLLBACK without Sync': [
+    ...[simple(same('BEGIN')), simple(same('SELECT 1/0')), ...whole('', same('ROLLBACK')), simple(showSources), synced],
+    ...[simple(same('BEGIN')), simple(same('SELECT 1/0')), ...whole('', same('')), simple(showSources), synced, simple(same('ROLLBACK'))],
+    ...[simple(same('BEGIN')), simple(same('SELECT 1/0')), ...whole('', same('ROLLBACK')), simple(joined(showSources, one)), synced],
+    ...[...whole('', same('BEGIN')), simple(showSources), simple(same('SELECT 1/0')), synced, simple(showSources)],
+  ],
   'an unnamed statement behind a failed Query of ours': [simple(failingSecret), bound('', '', []), simple(one), synced],
 };
 
