@@ -13,7 +13,9 @@ export type SessionEffect =
   /** SET of a parameter: only one that the server reports can be carried over to another connection. Lower case. */
   | { readonly kind: 'set'; readonly parameter: string }
   /** DEALLOCATE of one prepared statement. */
-  | { readonly kind: 'deallocate'; readonly name: string };
+  | { readonly kind: 'deallocate'; readonly name: string }
+  /** DEALLOCATE ALL, DISCARD ALL: the prepared statements are gone. */
+  | { readonly kind: 'forget' };
 
 const none: SessionEffect = { kind: 'none' };
 const pin = (reason: string): SessionEffect => ({ kind: 'pin', reason });
@@ -115,9 +117,12 @@ function statementEffect(text: Uint8Array, at: number, stop: number, end: number
       return /^\s+transaction\b/i.test(rest) ? none : pin('PREPARE');
     case 'deallocate': {
       const name = /^\s+(?:prepare\s+)?(?:"((?:[^"]|"")+)"|([\w$]+))/i.exec(rest);
-      if (name === null || /^all$/i.test(name[2] ?? '')) return none;
+      if (name === null) return none;
+      if (/^all$/i.test(name[2] ?? '')) return { kind: 'forget' };
       return { kind: 'deallocate', name: name[1]?.replaceAll('""', '"') ?? (name[2] ?? '').toLowerCase() };
     }
+    case 'discard':
+      return /^\s+all\b/i.test(rest) ? { kind: 'forget' } : none;
     case 'set':
       return setEffect(rest);
     default:
