@@ -7,7 +7,7 @@ import type { Socket } from 'node:net';
 import { millraceError } from '../errors.ts';
 import type { WaitingClient } from './live-clients.ts';
 import type { Pools } from './pool/pools.ts';
-import type { SessionIdentity } from './session.ts';
+import type { Session, SessionIdentity } from './session.ts';
 
 interface Inside {
   readonly identity: SessionIdentity;
@@ -22,7 +22,8 @@ export class Admission {
   readonly #pools: Pools;
   readonly #waiting: Map<string, WaitingClient>;
   readonly #newId: () => string;
-  readonly #inside = new Map<Socket, Inside>();
+  readonly #inside = new Map<SessionIdentity, Inside>();
+  readonly #sessions = new WeakMap<Session, SessionIdentity>();
   /** In the order they came. */
   readonly #queue = new Map<string, { readonly inside: Inside; readonly enter: () => void }>();
   #timer: NodeJS.Timeout | undefined;
@@ -35,24 +36,34 @@ export class Admission {
     pools.ownServers = (of, name) => this.#count(({ identity, hasServer }) => hasServer && identity[of] === name);
   }
 
-  /** Lets a client in, or throws a MillraceError. It counts until its socket is closed. */
+  /** Lets a client in, or throws a MillraceError. It counts until its socket, or the session that takes it over, is closed. */
   enter(socket: Socket, identity: SessionIdentity): void {
     const crowd = this.#pools.crowd(identity.database, identity.user, (of) =>
       of === 'all' ? this.#inside.size : this.#count((one) => one.identity[of] === identity[of]),
     );
     if (crowd !== null) throw crowd;
-    this.#inside.set(socket, { identity, hasServer: false });
-    socket.once('close', () => {
-      this.#inside.delete(socket);
-      this.#serve();
-    });
+    this.#inside.set(identity, { identity, hasServer: false });
+    socket.once('close', () => this.#leave(identity));
+  }
+
+  /** From now on the session says when the client leaves: its socket may be wrapped in another. */
+  opened(session: Session, identity: SessionIdentity): void {
+    this.#sessions.set(session, identity);
+  }
+
+  closed(session: Session): void {
+    const identity = this.#sessions.get(session);
+    if (identity !== undefined) this.#leave(identity);
+  }
+
+  #leave(identity: SessionIdentity): void {
+    if (this.#inside.delete(identity)) this.#serve();
   }
 
   /** A client that is in is to have a server connection of its own: null at once, else when the promise resolves. */
-  ownServer(socket: Socket): Promise<void> | null {
-    const inside = this.#inside.get(socket);
+  ownServer(socket: Socket, identity: SessionIdentity): Promise<void> | null {
+    const inside = this.#inside.get(identity);
     if (inside === undefined) return null;
-    const { identity } = inside;
     if (![...this.#queue.values()].some((other) => shares(other.inside.identity, identity)) && this.#mayOpen(inside)) return null;
     const id = this.#newId();
     return new Promise<void>((resolve, reject) => {

@@ -133,7 +133,7 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
     const wait = commands.admit(socket, identity);
     if (wait !== null) await arrival.excused(wait);
     const own = replication || pools.modeOf(database, user) === 'session';
-    const turn = own ? admission.ownServer(socket) : null;
+    const turn = own ? admission.ownServer(socket, identity) : null;
     if (turn !== null) await arrival.excused(turn);
     if (arrival.isGone()) return;
     if (own) await serveRelayed(arrival, config.upstream, authenticator, log);
@@ -160,6 +160,7 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
       opened: (session, identity) => {
         starting.delete(client);
         sessions.add(session);
+        admission.opened(session, identity);
         commands.entered(live.opened(session, identity));
       },
       // Nobody waits for these when the worker stops.
@@ -173,6 +174,7 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
         starting.delete(client);
         if (session !== null) {
           sessions.delete(session);
+          admission.closed(session);
           live.closed(session);
         }
         if (sockets.size === 0) emptied();

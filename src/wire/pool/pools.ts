@@ -237,7 +237,12 @@ export class Pools {
       const [server] = shares(pool) && pool.waiting.size === 0 ? pool.idle : [];
       if (server !== undefined && (oldest === undefined || server.usedAt < oldest.usedAt)) oldest = server;
     }
-    // Its place is free once it is closed; then the pools are asked again.
+    // Its place is free once it is closed: for whoever has waited longest.
+    oldest?.socket.once('close', () => {
+      const now = performance.now();
+      const byWait = [...this.pools.values()].sort((one, other) => other.longestWait(now) - one.longestWait(now));
+      for (const pool of byWait) pool.openMore();
+    });
     oldest?.destroy();
     return false;
   }
