@@ -16,7 +16,7 @@ beforeAll(async () => {
   const { direct, postgres } = stage;
   await direct.query(`CREATE ROLE scram LOGIN PASSWORD 'pässword'; CREATE ROLE scram2 LOGIN PASSWORD 'other';
     CREATE ROLE gone LOGIN PASSWORD 'x' VALID UNTIL '2020-01-01'; CREATE ROLE nologin PASSWORD 'x'; CREATE ROLE free LOGIN;
-    CREATE ROLE clear LOGIN PASSWORD 'secret'; SET password_encryption = md5; CREATE ROLE md LOGIN PASSWORD 'secret'`);
+    CREATE ROLE clear LOGIN PASSWORD 'secret'; SET password_encryption = md5; CREATE ROLE md LOGIN PASSWORD 'secret'; RESET password_encryption`);
   verifier = String(await direct.value("SELECT rolpassword FROM pg_authid WHERE rolname = 'scram'"));
   const hba = join(postgres.dataDir, 'pg_hba.conf');
   const lines = [
@@ -67,7 +67,7 @@ describe('scram-sha-256', () => {
       ['scram', 'wrong'],
       ['nobody_of_this_name', 'x'],
       ['gone', 'x'],
-      ['nologin', 'x'],
+      ['nologin', 'wrong'],
       ['free', 'x'],
     ] as const) {
       const there = await stage.refusal({ port: stage.postgres.port } as never, { user, password });
@@ -93,7 +93,7 @@ describe('scram-sha-256', () => {
 
 describe('md5', () => {
   it('with a hash or a password in auth_file, or of auth_query', async () => {
-    for (const users of [{ md: md5Hash('secret', 'md') }, { md: 'secret' }, {}]) {
+    for (const users of [{ md: md5Hash('md', 'secret') }, { md: 'secret' }, {}]) {
       const proxy = await stage.proxy({ authType: 'md5', users });
       const client = await stage.connect(proxy, { user: 'md', password: 'secret' });
       expect(await client.value('SELECT current_user::text')).toBe('md');

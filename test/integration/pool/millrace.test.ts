@@ -1,9 +1,11 @@
 /** A whole Millrace with two workers and transaction pooling: extended statements, the console, limits and cancels across workers. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { connect as dial } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { cancelPacket } from '../../../src/wire/encode.ts';
 import { eventually as eventuallyRows, leadsTo, type Stage, startStage } from '../statements/stage.ts';
 import { errorText, eventually, PoolClient } from './stage.ts';
 
@@ -250,10 +252,10 @@ describe('two workers', () => {
 
 async function cancel(client: PoolClient): Promise<void> {
   const { processID, secretKey } = client as unknown as { processID: number; secretKey: number };
-  const { connect: dial } = await import('node:net');
   await new Promise<void>((resolve) => {
-    const packet = Buffer.alloc(16);
-    [16, 80877102, processID, secretKey].forEach((value, at) => packet.writeInt32BE(value, 4 * at));
+    const key = Buffer.alloc(4);
+    key.writeInt32BE(secretKey);
+    const packet = cancelPacket(processID, key);
     const socket = dial(stage.millrace.port, '127.0.0.1', () => socket.write(packet));
     socket.on('close', () => resolve()).resume();
   });
