@@ -189,7 +189,8 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
 
   forgotten(tag: 'DISCARD ALL' | 'DEALLOCATE ALL'): void {
     this.statements.named.clear();
-    if (tag === 'DISCARD ALL') this.pinned = '';
+    // What was sent behind it may leave something again.
+    if (tag === 'DISCARD ALL' && this.#server?.expected.isLast === true) this.pinned = '';
   }
 
   ready(status: number): void {

@@ -244,6 +244,18 @@ for (const version of [18, 15] as const) {
       expect(await next.value('SELECT count(*)::int FROM pg_listening_channels()')).toBe(0);
     });
 
+    it('what is sent right behind DISCARD ALL, before that is answered, pins again', async () => {
+      const proxy = await stage.proxy({ defaultPoolSize: 1 });
+      const client = await stage.raw(proxy);
+      client.write(query('LISTEN one', charset), query('DISCARD ALL', charset), query('LISTEN two', charset));
+      await client.until('Z', 3);
+      expect(proxy.report().clients.map((one) => one.pinned)).toEqual(['LISTEN']);
+      const next = await stage.connect(proxy);
+      const waiting = next.value('SELECT count(*)::int FROM pg_listening_channels()');
+      client.destroy();
+      expect(await waiting).toBe(0);
+    });
+
     it('a transaction-level advisory lock, DECLARE without HOLD and NOTIFY pin nobody', async () => {
       const proxy = await stage.proxy({ defaultPoolSize: 1 });
       const client = await stage.connect(proxy);
