@@ -78,6 +78,15 @@ export class ExpectedReplies {
     return true;
   }
 
+  /** Whether statements were prepared behind what is being answered. */
+  get preparesLater(): boolean {
+    for (let at = this.#head + 1; at < this.#tail; at++) {
+      const kind = (this.#ring[at & (this.#ring.length - 1)] ?? 0) & 15;
+      if (kind === Expect.parse || kind === Expect.local) return true;
+    }
+    return false;
+  }
+
   /** Whether it takes more of the client for everything to be answered: nothing was asked, or COPY data or a Sync is wanting. */
   get unfinished(): boolean {
     return this.doubtful || this.empty || this.copyIn || this.batchOpen;

@@ -189,8 +189,11 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
 
   forgotten(tag: 'DISCARD ALL' | 'DEALLOCATE ALL'): void {
     this.statements.named.clear();
+    const expected = this.#server?.expected;
     // What was sent behind it may leave something again.
-    if (tag === 'DISCARD ALL' && this.#server?.expected.isLast === true) this.pinned = '';
+    if (tag === 'DISCARD ALL' && expected?.isLast === true) this.pinned = '';
+    // Those prepared behind it are there, and are not known any more: they stay between this client and this server.
+    if (expected?.preparesLater === true && this.pinned === '') this.pinned = 'prepared statement';
   }
 
   ready(status: number): void {
