@@ -37,9 +37,10 @@ export interface Lender {
 }
 
 const terminate = message(Request.terminate, []);
+const nothing = Buffer.alloc(0);
 
 export class PooledLink implements UpstreamLink, Borrower, Waiter {
-  readonly statements: ClientStatements = { named: new Map(), unnamed: null };
+  readonly statements: ClientStatements = { named: new Map(), unnamed: null, forgets: false };
   settings: Settings;
   /** When the client began to wait for a server; 0 when it does not. performance.now(). */
   waitingSince = 0;
@@ -84,7 +85,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   }
 
   get pending(): number {
-    return this.#waitingBytes + (this.#server?.socket.writableLength ?? 0);
+    return this.#waitingBytes + this.#rewriter.held + (this.#server?.socket.writableLength ?? 0);
   }
 
   listen(handlers: LinkHandlers): void {
@@ -96,7 +97,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     const server = this.#server;
     if (server !== null) {
       this.requestAt = performance.now();
-      return server.send(this.#rewriter.rewrite(bytes, server));
+      return server.send(this.#rewriter.rewrite(bytes, server)) && this.#rewriter.held === 0;
     }
     // A client without a transaction that takes its leave needs no server for that.
     if (this.#waitingBytes === 0 && bytes.length === 5 && bytes[0] === Request.terminate && !this.#rewriter.midMessage) return true;
@@ -189,14 +190,18 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
 
   forgotten(tag: 'DISCARD ALL' | 'DEALLOCATE ALL'): void {
     this.statements.named.clear();
-    const expected = this.#server?.expected;
     // What was sent behind it may leave something again.
-    if (tag === 'DISCARD ALL' && expected?.isLast === true) this.pinned = '';
-    // Those prepared behind it are there, and are not known any more: they stay between this client and this server.
-    if (expected?.preparesLater === true && this.pinned === '') this.pinned = 'prepared statement';
+    if (tag === 'DISCARD ALL' && this.#server?.expected.isLast === true) this.pinned = '';
+  }
+
+  answered(): void {
+    if (this.#rewriter.held === 0) return;
+    this.#goOn();
+    if (this.#ended) this.#endWhenAnswered();
   }
 
   ready(status: number): void {
+    this.answered();
     const { stats, statementMode } = this.#pool;
     stats.queries++;
     if (status === Status.idle) {
@@ -224,11 +229,19 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     this.#handlers?.closed();
   }
 
+  /** What a held message waited for may have come. */
+  #goOn(): void {
+    const server = this.#server;
+    if (server === null) return;
+    server.send(this.#rewriter.rewrite(nothing, server));
+    if (this.#rewriter.held === 0) this.#handlers?.drain();
+  }
+
   /** Behind the client's last word: everything it asked for is still answered. */
   #endWhenAnswered(): void {
     const server = this.#server;
     if (server === null ? this.waitingSince === 0 : this.#isDone(server)) this.destroy();
-    else if (server !== null && (server.expected.unfinished || this.#rewriter.midMessage)) {
+    else if (server !== null && this.#rewriter.held === 0 && (server.expected.unfinished || this.#rewriter.midMessage)) {
       // It left in the middle of something, which ends with the connection.
       server.retired ??= 'a client left it in the middle of something';
       if (server.socket.writableEnded) return;

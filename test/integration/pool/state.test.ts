@@ -118,7 +118,6 @@ for (const version of [18, 15] as const) {
         'E ERROR 26000 prepared statement "old" does not exist',
         'Z I',
       ]);
-      client.destroy();
       const other = await stage.raw(proxy);
       other.write(parse('new', 'SELECT 3', charset), bind('', 'new', [], charset), execute('', charset), sync);
       expect(lines(await other.until('Z'))).toContain('D 3');

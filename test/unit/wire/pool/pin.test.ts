@@ -11,6 +11,8 @@ function effect(sql: string): string {
       return found.reason;
     case 'set':
       return `set ${found.parameter}`;
+    case 'forget':
+      return 'forget';
     case 'deallocate':
       return `deallocate ${found.name}`;
   }
@@ -47,6 +49,7 @@ describe('what a statement leaves in its session', () => {
     ["PREPARE TRANSACTION 'x'", ''],
     ['PREPARE x AS SELECT 1', 'PREPARE'],
     ['BEGIN', ''],
+    ['DISCARD ALL', 'forget'],
     ['', ''],
     ['--', ''],
     ['/*', ''],
