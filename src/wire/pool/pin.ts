@@ -38,13 +38,13 @@ for (let byte = 0; byte < 256; byte++) {
     letter[byte] = 1;
 }
 const semicolon = 0x3b;
-const underscore = 0x5f;
 const dash = 0x2d;
 const slash = 0x2f;
 const star = 0x2a;
 const newline = 0x0a;
 /** Deeper than any comment is nested. */
 const toLineEnd = 1_000_000_000;
+const underscore = 0x5f;
 
 /** The effects of SQL text in bytes [start, end); the first that pins wins, else the last one. */
 export function sessionEffect(text: Uint8Array, start: number, end: number): SessionEffect {

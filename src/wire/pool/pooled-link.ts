@@ -195,7 +195,9 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   }
 
   answered(): void {
-    if (this.#rewriter.held > 0) this.#goOn();
+    if (this.#rewriter.held === 0) return;
+    this.#goOn();
+    if (this.#ended) this.#endWhenAnswered();
   }
 
   ready(status: number): void {
@@ -239,7 +241,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   #endWhenAnswered(): void {
     const server = this.#server;
     if (server === null ? this.waitingSince === 0 : this.#isDone(server)) this.destroy();
-    else if (server !== null && (server.expected.unfinished || this.#rewriter.midMessage)) {
+    else if (server !== null && this.#rewriter.held === 0 && (server.expected.unfinished || this.#rewriter.midMessage)) {
       // It left in the middle of something, which ends with the connection.
       server.retired ??= 'a client left it in the middle of something';
       if (server.socket.writableEnded) return;

@@ -11,6 +11,8 @@ function effect(sql: string): string {
       return found.reason;
     case 'set':
       return `set ${found.parameter}`;
+    case 'forget':
+      return 'forget';
     case 'deallocate':
       return `deallocate ${found.name}`;
     case 'forget':
@@ -49,6 +51,7 @@ describe('what a statement leaves in its session', () => {
     ["PREPARE TRANSACTION 'x'", ''],
     ['PREPARE x AS SELECT 1', 'PREPARE'],
     ['BEGIN', ''],
+    ['DISCARD ALL', 'forget'],
     ['', ''],
     ['--', ''],
     ['/*', ''],
