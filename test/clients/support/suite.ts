@@ -6,6 +6,7 @@
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { createDatabases } from './databases.ts';
 import { type LiveView, liveView } from './live.ts';
+import { type Neighbours, neighbours } from './neighbours.ts';
 import { type Place, type Target, target } from './place.ts';
 
 export interface ClientKind<Client> {
@@ -28,16 +29,18 @@ export function clientSuite<Client>(name: string, kind: ClientKind<Client>, defi
     const databases = { through: `${name.replace(/\W/g, '_')}_through`, direct: `${name.replace(/\W/g, '_')}_direct` };
     const through = target(place, databases.through, true);
     const direct = target(place, databases.direct, false);
-    const opened: { through?: Client; direct?: Client; view?: LiveView } = {};
+    const opened: { through?: Client; direct?: Client; view?: LiveView; neighbours?: Neighbours } = {};
 
     beforeAll(async () => {
       await createDatabases(place, Object.values(databases));
+      if (place.mode !== 'session') opened.neighbours = await neighbours(through);
       opened.through = await kind.open(through, place);
       opened.direct = await kind.open(direct, place);
     });
     afterAll(async () => {
       for (const client of [opened.through, opened.direct]) if (client !== undefined) await kind.close(client);
       await opened.view?.end();
+      await opened.neighbours?.end();
     });
 
     define({
