@@ -120,9 +120,7 @@ export class Answers {
       case Reply.error: {
         const hiddenQuery = hidden && expected.front === Expect.query;
         // The error of a statement prepared again in the client's stead is the client's.
-        if (hidden && !hiddenQuery) {
-          this.#target.forward(bytes.subarray(at, next));
-        }
+        if (hidden && !hiddenQuery && !expected.frontSilent) this.#target.forward(bytes.subarray(at, next));
         this.#target.error(bytes.subarray(at, next), hiddenQuery);
         expected.error();
         break;

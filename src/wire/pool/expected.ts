@@ -30,6 +30,8 @@ const hidden = 16;
 export interface Expectation {
   /** The answer itself, of `local`. */
   readonly reply?: Buffer;
+  /** Of a hidden message: its error is for nobody. */
+  readonly silent?: boolean;
   /** The message had no effect: it failed, or the server skipped it. */
   undo?(): void;
 }
@@ -69,14 +71,20 @@ export class ExpectedReplies {
     return this.#head !== this.#tail && ((this.#ring[this.#head & (this.#ring.length - 1)] ?? 0) & hidden) !== 0;
   }
 
+  /** Whether an error of the hidden message whose answer comes next is for nobody. */
+  get frontSilent(): boolean {
+    return this.#about.get(this.#head)?.silent === true;
+  }
+
   /** Whether a request sent now is discarded or cannot be booked. */
   get unbooked(): boolean {
     return this.skipping || this.copyIn || this.doubtful;
   }
 
-  query(kind: typeof Expect.query | typeof Expect.functionCall, secret = false): void {
+  query(kind: typeof Expect.query | typeof Expect.functionCall, secret = false, about?: Expectation): void {
     if (this.copyIn) this.doubtful = true;
     if (this.unbooked) return;
+    if (about !== undefined) this.#about.set(this.#tail, about);
     this.#push(kind, secret);
     this.batchOpen = false;
   }
@@ -93,14 +101,14 @@ export class ExpectedReplies {
     this.batchOpen = true;
   }
 
-  sync(): void {
+  sync(secret = false): void {
     if (this.copyIn) {
       this.#syncsInCopy++;
       return;
     }
     this.batchOpen = false;
     this.skipping = false;
-    this.#push(Expect.sync, false);
+    this.#push(Expect.sync, secret);
   }
 
   copyEnd(): void {
@@ -161,7 +169,10 @@ export class ExpectedReplies {
       if (this.#syncsInCopy > 0) this.doubtful = true;
     }
     const front = this.front;
-    if (front < Expect.parse || front === Expect.none) return false;
+    if (front < Expect.parse) {
+      this.#about.get(this.#head)?.undo?.();
+      return false;
+    }
     // The latest first, so that each finds what it left.
     const skipped: Expectation[] = [];
     while (this.#head !== this.#tail && this.front !== Expect.sync) {

@@ -3,10 +3,10 @@
  * Invariant: what the server receives means to it what the client meant, wherever the client's statements were prepared; every message is
  * booked in the server's ExpectedReplies; messages that need no change are passed on without being copied.
  */
-import { close, message as encode, parseComplete } from '../encode.ts';
+import { close, message as encode, parseComplete, sync } from '../encode.ts';
 import { Request } from '../tags.ts';
 import { Expect, type Expectation, type ExpectedReplies } from './expected.ts';
-import { type SessionEffect, sessionEffect } from './pin.ts';
+import { type SessionEffect, sessionEffects } from './pin.ts';
 import { isReserved, type Prepared, prepared, type ServerStatements } from './prepared.ts';
 
 /** The prepared statements of a client, kept between its transactions. The unnamed one as what follows the name in Parse. */
@@ -24,12 +24,14 @@ export interface ServerSide {
 }
 
 export interface RewritingHooks {
-  /** What a text does to its session. Called for every Query and Parse before it is sent. */
+  /** What the text of a Query or Parse does to its session; called before it is sent. */
   effect(effect: SessionEffect): void;
   /** The client takes its leave; the server is not told. */
   terminate(): void;
 }
 
+/** An empty text, which can be prepared in a failed transaction too. */
+const standIn = prepared(Buffer.alloc(3));
 const closeComplete = Buffer.from([0x33, 0, 0, 0, 4]);
 const statementKind = 0x53;
 /** As in the request walker: the beginning of a longer text has to do. */
@@ -138,32 +140,70 @@ export class RequestRewriter {
     const { expected } = server;
     if (!isThere(bytes, at, next)) return Step.wait;
     const instead: Buffer[] = [];
+    let about: Expectation | undefined;
     if (!expected.unbooked) {
-      const effect = sessionEffect(bytes, at + 5, Math.min(next, bytes.length));
-      if (effect.kind === 'deallocate') this.#beforeDeallocate(effect.name, server, instead);
-      this.#hooks.effect(effect);
+      const effects = sessionEffects(bytes, at + 5, Math.min(next, bytes.length));
+      if (effects.length > 0) about = this.#effects(effects, server, instead, true);
       // A simple Query drops the unnamed statement.
       this.#client.unnamed = null;
       server.unnamed = null;
     }
-    expected.query(Expect.query);
+    expected.query(Expect.query, false, about);
     return instead.length === 0 ? Step.pass : this.#replace(instead, at);
   }
 
-  /** SQL names a statement that was prepared by protocol: on this server it must have the client's name. */
-  #beforeDeallocate(name: string, server: ServerSide, instead: Buffer[]): void {
-    const own = this.#client.named.get(name);
-    if (own === undefined) return;
-    if (!server.statements.holds(name, own)) {
-      this.#evict(name, server, instead);
-      this.#prepare(name, own, server, instead);
+  /**
+   * Sees to it that the names of prepared statements in SQL mean the client's own.
+   * Returns what is to be done if a simple Query fails; nothing when that makes no difference.
+   */
+  #effects(effects: readonly SessionEffect[], server: ServerSide, instead: Buffer[], simple: boolean): Expectation | undefined {
+    const { named } = this.#client;
+    const { expected, statements } = server;
+    const undos: (() => void)[] = [];
+    for (const effect of effects) {
+      this.#hooks.effect(effect);
+      if (effect.kind !== 'statement') continue;
+      const { name, word } = effect;
+      const own = named.get(name);
+      let there = own;
+      if (own === undefined || !statements.holds(name, own)) {
+        this.#evict(name, server, instead);
+        if (own !== undefined && word === 'execute') {
+          this.#prepare(name, own, server, instead, simple);
+          // Should it fail the server must not skip the Query.
+          if (simple) instead.push(sync);
+          if (simple) expected.sync(true);
+        } else if (own !== undefined) {
+          there = standIn;
+          this.#prepare(name, standIn, server, instead);
+        }
+      }
+      if (word !== 'deallocate' || own === undefined || there === undefined) continue;
+      const left = there;
+      named.delete(name);
+      statements.remove(name);
+      undos.push(() => {
+        named.set(name, own);
+        statements.add(name, left);
+      });
     }
-    this.#client.named.delete(name);
-    server.statements.remove(name);
+    if (undos.length === 0) return undefined;
+    if (!simple) {
+      // It is carried out later, if at all, and the server will know.
+      this.#hooks.effect({ kind: 'pin', reason: 'DEALLOCATE' });
+      return undefined;
+    }
+    return {
+      undo: () => {
+        for (const undo of undos) undo();
+        // How far it got only this server knows.
+        this.#hooks.effect({ kind: 'pin', reason: 'DEALLOCATE failed' });
+      },
+    };
   }
 
   #parse(bytes: Buffer, at: number, next: number, server: ServerSide): number {
-    const { expected, statements } = server;
+    const { expected } = server;
     if (!isThere(bytes, at, next)) return Step.wait;
     const there = Math.min(next, bytes.length);
     const nameEnd = bytes.indexOf(0, at + 5);
@@ -171,8 +211,22 @@ export class RequestRewriter {
       expected.extended(Expect.parse);
       return Step.pass;
     }
-    this.#hooks.effect(sessionEffect(bytes, nameEnd + 1, there));
-    if (nameEnd === at + 5) return this.#parseUnnamed(bytes.subarray(nameEnd + 1, there), next, bytes.length, server);
+    const effects = sessionEffects(bytes, nameEnd + 1, there);
+    if (effects.length > 0) {
+      const instead: Buffer[] = [];
+      this.#effects(effects, server, instead, false);
+      if (instead.length > 0) {
+        const step = this.#parseNamed(bytes, at, next, nameEnd, server);
+        return step === Step.pass ? this.#replace(instead, at) : this.#replace([...instead, ...this.#instead], this.#resume);
+      }
+    }
+    return this.#parseNamed(bytes, at, next, nameEnd, server);
+  }
+
+  #parseNamed(bytes: Buffer, at: number, next: number, nameEnd: number, server: ServerSide): number {
+    const { expected, statements } = server;
+    if (nameEnd === at + 5)
+      return this.#parseUnnamed(bytes.subarray(nameEnd + 1, Math.min(next, bytes.length)), next, bytes.length, server);
     const name = bytes.toString('latin1', at + 5, nameEnd);
     if (isReserved(name)) {
       expected.extended(Expect.parse);
@@ -346,14 +400,14 @@ export class RequestRewriter {
   }
 
   /** Prepares under just this name, which is free. */
-  #prepare(name: string, statement: Prepared, server: ServerSide, instead: Buffer[]): void {
+  #prepare(name: string, statement: Prepared, server: ServerSide, instead: Buffer[], silent = false): void {
     server.statements.add(name, statement);
-    this.#sendParse(name, statement, server, instead);
+    this.#sendParse(name, statement, server, instead, silent);
   }
 
-  #sendParse(name: string, statement: Prepared, { expected, statements }: ServerSide, instead: Buffer[]): void {
+  #sendParse(name: string, statement: Prepared, { expected, statements }: ServerSide, instead: Buffer[], silent = false): void {
     instead.push(encode(Request.parse, [Buffer.from(`${name}\0`, 'latin1'), statement.tail]));
-    expected.extended(Expect.parse, true, { undo: () => void statements.remove(name) });
+    expected.extended(Expect.parse, true, { silent, undo: () => void statements.remove(name) });
   }
 
   #evict(name: string, { expected, statements }: ServerSide, instead: Buffer[]): void {
