@@ -6,14 +6,8 @@ import { sessionEffects } from '../../../../src/wire/pool/pin.ts';
 function effects(sql: string): string[] {
   const text = Buffer.from(sql, 'utf8');
   return sessionEffects(text, 0, text.length).map((effect) => {
-    switch (effect.kind) {
-      case 'pin':
-        return effect.reason;
-      case 'set':
-        return `set ${effect.parameter}`;
-      case 'statement':
-        return `${effect.word} ${effect.name}`;
-    }
+    if (effect.kind === 'pin') return effect.reason;
+    return effect.kind === 'set' ? `set ${effect.parameter}` : `${effect.word} ${effect.name}`;
   });
 }
 
