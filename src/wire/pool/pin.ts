@@ -11,6 +11,8 @@ export type SessionEffect =
   | { readonly kind: 'pin'; readonly reason: string }
   /** SET of a parameter: only one that the server reports can be carried over to another connection. Lower case. */
   | { readonly kind: 'set'; readonly parameter: string }
+  /** RESET of a parameter, or of `all`; DISCARD ALL too. Lower case. */
+  | { readonly kind: 'reset'; readonly parameter: string }
   /** PREPARE, EXECUTE or DEALLOCATE of a prepared statement by its name. Bytes of the name as latin1. */
   | { readonly kind: 'statement'; readonly word: 'prepare' | 'execute' | 'deallocate'; readonly name: string };
 
@@ -22,7 +24,7 @@ const words = ['temp', 'temporary', 'hold', 'set_config', 'execute'];
 const interesting = new Uint8Array(128);
 for (const word of [...words, 'pg_']) interesting[word.charCodeAt(0)] = 1;
 /** Statements that are looked at because of their first word. */
-const firstWords = new Set(['set', 'listen', 'prepare', 'load', 'deallocate']);
+const firstWords = new Set(['set', 'reset', 'discard', 'listen', 'prepare', 'load', 'deallocate']);
 
 const letter = new Uint8Array(256);
 for (let byte = 0; byte < 256; byte++) {
@@ -157,8 +159,12 @@ function statementEffect(text: Uint8Array, at: number, stop: number, end: number
       return /^\s+transaction\b/i.test(rest) ? none : [...pin('PREPARE'), ...namedEffect('prepare', rest)];
     case 'deallocate':
       return /^\s+(?:prepare\s+)?all\b/i.test(rest) ? none : namedEffect('deallocate', rest);
+    case 'discard':
+      return /^\s+all\b/i.test(rest) ? [{ kind: 'reset', parameter: 'all' }] : none;
+    case 'reset':
+      return settingEffect(rest, 'reset');
     case 'set':
-      return setEffect(rest);
+      return settingEffect(rest, 'set');
     default:
       return none;
   }
@@ -176,22 +182,26 @@ function namedEffect(word: 'prepare' | 'execute' | 'deallocate', rest: string): 
   return [{ kind: 'statement', word, name: quoted?.replaceAll('""', '"') ?? plain.replace(/[A-Z]+/g, (upper) => upper.toLowerCase()) }];
 }
 
-function setEffect(rest: string): readonly SessionEffect[] {
-  const match = /^\s+(?:(local|session)\s+)?(?:(time)\s+zone\b|"?([\w.$]+)"?)/i.exec(rest);
-  if (match === null) return pin('SET');
-  const [, scope = '', zone, name = ''] = match;
+/** Of SET and RESET. `rest` is what follows the word. */
+function settingEffect(rest: string, word: 'set' | 'reset'): readonly SessionEffect[] {
+  const match = /^\s+(?:(local|session)\s+)?(?:(time)\s+zone\b|"?([\w.$]+)"?)(\s*(?:=|\bto\b|(?<=\b(?:zone|names))\b)\s*default\b)?/i.exec(
+    rest,
+  );
+  if (match === null) return pin(word.toUpperCase());
+  const [, scope = '', zone, name = '', byDefault] = match;
   if (scope.toLowerCase() === 'local') return none;
   const parameter = zone === undefined ? name.toLowerCase() : 'timezone';
+  const kind = byDefault === undefined ? word : 'reset';
   switch (parameter) {
     // SET TRANSACTION, SET CONSTRAINTS last for the transaction; SESSION CHARACTERISTICS are reported in part only.
     case 'transaction':
     case 'constraints':
       return scope === '' ? none : pin('SET');
     case 'names':
-      return [{ kind: 'set', parameter: 'client_encoding' }];
+      return [{ kind, parameter: 'client_encoding' }];
     case 'schema':
-      return [{ kind: 'set', parameter: 'search_path' }];
+      return [{ kind, parameter: 'search_path' }];
     default:
-      return [{ kind: 'set', parameter }];
+      return [{ kind, parameter }];
   }
 }

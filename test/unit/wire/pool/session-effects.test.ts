@@ -2,12 +2,12 @@
 import { describe, expect, it } from 'vitest';
 import { sessionEffects } from '../../../../src/wire/pool/pin.ts';
 
-/** Pins by reason, `set x` and `word name` of prepared statements. */
+/** Pins by reason, `set x`, `reset x` and `word name` of prepared statements. */
 function effects(sql: string): string[] {
   const text = Buffer.from(sql, 'utf8');
   return sessionEffects(text, 0, text.length).map((effect) => {
     if (effect.kind === 'pin') return effect.reason;
-    return effect.kind === 'set' ? `set ${effect.parameter}` : `${effect.word} ${effect.name}`;
+    return effect.kind === 'statement' ? `${effect.word} ${effect.name}` : `${effect.kind} ${effect.parameter}`;
   });
 }
 
@@ -20,6 +20,15 @@ describe('effects of SQL on its session', () => {
     ['set Work_Mem to 1', ['set work_mem']],
     ["SET SESSION TIME ZONE 'UTC'", ['set timezone']],
     ['SET NAMES latin1', ['set client_encoding']],
+    ['RESET DateStyle', ['reset datestyle']],
+    ['RESET TIME ZONE', ['reset timezone']],
+    ['DISCARD ALL', ['reset all']],
+    ['DISCARD PLANS', []],
+    ['SET work_mem = DEFAULT', ['reset work_mem']],
+    ['SET TimeZone TO default', ['reset timezone']],
+    ['SET TIME ZONE DEFAULT', ['reset timezone']],
+    ['SET NAMES DEFAULT', ['reset client_encoding']],
+    ["SET a.default = 'x'", ['set a.default']],
     ['SET ROLE joe', ['set role']],
     ["SELECT set_config('a.b', 'x', true)", []],
     ["SELECT set_config('a.b', 'x', false)", ['set_config']],
