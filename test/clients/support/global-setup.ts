@@ -1,6 +1,6 @@
 /**
  * One PostgreSQL and one Millrace before it per pool mode, shared by all files of a run; each file has databases of its own there.
- * MILLRACE_TEST_POOL_MODES names the modes, e.g. `session,transaction`.
+ * MILLRACE_TEST_POOL_MODES names the modes: `session,transaction` if nothing else is said.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,7 +13,7 @@ import { type Place, role } from './place.ts';
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   makeDistCurrent();
-  const modes = (process.env['MILLRACE_TEST_POOL_MODES'] ?? 'session').split(',').filter((mode) => mode !== '');
+  const modes = (process.env['MILLRACE_TEST_POOL_MODES'] ?? 'session,transaction').split(',').filter((mode) => mode !== '');
   const stops: (() => Promise<unknown>)[] = [];
   const stop = async (): Promise<void> => {
     for (const one of stops.reverse()) await one();

@@ -60,7 +60,7 @@ describe('settings of the startup packet', () => {
     ['all are reset', [q("SET DateStyle = 'SQL'; SET TimeZone = 'UTC'; SET work_mem = '7MB'"), q('RESET ALL'), q('SHOW work_mem')]],
     ['all is discarded', [q("SET TimeZone = 'UTC'"), q('DISCARD ALL'), q('SELECT 1')]],
     ['by DEFAULT', [q("SET TimeZone = 'UTC'"), q('SET TIME ZONE DEFAULT'), q('SET IntervalStyle TO DEFAULT')]],
-    ['set, reset and set in one text', [q("RESET DateStyle; SET DateStyle = 'SQL'"), q("SET DateStyle = 'ISO'; RESET DateStyle")]],
+    ['set, reset and set in one text', [q("RESET TimeZone; SET TimeZone = 'UTC'"), q("SET DateStyle = 'ISO'; RESET DateStyle")]],
     ['in a transaction', [q('BEGIN'), q("SET DateStyle = 'SQL'"), q('RESET DateStyle'), q('COMMIT')]],
     ['in a transaction that is rolled back', [q("SET TimeZone = 'UTC'"), q('BEGIN'), q('RESET TimeZone'), q('ROLLBACK')]],
     ['in a transaction that fails', [q('BEGIN'), q('RESET DateStyle'), q('SELECT 1/0'), q('ROLLBACK')]],
