@@ -14,7 +14,7 @@ import { beginImplicitBlock, relayPart } from './ordinary-part.ts';
 import { simpleResult } from './result-rows.ts';
 import { checkSyntax, parseWhole } from './syntax-check.ts';
 import { Status } from './tags.ts';
-import { callerFor, rest, type Taken } from './taken.ts';
+import { callerFor, restBeforeQuery, type Taken } from './taken.ts';
 import { asWarning, carryOut } from './tasks.ts';
 
 const simple = { name: '', eachSynced: false } as const;
@@ -23,8 +23,10 @@ const simpleSynced = { name: '', eachSynced: true } as const;
 /** Handles a Query for which the gate said "maybe", or that stands behind an unfinished batch. */
 export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
   const { driver, ledger } = taken;
-  if ((await rest(taken)) !== 'ready') return taken.forward(message);
+  if ((await restBeforeQuery(taken)) !== 'ready') return taken.forward(message);
   if (!taken.mayBeExtended(message, 5, message.length - 1)) return taken.forward(message);
+  // The failed transaction may have been left since; only ReadyForQuery tells.
+  if (ledger.status === Status.failed && ledger.executed) await driver.endQuery([]);
   const text = queryText(message, driver.charset);
   let parts: readonly StatementText[];
   try {
@@ -33,7 +35,7 @@ export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
     if (parts.length > 1) await checkSyntax(taken, text, parts);
   } catch (error) {
     taken.names.forgetUnnamed();
-    return await fail(taken, error, 0);
+    return await fail(taken, error, 0, 0);
   }
   // Any statement will do: in a failed transaction the upstream gives its own answer to it.
   if (ledger.status === Status.failed && parts.length === 1) return taken.forward(query(placeholder, driver.charset));
@@ -75,6 +77,8 @@ interface Run {
 async function runParts(taken: Taken, text: string, parts: readonly StatementText[]): Promise<void> {
   const { driver, ledger, watch } = taken;
   const run: Run = { complete: null, tasks: [] };
+  const pipelined = ledger.executed && parts.length === 1;
+  const implicit = ledger.status === Status.idle;
   for (const [index, part] of parts.entries()) {
     const ownTasks: CommitTask[] = [];
     try {
@@ -84,13 +88,15 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
     } catch (error) {
       // In an explicit block a savepoint may still save the statements before this one.
       if (ledger.status !== Status.idle) watch.add(run.tasks, false);
-      return await fail(taken, error, charactersBefore(text, part.at));
+      return await fail(taken, error, charactersBefore(text, part.at), index);
     }
   }
   try {
-    await driver.sync(nothingUnnamed(driver.charset));
+    // Behind an Execute a single statement is part of a transaction up to Sync, where the server knows such.
+    if (pipelined) await driver.endQuery(nothingUnnamed(driver.charset));
+    else await driver.sync(nothingUnnamed(driver.charset));
   } catch (error) {
-    return await fail(taken, error, 0);
+    return await fail(taken, error, 0, parts.length);
   }
   if (ledger.status === Status.idle) {
     const earlier = watch.tasks;
@@ -99,7 +105,7 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
     const [first, ...others] = failures;
     for (const other of others) driver.toClient(asWarning(other));
     if (first !== undefined) run.complete = first;
-  } else watch.add(run.tasks, false);
+  } else watch.add(run.tasks, pipelined && implicit);
   if (run.complete !== null) driver.toClient(run.complete);
   driver.toClient(readyForQuery(ledger.status));
 }
@@ -146,17 +152,19 @@ function nothingUnnamed(charset: Charset): Buffer[] {
   return [close('P', '', charset), close('S', '', charset)];
 }
 
-/** Tells the client, and makes the upstream's transaction fail as an error of its own would have. */
-async function fail(taken: Taken, error: unknown, offset: number): Promise<void> {
+/** Tells the client, and makes the upstream's transaction fail as an error of its own would have. `done`: statements in front of it. */
+async function fail(taken: Taken, error: unknown, offset: number, done: number): Promise<void> {
   const { driver, ledger, watch } = taken;
   taken.counters.errors++;
   taken.endCopyIn();
   driver.toClient(failureResponse(error, offset, driver.charset, taken.log));
-  const inBlock = ledger.status === Status.inTransaction;
-  if (inBlock || driver.dirty) await driver.abort();
+  const inBlock = ledger.status !== Status.idle;
+  if (ledger.status === Status.inTransaction || driver.dirty) await driver.abort();
   await driver.sync();
-  // In a block Postgres leaves the failed portal to the end of the transaction.
-  await driver.sync(inBlock ? [close('S', '', driver.charset)] : nothingUnnamed(driver.charset));
+  // In a block Postgres leaves the failed portal to the end of the transaction. A statement that did not get so far has left none of
+  // the statements in front of it, and with none of those what was there before.
+  const portalStays = inBlock && (done === 0 || !(error instanceof OrdinaryPartError) || error.inPortal);
+  await driver.sync(portalStays ? [close('S', '', driver.charset)] : nothingUnnamed(driver.charset));
   if (ledger.status === Status.idle) watch.tasks = [];
   driver.toClient(readyForQuery(ledger.status));
 }

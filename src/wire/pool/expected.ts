@@ -32,8 +32,10 @@ export interface Expectation {
   readonly reply?: Buffer;
   /** Of a hidden message: its error is for nobody. */
   readonly silent?: boolean;
+  /** The client's statement that the message makes or takes away. */
+  readonly statement?: string;
   /** The message had no effect: it failed, or the server skipped it. */
-  undo?(): void;
+  undo?(skipped: boolean): void;
 }
 
 export class ExpectedReplies {
@@ -52,6 +54,11 @@ export class ExpectedReplies {
   #tail = 0;
   readonly #about = new Map<number, Expectation>();
   #syncsInCopy = 0;
+  /** Where the last request stands that may drop all prepared statements. */
+  #forgets = -1;
+  #lastSync = -1;
+  /** By the client's statement: where the last message stands that makes it or takes it away. */
+  readonly #changes = new Map<string, number>();
 
   get empty(): boolean {
     return this.#head === this.#tail;
@@ -84,7 +91,7 @@ export class ExpectedReplies {
   query(kind: typeof Expect.query | typeof Expect.functionCall, secret = false, about?: Expectation): void {
     if (this.copyIn) this.doubtful = true;
     if (this.unbooked) return;
-    if (about !== undefined) this.#about.set(this.#tail, about);
+    if (about !== undefined) this.#setAbout(this.#tail, about);
     this.#push(kind, secret);
     this.batchOpen = false;
   }
@@ -93,12 +100,29 @@ export class ExpectedReplies {
   extended(kind: number, secret = false, about?: Expectation): void {
     if (this.copyIn) this.doubtful = true;
     if (this.unbooked) {
-      about?.undo?.();
+      about?.undo?.(true);
       return;
     }
-    if (about !== undefined) this.#about.set(this.#tail, about);
+    if (about !== undefined) this.#setAbout(this.#tail, about);
     this.#push(kind, secret);
     this.batchOpen = true;
+  }
+
+  /** The message that was booked last may drop all prepared statements. */
+  forgets(): void {
+    this.#forgets = this.#tail - 1;
+  }
+
+  /**
+   * Whether it is not known yet what the client's statement will be: an earlier request may drop them all, or the message that makes it or
+   * takes it away is in a batch of its own, which may fail without this one. `known`: the server is asked under that very name, so that
+   * what it makes of a Parse of its own is all the same.
+   */
+  uncertain(statement: string, known: boolean): boolean {
+    if (this.unbooked) return false;
+    if (this.#head <= this.#forgets && statement !== '') return true;
+    const at = this.#changes.size === 0 ? undefined : this.#changes.get(statement);
+    return at !== undefined && at < this.#lastSync && (!known || this.#about.get(at)?.reply !== undefined);
   }
 
   sync(secret = false): void {
@@ -108,6 +132,7 @@ export class ExpectedReplies {
     }
     this.batchOpen = false;
     this.skipping = false;
+    this.#lastSync = this.#tail;
     this.#push(Expect.sync, secret);
   }
 
@@ -139,6 +164,7 @@ export class ExpectedReplies {
     let to = this.#head + 1;
     let ended = false;
     let synced = false;
+    let lastSync = -1;
     for (let at = to; at < this.#tail; at++) {
       const entry = this.#ring[at & mask] ?? 0;
       const kind = entry & 15;
@@ -149,13 +175,18 @@ export class ExpectedReplies {
       }
       // Anything else in front of the end of the data breaks the COPY off.
       if (!ended) this.doubtful = true;
-      synced ||= kind === Expect.sync;
+      if (kind === Expect.sync) {
+        synced = true;
+        lastSync = to;
+      }
       const about = this.#about.get(at);
       this.#about.delete(at);
-      if (about !== undefined) this.#about.set(to, about);
+      if (about !== undefined) this.#setAbout(to, about);
       this.#ring[to++ & mask] = entry;
     }
     this.#tail = to;
+    this.#forgets = Math.min(this.#forgets, to - 1);
+    this.#lastSync = lastSync;
     this.copyIn = !ended;
     this.#syncsInCopy = 0;
     if (this.front === Expect.execute && !synced) this.batchOpen = true;
@@ -170,18 +201,25 @@ export class ExpectedReplies {
     }
     const front = this.front;
     if (front < Expect.parse) {
-      this.#about.get(this.#head)?.undo?.();
+      this.#about.get(this.#head)?.undo?.(false);
       return false;
     }
     // The latest first, so that each finds what it left.
+    const failed = this.#drop();
     const skipped: Expectation[] = [];
     while (this.#head !== this.#tail && this.front !== Expect.sync) {
       const about = this.#drop();
       if (about !== undefined) skipped.push(about);
     }
     if (this.#head === this.#tail) this.skipping = this.batchOpen;
-    for (const about of skipped.reverse()) about.undo?.();
+    for (const about of skipped.reverse()) about.undo?.(true);
+    failed?.undo?.(false);
     return true;
+  }
+
+  #setAbout(at: number, about: Expectation): void {
+    this.#about.set(at, about);
+    if (about.statement !== undefined) this.#changes.set(about.statement, at);
   }
 
   #push(kind: number, secret: boolean): void {
@@ -196,7 +234,9 @@ export class ExpectedReplies {
     if (entry >= hidden || entry === Expect.local) this.edits--;
     if (this.#about.size === 0) return undefined;
     const about = this.#about.get(at);
-    if (about !== undefined) this.#about.delete(at);
+    if (about === undefined) return undefined;
+    this.#about.delete(at);
+    if (about.statement !== undefined && this.#changes.get(about.statement) === at) this.#changes.delete(about.statement);
     return about;
   }
 

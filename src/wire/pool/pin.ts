@@ -13,6 +13,8 @@ export type SessionEffect =
   | { readonly kind: 'set'; readonly parameter: string }
   /** RESET of a parameter, or of `all`; DISCARD ALL too. Lower case. */
   | { readonly kind: 'reset'; readonly parameter: string }
+  /** DEALLOCATE ALL, DISCARD ALL: the prepared statements are gone. */
+  | { readonly kind: 'forget' }
   /** PREPARE, EXECUTE or DEALLOCATE of a prepared statement by its name. Bytes of the name as latin1. */
   | { readonly kind: 'statement'; readonly word: 'prepare' | 'execute' | 'deallocate'; readonly name: string };
 
@@ -25,6 +27,10 @@ const interesting = new Uint8Array(128);
 for (const word of [...words, 'pg_']) interesting[word.charCodeAt(0)] = 1;
 /** Statements that are looked at because of their first word. */
 const firstWords = new Set(['set', 'reset', 'discard', 'listen', 'prepare', 'load', 'deallocate']);
+const longestFirstWord = 10;
+/** By first letter and length, so that SELECT and its like cost no string. */
+const mayBeFirst = new Uint8Array(128 * 16);
+for (const word of firstWords) mayBeFirst[word.charCodeAt(0) * 16 + word.length] = 1;
 
 const letter = new Uint8Array(256);
 for (let byte = 0; byte < 256; byte++) {
@@ -36,6 +42,7 @@ const semicolon = 0x3b;
 const minus = 0x2d;
 const slash = 0x2f;
 const star = 0x2a;
+const underscore = 0x5f;
 
 /** The effects of SQL text in bytes [start, end), in order. */
 export function sessionEffects(text: Uint8Array, start: number, end: number): readonly SessionEffect[] {
@@ -129,7 +136,7 @@ function wordEffect(text: Uint8Array, at: number, stop: number, end: number): re
       return isLocalSetConfig(text, stop, end) ? none : pin('set_config');
     case 0x70: {
       // pg_advisory_lock, pg_try_advisory_lock and their shared kin, pg_temp
-      if (second !== 0x67) return none;
+      if (second !== 0x67 || text[at + 2] !== underscore) return none;
       const word = lower(text, at, stop);
       if (word === 'pg_temp') return pin('temporary object');
       return /^pg_(try_)?advisory_lock(_shared)?$/.test(word) ? pin('advisory lock') : none;
@@ -146,9 +153,10 @@ function isLocalSetConfig(text: Uint8Array, from: number, end: number): boolean 
 }
 
 function statementEffect(text: Uint8Array, at: number, stop: number, end: number): readonly SessionEffect[] {
-  if (stop - at > 10) return wordEffect(text, at, stop, end);
-  const word = lower(text, at, stop);
-  if (!firstWords.has(word)) return interesting[word.charCodeAt(0)] === 1 ? wordEffect(text, at, stop, end) : none;
+  const length = stop - at;
+  const may = length <= longestFirstWord && mayBeFirst[((text[at] ?? 0) | 0x20) * 16 + length] === 1;
+  const word = may ? lower(text, at, stop) : '';
+  if (!firstWords.has(word)) return wordEffect(text, at, stop, end);
   const rest = restOf(text, stop, end);
   switch (word) {
     case 'listen':
@@ -158,9 +166,9 @@ function statementEffect(text: Uint8Array, at: number, stop: number, end: number
     case 'prepare':
       return /^\s+transaction\b/i.test(rest) ? none : [...pin('PREPARE'), ...namedEffect('prepare', rest)];
     case 'deallocate':
-      return /^\s+(?:prepare\s+)?all\b/i.test(rest) ? none : namedEffect('deallocate', rest);
+      return /^\s+(?:prepare\s+)?all\b/i.test(rest) ? [{ kind: 'forget' }] : namedEffect('deallocate', rest);
     case 'discard':
-      return /^\s+all\b/i.test(rest) ? [{ kind: 'reset', parameter: 'all' }] : none;
+      return /^\s+all\b/i.test(rest) ? [{ kind: 'reset', parameter: 'all' }, { kind: 'forget' }] : none;
     case 'reset':
       return settingEffect(rest, 'reset');
     case 'set':

@@ -37,9 +37,10 @@ export interface Lender {
 }
 
 const terminate = message(Request.terminate, []);
+const nothing = Buffer.alloc(0);
 
 export class PooledLink implements UpstreamLink, Borrower, Waiter {
-  readonly statements: ClientStatements = { named: new Map(), unnamed: null };
+  readonly statements: ClientStatements = { named: new Map(), unnamed: null, forgets: false };
   settings: Settings;
   /** When the client began to wait for a server; 0 when it does not. performance.now(). */
   waitingSince = 0;
@@ -91,7 +92,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   }
 
   get pending(): number {
-    return this.#waitingBytes + (this.#server?.socket.writableLength ?? 0);
+    return this.#waitingBytes + this.#rewriter.held + (this.#server?.socket.writableLength ?? 0);
   }
 
   listen(handlers: LinkHandlers): void {
@@ -104,7 +105,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     if (server !== null) {
       this.requestAt = performance.now();
       if (this.#unsettled) this.#settle(server);
-      return server.send(this.#rewriter.rewrite(bytes, server));
+      return server.send(this.#rewriter.rewrite(bytes, server)) && this.#rewriter.held === 0;
     }
     // A client without a transaction that takes its leave needs no server for that.
     if (this.#waitingBytes === 0 && bytes.length === 5 && bytes[0] === Request.terminate && !this.#rewriter.midMessage) return true;
@@ -211,7 +212,12 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     if (tag === 'DISCARD ALL') this.pinned = '';
   }
 
+  answered(): void {
+    if (this.#rewriter.held > 0) this.#goOn();
+  }
+
   ready(status: number): void {
+    this.answered();
     const { stats, statementMode } = this.#pool;
     stats.queries++;
     if (status === Status.idle) {
@@ -237,6 +243,14 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     this.#forget();
     this.#handlers?.end();
     this.#handlers?.closed();
+  }
+
+  /** What a held message waited for may have come. */
+  #goOn(): void {
+    const server = this.#server;
+    if (server === null) return;
+    server.send(this.#rewriter.rewrite(nothing, server));
+    if (this.#rewriter.held === 0) this.#handlers?.drain();
   }
 
   /** Behind the client's last word: everything it asked for is still answered. */

@@ -24,6 +24,8 @@ export interface Borrower {
   forgotten(tag: 'DISCARD ALL' | 'DEALLOCATE ALL'): void;
   /** ReadyForQuery is about to be passed on: the settings that were reset have their defaults again, as far as they are the server's. */
   settingsReset(): void;
+  /** Some answers came. */
+  answered(): void;
   /** ReadyForQuery came. */
   ready(status: number): void;
   drain(): void;
@@ -190,6 +192,7 @@ export class ServerConnection {
     this.#keeps = false;
     try {
       this.#answers.receive(chunk);
+      this.#borrower?.answered();
     } catch {
       this.socket.destroy();
     }

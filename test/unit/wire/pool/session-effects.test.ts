@@ -7,6 +7,7 @@ function effects(sql: string): string[] {
   const text = Buffer.from(sql, 'utf8');
   return sessionEffects(text, 0, text.length).map((effect) => {
     if (effect.kind === 'pin') return effect.reason;
+    if (effect.kind === 'forget') return 'forget';
     return effect.kind === 'statement' ? `${effect.word} ${effect.name}` : `${effect.kind} ${effect.parameter}`;
   });
 }
@@ -22,7 +23,7 @@ describe('effects of SQL on its session', () => {
     ['SET NAMES latin1', ['set client_encoding']],
     ['RESET DateStyle', ['reset datestyle']],
     ['RESET TIME ZONE', ['reset timezone']],
-    ['DISCARD ALL', ['reset all']],
+    ['DISCARD ALL', ['reset all', 'forget']],
     ['DISCARD PLANS', []],
     ['SET work_mem = DEFAULT', ['reset work_mem']],
     ['SET TimeZone TO default', ['reset timezone']],
@@ -40,7 +41,7 @@ describe('effects of SQL on its session', () => {
     ['EXPLAIN EXECUTE "My ""plan"""(1)', ['execute My "plan"']],
     ['DEALLOCATE PREPARE b', ['deallocate b']],
     ['DEALLOCATE /* only */ b', ['deallocate b']],
-    ['DEALLOCATE ALL', []],
+    ['DEALLOCATE ALL', ['forget']],
   ] as const)('%s', (sql, expected) => {
     expect(effects(sql)).toEqual(expected);
   });

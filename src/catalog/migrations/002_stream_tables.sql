@@ -1,0 +1,60 @@
+-- Stream tables: live views that may also read ordinary tables of this database, refreshed each on a schedule of its own.
+
+ALTER TABLE millrace.relation DROP CONSTRAINT relation_kind_check;
+ALTER TABLE millrace.relation ADD CONSTRAINT relation_kind_check CHECK (kind IN ('table', 'view', 'base'));
+-- A base table is read as it stands: no gate, no facade.
+ALTER TABLE millrace.relation ALTER COLUMN gate DROP NOT NULL;
+
+-- An ordinary table of this database that a live relation reads. Nothing of it is copied: its changes come from this database's own WAL
+-- into millrace_data.d<id> (w, then c<attnum> of its columns), its rows are read where they are.
+CREATE TABLE millrace.base_table (
+    relation_id bigint PRIMARY KEY REFERENCES millrace.relation ON DELETE CASCADE,
+    table_oid   oid   NOT NULL UNIQUE,
+    -- [{"attnum", "name", "type", "collation"}]: all columns when last seen; names follow renames
+    columns     jsonb NOT NULL,
+    key_attnums integer[] NOT NULL,        -- of its primary key; empty: none, its rows are a multiset
+    -- relreplident before Millrace asked for old row images (FULL); put back when no stream table needs it; NULL: not changed
+    identity_before "char"
+);
+
+-- A live view that is a stream table: `millrace.live_view` has its plan, `millrace.live_view_input` what it reads.
+CREATE TABLE millrace.stream_table (
+    relation_id        bigint PRIMARY KEY REFERENCES millrace.live_view ON DELETE CASCADE,
+    query              text NOT NULL,          -- as given
+    schedule           text,                   -- as given: '10s', '*/5 * * * *', 'calculated', NULL (IMMEDIATE)
+    requested_mode     text NOT NULL CHECK (requested_mode IN ('AUTO', 'DIFFERENTIAL', 'FULL', 'IMMEDIATE')),
+    refresh_mode       text NOT NULL CHECK (refresh_mode IN ('DIFFERENTIAL', 'FULL', 'IMMEDIATE')),
+    downgrade_reason   text,                   -- why refresh_mode is not what was requested
+    -- PAUSED by a user, SUSPENDED by Millrace (a column it uses was dropped, too many errors)
+    status             text NOT NULL DEFAULT 'INITIALIZING' CHECK (status IN ('INITIALIZING', 'ACTIVE', 'PAUSED', 'SUSPENDED', 'ERROR')),
+    status_reason      text,
+    options            jsonb NOT NULL DEFAULT '{}',
+    is_populated       boolean NOT NULL DEFAULT false,
+    consecutive_errors integer NOT NULL DEFAULT 0,
+    -- refresh asked for by a statement: the engine refreshes when requested > done
+    refresh_requested  bigint NOT NULL DEFAULT 0,
+    refresh_done       bigint NOT NULL DEFAULT 0,
+    reinitialize       boolean NOT NULL DEFAULT false,
+    next_refresh_at    timestamptz,
+    last_refresh_at    timestamptz,
+    data_timestamp     timestamptz,            -- commit time up to which base changes are in
+    rows_in_last_refresh bigint,
+    created_at         timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE SEQUENCE millrace.refresh_id;
+CREATE TABLE millrace.refresh_history (
+    refresh_id    bigint PRIMARY KEY DEFAULT nextval('millrace.refresh_id'),
+    relation_id   bigint NOT NULL,             -- no foreign key: history outlives what it tells of, for a while
+    started_at    timestamptz NOT NULL,
+    ended_at      timestamptz,
+    action        text NOT NULL CHECK (action IN ('INITIALIZE', 'DIFFERENTIAL', 'FULL', 'REINITIALIZE', 'NO_DATA', 'SKIP')),
+    status        text NOT NULL CHECK (status IN ('RUNNING', 'COMPLETED', 'FAILED')),
+    reason        text,                        -- why this action: schedule, manual, cost, ...
+    rows_inserted bigint,
+    rows_deleted  bigint,
+    delta_rows    bigint,                      -- changes of its inputs that were taken in
+    error         text,
+    sqlstate      text
+);
+CREATE INDEX ON millrace.refresh_history (relation_id, refresh_id DESC);
