@@ -37,7 +37,13 @@ export function prepareAs(name: string, statement: Prepared, server: ServerSide,
 }
 
 /** `silent`: an error of it is for nobody. */
-export function sendParse(name: string, statement: Prepared, { expected, statements }: ServerSide, instead: Buffer[], silent = false): void {
+export function sendParse(
+  name: string,
+  statement: Prepared,
+  { expected, statements }: ServerSide,
+  instead: Buffer[],
+  silent = false,
+): void {
   instead.push(encode(Request.parse, [Buffer.from(`${name}\0`, 'latin1'), statement.tail]));
   expected.extended(Expect.parse, true, { silent, undo: () => void statements.remove(name) });
 }
