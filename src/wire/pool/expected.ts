@@ -30,6 +30,8 @@ const hidden = 16;
 export interface Expectation {
   /** The answer itself, of `local`. */
   readonly reply?: Buffer;
+  /** Of a hidden message: its error is for nobody. */
+  readonly silent?: boolean;
   /** The client's statement that the message makes or takes away. */
   readonly statement?: string;
   /** The message had no effect: it failed, or the server skipped it. */
@@ -92,14 +94,20 @@ export class ExpectedReplies {
     return this.doubtful || this.empty || this.copyIn || this.batchOpen;
   }
 
+  /** Whether an error of the hidden message whose answer comes next is for nobody. */
+  get frontSilent(): boolean {
+    return this.#about.get(this.#head)?.silent === true;
+  }
+
   /** Whether a request sent now is discarded or cannot be booked. */
   get unbooked(): boolean {
     return this.skipping || this.copyIn || this.doubtful;
   }
 
-  query(kind: typeof Expect.query | typeof Expect.functionCall, secret = false): void {
+  query(kind: typeof Expect.query | typeof Expect.functionCall, secret = false, about?: Expectation): void {
     if (this.copyIn) this.doubtful = true;
     if (this.unbooked) return;
+    if (about !== undefined) this.#setAbout(this.#tail, about);
     this.#push(kind, secret);
     this.batchOpen = false;
   }
@@ -133,7 +141,7 @@ export class ExpectedReplies {
     return at !== undefined && at < this.#lastSync && (!known || this.#about.get(at)?.reply !== undefined);
   }
 
-  sync(): void {
+  sync(secret = false): void {
     if (this.copyIn) {
       this.#syncsInCopy++;
       return;
@@ -141,7 +149,7 @@ export class ExpectedReplies {
     this.batchOpen = false;
     this.skipping = false;
     this.#lastSync = this.#tail;
-    this.#push(Expect.sync, false);
+    this.#push(Expect.sync, secret);
   }
 
   copyEnd(): void {
@@ -209,7 +217,10 @@ export class ExpectedReplies {
       if (this.#syncsInCopy > 0) this.doubtful = true;
     }
     const front = this.front;
-    if (front < Expect.parse || front === Expect.none) return false;
+    if (front < Expect.parse) {
+      this.#about.get(this.#head)?.undo?.(false);
+      return false;
+    }
     // The latest first, so that each finds what it left.
     const failed = this.#drop();
     const skipped: Expectation[] = [];
