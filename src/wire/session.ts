@@ -54,6 +54,10 @@ export interface SessionFacts {
   /** In a transaction, or with a request under way. */
   readonly busy: boolean;
   readonly backendPid: number;
+  /** Process id and secret of the backend, as a cancel request has them; empty when they are not known. */
+  readonly backendKey: Buffer;
+  /** How many transactions have ended, those of statements that were taken over included. */
+  readonly transactions: number;
   readonly applicationName: string;
 }
 
@@ -77,7 +81,9 @@ export class Session implements DriverPort {
   #clientPaused = false;
   #clientEnded = false;
   #closed = false;
-  #backendPid = 0;
+  #backendKey: Buffer = Buffer.alloc(0);
+  /** Transactions that consisted of statements of ours. */
+  #ownTransactions = 0;
   #applicationName = '';
 
   constructor(
@@ -133,8 +139,8 @@ export class Session implements DriverPort {
         this.#guard = null;
         this.#onAuthenticated();
       },
-      backendKey: (pid) => {
-        this.#backendPid = pid;
+      backendKey: (key) => {
+        this.#backendKey = key;
       },
       ready: () => {
         this.ledger.answered = 0;
@@ -192,10 +198,17 @@ export class Session implements DriverPort {
       upstream: this.#upstream.socket,
       ledger: this.ledger,
       authenticated: this.#guard === null,
-      busy: this.#intake.holding || !this.ledger.quiet || this.ledger.status !== Status.idle,
-      backendPid: this.#backendPid,
+      busy: this.isAsked || this.ledger.status !== Status.idle,
+      backendPid: this.#backendKey.length < 4 ? 0 : this.#backendKey.readInt32BE(0),
+      backendKey: this.#backendKey,
+      transactions: this.ledger.transactions + this.#ownTransactions,
       applicationName: this.#applicationName,
     };
+  }
+
+  /** A request is under way. */
+  get isAsked(): boolean {
+    return this.#intake.holding || !this.ledger.quiet;
   }
 
   /** Paused, and no transaction is open: nothing of the client goes on before `resume`. */
@@ -222,6 +235,12 @@ export class Session implements DriverPort {
   /** Ends the session now, with the words Postgres has for it. */
   shutDown(): void {
     this.#dismiss(millraceError('administrator_shutdown').fields);
+  }
+
+  /** Ends the session now, whatever is under way. */
+  cutOff(error: ErrorFields): void {
+    this.#dismiss(error);
+    this.#upstream.destroy();
   }
 
   /** Cuts both connections. */
@@ -270,6 +289,8 @@ export class Session implements DriverPort {
   }
 
   #fromUpstream(chunk: Buffer): void {
+    // It has heard why it has to go.
+    if (this.#client.writableEnded) return;
     try {
       this.#replies.push(chunk);
     } catch (error) {
@@ -305,9 +326,12 @@ export class Session implements DriverPort {
       await work();
     } catch (error) {
       if (!(error instanceof ConnectionLost)) this.#services.log.error({ err: error }, 'a statement could not be carried out');
-      this.destroy();
+      // One that was told why it has to go shall be able to read it.
+      if (this.#client.writableEnded) this.#upstream.destroy();
+      else this.destroy();
       return;
     }
+    if (this.ledger.status === Status.idle) this.#ownTransactions++;
     const waiting = this.#watch.tasks.length > 0;
     this.#replies.sink = waiting ? this.#watch : null;
     this.#requests.oneAtATime = waiting;
@@ -374,7 +398,9 @@ export class Session implements DriverPort {
   #dismiss(error: ErrorFields): void {
     if (this.#closed || this.#client.writableEnded) return;
     this.resume();
-    sayGoodbye(this.#client, error, this.charset);
+    // In the middle of a message of the server the client would take it for a part of that.
+    if (this.#replies.midMessage) this.#client.end();
+    else sayGoodbye(this.#client, error, this.charset);
     this.#upstream.end();
     linger(this.#client);
   }

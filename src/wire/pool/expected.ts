@@ -79,6 +79,20 @@ export class ExpectedReplies {
     return this.#head !== this.#tail && ((this.#ring[this.#head & (this.#ring.length - 1)] ?? 0) & hidden) !== 0;
   }
 
+  /** Whether what is being answered is the last thing that was asked. */
+  get isLast(): boolean {
+    for (let at = this.#head + 1; at < this.#tail; at++) {
+      const kind = (this.#ring[at & (this.#ring.length - 1)] ?? 0) & 15;
+      if (kind !== Expect.sync && kind !== Expect.close) return false;
+    }
+    return true;
+  }
+
+  /** Whether it takes more of the client for everything to be answered: nothing was asked, or COPY data or a Sync is wanting. */
+  get unfinished(): boolean {
+    return this.doubtful || this.empty || this.copyIn || this.batchOpen;
+  }
+
   /** Whether a request sent now is discarded or cannot be booked. */
   get unbooked(): boolean {
     return this.skipping || this.copyIn || this.doubtful;

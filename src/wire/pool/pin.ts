@@ -38,16 +38,33 @@ for (let byte = 0; byte < 256; byte++) {
     letter[byte] = 1;
 }
 const semicolon = 0x3b;
+const dash = 0x2d;
+const slash = 0x2f;
+const star = 0x2a;
+const newline = 0x0a;
+/** Deeper than any comment is nested. */
+const toLineEnd = 1_000_000_000;
 const underscore = 0x5f;
 
 /** The effects of SQL text in bytes [start, end); the first that pins wins, else the last one. */
 export function sessionEffect(text: Uint8Array, start: number, end: number): SessionEffect {
   let effect = none;
   let first = true;
-  for (let at = start; at < end; ) {
+  /** How deep in what looks like a comment in front of a statement: its words count as first ones, and so does the one behind it. */
+  let comment = 0;
+  for (let at = afterComments(text, start, end); at < end; ) {
     const byte = text[at] ?? 0;
     if (letter[byte] === 0) {
       if (byte === semicolon) first = true;
+      else if (first && byte === dash && text[at + 1] === dash && comment === 0) comment = toLineEnd;
+      else if (comment === toLineEnd && byte === newline) comment = 0;
+      else if (first && byte === slash && text[at + 1] === star && comment !== toLineEnd) {
+        comment++;
+        at++;
+      } else if (byte === star && text[at + 1] === slash && comment > 0 && comment !== toLineEnd) {
+        comment--;
+        at++;
+      }
       at++;
       continue;
     }
@@ -58,10 +75,31 @@ export function sessionEffect(text: Uint8Array, start: number, end: number): Ses
       if (found.kind === 'pin') return found;
       if (found !== none) effect = found;
     }
-    first = false;
+    first = comment > 0;
     at = stop;
   }
   return effect;
+}
+
+/** Where the first statement begins. Further on what looks like a comment may stand in a string. */
+function afterComments(text: Uint8Array, start: number, end: number): number {
+  let at = start;
+  while (at < end) {
+    const byte = text[at] ?? 0;
+    if (byte === dash && text[at + 1] === dash) {
+      while (at < end && text[at] !== newline) at++;
+    } else if (byte === slash && text[at + 1] === star) {
+      let depth = 0;
+      do {
+        const pair = (text[at] ?? 0) * 256 + (text[at + 1] ?? 0);
+        if (pair === slash * 256 + star) depth++;
+        else if (pair === star * 256 + slash) depth--;
+        at += pair === slash * 256 + star || pair === star * 256 + slash ? 2 : 1;
+      } while (depth > 0 && at < end);
+    } else if (letter[byte] === 1) return at;
+    else at++;
+  }
+  return end;
 }
 
 function lower(text: Uint8Array, at: number, stop: number): string {

@@ -178,7 +178,10 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   // Of the server that is lent to this client:
 
   receive(bytes: Buffer): boolean {
-    return this.#handlers?.receive(bytes) ?? false;
+    const keeps = this.#handlers?.receive(bytes) ?? false;
+    // A COPY that waits for data of a client that will send none.
+    if (this.#ended && this.#server?.expected.copyIn === true) this.#endWhenAnswered();
+    return keeps;
   }
 
   settingsChanged(settings: Settings): void {
@@ -187,11 +190,14 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
 
   forgotten(tag: 'DISCARD ALL' | 'DEALLOCATE ALL'): void {
     this.statements.named.clear();
-    if (tag === 'DISCARD ALL') this.pinned = '';
+    // What was sent behind it may leave something again.
+    if (tag === 'DISCARD ALL' && this.#server?.expected.isLast === true) this.pinned = '';
   }
 
   answered(): void {
-    if (this.#rewriter.held > 0) this.#goOn();
+    if (this.#rewriter.held === 0) return;
+    this.#goOn();
+    if (this.#ended) this.#endWhenAnswered();
   }
 
   ready(status: number): void {
@@ -235,10 +241,12 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   #endWhenAnswered(): void {
     const server = this.#server;
     if (server === null ? this.waitingSince === 0 : this.#isDone(server)) this.destroy();
-    else if (server !== null && (server.expected.doubtful || server.expected.empty)) {
+    else if (server !== null && this.#rewriter.held === 0 && (server.expected.unfinished || this.#rewriter.midMessage)) {
       // It left in the middle of something, which ends with the connection.
       server.retired ??= 'a client left it in the middle of something';
-      if (!server.socket.writableEnded) server.socket.end(terminate);
+      if (server.socket.writableEnded) return;
+      if (this.#rewriter.midMessage) server.socket.end();
+      else server.socket.end(terminate);
     }
   }
 
