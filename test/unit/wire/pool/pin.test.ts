@@ -11,8 +11,6 @@ function effect(sql: string): string {
       return found.reason;
     case 'set':
       return `set ${found.parameter}`;
-    case 'forget':
-      return 'forget';
     case 'deallocate':
       return `deallocate ${found.name}`;
     case 'forget':
