@@ -59,7 +59,8 @@ export class ExpectedReplies {
   /** Where the last request stands that may drop all prepared statements. */
   #forgets = -1;
   #lastSync = -1;
-  /** By the client's statement: where the last message stands that makes it or takes it away. */
+  /** Where the last message stands that makes the unnamed statement; the others by their names, also those that take it away. */
+  #unnamed = -1;
   readonly #changes = new Map<string, number>();
 
   get empty(): boolean {
@@ -136,7 +137,8 @@ export class ExpectedReplies {
    */
   uncertain(statement: string, known: boolean): boolean {
     if (this.unbooked) return false;
-    if (this.#head <= this.#forgets && statement !== '') return true;
+    if (statement === '') return this.#head <= this.#unnamed && this.#unnamed < this.#lastSync;
+    if (this.#head <= this.#forgets) return true;
     const at = this.#changes.size === 0 ? undefined : this.#changes.get(statement);
     return at !== undefined && at < this.#lastSync && (!known || this.#about.get(at)?.reply !== undefined);
   }
@@ -236,7 +238,8 @@ export class ExpectedReplies {
 
   #setAbout(at: number, about: Expectation): void {
     this.#about.set(at, about);
-    if (about.statement !== undefined) this.#changes.set(about.statement, at);
+    if (about.statement === '') this.#unnamed = at;
+    else if (about.statement !== undefined) this.#changes.set(about.statement, at);
   }
 
   #push(kind: number, secret: boolean): void {
@@ -253,7 +256,8 @@ export class ExpectedReplies {
     const about = this.#about.get(at);
     if (about === undefined) return undefined;
     this.#about.delete(at);
-    if (about.statement !== undefined && this.#changes.get(about.statement) === at) this.#changes.delete(about.statement);
+    if (this.#changes.size > 0 && about.statement !== undefined && this.#changes.get(about.statement) === at)
+      this.#changes.delete(about.statement);
     return about;
   }
 
