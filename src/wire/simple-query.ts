@@ -5,7 +5,7 @@
  */
 import type { StatementText } from '../sql/ast.ts';
 import { UpstreamError } from '../statements/caller-session.ts';
-import { type CommitTask, failedTransaction, refusingCaller } from './caller.ts';
+import { type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
 import { queryText } from './decode.ts';
 import { type Charset, close, query, readyForQuery } from './encode.ts';
 import { charactersBefore, failureResponse, OrdinaryPartError } from './failure.ts';
@@ -18,7 +18,9 @@ import { callerFor, restBeforeQuery, type Taken } from './taken.ts';
 import { asWarning, carryOut } from './tasks.ts';
 
 const simple = { name: '', eachSynced: false } as const;
-const simpleSynced = { name: '', eachSynced: true } as const;
+/** For questions: the client's unnamed portal is left alone. */
+const beside = { name: reservedName, eachSynced: false } as const;
+const besideSynced = { name: reservedName, eachSynced: true } as const;
 
 /** Handles a Query for which the gate said "maybe", or that stands behind an unfinished batch. */
 export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
@@ -49,14 +51,14 @@ export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
  */
 async function anyClaimed(taken: Taken, parts: readonly StatementText[]): Promise<boolean> {
   // In a batch that has carried something out there is a transaction already, which a Sync would end.
-  const how = taken.ledger.executed ? simple : simpleSynced;
+  const how = taken.ledger.executed ? beside : besideSynced;
   for (const [index, part] of parts.entries()) {
     if (part.statement !== null && (await isClaimed(taken, part, how, index > 0))) return true;
   }
   return false;
 }
 
-async function isClaimed(taken: Taken, part: StatementText, how: typeof simple | typeof simpleSynced, ahead = false): Promise<boolean> {
+async function isClaimed(taken: Taken, part: StatementText, how: typeof beside | typeof besideSynced, ahead = false): Promise<boolean> {
   const { ledger, runner } = taken;
   if (part.statement === null) return false;
   if (ledger.status === Status.failed) {
@@ -116,7 +118,7 @@ async function runPart(taken: Taken, part: StatementText, run: Run, tasks: Commi
     if (last) run.complete = complete;
     else driver.toClient(complete);
   };
-  if (part.statement !== null && (await isClaimed(taken, part, simple))) {
+  if (part.statement !== null && (await isClaimed(taken, part, beside))) {
     if (ledger.status === Status.failed) throw failedTransaction();
     taken.counters.extendedStatements++;
     const result = await taken.runner.run(part.statement, part.text, callerFor(taken, simple, tasks));

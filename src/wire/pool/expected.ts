@@ -34,6 +34,8 @@ export interface Expectation {
   readonly statement?: string;
   /** The message had no effect: it failed, or the server skipped it. */
   undo?(skipped: boolean): void;
+  /** It was answered with success. */
+  done?(): void;
 }
 
 export class ExpectedReplies {
@@ -154,6 +156,7 @@ export class ExpectedReplies {
       return undefined;
     }
     const about = this.#drop();
+    about?.done?.();
     while (this.front === Expect.copyEnd) this.#drop();
     return about;
   }

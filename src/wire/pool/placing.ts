@@ -38,7 +38,10 @@ export function prepareAs(name: string, statement: Prepared, server: ServerSide,
 
 export function sendParse(name: string, statement: Prepared, { expected, statements }: ServerSide, instead: Buffer[]): void {
   instead.push(encode(Request.parse, [Buffer.from(`${name}\0`, 'latin1'), statement.tail]));
-  expected.extended(Expect.parse, true, { undo: () => void statements.remove(name) });
+  expected.extended(Expect.parse, true, {
+    done: () => statements.confirm(name, statement),
+    undo: () => void statements.remove(name),
+  });
 }
 
 /** Frees the name on the server. */
@@ -46,5 +49,10 @@ export function evict(name: string, { expected, statements }: ServerSide, instea
   const statement = statements.remove(name);
   if (statement === undefined) return;
   instead.push(close('S', name, 'latin1'));
-  expected.extended(Expect.close, true, { undo: () => statements.add(name, statement) });
+  expected.extended(Expect.close, true, {
+    undo: () => {
+      statements.add(name, statement);
+      statements.confirm(name, statement);
+    },
+  });
 }

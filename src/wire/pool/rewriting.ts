@@ -219,6 +219,7 @@ export class RequestRewriter {
     const placed = place(name, statement, server, this.#limit(), instead);
     expected.extended(Expect.parse, false, {
       statement: name,
+      done: () => statements.confirm(placed, statement),
       undo: () => {
         named.delete(name);
         statements.remove(placed);

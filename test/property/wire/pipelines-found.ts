@@ -107,6 +107,17 @@ export const found: Readonly<Record<string, readonly Step[]>> = {
     ...[prepare('a', one), synced, executed('', 0), prepare('b', one), prepare('', one), synced],
     ...[...whole('b', one), synced, bound('', 'b', []), executed('', 0), synced, bound('', '', []), synced, bound('', 'a', []), synced],
   ],
+  'a Parse like one before it that fails': [
+    prepare('b', same('SELEC 1')),
+    synced,
+    prepare('a', same('SELEC 1')),
+    synced,
+    bound('', 'a', []),
+    synced,
+  ],
+  'the unnamed portal in front of a Query with a candidate': [
+    ...[...whole('', same('BEGIN')), simple(same('SELECT x; DROP TABLE IF EXISTS none_such')), executed('', 0), synced],
+  ],
   'statements prepared behind DEALLOCATE ALL': [
     ...[...whole('a', same('DEALLOCATE ALL')), synced, prepare('b', same('DEALLOCATE ALL')), simple(one), prepare('b', one), synced],
     ...[prepare('c', one), simple(same('DEALLOCATE ALL')), prepare('c', one), bound('', 'c', []), executed('', 0), synced],

@@ -15,6 +15,8 @@ function effect(sql: string): string {
       return 'forget';
     case 'deallocate':
       return `deallocate ${found.name}`;
+    case 'forget':
+      return 'forget';
   }
 }
 
