@@ -1,8 +1,8 @@
 /**
  * Stream tables made by their catalog rows alone, for tests of the engine: what pgtrickle.create_stream_table leaves behind.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
-import { expect } from 'vitest';
 import { ensureCatalog } from '../../src/catalog/install.ts';
 import { definitionView, gateView, storageTable } from '../../src/catalog/model.ts';
 import { gateSql } from '../../src/catalog/storage-ddl.ts';
@@ -130,12 +130,20 @@ async function baseRelation(client: pg.Client, oid: string): Promise<number> {
 
 /** Waits until the stream table can be read. */
 export async function streamReady(client: pg.Client, id: number): Promise<void> {
-  await expect
-    .poll(async () => (await client.query('SELECT state FROM millrace.relation WHERE id = $1', [id])).rows[0]?.state, {
-      timeout: 20_000,
-      interval: 20,
-    })
-    .toBe('ready');
+  await until(async () => {
+    const state = (await client.query('SELECT state, error FROM millrace.relation WHERE id = $1', [id])).rows[0];
+    return state?.state === 'ready' ? null : `stream table ${id} is ${state?.state} ${JSON.stringify(state?.error)}`;
+  });
+}
+
+/** Waits until `problem` answers null. */
+async function until(problem: () => Promise<string | null>, timeout = 20_000): Promise<void> {
+  for (const end = performance.now() + timeout; ; ) {
+    const found = await problem();
+    if (found === null) return;
+    if (performance.now() > end) throw new Error(found);
+    await sleep(20);
+  }
 }
 
 export async function streamRow(client: pg.Client, id: number): Promise<Record<string, unknown>> {
@@ -150,9 +158,10 @@ export async function refreshStream(client: pg.Client, id: number): Promise<void
   );
   await client.query("NOTIFY millrace, ''");
   const wanted = Number(asked.rows[0]?.refresh_requested);
-  await expect
-    .poll(async () => Number((await streamRow(client, id))['refresh_done']), { timeout: 20_000, interval: 10 })
-    .toBeGreaterThanOrEqual(wanted);
+  await until(async () => {
+    const done = Number((await streamRow(client, id))['refresh_done']);
+    return done >= wanted ? null : `refresh ${wanted} of stream table ${id} is not done, ${done} is`;
+  });
 }
 
 /** Rows of a query, sorted, as text. */
@@ -162,13 +171,10 @@ export async function sortedRows(client: pg.Client, sql: string): Promise<string
 
 /** Waits until the stream table shows what its query gives. */
 export async function followsQuery(client: pg.Client, name: string, query: string, timeout = 15_000): Promise<void> {
-  await expect
-    .poll(
-      async () => {
-        const [shown, wanted] = [await sortedRows(client, `SELECT * FROM ${name}`), await sortedRows(client, query)];
-        return JSON.stringify(shown) === JSON.stringify(wanted) ? 'equal' : `shown ${shown.slice(0, 5)} wanted ${wanted.slice(0, 5)}`;
-      },
-      { timeout, interval: 20, message: `${name} shows what its query gives` },
-    )
-    .toBe('equal');
+  await until(async () => {
+    const [shown, wanted] = [await sortedRows(client, `SELECT * FROM ${name}`), await sortedRows(client, query)];
+    if (JSON.stringify(shown) === JSON.stringify(wanted)) return null;
+    const only = (some: string[], others: string[]): string[] => some.filter((row) => !others.includes(row)).slice(0, 5);
+    return `${name} shows ${only(shown, wanted)} in place of ${only(wanted, shown)}`;
+  }, timeout);
 }

@@ -50,7 +50,7 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
     await streamReady(client, id);
     expect(await identity()).toBe('f');
     await client.query(
-      `DROP VIEW plain_sum, by_region; UPDATE millrace.relation SET state = 'dropped' WHERE kind = 'view'; NOTIFY millrace, ''`,
+      `DROP VIEW IF EXISTS plain_sum, by_region; UPDATE millrace.relation SET state = 'dropped' WHERE kind = 'view'; NOTIFY millrace, ''`,
     );
     await expect.poll(identity, { timeout: 20_000 }).toBe('d');
     await expect.poll(async () => (await client.query('SELECT FROM pg_replication_slots')).rowCount, { timeout: 20_000 }).toBe(0);
