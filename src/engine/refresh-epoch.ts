@@ -192,6 +192,13 @@ class RefreshRun {
     for (const shape of JSON.parse(result?.rows[0]?.[0] ?? '[]') as BaseShape[]) {
       this.#shapes.set(shape.id, shape);
       const base = state.bases.get(shape.id);
+      if (base !== undefined && base.parts !== shape.parts) {
+        this.#epoch.send([
+          `UPDATE millrace.base_table SET parts = ${shape.parts === null ? 'NULL' : quoteLiteral(shape.parts)} WHERE relation_id = ${shape.id}`,
+        ]);
+        if (base.parts !== null) await this.#lose(shape.id, 'partitions came, went or were truncated');
+        this.#catalogChanged = true;
+      }
       if (base === undefined || sameColumns(base.columns, shape.columns)) continue;
       for (const view of state.views.values()) {
         if (!view.inputs.includes(shape.id) || view.state === 'error' || this.#broken.has(view.id)) continue;
