@@ -156,3 +156,8 @@ export async function liveByFacade(session: CallerSession, facades: readonly str
     owner: owner ?? '',
   }));
 }
+
+/** Whether a live relation is a stream table. */
+export async function isStreamTable(session: CallerSession, relationId: string): Promise<boolean> {
+  return (await firstRow(session, 'SELECT millrace.is_stream_table($1::bigint)', [relationId]))?.[0] === 't';
+}
