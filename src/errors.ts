@@ -94,7 +94,11 @@ export const conditions = {
     message: 'no more connections allowed ({limit} = {value})',
     hint: 'Close connections, or raise {limit}.',
   },
-  client_timeout: { code: '{code}', message: '{limit}', hint: 'The limit is {seconds} s; an operator can change {limit}.' },
+  client_timeout: {
+    code: '{code}',
+    message: 'terminating connection due to {due}',
+    hint: 'The limit is {seconds} s; an operator can change {limit}.',
+  },
   protocol_violation: { code: '08P01', message: '{message}', detail: '{detail}' },
   ssl_required: {
     code: '08P01',

@@ -9,7 +9,7 @@ import { type StatementResult, UpstreamError } from '../statements/caller-sessio
 import { type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
 import { bindParts, errorFields, executeParts, parameterTypes, parseParts, target } from './decode.ts';
 import { commandComplete, message as encode, flush, noData, portalSuspended } from './encode.ts';
-import { failureResponse } from './failure.ts';
+import { failureResponse, OrdinaryPartError } from './failure.ts';
 import { type LocalPortal, standIn } from './local-names.ts';
 import { Disposition } from './replies.ts';
 import { describeFields, encodeRows } from './result-rows.ts';
@@ -109,11 +109,18 @@ async function extendedPart(taken: Taken, text: string): Promise<StatementText |
     return null;
   }
   if (part.statement === null) return null;
-  const first = !ledger.batchOpen;
-  if (ledger.status === Status.failed && first) return (await isCertain(taken, part)) ? part : null;
+  // Once the batch has executed something the transaction may be another.
+  if (ledger.status === Status.failed && !ledger.executed) return (await isCertain(taken, part)) ? part : null;
   // As long as a batch has done nothing the question is put in a transaction of its own, so that it leaves no trace in the client's.
   const fresh = !ledger.bound && !ledger.executed;
-  return (await runner.claims(part.statement, part.text, callerFor(taken, fresh ? besideSynced : beside))) ? part : null;
+  try {
+    return (await runner.claims(part.statement, part.text, callerFor(taken, fresh ? besideSynced : beside))) ? part : null;
+  } catch (error) {
+    // Asked in a failed transaction: what the upstream says to the question is what it says to the client's Parse.
+    throw error instanceof UpstreamError && error.fields['C'] === '25P02' ? new OrdinaryPartError(error.fields) : error;
+  } finally {
+    if (!fresh && !ledger.executed) ledger.asked = true;
+  }
 }
 
 /** Whether a statement is extended whatever the session holds. */

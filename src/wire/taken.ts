@@ -48,6 +48,16 @@ export function callerFor(
   });
 }
 
+/**
+ * As `rest`, in front of a Query or FunctionCall. A batch that has executed nothing leaves that a transaction of its own, which ends with
+ * it; with a question of ours in the batch it would be part of a block up to Sync, so that the batch is ended first.
+ */
+export async function restBeforeQuery(taken: Taken): Promise<Rest> {
+  const reached = await rest(taken);
+  if (reached === 'ready' && taken.ledger.asked && taken.ledger.status === Status.idle) await taken.driver.sync();
+  return reached;
+}
+
 /** Waits until the upstream has answered everything the client has sent so far. */
 export function rest(taken: Taken): Promise<Rest> {
   return quiesce(taken.driver, (tag, message) => taken.watch.note(tag, message));

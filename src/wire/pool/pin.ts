@@ -13,7 +13,9 @@ export type SessionEffect =
   /** SET of a parameter: only one that the server reports can be carried over to another connection. Lower case. */
   | { readonly kind: 'set'; readonly parameter: string }
   /** DEALLOCATE of one prepared statement. */
-  | { readonly kind: 'deallocate'; readonly name: string };
+  | { readonly kind: 'deallocate'; readonly name: string }
+  /** DEALLOCATE ALL, DISCARD ALL: the prepared statements are gone. */
+  | { readonly kind: 'forget' };
 
 const none: SessionEffect = { kind: 'none' };
 const pin = (reason: string): SessionEffect => ({ kind: 'pin', reason });
@@ -24,6 +26,10 @@ const interesting = new Uint8Array(128);
 for (const word of [...words, 'pg_']) interesting[word.charCodeAt(0)] = 1;
 /** Statements that are looked at because of their first word. */
 const firstWords = new Set(['set', 'listen', 'prepare', 'load', 'deallocate', 'declare', 'discard', 'reset']);
+const longestFirstWord = 10;
+/** By first letter and length, so that SELECT and its like cost no string. */
+const mayBeFirst = new Uint8Array(128 * 16);
+for (const word of firstWords) mayBeFirst[word.charCodeAt(0) * 16 + word.length] = 1;
 
 const letter = new Uint8Array(256);
 for (let byte = 0; byte < 256; byte++) {
@@ -32,15 +38,33 @@ for (let byte = 0; byte < 256; byte++) {
     letter[byte] = 1;
 }
 const semicolon = 0x3b;
+const underscore = 0x5f;
+const dash = 0x2d;
+const slash = 0x2f;
+const star = 0x2a;
+const newline = 0x0a;
+/** Deeper than any comment is nested. */
+const toLineEnd = 1_000_000_000;
 
 /** The effects of SQL text in bytes [start, end); the first that pins wins, else the last one. */
 export function sessionEffect(text: Uint8Array, start: number, end: number): SessionEffect {
   let effect = none;
   let first = true;
-  for (let at = start; at < end; ) {
+  /** How deep in what looks like a comment in front of a statement: its words count as first ones, and so does the one behind it. */
+  let comment = 0;
+  for (let at = afterComments(text, start, end); at < end; ) {
     const byte = text[at] ?? 0;
     if (letter[byte] === 0) {
       if (byte === semicolon) first = true;
+      else if (first && byte === dash && text[at + 1] === dash && comment === 0) comment = toLineEnd;
+      else if (comment === toLineEnd && byte === newline) comment = 0;
+      else if (first && byte === slash && text[at + 1] === star && comment !== toLineEnd) {
+        comment++;
+        at++;
+      } else if (byte === star && text[at + 1] === slash && comment > 0 && comment !== toLineEnd) {
+        comment--;
+        at++;
+      }
       at++;
       continue;
     }
@@ -51,10 +75,31 @@ export function sessionEffect(text: Uint8Array, start: number, end: number): Ses
       if (found.kind === 'pin') return found;
       if (found !== none) effect = found;
     }
-    first = false;
+    first = comment > 0;
     at = stop;
   }
   return effect;
+}
+
+/** Where the first statement begins. Further on what looks like a comment may stand in a string. */
+function afterComments(text: Uint8Array, start: number, end: number): number {
+  let at = start;
+  while (at < end) {
+    const byte = text[at] ?? 0;
+    if (byte === dash && text[at + 1] === dash) {
+      while (at < end && text[at] !== newline) at++;
+    } else if (byte === slash && text[at + 1] === star) {
+      let depth = 0;
+      do {
+        const pair = (text[at] ?? 0) * 256 + (text[at + 1] ?? 0);
+        if (pair === slash * 256 + star) depth++;
+        else if (pair === star * 256 + slash) depth--;
+        at += pair === slash * 256 + star || pair === star * 256 + slash ? 2 : 1;
+      } while (depth > 0 && at < end);
+    } else if (letter[byte] === 1) return at;
+    else at++;
+  }
+  return end;
 }
 
 function lower(text: Uint8Array, at: number, stop: number): string {
@@ -79,7 +124,7 @@ function wordEffect(text: Uint8Array, at: number, stop: number, end: number): Se
       return isLocalSetConfig(text, stop, end) ? none : pin('set_config');
     case 0x70: {
       // pg_advisory_lock, pg_try_advisory_lock and their shared kin, pg_temp
-      if (second !== 0x67) return none;
+      if (second !== 0x67 || text[at + 2] !== underscore) return none;
       const word = lower(text, at, stop);
       if (word === 'pg_temp') return pin('temporary object');
       return /^pg_(try_)?advisory_lock(_shared)?$/.test(word) ? pin('advisory lock') : none;
@@ -96,9 +141,10 @@ function isLocalSetConfig(text: Uint8Array, from: number, end: number): boolean 
 }
 
 function statementEffect(text: Uint8Array, at: number, stop: number, end: number): SessionEffect {
-  if (stop - at > 10) return none;
-  const word = lower(text, at, stop);
-  if (!firstWords.has(word)) return interesting[word.charCodeAt(0)] === 1 ? wordEffect(text, at, stop, end) : none;
+  const length = stop - at;
+  if (length > longestFirstWord) return none;
+  const word = mayBeFirst[((text[at] ?? 0) | 0x20) * 16 + length] === 1 ? lower(text, at, stop) : '';
+  if (!firstWords.has(word)) return wordEffect(text, at, stop, end);
   const rest = Buffer.from(text.buffer, text.byteOffset + stop, Math.min(end - stop, 256)).toString('latin1');
   switch (word) {
     case 'listen':
@@ -109,9 +155,12 @@ function statementEffect(text: Uint8Array, at: number, stop: number, end: number
       return /^\s+transaction\b/i.test(rest) ? none : pin('PREPARE');
     case 'deallocate': {
       const name = /^\s+(?:prepare\s+)?(?:"((?:[^"]|"")+)"|([\w$]+))/i.exec(rest);
-      if (name === null || /^all$/i.test(name[2] ?? '')) return none;
+      if (name === null) return none;
+      if (/^all$/i.test(name[2] ?? '')) return { kind: 'forget' };
       return { kind: 'deallocate', name: name[1]?.replaceAll('""', '"') ?? (name[2] ?? '').toLowerCase() };
     }
+    case 'discard':
+      return /^\s+all\b/i.test(rest) ? { kind: 'forget' } : none;
     case 'set':
       return setEffect(rest);
     default:

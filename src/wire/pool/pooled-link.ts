@@ -37,9 +37,10 @@ export interface Lender {
 }
 
 const terminate = message(Request.terminate, []);
+const nothing = Buffer.alloc(0);
 
 export class PooledLink implements UpstreamLink, Borrower, Waiter {
-  readonly statements: ClientStatements = { named: new Map(), unnamed: null };
+  readonly statements: ClientStatements = { named: new Map(), unnamed: null, forgets: false };
   settings: Settings;
   /** When the client began to wait for a server; 0 when it does not. performance.now(). */
   waitingSince = 0;
@@ -84,7 +85,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   }
 
   get pending(): number {
-    return this.#waitingBytes + (this.#server?.socket.writableLength ?? 0);
+    return this.#waitingBytes + this.#rewriter.held + (this.#server?.socket.writableLength ?? 0);
   }
 
   listen(handlers: LinkHandlers): void {
@@ -96,7 +97,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     const server = this.#server;
     if (server !== null) {
       this.requestAt = performance.now();
-      return server.send(this.#rewriter.rewrite(bytes, server));
+      return server.send(this.#rewriter.rewrite(bytes, server)) && this.#rewriter.held === 0;
     }
     // A client without a transaction that takes its leave needs no server for that.
     if (this.#waitingBytes === 0 && bytes.length === 5 && bytes[0] === Request.terminate && !this.#rewriter.midMessage) return true;
@@ -177,7 +178,10 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   // Of the server that is lent to this client:
 
   receive(bytes: Buffer): boolean {
-    return this.#handlers?.receive(bytes) ?? false;
+    const keeps = this.#handlers?.receive(bytes) ?? false;
+    // A COPY that waits for data of a client that will send none.
+    if (this.#ended && this.#server?.expected.copyIn === true) this.#endWhenAnswered();
+    return keeps;
   }
 
   settingsChanged(settings: Settings): void {
@@ -186,10 +190,16 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
 
   forgotten(tag: 'DISCARD ALL' | 'DEALLOCATE ALL'): void {
     this.statements.named.clear();
-    if (tag === 'DISCARD ALL') this.pinned = '';
+    // What was sent behind it may leave something again.
+    if (tag === 'DISCARD ALL' && this.#server?.expected.isLast === true) this.pinned = '';
+  }
+
+  answered(): void {
+    if (this.#rewriter.held > 0) this.#goOn();
   }
 
   ready(status: number): void {
+    this.answered();
     const { stats, statementMode } = this.#pool;
     stats.queries++;
     if (status === Status.idle) {
@@ -217,14 +227,24 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     this.#handlers?.closed();
   }
 
+  /** What a held message waited for may have come. */
+  #goOn(): void {
+    const server = this.#server;
+    if (server === null) return;
+    server.send(this.#rewriter.rewrite(nothing, server));
+    if (this.#rewriter.held === 0) this.#handlers?.drain();
+  }
+
   /** Behind the client's last word: everything it asked for is still answered. */
   #endWhenAnswered(): void {
     const server = this.#server;
     if (server === null ? this.waitingSince === 0 : this.#isDone(server)) this.destroy();
-    else if (server !== null && (server.expected.doubtful || server.expected.empty)) {
+    else if (server !== null && (server.expected.unfinished || this.#rewriter.midMessage)) {
       // It left in the middle of something, which ends with the connection.
       server.retired ??= 'a client left it in the middle of something';
-      if (!server.socket.writableEnded) server.socket.end(terminate);
+      if (server.socket.writableEnded) return;
+      if (this.#rewriter.midMessage) server.socket.end();
+      else server.socket.end(terminate);
     }
   }
 

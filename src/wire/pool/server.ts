@@ -22,6 +22,8 @@ export interface Borrower {
   settingsChanged(settings: Settings): void;
   /** DISCARD ALL or DEALLOCATE ALL of the client was carried out. */
   forgotten(tag: 'DISCARD ALL' | 'DEALLOCATE ALL'): void;
+  /** Some answers came. */
+  answered(): void;
   /** ReadyForQuery came. */
   ready(status: number): void;
   drain(): void;
@@ -165,6 +167,7 @@ export class ServerConnection {
     this.#keeps = false;
     try {
       this.#answers.receive(chunk);
+      this.#borrower?.answered();
     } catch {
       this.socket.destroy();
     }
