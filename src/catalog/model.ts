@@ -66,6 +66,57 @@ export interface TableVersion extends Relation {
   readonly columns: readonly VersionColumn[];
 }
 
+/** A column of an ordinary table of this database that a live relation reads. */
+export interface BaseColumn {
+  readonly attnum: number;
+  readonly name: string;
+  /** As format_type prints it, typmod included. */
+  readonly type: string;
+  readonly collation: string | null;
+}
+
+export type BaseState = 'new' | 'captured' | 'failed';
+
+/** An ordinary table of this database that live relations read where it is. */
+export interface BaseTable {
+  readonly id: number;
+  readonly tableOid: number;
+  /** Qualified and quoted, as it is called now; null when it is gone. */
+  readonly name: string | null;
+  /** All columns when last seen. */
+  readonly columns: readonly BaseColumn[];
+  readonly keyAttnums: readonly number[];
+  /** relreplident before Millrace set FULL; null: not changed. */
+  readonly identityBefore: string | null;
+  readonly state: BaseState;
+  readonly error: RelationError | null;
+  /** Columns of its delta table, `w` left out; empty when it has none. */
+  readonly deltaAttnums: readonly number[];
+}
+
+export type StreamStatus = 'INITIALIZING' | 'ACTIVE' | 'PAUSED' | 'SUSPENDED' | 'ERROR';
+
+/** What makes a live view a stream table. Times are milliseconds of the epoch. */
+export interface StreamTable {
+  readonly relationId: number;
+  readonly schedule: string | null;
+  readonly refreshMode: 'DIFFERENTIAL' | 'FULL' | 'IMMEDIATE';
+  readonly status: StreamStatus;
+  readonly isPopulated: boolean;
+  /** False: not to be populated before a refresh is asked for. */
+  readonly initialize: boolean;
+  readonly consecutiveErrors: number;
+  readonly refreshRequested: number;
+  readonly refreshDone: number;
+  readonly reinitialize: boolean;
+  readonly deltaLost: string | null;
+  readonly nextRefreshAt: number | null;
+  readonly lastRefreshAt: number | null;
+  /** Schema and name of its facade, for alerts. */
+  readonly schema: string;
+  readonly name: string;
+}
+
 export interface LiveView<Plan> extends Relation {
   readonly kind: 'view';
   readonly definition: number;

@@ -2,12 +2,17 @@
 import type { Client } from 'pg';
 import { type ConnectionOptions, openAddress, type SealedSecrets } from '../catalog/connection-address.ts';
 import type {
+  BaseColumn,
+  BaseState,
+  BaseTable,
   LiveView,
   RelationError,
   RelationState,
   Storage,
   StorageColumn,
   StorageState,
+  StreamStatus,
+  StreamTable,
   TableVersion,
   VersionColumn,
 } from '../catalog/model.ts';
@@ -46,7 +51,27 @@ SELECT jsonb_build_object(
                  'captured', to_regclass('millrace_data.d' || r.id) IS NOT NULL) ORDER BY r.id), '[]')
                  FROM millrace.relation r
                  LEFT JOIN millrace.table_version v ON v.relation_id = r.id
-                 LEFT JOIN millrace.live_view lv ON lv.relation_id = r.id)
+                 LEFT JOIN millrace.live_view lv ON lv.relation_id = r.id),
+  'bases', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                 'id', b.relation_id, 'tableOid', b.table_oid::bigint, 'name', millrace.qualified_name(b.table_oid), 'columns', b.columns,
+                 'keyAttnums', b.key_attnums, 'identityBefore', b.identity_before, 'state', b.state, 'error', b.error,
+                 'deltaAttnums', (SELECT coalesce(jsonb_agg(substr(a.attname, 2)::integer ORDER BY a.attnum), '[]')
+                                    FROM pg_attribute a
+                                   WHERE a.attrelid = to_regclass('millrace_data.d' || b.relation_id) AND a.attnum > 1 AND NOT a.attisdropped),
+                 'used', EXISTS (SELECT FROM millrace.live_view_input i JOIN millrace.relation r ON r.id = i.relation_id
+                                  WHERE i.input_id = b.relation_id AND r.state <> 'dropped'))), '[]')
+                 FROM millrace.base_table b),
+  'baseCapture', EXISTS (SELECT FROM millrace.base_capture),
+  'streams', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                 'relationId', s.relation_id, 'schedule', s.schedule, 'refreshMode', s.refresh_mode, 'status', s.status,
+                 'isPopulated', s.is_populated, 'initialize', s.options ->> 'initialize' IS DISTINCT FROM 'false', 'consecutiveErrors', s.consecutive_errors,
+                 'refreshRequested', s.refresh_requested, 'refreshDone', s.refresh_done, 'reinitialize', s.reinitialize,
+                 'deltaLost', s.delta_lost, 'nextRefreshAt', floor(extract(epoch FROM s.next_refresh_at) * 1000),
+                 'lastRefreshAt', floor(extract(epoch FROM s.last_refresh_at) * 1000),
+                 'schema', n.nspname, 'name', c.relname)), '[]')
+                 FROM millrace.stream_table s JOIN millrace.relation r ON r.id = s.relation_id
+                 LEFT JOIN pg_class c ON c.oid = r.facade
+                 LEFT JOIN pg_namespace n ON n.oid = c.relnamespace)
 ) AS catalog`;
 
 interface RawSource {
@@ -75,9 +100,38 @@ interface RawStorage {
   copyLsn: string | null;
   captured: boolean;
 }
+interface RawBase {
+  id: number;
+  tableOid: number;
+  name: string | null;
+  columns: BaseColumn[];
+  keyAttnums: number[];
+  identityBefore: string | null;
+  state: BaseState;
+  error: RelationError | null;
+  deltaAttnums: number[];
+  used: boolean;
+}
+interface RawStream {
+  relationId: number;
+  schedule: string | null;
+  refreshMode: StreamTable['refreshMode'];
+  status: StreamStatus;
+  isPopulated: boolean;
+  initialize: boolean;
+  consecutiveErrors: number;
+  refreshRequested: number;
+  refreshDone: number;
+  reinitialize: boolean;
+  deltaLost: string | null;
+  nextRefreshAt: number | null;
+  lastRefreshAt: number | null;
+  schema: string | null;
+  name: string | null;
+}
 interface RawRelation {
   id: number;
-  kind: 'table' | 'view';
+  kind: 'table' | 'view' | 'base';
   facade: number | null;
   gate: number;
   state: RelationState;
@@ -99,11 +153,24 @@ export interface ReadCatalog extends CatalogState {
   /** Views whose definition was dropped outside Millrace while the facade is still there. */
   readonly undefinedViews: readonly number[];
   readonly goneSources: readonly SourceRow[];
+  /** Slot and publication for base tables have been made. */
+  readonly baseCapture: boolean;
+  /** Base tables that no view reads any more. */
+  readonly unusedBases: readonly BaseTable[];
+}
+
+interface RawCatalog {
+  sources: RawSource[];
+  storages: RawStorage[];
+  relations: RawRelation[];
+  bases: RawBase[];
+  streams: RawStream[];
+  baseCapture: boolean;
 }
 
 export async function readCatalog(admin: Client, secretKey: string): Promise<ReadCatalog> {
-  const result = await admin.query<{ catalog: { sources: RawSource[]; storages: RawStorage[]; relations: RawRelation[] } }>(catalogSql);
-  const raw = result.rows[0]?.catalog ?? { sources: [], storages: [], relations: [] };
+  const result = await admin.query<{ catalog: RawCatalog }>(catalogSql);
+  const raw = result.rows[0]?.catalog ?? { sources: [], storages: [], relations: [], bases: [], streams: [], baseCapture: false };
   const captured = new Set<number>();
   for (const row of [...raw.storages, ...raw.relations]) if (row.captured) captured.add(row.id);
 
@@ -112,11 +179,12 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
   const gone: { id: number; kind: 'table' | 'view' }[] = [];
   const undefinedViews: number[] = [];
   for (const row of raw.relations) {
-    const base = { id: row.id, facade: row.facade, gate: row.gate, state: row.state, error: row.error };
+    if (row.kind === 'base') continue;
+    const common = { id: row.id, facade: row.facade, gate: row.gate, state: row.state, error: row.error };
     if (row.state === 'dropped' || (row.facade !== null && !row.there)) gone.push({ id: row.id, kind: row.kind });
     else if (row.kind === 'table') {
       tables.set(row.id, {
-        ...base,
+        ...common,
         kind: 'table',
         sourceId: row.sourceId ?? 0,
         storageId: row.storageId ?? 0,
@@ -124,7 +192,7 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
       });
     } else if (row.plan !== null) {
       if (!row.defined) undefinedViews.push(row.id);
-      views.set(row.id, { ...base, kind: 'view', definition: row.definition ?? 0, plan: row.plan, inputs: row.inputs ?? [] });
+      views.set(row.id, { ...common, kind: 'view', definition: row.definition ?? 0, plan: row.plan, inputs: row.inputs ?? [] });
     }
   }
   const sources = raw.sources.map((row) => ({ row: sourceRow(row, secretKey), dropped: row.status === 'dropped' || !row.there }));
@@ -138,11 +206,38 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
       ]),
     ),
     tables,
-    views,
+    views: inputsFirst(views),
     captured,
+    baseCapture: raw.baseCapture,
+    bases: new Map(raw.bases.map((row) => [row.id, baseTable(row)])),
+    unusedBases: raw.bases.filter((row) => !row.used).map(baseTable),
+    streams: new Map(
+      raw.streams.map((row) => [row.relationId, { ...row, schema: row.schema ?? '', name: row.name ?? '' } satisfies StreamTable]),
+    ),
     gone,
     undefinedViews,
   };
+}
+
+/** What a view reads comes before it. */
+function inputsFirst(views: ReadonlyMap<number, LiveView<ViewPlan>>): Map<number, LiveView<ViewPlan>> {
+  const ordered = new Map<number, LiveView<ViewPlan>>();
+  const visiting = new Set<number>();
+  const visit = (view: LiveView<ViewPlan>): void => {
+    if (ordered.has(view.id) || visiting.has(view.id)) return;
+    visiting.add(view.id);
+    for (const input of view.inputs) {
+      const read = views.get(input);
+      if (read !== undefined) visit(read);
+    }
+    ordered.set(view.id, view);
+  };
+  for (const view of views.values()) visit(view);
+  return ordered;
+}
+
+function baseTable({ used: _, ...row }: RawBase): BaseTable {
+  return row;
 }
 
 function sourceRow(row: RawSource, secretKey: string): SourceRow {

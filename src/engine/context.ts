@@ -4,7 +4,7 @@
  * between epochs, so that nothing comes between the statements of an epoch.
  */
 import type { Client } from 'pg';
-import type { LiveView, Storage, TableVersion } from '../catalog/model.ts';
+import type { BaseTable, LiveView, Storage, StreamTable, TableVersion } from '../catalog/model.ts';
 import type { EngineConfig } from '../config.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import type { Logger } from '../log.ts';
@@ -19,10 +19,14 @@ export interface CatalogState {
   readonly sources: ReadonlyMap<number, SourceRow>;
   readonly storages: ReadonlyMap<number, Storage>;
   readonly tables: ReadonlyMap<number, TableVersion>;
-  /** In order of id: what a view reads comes before it. */
+  /** What a view reads comes before it. */
   readonly views: ReadonlyMap<number, LiveView<ViewPlan>>;
-  /** Storages whose changes are captured in a delta table. */
+  /** Storages, and base tables, whose changes come in a delta table. */
   readonly captured: ReadonlySet<number>;
+  /** Ordinary tables of this database that views read. */
+  readonly bases: ReadonlyMap<number, BaseTable>;
+  /** By the id of their view. */
+  readonly streams: ReadonlyMap<number, StreamTable>;
 }
 
 export interface EngineContext {
@@ -33,20 +37,26 @@ export interface EngineContext {
   readonly admin: Client;
   /** Fencing token of this leadership. */
   readonly token: bigint;
+  /** pg_database.oid of the database. */
+  readonly databaseOid: number;
   state: CatalogState;
   readonly metrics: Record<string, number>;
   readonly deltas: DeltaTables;
+  /** Views that have nothing set aside, as far as is known. */
+  readonly clean: Set<number>;
   /** Runs a task on `session` when no epoch is open; tasks and epochs take turns. */
   exclusively<T>(task: () => Promise<T>): Promise<T>;
   /** An epoch has committed a source's changes up to this position. */
   reached(runner: SourceRunner, lsn: Lsn): void;
+  /** Calls back once everything committed so far is on disk. */
+  whenFlushed(then: () => void): void;
   /** The catalog may have changed: read it again and do what follows from it. */
   wake(): void;
   /** Unexpected error: the engine ends and is started anew from what is committed. */
   fail(error: unknown): void;
 }
 
-/** Storage id of a live relation: its table's, or its own for a view. */
+/** Storage id of a live relation: its table's, or its own for a view or a base table. */
 export function storageOf(state: CatalogState, relationId: number): number {
   return state.tables.get(relationId)?.storageId ?? relationId;
 }

@@ -4,7 +4,6 @@
  * and every later epoch would read past them, so now and then they are truncated; but never by waiting for a reader's lock:
  * a pg_dump of the database holds one on every table until it ends.
  */
-import { deltaTable } from '../catalog/model.ts';
 import type { Execution } from '../replication/session-contract.ts';
 
 /** Dead rows (about 20 pages of them) that cost less to read past than a TRUNCATE does. */
@@ -21,24 +20,24 @@ END$$`;
 }
 
 export class DeltaTables {
-  /** Dead rows by storage id; unknown: left by an earlier engine, perhaps many. */
-  readonly #dead = new Map<number, number>();
+  /** Dead rows by table; unknown: left by an earlier engine, perhaps many. */
+  readonly #dead = new Map<string, number>();
 
-  /** The statement that empties the delta table of a storage; to be followed by `emptied` or `unknown`. */
-  empty(storageId: number, few: boolean): Execution {
-    return few && (this.#dead.get(storageId) ?? Number.POSITIVE_INFINITY) < bearable
-      ? { name: `d${storageId}`, sql: `DELETE FROM ${deltaTable(storageId)}` }
-      : { name: `t${storageId}`, sql: emptyTable(deltaTable(storageId)) };
+  /** The statement that empties a table; to be followed by `emptied` or `unknown`. */
+  empty(table: string, few: boolean): Execution {
+    return few && (this.#dead.get(table) ?? Number.POSITIVE_INFINITY) < bearable
+      ? { name: `d_${table}`, sql: `DELETE FROM ${table}` }
+      : { name: `t_${table}`, sql: emptyTable(table) };
   }
 
   /** It committed with this command tag. */
-  emptied(storageId: number, tag: string): void {
+  emptied(table: string, tag: string): void {
     const deleted = /^DELETE (\d+)$/.exec(tag);
-    this.#dead.set(storageId, deleted === null ? 0 : (this.#dead.get(storageId) ?? 0) + Number(deleted[1]));
+    this.#dead.set(table, deleted === null ? 0 : (this.#dead.get(table) ?? 0) + Number(deleted[1]));
   }
 
   /** It was rolled back, or removed rows in a way that was not counted. */
-  unknown(storageId: number): void {
-    this.#dead.delete(storageId);
+  unknown(table: string): void {
+    this.#dead.delete(table);
   }
 }

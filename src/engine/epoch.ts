@@ -4,20 +4,48 @@
  * Invariant: storage, views and source_progress change together or not at all; a failing table or view is put aside by a savepoint
  * and marked, and the epoch goes on without it.
  */
-import { deltaTable, type RelationError, type Storage, storageTable } from '../catalog/model.ts';
+import { deltaTable, type LiveView, type RelationError, type Storage, storageTable } from '../catalog/model.ts';
+import type { ViewPlan } from '../ivm/plans.ts';
 import { rebuildSql } from '../ivm/view-plan.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { ConnectionLostError, PostgresError } from '../replication/postgres-error.ts';
+import { parseSnapshot, type Snapshot } from '../replication/snapshot-visibility.ts';
 import { quoteLiteral } from '../sql/quote.ts';
 import { sendStep } from './apply-steps.ts';
 import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
-import { emptyTable } from './delta-tables.ts';
 import { countEpoch, progress } from './epoch-ends.ts';
 import { failRelation } from './relation-errors.ts';
 import { fewRows } from './row-arrays.ts';
 import { freePlanner } from './session-settings.ts';
 import { maintenance, settingAside } from './view-statements.ts';
+import { upkeepOf } from './view-upkeep.ts';
+
+/** How long an epoch waits for a table that someone else has locked exclusively. */
+const lockTimeout = '500ms';
+
+/** The snapshot of an epoch that reads ordinary tables. */
+export interface EpochSnapshot {
+  /** As pg_current_snapshot() prints it. */
+  readonly text: string;
+  readonly visible: Snapshot;
+  /** Position of the WAL, no earlier than the end of anything the snapshot sees. */
+  readonly lsn: string;
+  /** Milliseconds of the Unix epoch. */
+  readonly takenAt: number;
+}
+
+/** An ordinary table could not be locked; nothing is open. */
+export class LockRefusedError extends Error {
+  readonly table: string;
+  constructor(table: string, cause: PostgresError) {
+    super(`${table} cannot be locked: ${cause.message}`, { cause });
+    this.table = table;
+  }
+}
+
+/** What is to be done with a view in its turn, after the deltas of its inputs are set aside; true when its storage may have changed. */
+export type Turn = (view: LiveView<ViewPlan>) => Promise<boolean>;
 
 export class Epoch {
   readonly #engine: EngineContext;
@@ -30,6 +58,37 @@ export class Epoch {
 
   private constructor(engine: EngineContext) {
     this.#engine = engine;
+  }
+
+  /**
+   * Opens the transaction at one snapshot for all of it, with these tables (qualified, quoted) locked against what a snapshot cannot see
+   * through: TRUNCATE, DROP, ALTER. Throws LockRefusedError when one cannot be had soon; nothing is open then.
+   */
+  static async beginAtSnapshot(engine: EngineContext, tables: readonly string[]): Promise<{ epoch: Epoch; snapshot: EpochSnapshot }> {
+    const { session } = engine;
+    session.cork();
+    const begun = session.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
+    // Neither SET nor LOCK takes a snapshot, so the one that follows is taken under the locks.
+    const limited = session.query(`SET LOCAL lock_timeout = '${lockTimeout}'`);
+    const locks = tables.map((table) => session.query(`LOCK TABLE ${table} IN ACCESS SHARE MODE`));
+    const taken = session.query(
+      'SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), floor(extract(epoch FROM clock_timestamp()) * 1000)',
+    );
+    const rest = [session.query('SET LOCAL lock_timeout = 0'), session.query(`SELECT millrace.begin_epoch(${engine.token})`)];
+    session.uncork();
+    const outcomes = await Promise.allSettled([begun, limited, ...locks, taken, ...rest]);
+    const failed = outcomes.findIndex((outcome) => outcome.status === 'rejected');
+    const outcome = outcomes[failed];
+    if (outcome?.status === 'rejected') {
+      const table = tables[failed - 2];
+      if (table === undefined) throw outcome.reason;
+      const reason = requireStatementError(outcome.reason);
+      await session.query('ROLLBACK');
+      throw new LockRefusedError(table, reason);
+    }
+    const [text = '', lsn = '', at = ''] = (await taken)[0]?.rows[0] ?? [];
+    const snapshot = { text: text ?? '', visible: parseSnapshot(text ?? ''), lsn: lsn ?? '', takenAt: Number(at) };
+    return { epoch: new Epoch(engine), snapshot };
   }
 
   /** Opens the transaction. Throws when another process has become leader. */
@@ -109,35 +168,49 @@ export class Epoch {
     if (this.#engine.state.captured.has(storageId)) this.#changed.add(storageId);
   }
 
-  /** Maintains the views, records positions, commits. */
-  async commit(positions: ReadonlyMap<number, Lsn>): Promise<void> {
-    const { session, state } = this.#engine;
-    if (this.#changed.size > 0) {
+  /** The caller has put so many rows into the delta table of a base table. */
+  wrote(baseId: number, rows: number): void {
+    this.#rows += rows;
+    this.#changed.add(baseId);
+  }
+
+  /** Maintains the views, gives each its turn, runs what the caller wants last, records positions, commits. */
+  async commit(positions: ReadonlyMap<number, Lsn>, turn?: Turn, ending: readonly string[] = []): Promise<void> {
+    const { session, state, deltas } = this.#engine;
+    if (this.#changed.size > 0 || turn !== undefined) {
       await session.query(freePlanner);
       for (const view of state.views.values()) {
         if (view.state === 'error' || this.#failedViews.has(view.id)) continue;
         const inputs = view.inputs.filter((input) => this.#changed.has(storageOf(state, input)));
-        if (inputs.length === 0) continue;
-        if (view.state === 'populating') await this.#setAside(view.id, inputs);
-        else if (view.state === 'ready') await this.#maintain(view.id, new Set(inputs));
+        if (inputs.length > 0) {
+          const upkeep = upkeepOf(state, view);
+          if (upkeep.aside) await this.#setAside(view.id, inputs);
+          else if (upkeep.atOnce) await this.#maintain(view.id, new Set(inputs));
+        }
+        if (turn !== undefined && (await turn(view))) this.touch(view.id);
       }
     }
+    if (ending.length > 0) await this.run(ending);
+    const few = this.#rows <= fewRows;
     session.cork();
-    const last: Promise<unknown>[] = [];
-    for (const storageId of this.#changed) {
-      this.#engine.deltas.unknown(storageId);
-      last.push(session.query(emptyTable(deltaTable(storageId))));
-    }
+    const emptied = [...this.#changed].map(deltaTable).map((table) => {
+      const { name, sql } = deltas.empty(table, few);
+      deltas.unknown(table);
+      return { table, result: session.execute(name, sql) };
+    });
+    const last: Promise<unknown>[] = [...emptied.map(({ result }) => result)];
     for (const { name, sql, params } of progress(positions)) last.push(session.execute(name, sql, params));
     last.push(session.query('COMMIT'));
     session.uncork();
     await Promise.all(last);
+    for (const { table, result } of emptied) deltas.emptied(table, (await result).tag);
     countEpoch(this.#engine, this.#rows);
     if (this.#catalogChanged) this.#engine.wake();
   }
 
-  /** A view that is being populated takes these deltas in one piece when it is done. */
+  /** A view that is being populated, or is not due, takes these deltas in one piece later. */
   async #setAside(viewId: number, inputs: readonly number[]): Promise<void> {
+    this.#engine.clean.delete(viewId);
     await this.run(settingAside(this.#engine.state, viewId, inputs).map(({ sql }) => sql));
   }
 

@@ -5,6 +5,7 @@
  * Few rows go as one pipeline of prepared statements under one Sync, which the server runs as one transaction without being told BEGIN
  * or COMMIT (protocol, "Pipelining": an error skips the rest up to Sync and rolls back all of it): one answer to wait for, one wake-up on either side.
  */
+import { deltaTable } from '../catalog/model.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import type { PostgresError } from '../replication/postgres-error.ts';
 import type { Execution, StatementResult } from '../replication/session-contract.ts';
@@ -16,6 +17,7 @@ import { countEpoch, progress } from './epoch-ends.ts';
 import { fewRows } from './row-arrays.ts';
 import { freePlanner } from './session-settings.ts';
 import { maintenance, settingAside } from './view-statements.ts';
+import { upkeepOf } from './view-upkeep.ts';
 
 /** True when it committed; false when a statement failed and nothing was changed. Other errors are thrown. */
 export async function quickEpoch(engine: EngineContext, batches: readonly Batch[], positions: ReadonlyMap<number, Lsn>): Promise<boolean> {
@@ -29,7 +31,7 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   // Adds to `changed` the views that may change.
   const views = viewExecutions(engine, changed);
   const ends: Execution[] = [...views, ...progress(positions)];
-  const empties = [...changed].map((storageId) => ({ storageId, execution: engine.deltas.empty(storageId, rows <= fewRows) }));
+  const empties = [...changed].map(deltaTable).map((table) => ({ table, execution: engine.deltas.empty(table, rows <= fewRows) }));
 
   let emptied: readonly StatementResult[];
   try {
@@ -41,14 +43,14 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
       rows,
     );
   } catch (error) {
-    for (const { storageId } of empties) engine.deltas.unknown(storageId);
+    for (const { table } of empties) engine.deltas.unknown(table);
     const reason = requireStatementError(error);
     if (isFence(reason)) throw reason;
     engine.log.info({ code: reason.code, reason: reason.message }, 'an epoch is done again step by step');
     return false;
   }
-  empties.forEach(({ storageId }, index) => {
-    engine.deltas.emptied(storageId, emptied[index]?.tag ?? '');
+  empties.forEach(({ table }, index) => {
+    engine.deltas.emptied(table, emptied[index]?.tag ?? '');
   });
   countEpoch(engine, rows);
   return true;
@@ -106,8 +108,11 @@ function viewExecutions(engine: EngineContext, changed: Set<number>): Execution[
   for (const view of state.views.values()) {
     const inputs = view.inputs.filter((input) => changed.has(storageOf(state, input)));
     if (inputs.length === 0) continue;
-    if (view.state === 'populating') executions.push(...settingAside(state, view.id, inputs));
-    else if (view.state === 'ready') {
+    const upkeep = upkeepOf(state, view);
+    if (upkeep.aside) {
+      engine.clean.delete(view.id);
+      executions.push(...settingAside(state, view.id, inputs));
+    } else if (upkeep.atOnce) {
       executions.push(...maintenance(state, view.id, inputs));
       // Whether it changes is not known yet: views over it are told to look.
       if (state.captured.has(view.id)) changed.add(view.id);

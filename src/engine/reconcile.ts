@@ -2,27 +2,47 @@
  * Brings what runs in line with what the catalog says.
  * Invariant: everything here starts from the catalog alone, so it is the same after a crash, in another process, or when two things happen at once.
  */
-import { definitionView, deltaTable, gateView, type Storage, spoolTable, stagingTable, storageTable } from '../catalog/model.ts';
+import {
+  definitionView,
+  deltaTable,
+  gateView,
+  type LiveView,
+  type RelationError,
+  type Storage,
+  spoolTable,
+  stagingTable,
+  storageTable,
+} from '../catalog/model.ts';
 import { dropCaptureDdl } from '../ivm/capture.ts';
+import type { ViewPlan } from '../ivm/plans.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
+import type { BaseCapture } from './base/capture.ts';
+import { type BaseShape, baseError, baseProblem, shapesSql, usedAttnums } from './base/shapes.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
+import { suspend } from './refresh-epoch.ts';
+import type { RefreshLoop } from './refresh-loop.ts';
 import { failRelation } from './relation-errors.ts';
 import type { SourceManager } from './source-manager.ts';
 import { copyStorage, goLive, restartCopy } from './table-copy.ts';
 import { populateView } from './view-populate.ts';
+import { isDeferred } from './view-upkeep.ts';
 
 export class Reconciler {
   readonly #engine: EngineContext;
   readonly #sources: SourceManager;
+  readonly #capture: BaseCapture;
+  readonly #refreshes: RefreshLoop;
   readonly #reload: () => Promise<void>;
   readonly #copying = new Map<number, AbortController>();
   readonly #populating = new Set<number>();
 
-  constructor(engine: EngineContext, sources: SourceManager, reload: () => Promise<void>) {
+  constructor(engine: EngineContext, sources: SourceManager, capture: BaseCapture, refreshes: RefreshLoop, reload: () => Promise<void>) {
     this.#engine = engine;
     this.#sources = sources;
+    this.#capture = capture;
+    this.#refreshes = refreshes;
     this.#reload = reload;
   }
 
@@ -35,6 +55,7 @@ export class Reconciler {
 
   run(catalog: ReadCatalog): void {
     this.#sources.reconcile();
+    this.#capture.reconcile(catalog);
     for (const storage of catalog.storages.values()) {
       if (storage.state === 'new') this.#startCopy(storage);
       else if (storage.state === 'copied') this.#finishCopy(storage);
@@ -45,8 +66,16 @@ export class Reconciler {
         controller.abort(new Error('the table was dropped'));
     }
     for (const view of catalog.views.values()) {
-      const inputs = view.inputs.map((input) => catalog.tables.get(input) ?? catalog.views.get(input));
-      if (view.state === 'pending' && inputs.every((input) => input?.state === 'ready')) this.#startPopulating(view.id);
+      if (view.state !== 'pending') continue;
+      const stream = catalog.streams.get(view.id);
+      if (stream !== undefined && !stream.initialize && stream.refreshRequested <= stream.refreshDone) continue;
+      const captures = stream?.refreshMode !== 'FULL';
+      const ready = view.inputs.every((input) => {
+        const base = catalog.bases.get(input);
+        if (base !== undefined) return !captures || (base.state === 'captured' && this.#capture.runner !== null);
+        return (catalog.tables.get(input) ?? catalog.views.get(input))?.state === 'ready';
+      });
+      if (ready) this.#startPopulating(view.id);
     }
   }
 
@@ -142,12 +171,37 @@ export class Reconciler {
   #startPopulating(viewId: number): void {
     if (this.#populating.has(viewId)) return;
     this.#populating.add(viewId);
-    populateView(this.#engine, viewId, this.#reload)
+    populateView(this.#engine, { capture: this.#capture, refreshes: this.#refreshes }, viewId, this.#reload)
       .catch((error: unknown) => this.#engine.fail(error))
       .finally(() => {
         this.#populating.delete(viewId);
         this.#engine.wake();
       });
+  }
+
+  async #suspend(viewId: number, error: RelationError): Promise<void> {
+    const epoch = await Epoch.begin(this.#engine);
+    await suspend(this.#engine, epoch, viewId, error);
+    await epoch.commit(new Map());
+    await this.#reload();
+  }
+
+  /** Something it reads was dropped with CASCADE. */
+  async #lostDefinition(catalog: ReadCatalog, view: LiveView<ViewPlan>): Promise<void> {
+    if (view.state === 'error') return;
+    const bases = view.inputs.filter((input) => catalog.bases.has(input));
+    let problem: string | null = null;
+    if (bases.length > 0) {
+      const [result] = await this.#engine.session.query(shapesSql(bases));
+      const shapes = JSON.parse(result?.rows[0]?.[0] ?? '[]') as BaseShape[];
+      for (const input of bases) {
+        const base = catalog.bases.get(input);
+        const shape = shapes.find((one) => one.id === input) ?? null;
+        if (base !== undefined) problem ??= baseProblem(base, shape, usedAttnums(view.plan, input));
+      }
+    }
+    const stream = catalog.streams.get(view.id);
+    await this.#suspend(view.id, baseError(problem ?? 'something it reads was dropped with CASCADE', `${stream?.schema}.${stream?.name}`));
   }
 
   /** Relations that can no longer be kept, in a transaction of their own. To be called exclusively. */
@@ -176,7 +230,22 @@ export class Reconciler {
       ];
       cleared = (await this.#transaction(statements, `relation ${relation.id}`)) || cleared;
     }
+    for (const base of catalog.bases.values()) {
+      const { error } = base;
+      if (base.state !== 'failed' || error === null) continue;
+      for (const view of catalog.views.values()) {
+        if (!view.inputs.includes(base.id) || view.state === 'error' || catalog.streams.get(view.id)?.refreshMode === 'FULL') continue;
+        await this.#suspend(view.id, error);
+        cleared = true;
+      }
+    }
     for (const viewId of catalog.undefinedViews) {
+      const view = catalog.views.get(viewId);
+      if (view !== undefined && isDeferred(catalog, view)) {
+        await this.#lostDefinition(catalog, view);
+        cleared = true;
+        continue;
+      }
       await this.fail([
         {
           relationId: viewId,

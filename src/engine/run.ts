@@ -11,6 +11,7 @@ import type { Lsn } from '../replication/lsn.ts';
 import { connectRaw } from '../replication/raw-connection.ts';
 import { connectPg } from '../replication/server-address.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
+import { BaseCapture } from './base/capture.ts';
 import { type ReadCatalog, readCatalog } from './catalog-reader.ts';
 import type { Batch } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
@@ -19,6 +20,7 @@ import { Epoch } from './epoch.ts';
 import { Gathering } from './gathering.ts';
 import { quickEpoch } from './quick-epoch.ts';
 import { Reconciler } from './reconcile.ts';
+import { RefreshLoop } from './refresh-loop.ts';
 import type { BrokenVersion } from './schema-change.ts';
 import { epochSettings } from './session-settings.ts';
 import { SourceManager } from './source-manager.ts';
@@ -66,7 +68,7 @@ class EngineLoop {
   #timers: NodeJS.Timeout[] = [];
   readonly #gathering = new Gathering();
   /** Committed and not yet known to be on disk. */
-  #unflushed: { readonly runner: SourceRunner; readonly lsn: Lsn }[] = [];
+  #unflushed: (() => void)[] = [];
 
   constructor(config: EngineConfig, hooks: EngineHooks, log: ReturnType<typeof createLogger>, admin: Client, session: RawConnection) {
     this.#config = config;
@@ -141,30 +143,39 @@ class EngineLoop {
     await this.#admin.query('LISTEN millrace');
 
     let catalog: ReadCatalog = await readCatalog(this.#admin, this.#config.secretKey);
+    const database = await this.#admin.query<{ oid: string }>('SELECT oid::text FROM pg_database WHERE datname = current_database()');
     const engine: EngineContext = {
       config: this.#config,
       log: this.#log,
       session: this.#session,
       admin: this.#admin,
       token,
+      databaseOid: Number(database.rows[0]?.oid),
       state: catalog,
       metrics: {},
       deltas: new DeltaTables(),
+      clean: new Set(),
       exclusively: (task) =>
         new Promise((resolve, reject) => {
           this.#tasks.push(() => task().then(resolve, reject));
           this.#kick();
         }),
       reached: (runner, lsn) => this.#reached(engine, runner, lsn),
+      whenFlushed: (then) => {
+        this.#unflushed.push(then);
+      },
       wake: () => {
         this.#catalogDue = true;
         this.#kick();
       },
       fail,
     };
+    const capture = new BaseCapture(engine, { ready: () => this.#kick() });
+    const refreshes = new RefreshLoop(engine, capture);
     const reload = async (): Promise<void> => {
       catalog = await readCatalog(this.#admin, this.#config.secretKey);
       engine.state = catalog;
+      refreshes.memory.reloaded();
     };
     const sources = new SourceManager(engine, {
       ready: () => this.#kick(),
@@ -176,9 +187,9 @@ class EngineLoop {
         this.#kick();
       },
     });
-    const reconciler = new Reconciler(engine, sources, reload);
+    const reconciler = new Reconciler(engine, sources, capture, refreshes, reload);
     await reconciler.recover();
-    this.#startTimers(engine, sources);
+    this.#startTimers(engine, sources, capture);
     this.#hooks.ready();
     this.#log.info({ token: String(token) }, 'leading');
 
@@ -195,8 +206,11 @@ class EngineLoop {
       for (const task of this.#tasks.splice(0)) await task();
       if (this.#broken.length > 0) await reconciler.fail(this.#broken.splice(0));
       const worked = await this.#work(engine, sources, reconciler, failed);
-      if (!worked && !this.#catalogDue && this.#tasks.length === 0) await this.#pause(5000);
+      const refreshed = !this.#catalogDue && (await refreshes.work());
+      if (!worked && !refreshed && !this.#catalogDue && this.#tasks.length === 0)
+        await this.#pause(Math.min(5000, refreshes.pauseMs() ?? 5000));
     }
+    await capture.stop();
     await sources.stopAll();
   }
 
@@ -212,10 +226,10 @@ class EngineLoop {
       if (flushed.rows[0]?.done === true) break;
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
-    for (const { runner, lsn } of waiting) runner.flushed(lsn);
+    for (const then of waiting) then();
   }
 
-  #startTimers(engine: EngineContext, sources: SourceManager): void {
+  #startTimers(engine: EngineContext, sources: SourceManager, capture: BaseCapture): void {
     let watching = false;
     let acknowledging = false;
     this.#timers.push(
@@ -232,6 +246,7 @@ class EngineLoop {
     this.#timers.push(
       setInterval(() => {
         this.#hooks.metrics({ ...engine.metrics });
+        capture.watch();
         if (watching) return;
         watching = true;
         void sources
@@ -296,7 +311,7 @@ class EngineLoop {
 
   #reached(engine: EngineContext, runner: SourceRunner, lsn: Lsn): void {
     runner.committed(lsn);
-    this.#unflushed.push({ runner, lsn });
+    this.#unflushed.push(() => runner.flushed(lsn));
     if (copiedOf(engine, runner.source.id)) this.#catalogDue = true;
   }
 

@@ -123,6 +123,19 @@ export class RowBuffer {
     return chunks;
   }
 
+  /** As `take`; a few lines are copied and the buffer kept, so that many small takes cost little memory. */
+  takeTight(): Buffer[] {
+    if (this.#full.length > 0 || this.#at > chunkSize / 4) return this.take();
+    const lines = this.#chunk.subarray(0, this.#at);
+    if (lines.length > header) {
+      lines[0] = 0x64;
+      lines.writeInt32BE(lines.length - 1, 1);
+    }
+    const chunks = lines.length > header ? [Buffer.from(lines)] : [];
+    this.clear();
+    return chunks;
+  }
+
   clear(): void {
     this.#full = [];
     this.#fullBytes = 0;

@@ -14,8 +14,30 @@ CREATE TABLE millrace.base_table (
     columns     jsonb NOT NULL,
     key_attnums integer[] NOT NULL,        -- of its primary key; empty: none, its rows are a multiset
     -- relreplident before Millrace asked for old row images (FULL); put back when no stream table needs it; NULL: not changed
-    identity_before "char"
+    identity_before "char",
+    identity_index  oid,                   -- the index that was the identity, when identity_before is i
+    -- new: not captured (only views refreshed in FULL read it, or the engine has not come to it); failed: error says why it cannot be
+    state       text NOT NULL DEFAULT 'new' CHECK (state IN ('new', 'captured', 'failed')),
+    error       jsonb
 );
+
+-- One slot and one publication for all base tables of the database; no row while none is captured.
+CREATE TABLE millrace.base_capture (
+    only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    slot         text NOT NULL,
+    publication  text NOT NULL,
+    status       text NOT NULL DEFAULT 'starting' CHECK (status IN ('starting', 'running', 'stalled')),
+    error        text,
+    status_since timestamptz NOT NULL DEFAULT now()
+);
+
+-- How far it is, in a table of its own, because every epoch writes it: exactly the transactions that this snapshot sees have been taken in.
+CREATE TABLE millrace.base_progress (
+    only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    snapshot     text,                     -- pg_snapshot of the last epoch that took changes in; NULL: there was none
+    lsn          pg_lsn,                   -- WAL position right after that snapshot was taken
+    committed_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 10);
 
 -- A live view that is a stream table: `millrace.live_view` has its plan, `millrace.live_view_input` what it reads.
 CREATE TABLE millrace.stream_table (
@@ -35,6 +57,8 @@ CREATE TABLE millrace.stream_table (
     refresh_requested  bigint NOT NULL DEFAULT 0,
     refresh_done       bigint NOT NULL DEFAULT 0,
     reinitialize       boolean NOT NULL DEFAULT false,
+    -- Changes of its inputs are not all known (a TRUNCATE, a lost slot, more than may be set aside): the next refresh is a rebuild by difference
+    delta_lost         text,                   -- why; NULL: they are
     next_refresh_at    timestamptz,
     last_refresh_at    timestamptz,
     data_timestamp     timestamptz,            -- commit time up to which base changes are in

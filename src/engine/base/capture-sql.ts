@@ -1,0 +1,219 @@
+/**
+ * Bringing a base table under capture, and letting it go.
+ * Invariant: a table joins the publication while no transaction that has written to it is open, so every transaction is in the stream
+ * with all of its changes of the table or with none; those with none have ended before the lock was had, and any later snapshot sees them.
+ */
+import type { Client } from 'pg';
+import { deltaTable, type RelationError, storageColumn } from '../../catalog/model.ts';
+import { quoteIdentifier } from '../../sql/quote.ts';
+
+/** Writers of the table are kept waiting behind the lock for so long at most. */
+const lockTimeout = '1s';
+
+/** A table that cannot be captured, as the error of what reads it. */
+export class CaptureRefusedError extends Error {
+  readonly relationError: RelationError;
+  constructor(error: RelationError) {
+    super(error.message);
+    this.relationError = error;
+  }
+}
+
+interface Member {
+  readonly name: string;
+  readonly identity: string;
+  readonly index: string | null;
+  readonly isRoot: boolean;
+}
+
+/** Answers whether its REPLICA IDENTITY was changed. Errors of locks (55P03) mean: again later. */
+export async function addTable(client: Client, publication: string, baseId: number, tableOid: number): Promise<boolean> {
+  const described = await client.query<{ name: string; relkind: string; relpersistence: string; children: boolean }>(
+    `SELECT millrace.qualified_name(c.oid) AS name, c.relkind, c.relpersistence,
+            c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid) AS children
+       FROM pg_catalog.pg_class c WHERE c.oid = $1`,
+    [tableOid],
+  );
+  const [table] = described.rows;
+  if (table === undefined)
+    throw refused('42P01', 'a table it reads was dropped', 'Create the stream table again with a query that can be run.');
+  const { name } = table;
+  if (table.relkind !== 'r' && table.relkind !== 'p') {
+    throw refused('0A000', `changes of ${name} cannot be captured: it is not a table`, "Use refresh_mode => 'FULL'.");
+  }
+  if (table.relpersistence !== 'p') {
+    throw refused(
+      '0A000',
+      `changes of ${name} cannot be captured: it is ${table.relpersistence === 'u' ? 'unlogged' : 'temporary'}`,
+      `Use refresh_mode => 'FULL', or ALTER TABLE ${name} SET LOGGED;`,
+    );
+  }
+  if (table.children) {
+    throw refused('0A000', `changes of ${name} cannot be captured: other tables inherit from it`, "Use refresh_mode => 'FULL'.");
+  }
+  await client.query(`BEGIN; SET LOCAL lock_timeout = '${lockTimeout}'`);
+  try {
+    const members = await membersOf(client, tableOid);
+    for (const member of members) {
+      await client.query(
+        member.identity === 'f'
+          ? `LOCK TABLE ONLY ${member.name} IN SHARE ROW EXCLUSIVE MODE`
+          : `ALTER TABLE ONLY ${member.name} REPLICA IDENTITY FULL`,
+      );
+    }
+    const changed = members.find((member) => member.identity !== 'f');
+    const published = await client.query(
+      `SELECT FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1 AND r.prrelid = $2`,
+      [publication, tableOid],
+    );
+    if (published.rowCount === 0) await client.query(`ALTER PUBLICATION ${quoteIdentifier(publication)} ADD TABLE ${name}`);
+    await createDelta(client, baseId, tableOid);
+    await client.query(
+      `UPDATE millrace.base_table
+          SET state = 'captured', error = NULL, identity_before = coalesce(identity_before, $2::"char"), identity_index = coalesce(identity_index, $3::oid)
+        WHERE relation_id = $1`,
+      [baseId, changed?.identity ?? null, changed?.index ?? null],
+    );
+    await client.query("SELECT pg_notify('millrace', '')");
+    await client.query('COMMIT');
+    return changed !== undefined;
+  } catch (error) {
+    await client.query('ROLLBACK').catch(() => undefined);
+    const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+    if (code !== '42501' || !(error instanceof Error)) throw error;
+    throw refused(
+      '42501',
+      `changes of ${name} cannot be captured: ${error.message}`,
+      `Its owner, or a superuser, may type: ALTER TABLE ${name} OWNER TO ${quoteIdentifier(client.user ?? '')}; or use refresh_mode => 'FULL'.`,
+    );
+  }
+}
+
+/** The table with its partitions. */
+async function membersOf(client: Client, tableOid: number): Promise<readonly Member[]> {
+  const found = await client.query<Member>(
+    `SELECT millrace.qualified_name(c.oid) AS name, c.relreplident::text AS identity, c.oid = $1 AS "isRoot",
+            (SELECT i.indexrelid::text FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisreplident) AS index
+       FROM pg_catalog.pg_class c
+      WHERE c.oid = $1 OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::regclass)) AND c.relkind IN ('r', 'p')
+      ORDER BY c.oid <> $1, c.oid`,
+    [tableOid],
+  );
+  return found.rows;
+}
+
+/** A new delta table: w, then the table's columns by attnum. Generated columns are computed in it, as the stream does not bring them. */
+export async function createDelta(client: Client, baseId: number, tableOid: number): Promise<void> {
+  const delta = deltaTable(baseId);
+  const columns = await client.query<{ attnum: number; name: string; notNull: boolean }>(
+    `SELECT attnum, attname AS name, attnotnull AS "notNull" FROM pg_catalog.pg_attribute
+      WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum`,
+    [tableOid],
+  );
+  const name = await client.query<{ name: string }>('SELECT millrace.qualified_name($1) AS name', [tableOid]);
+  await client.query(`DROP TABLE IF EXISTS ${delta}`);
+  // A column of the user's may be called w: theirs are renamed first.
+  await client.query(
+    `CREATE UNLOGGED TABLE ${delta} ("mr$w" smallint, LIKE ${name.rows[0]?.name ?? ''} INCLUDING GENERATED) WITH (autovacuum_enabled = off)`,
+  );
+  const temporary = (attnum: number): string => `"mr$${attnum}"`;
+  for (const column of columns.rows) {
+    if (column.notNull) await client.query(`ALTER TABLE ${delta} ALTER COLUMN ${quoteIdentifier(column.name)} DROP NOT NULL`);
+  }
+  for (const column of columns.rows) {
+    await client.query(`ALTER TABLE ${delta} RENAME COLUMN ${quoteIdentifier(column.name)} TO ${temporary(column.attnum)}`);
+  }
+  for (const column of columns.rows) {
+    await client.query(`ALTER TABLE ${delta} RENAME COLUMN ${temporary(column.attnum)} TO ${storageColumn(column.attnum)}`);
+  }
+  await client.query(`ALTER TABLE ${delta} RENAME COLUMN "mr$w" TO w`);
+}
+
+/** The table leaves the publication; its former replica identity is put back where Millrace had changed it. Answers what was put back. */
+export async function removeTable(
+  client: Client,
+  publication: string,
+  base: { readonly id: number; readonly tableOid: number; readonly identityBefore: string | null },
+): Promise<void> {
+  await client.query(`BEGIN; SET LOCAL lock_timeout = '${lockTimeout}'`);
+  try {
+    const published = await client.query<{ name: string }>(
+      `SELECT millrace.qualified_name(r.prrelid) AS name
+         FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1 AND r.prrelid = $2`,
+      [publication, base.tableOid],
+    );
+    const [table] = published.rows;
+    if (table !== undefined) await client.query(`ALTER PUBLICATION ${quoteIdentifier(publication)} DROP TABLE ${table.name}`);
+    if (base.identityBefore !== null) {
+      for (const member of await membersOf(client, base.tableOid)) {
+        if (member.identity !== 'f') continue;
+        const identity = await formerIdentity(client, base.id, base.identityBefore, member);
+        await client.query(`ALTER TABLE ONLY ${member.name} REPLICA IDENTITY ${identity}`);
+      }
+    }
+    await client.query(`DROP TABLE IF EXISTS ${deltaTable(base.id)}`);
+    await client.query(
+      "UPDATE millrace.base_table SET state = 'new', error = NULL, identity_before = NULL, identity_index = NULL WHERE relation_id = $1",
+      [base.id],
+    );
+    await client.query('COMMIT');
+  } catch (error) {
+    await client.query('ROLLBACK').catch(() => undefined);
+    throw error;
+  }
+}
+
+async function formerIdentity(client: Client, baseId: number, before: string, member: Member): Promise<string> {
+  if (before === 'n') return 'NOTHING';
+  if (before !== 'i' || !member.isRoot) return 'DEFAULT';
+  const found = await client.query<{ name: string }>(
+    'SELECT c.relname AS name FROM millrace.base_table b JOIN pg_catalog.pg_class c ON c.oid = b.identity_index WHERE b.relation_id = $1',
+    [baseId],
+  );
+  const [index] = found.rows;
+  return index === undefined ? 'DEFAULT' : `USING INDEX ${quoteIdentifier(index.name)}`;
+}
+
+/**
+ * Makes the delta table of a base table have the columns the table has now; true when it did not. To be called between epochs, when it is empty.
+ * Tables with deltas set aside get columns that were added, too.
+ */
+export async function followColumns(client: Client, baseId: number, tableOid: number): Promise<boolean> {
+  const same = await client.query<{ same: boolean }>(
+    `SELECT (SELECT array_agg(('c' || attnum, atttypid, atttypmod, attcollation)::text ORDER BY attnum) FROM pg_catalog.pg_attribute
+              WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped)
+          = (SELECT array_agg((attname, atttypid, atttypmod, attcollation)::text ORDER BY attnum) FROM pg_catalog.pg_attribute
+              WHERE attrelid = to_regclass($2) AND attnum > 1 AND NOT attisdropped) AS same`,
+    [tableOid, deltaTable(baseId)],
+  );
+  if (same.rows[0]?.same === true) return false;
+  await client.query("BEGIN; SET LOCAL lock_timeout = '5s'");
+  try {
+    await createDelta(client, baseId, tableOid);
+    const missing = await client.query<{ table: string; column: string; type: string; collation: string | null }>(
+      `SELECT w.relname AS table, a.attname AS column, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+              CASE WHEN a.attcollation <> t.typcollation THEN pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(co.collname) END AS collation
+         FROM pg_catalog.pg_class w
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped
+         JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+         LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation LEFT JOIN pg_catalog.pg_namespace n ON n.oid = co.collnamespace
+        WHERE w.relnamespace = 'millrace_data'::regnamespace AND w.relname ~ ('^w[0-9]+_' || $2 || '$')
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute x WHERE x.attrelid = w.oid AND x.attname = a.attname AND NOT x.attisdropped)`,
+      [deltaTable(baseId), String(baseId)],
+    );
+    for (const { table, column, type, collation } of missing.rows) {
+      await client.query(
+        `ALTER TABLE millrace_data.${quoteIdentifier(table)} ADD COLUMN ${column} ${type}${collation === null ? '' : ` COLLATE ${collation}`}`,
+      );
+    }
+    await client.query('COMMIT');
+    return true;
+  } catch (error) {
+    await client.query('ROLLBACK').catch(() => undefined);
+    throw error;
+  }
+}
+
+function refused(code: string, message: string, hint: string): CaptureRefusedError {
+  return new CaptureRefusedError({ code, message, hint });
+}

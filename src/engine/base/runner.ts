@@ -1,0 +1,225 @@
+/**
+ * The stream of this database's own WAL.
+ * Invariant: a transaction waits here from its commit in the WAL until an epoch whose snapshot sees it has committed; the slot is acknowledged
+ * only up to the first one that waits, and only what is on disk. So after a crash every transaction that is not in comes again,
+ * and those that come again although they are in are told by the snapshot of the last epoch.
+ */
+import type { ServerAddress } from '../../config.ts';
+import type { Lsn } from '../../replication/lsn.ts';
+import { PgoutputDecoder, type RelationMessage } from '../../replication/pgoutput.ts';
+import { isVisible, type Snapshot } from '../../replication/snapshot-visibility.ts';
+import { type ReplicationStream, startStream } from '../../replication/stream.ts';
+import { type BaseTarget, type BaseTransaction, transactionHandler } from './transactions.ts';
+
+export interface BaseRunnerHooks {
+  /** Where a relation's rows go; null: they are of no concern. */
+  readonly resolve: (message: RelationMessage) => Promise<BaseTarget | null>;
+  /** A transaction has come. */
+  readonly ready: () => void;
+  readonly failed: (error: unknown) => void;
+}
+
+export interface BaseRunnerOptions {
+  readonly address: ServerAddress;
+  readonly database: string;
+  readonly slot: string;
+  readonly publication: string;
+  /** Of the last epoch that took changes in: what it sees is in. */
+  readonly taken: Snapshot | null;
+}
+
+/** The stream ended while something waited for it. */
+export class StreamLostError extends Error {}
+
+interface Waiter {
+  readonly resolve: () => void;
+  readonly reject: (error: Error) => void;
+}
+
+export class BaseRunner {
+  readonly #options: BaseRunnerOptions;
+  readonly #hooks: BaseRunnerHooks;
+  readonly #targets = new Map<number, BaseTarget>();
+  readonly #messages = new Map<number, RelationMessage>();
+  readonly #handler: ReturnType<typeof transactionHandler>;
+  readonly #markers = new Map<string, Waiter>();
+  #waiting: BaseTransaction[] = [];
+  #stream: ReplicationStream | null = null;
+  /** End of the last transaction, or of what the server says it has sent. */
+  #reached: Lsn = 0n;
+  #unflushed = 0;
+  #resolving = 0;
+  #lookups: Promise<void> = Promise.resolve();
+  #stopped = false;
+  #announced = false;
+  #bytes = 0;
+  /** When the server was last known to have sent everything. */
+  heardAt = 0;
+
+  constructor(options: BaseRunnerOptions, hooks: BaseRunnerHooks) {
+    this.#options = options;
+    this.#hooks = hooks;
+    this.#handler = transactionHandler({
+      targets: this.#targets,
+      relation: (message) => this.#relation(message),
+      wanted: (xid) => options.taken === null || !isVisible(options.taken, xid),
+      committed: (transaction) => {
+        this.#waiting.push(transaction);
+        this.#bytes += transaction.bytes;
+        this.#announce();
+      },
+      marker: (content) => {
+        this.#markers.get(content)?.resolve();
+        this.#markers.delete(content);
+      },
+      ended: (endLsn) => {
+        this.#reached = endLsn;
+        this.#acknowledgeIdle();
+      },
+    });
+  }
+
+  async start(): Promise<void> {
+    const decoder = new PgoutputDecoder(this.#handler);
+    const { address, database, slot, publication } = this.#options;
+    await startStream({
+      address,
+      database,
+      slot,
+      publication,
+      // From where the slot was acknowledged.
+      startLsn: 0n,
+      messages: true,
+      onOpen: (stream) => {
+        this.#stream = stream;
+      },
+      onMessage: (walStart, buffer, start, end) => decoder.decode(walStart, buffer, start, end),
+      onKeepalive: (walEnd) => {
+        this.heardAt = Date.now();
+        if (this.#handler.isOpen() || walEnd <= this.#reached) return;
+        this.#reached = walEnd;
+        this.#acknowledgeIdle();
+      },
+    });
+    this.#stream?.closed.then(
+      () => this.#lost(new StreamLostError('the stream of base tables was closed')),
+      (error: unknown) => {
+        this.#lost(new StreamLostError('the stream of base tables broke', { cause: error }));
+        if (!this.#stopped) this.#hooks.failed(error);
+      },
+    );
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    await this.#stream?.close().catch(() => undefined);
+  }
+
+  get stopped(): boolean {
+    return this.#stopped;
+  }
+
+  /** Transactions that wait, in commit order. */
+  get waiting(): readonly BaseTransaction[] {
+    return this.#waiting;
+  }
+
+  get waitingBytes(): number {
+    return this.#bytes;
+  }
+
+  /** Base tables whose changes wait. */
+  waitingFor(baseId: number): boolean {
+    return this.#waiting.some((transaction) => transaction.unknown.has(baseId) || transaction.rows.some((rows) => rows.baseId === baseId));
+  }
+
+  /** WAL that has been heard of and is not in. */
+  get lagBytes(): number {
+    const received = this.#stream?.received ?? this.#reached;
+    const [first] = this.#waiting;
+    const done = first === undefined ? received : first.commitLsn;
+    return Number(received - done);
+  }
+
+  /** Transactions that a snapshot sees. To be called after `passed` of a marker written after the snapshot was taken. */
+  visible(snapshot: Snapshot): BaseTransaction[] {
+    return this.#waiting.filter((transaction) => isVisible(snapshot, transaction.xid));
+  }
+
+  /** Resolves when the stream has come to this marker: every transaction before it in the WAL is here then. Rejects with StreamLostError. */
+  passed(marker: string): Promise<void> {
+    if (this.#stopped || this.#stream === null) return Promise.reject(new StreamLostError('the stream of base tables is not open'));
+    return new Promise((resolve, reject) => {
+      this.#markers.set(marker, { resolve, reject });
+    });
+  }
+
+  /** An epoch that took these in has committed. To be followed by `flushed`. Answers the position to give it. */
+  taken(transactions: readonly BaseTransaction[]): Lsn {
+    const gone = new Set(transactions);
+    this.#waiting = this.#waiting.filter((transaction) => !gone.has(transaction));
+    this.#bytes = this.#waiting.reduce((sum, transaction) => sum + transaction.bytes, 0);
+    this.#unflushed++;
+    return this.#waiting[0]?.commitLsn ?? this.#reached;
+  }
+
+  /** That epoch is on disk. */
+  flushed(lsn: Lsn): void {
+    this.#unflushed--;
+    if (!this.#stopped) this.#stream?.acknowledge(lsn);
+  }
+
+  requestPosition(): void {
+    this.#stream?.requestKeepalive();
+  }
+
+  /** Tables were added or left, or their columns changed: relations seen so far are resolved again. */
+  retarget(): Promise<void> {
+    return this.#resolveAll([...this.#messages.values()]);
+  }
+
+  #acknowledgeIdle(): void {
+    if (this.#waiting.length > 0 || this.#unflushed > 0 || this.#handler.isOpen()) return;
+    this.#stream?.acknowledge(this.#reached);
+  }
+
+  #relation(message: RelationMessage): void {
+    this.#messages.set(message.oid, message);
+    void this.#resolveAll([message]);
+  }
+
+  #resolveAll(messages: readonly RelationMessage[]): Promise<void> {
+    this.#resolving++;
+    this.#stream?.pause();
+    this.#lookups = this.#lookups.then(async () => {
+      try {
+        for (const message of messages) {
+          const target = await this.#hooks.resolve(message);
+          if (target === null) this.#targets.delete(message.oid);
+          else this.#targets.set(message.oid, target);
+        }
+      } catch (error) {
+        if (!this.#stopped) this.#hooks.failed(error);
+        return;
+      }
+      this.#resolving--;
+      if (this.#resolving === 0) this.#stream?.resume();
+    });
+    return this.#lookups;
+  }
+
+  #announce(): void {
+    if (this.#announced) return;
+    this.#announced = true;
+    setImmediate(() => {
+      this.#announced = false;
+      this.#hooks.ready();
+    });
+  }
+
+  #lost(error: StreamLostError): void {
+    this.#stopped = true;
+    for (const waiter of this.#markers.values()) waiter.reject(error);
+    this.#markers.clear();
+  }
+}

@@ -1,0 +1,126 @@
+/**
+ * What a change of a base table's columns means for those who read it, and how it is read. Pure.
+ * Invariant: columns are known by attnum, so a rename changes nothing; a view loses its footing only with a column that it uses.
+ */
+import type { BaseColumn, BaseTable, RelationError } from '../../catalog/model.ts';
+import { storageColumn } from '../../catalog/model.ts';
+import type { ViewPlan } from '../../ivm/plans.ts';
+import type { RelationMessage } from '../../replication/pgoutput.ts';
+import { quoteIdentifier } from '../../sql/quote.ts';
+import type { BaseTarget } from './transactions.ts';
+
+/** A base table as the catalog has it in some snapshot; `name` null: it is gone. */
+export interface BaseShape {
+  readonly id: number;
+  readonly name: string | null;
+  readonly columns: readonly BaseColumn[];
+}
+
+/** SQL that answers one jsonb array of BaseShape, as of its snapshot. */
+export function shapesSql(ids: readonly number[]): string {
+  return `SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.relation_id, 'name', millrace.qualified_name(b.table_oid), 'columns',
+    (SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', a.attnum, 'name', a.attname, 'type', pg_catalog.format_type(a.atttypid, a.atttypmod),
+              'collation', CASE WHEN a.attcollation <> t.typcollation
+                THEN pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(co.collname) END) ORDER BY a.attnum), '[]')
+       FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+       LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation LEFT JOIN pg_catalog.pg_namespace n ON n.oid = co.collnamespace
+      WHERE a.attrelid = b.table_oid AND a.attnum > 0 AND NOT a.attisdropped))), '[]')
+  FROM millrace.base_table b WHERE b.relation_id IN (${ids.join(', ')})`;
+}
+
+/** The FROM item that stands for a base table's storage. */
+export function baseStorage(shape: BaseShape): string {
+  const list = shape.columns.map((column) => `${quoteIdentifier(column.name)} AS ${storageColumn(column.attnum)}`);
+  return `(SELECT ${list.join(', ')} FROM ${shape.name ?? 'pg_temp.gone'})`;
+}
+
+/** Columns of an input that a plan's SQL mentions, by what the text of its parts says. */
+export function usedAttnums(plan: ViewPlan, input: number): ReadonlySet<number> {
+  const used = new Set<number>();
+  const walk = (node: unknown): void => {
+    if (typeof node !== 'object' || node === null) return;
+    if (Array.isArray(node)) {
+      for (const item of node) walk(item);
+      return;
+    }
+    if ('input' in node && node.input === input && 'columns' in node && Array.isArray(node.columns)) {
+      const names = 'used' in node && Array.isArray(node.used) ? new Set<unknown>(node.used) : null;
+      for (const column of node.columns as { name: string; expression: string }[]) {
+        if (names !== null && !names.has(column.name)) continue;
+        for (const [, attnum] of column.expression.matchAll(/\bs\."?c(\d+)\b/g)) used.add(Number(attnum));
+      }
+      if ('key' in node && Array.isArray(node.key)) {
+        for (const name of node.key) {
+          const match = /^c(\d+)$/.exec(String(name));
+          if (match !== null) used.add(Number(match[1]));
+        }
+      }
+    }
+    for (const value of Object.values(node)) walk(value);
+  };
+  walk(plan.body);
+  return used;
+}
+
+/** Why a view that uses these columns can no longer be kept; null: it can. `now` null: the table is gone. */
+export function baseProblem(base: BaseTable, now: BaseShape | null, used: ReadonlySet<number>): string | null {
+  const shown = now?.name ?? base.name ?? `table ${base.tableOid}`;
+  if (now === null || now.name === null) return `a table it reads was dropped (${shownBefore(base)})`;
+  for (const column of base.columns) {
+    if (!used.has(column.attnum)) continue;
+    const current = now.columns.find((one) => one.attnum === column.attnum);
+    if (current === undefined) return `column "${column.name}" of ${shown} was dropped`;
+    if (current.type !== column.type) return `column "${column.name}" of ${shown} changed from type ${column.type} to ${current.type}`;
+  }
+  return null;
+}
+
+const shownBefore = (base: BaseTable): string => base.name ?? `columns ${base.columns.map((column) => column.name).join(', ')}`;
+
+/** The error of a stream table whose base table lost what it uses. `{relation}` is filled with its name when it is read. */
+export function baseError(problem: string, name: string): RelationError {
+  return {
+    code: '42703',
+    message: `stream table is suspended: ${problem}`,
+    detail: 'Its query cannot be computed any more; other stream tables over the same table go on.',
+    hint: `SELECT pgtrickle.alter_stream_table('${name}', query => $$SELECT ...$$); with a query for the table as it is now, or SELECT pgtrickle.drop_stream_table('${name}');`,
+  };
+}
+
+export interface TargetFacts {
+  readonly id: number;
+  /** Columns as they were when last seen, and as they are. */
+  readonly known: readonly BaseColumn[];
+  readonly now: readonly BaseColumn[];
+  /** Columns of the delta table that take values, with their types. */
+  readonly delta: readonly { readonly attnum: number; readonly type: string }[];
+}
+
+/** Finds the places of the delta table's columns in a Relation message. `types` are the formatted types of its columns, in order. */
+export function targetOf(facts: TargetFacts, message: Pick<RelationMessage, 'columns'>, types: readonly string[]): BaseTarget {
+  const attnumOf = new Map<string, number>();
+  for (const column of facts.known) attnumOf.set(column.name, column.attnum);
+  // As it is now goes before as it was: the name may belong to another column by now.
+  for (const column of facts.now) attnumOf.set(column.name, column.attnum);
+  const placeOf = new Map<number, number>();
+  let last = 0;
+  let unusable: string | null = null;
+  message.columns.forEach((column, place) => {
+    const attnum = attnumOf.get(column.name);
+    if (attnum === undefined) return;
+    // The message has columns in order of attnum; another order tells that names have moved from column to column since.
+    if (attnum <= last) unusable = 'its columns exchanged names';
+    last = attnum;
+    placeOf.set(attnum, place);
+  });
+  const found = facts.delta.filter((column) => {
+    const place = placeOf.get(column.attnum);
+    return place !== undefined && types[place] === column.type;
+  });
+  return {
+    baseId: facts.id,
+    attnums: found.map((column) => column.attnum),
+    places: found.map((column) => placeOf.get(column.attnum) ?? -1),
+    unusable,
+  };
+}

@@ -1,0 +1,240 @@
+/**
+ * An epoch that takes in changes of ordinary tables and refreshes deferred views.
+ * Invariant: it reads ordinary tables at one snapshot, and their deltas are exactly the transactions that this snapshot sees and no
+ * earlier one of these epochs saw; which they are is recorded (the snapshot) together with what was made of them.
+ */
+import { type LiveView, type RelationError, storageTable } from '../catalog/model.ts';
+import type { ViewPlan } from '../ivm/plans.ts';
+import type { Lsn } from '../replication/lsn.ts';
+import { PostgresError } from '../replication/postgres-error.ts';
+import { quoteLiteral } from '../sql/quote.ts';
+import { type BaseCapture, loseDeltas } from './base/capture.ts';
+import { insertDeltas } from './base/delta-rows.ts';
+import { type BaseRunner, StreamLostError } from './base/runner.ts';
+import { type BaseShape, baseError, baseProblem, baseStorage, shapesSql, usedAttnums } from './base/shapes.ts';
+import { type EngineContext, storageOf } from './context.ts';
+import { Epoch, type EpochSnapshot, LockRefusedError } from './epoch.ts';
+import { alert } from './streams/bookkeeping.ts';
+import type { DueReason } from './streams/due.ts';
+import type { StreamMemory } from './streams/memory.ts';
+import { type Refreshed, refreshView } from './streams/refresh.ts';
+
+export interface RefreshRequest {
+  readonly due: ReadonlyMap<number, DueReason>;
+  /** Takes in changes of base tables; null: there is no stream, or none is needed. */
+  readonly capture: { readonly capture: BaseCapture; readonly runner: BaseRunner } | null;
+  /** A view that begins to be populated at this epoch's snapshot: called within the epoch. */
+  readonly beginPopulation?: {
+    readonly view: LiveView<ViewPlan>;
+    readonly begin: (
+      snapshotId: string,
+      tables: readonly string[],
+      storage: (input: number) => string,
+      snapshot: EpochSnapshot,
+    ) => Promise<readonly string[]>;
+  };
+}
+
+export type RefreshResult =
+  | { readonly kind: 'done'; readonly taken: number; readonly rows: number; readonly left: number }
+  /** Nothing was changed; to be tried again, without these views when there are some. */
+  | { readonly kind: 'again'; readonly without: readonly number[]; readonly reason: string };
+
+export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, request: RefreshRequest): Promise<RefreshResult> {
+  const { session, state } = engine;
+  const reading = [...request.due.keys(), ...(request.beginPopulation === undefined ? [] : [request.beginPopulation.view.id])].flatMap(
+    (id) => {
+      const view = state.views.get(id);
+      return view === undefined ? [] : [view];
+    },
+  );
+  const read = new Set(reading.flatMap((view) => view.inputs.filter((input) => state.bases.has(input))));
+  const tables = [...read].flatMap((id) => state.bases.get(id)?.name ?? []);
+  try {
+    const { epoch, snapshot } = await Epoch.beginAtSnapshot(engine, tables);
+    return await new RefreshRun(engine, memory, request, epoch, snapshot, read).run(tables);
+  } catch (error) {
+    if (error instanceof LockRefusedError) {
+      const base = [...state.bases.values()].find((one) => one.name === error.table);
+      const without = reading.filter((view) => base !== undefined && view.inputs.includes(base.id)).map((view) => view.id);
+      return { kind: 'again', without, reason: error.message };
+    }
+    if (error instanceof StreamLostError || (error instanceof PostgresError && /^(40001|40P01)$/.test(error.code))) {
+      await session.query('ROLLBACK');
+      engine.wake();
+      return { kind: 'again', without: [], reason: error.message };
+    }
+    throw error;
+  }
+}
+
+class RefreshRun {
+  readonly #engine: EngineContext;
+  readonly #memory: StreamMemory;
+  readonly #request: RefreshRequest;
+  readonly #epoch: Epoch;
+  readonly #snapshot: EpochSnapshot;
+  readonly #read: ReadonlySet<number>;
+  readonly #shapes = new Map<number, BaseShape>();
+  readonly #lost = new Map<number, string>();
+  readonly #broken = new Set<number>();
+  #catalogChanged = false;
+
+  constructor(
+    engine: EngineContext,
+    memory: StreamMemory,
+    request: RefreshRequest,
+    epoch: Epoch,
+    snapshot: EpochSnapshot,
+    read: ReadonlySet<number>,
+  ) {
+    this.#engine = engine;
+    this.#memory = memory;
+    this.#request = request;
+    this.#epoch = epoch;
+    this.#snapshot = snapshot;
+    this.#read = read;
+  }
+
+  async run(tables: readonly string[]): Promise<RefreshResult> {
+    const { capture } = this.#request;
+    if (capture !== null) await capture.capture.passed(capture.runner);
+    const transactions = capture === null ? [] : capture.runner.visible(this.#snapshot.visible);
+    const bases = this.#engine.state.bases;
+    const changed = new Set(
+      transactions.flatMap((one) => [...one.unknown.keys(), ...one.rows.map((rows) => rows.baseId)]).filter((id) => bases.has(id)),
+    );
+    await this.#look(new Set([...this.#read, ...changed]));
+    for (const { unknown } of transactions) for (const [baseId, reason] of unknown) await this.#lose(baseId, reason);
+    let rows = 0;
+    for (const baseId of changed) {
+      const parts = transactions.flatMap((one) => one.rows.filter((part) => part.baseId === baseId));
+      const count = parts.reduce((sum, part) => sum + part.count, 0);
+      if (count === 0) continue;
+      const failure = await insertDeltas(this.#engine.session, baseId, parts);
+      if (failure === null) {
+        this.#epoch.wrote(baseId, count);
+        rows += count;
+      } else {
+        this.#engine.log.warn({ table: bases.get(baseId)?.name, err: failure }, 'changes of a base table do not fit its delta table');
+        await this.#lose(baseId, `its changes could not be read: ${failure.message}`);
+      }
+    }
+    if (capture !== null) await this.#epoch.run([progressSql(this.#snapshot)]);
+    const population = await this.#beginPopulation(tables);
+    const finished: Refreshed[] = [];
+    await this.#epoch.commit(
+      new Map(),
+      async (view) => {
+        const reason = this.#request.due.get(view.id);
+        if (reason === undefined || this.#broken.has(view.id)) return false;
+        const outcome = await refreshView(
+          {
+            engine: this.#engine,
+            memory: this.#memory,
+            storage: (input) => this.#storage(input),
+            dataAt: this.#snapshot.takenAt,
+            lost: this.#lost,
+          },
+          view,
+          reason,
+        );
+        finished.push(outcome);
+        return outcome.changed;
+      },
+      population,
+    );
+    for (const outcome of finished) {
+      outcome.committed();
+      this.#catalogChanged ||= outcome.catalogChanged;
+    }
+    if (capture !== null) this.#acknowledge(capture.runner, transactions);
+    if (this.#catalogChanged) this.#engine.wake();
+    return { kind: 'done', taken: transactions.length, rows, left: capture?.runner.waiting.length ?? 0 };
+  }
+
+  #acknowledge(runner: BaseRunner, transactions: Parameters<BaseRunner['taken']>[0]): void {
+    const lsn: Lsn = runner.taken(transactions);
+    this.#engine.whenFlushed(() => runner.flushed(lsn));
+    const { metrics } = this.#engine;
+    metrics['millrace_base_transactions_total'] = (metrics['millrace_base_transactions_total'] ?? 0) + transactions.length;
+    if (runner.waiting.length > 0)
+      metrics['millrace_base_waits_total'] = (metrics['millrace_base_waits_total'] ?? 0) + runner.waiting.length;
+  }
+
+  #storage(input: number): string {
+    const shape = this.#shapes.get(input);
+    return shape === undefined ? storageTable(storageOf(this.#engine.state, input)) : baseStorage(shape);
+  }
+
+  /** The base tables as the snapshot has them; views that lost a column they use are put aside, other changes are noted. */
+  async #look(ids: ReadonlySet<number>): Promise<void> {
+    if (ids.size === 0) return;
+    const { session, state } = this.#engine;
+    const [result] = await session.query(shapesSql([...ids]));
+    for (const shape of JSON.parse(result?.rows[0]?.[0] ?? '[]') as BaseShape[]) {
+      this.#shapes.set(shape.id, shape);
+      const base = state.bases.get(shape.id);
+      if (base === undefined || sameColumns(base.columns, shape.columns)) continue;
+      for (const view of state.views.values()) {
+        if (!view.inputs.includes(shape.id) || view.state === 'error' || this.#broken.has(view.id)) continue;
+        const problem = baseProblem(base, shape, usedAttnums(view.plan, shape.id));
+        if (problem !== null) await this.#suspend(view, problem);
+      }
+      if (shape.name !== null) {
+        await this.#epoch.run([
+          `UPDATE millrace.base_table SET columns = ${quoteLiteral(JSON.stringify(shape.columns))}::jsonb WHERE relation_id = ${shape.id}`,
+        ]);
+      }
+      this.#catalogChanged = true;
+    }
+  }
+
+  async #suspend(view: LiveView<ViewPlan>, problem: string): Promise<void> {
+    const stream = this.#engine.state.streams.get(view.id);
+    this.#broken.add(view.id);
+    this.#engine.log.error({ view: view.id, name: stream?.name, problem }, 'a stream table is suspended');
+    await suspend(this.#engine, this.#epoch, view.id, baseError(problem, `${stream?.schema}.${stream?.name}`));
+  }
+
+  /** What changed in a base table is not known: those who read it are to be computed as a whole. */
+  async #lose(baseId: number, reason: string): Promise<void> {
+    const { state } = this.#engine;
+    await this.#epoch.run([loseDeltas([baseId], reason)]);
+    for (const view of state.views.values()) {
+      const stream = state.streams.get(view.id);
+      if (!view.inputs.includes(baseId) || stream === undefined || stream.refreshMode === 'FULL') continue;
+      if (view.state === 'ready') this.#lost.set(view.id, reason);
+    }
+    this.#catalogChanged = true;
+  }
+
+  async #beginPopulation(tables: readonly string[]): Promise<readonly string[]> {
+    const { beginPopulation } = this.#request;
+    if (beginPopulation === undefined) return [];
+    const [exported] = await this.#engine.session.query('SELECT pg_export_snapshot()');
+    return await beginPopulation.begin(exported?.rows[0]?.[0] ?? '', tables, (input) => this.#storage(input), this.#snapshot);
+  }
+}
+
+/** Puts a stream table aside, with the error that says why, within an epoch. */
+export async function suspend(engine: EngineContext, epoch: Epoch, viewId: number, error: RelationError): Promise<void> {
+  const stream = engine.state.streams.get(viewId);
+  await epoch.fail(viewId, error);
+  await epoch.run([
+    `UPDATE millrace.stream_table SET status = 'SUSPENDED', status_reason = ${quoteLiteral(error.message)}, delta_lost = coalesce(delta_lost, 'it was suspended')
+      WHERE relation_id = ${viewId}`,
+  ]);
+  if (stream !== undefined) await engine.session.executeAll([alert(stream, 'auto_suspended', { reason: error.message })]);
+}
+
+const sameColumns = (known: BaseShape['columns'], now: BaseShape['columns']): boolean =>
+  known.length === now.length &&
+  known.every((column, i) => {
+    const other = now[i];
+    return other !== undefined && column.attnum === other.attnum && column.name === other.name && column.type === other.type;
+  });
+
+function progressSql(snapshot: EpochSnapshot): string {
+  return `UPDATE millrace.base_progress SET snapshot = ${quoteLiteral(snapshot.text)}, lsn = ${quoteLiteral(snapshot.lsn)}, committed_at = clock_timestamp()`;
+}
