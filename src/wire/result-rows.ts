@@ -57,7 +57,10 @@ export function encodeRows(
 }
 
 /** What a simple Query shows of a result in front of CommandComplete, and that. */
-export function simpleResult(result: StatementResult, charset: Charset): { readonly rows: Buffer | null; readonly complete: Buffer } {
+export function simpleResult(
+  result: Exclude<StatementResult, { readonly kind: 'forward' }>,
+  charset: Charset,
+): { readonly rows: Buffer | null; readonly complete: Buffer } {
   const complete = commandComplete(result.tag, charset);
   if (result.kind === 'done') return { rows: null, complete };
   return { rows: Buffer.concat([describeFields(result.fields, [], charset), ...encodeRows(result, [], charset)]), complete };

@@ -63,9 +63,9 @@ async function isClaimed(taken: Taken, part: StatementText, how: typeof beside |
   if (part.statement === null) return false;
   if (ledger.status === Status.failed) {
     const refusing = refusingCaller({ ...taken, ...simple, inTransactionBlock: () => true, onCommit: () => undefined });
-    return await runner.claims(part.statement, refusing, ahead).catch(() => false);
+    return await runner.claims(part.statement, part.text, refusing, ahead).catch(() => false);
   }
-  return await runner.claims(part.statement, callerFor(taken, how), ahead);
+  return await runner.claims(part.statement, part.text, callerFor(taken, how), ahead);
 }
 
 /** One text under way. */
@@ -122,6 +122,11 @@ async function runPart(taken: Taken, part: StatementText, run: Run, tasks: Commi
     if (ledger.status === Status.failed) throw failedTransaction();
     taken.counters.extendedStatements++;
     const result = await taken.runner.run(part.statement, part.text, callerFor(taken, simple, tasks));
+    if (result.kind === 'forward') {
+      await relayPart(taken, result.text, tell);
+      await result.after();
+      return;
+    }
     const { rows, complete } = simpleResult(result, driver.charset);
     if (rows !== null) driver.toClient(rows);
     tell(complete);

@@ -2,7 +2,7 @@
 import type { Logger } from '../log.ts';
 import type { StatementText } from '../sql/ast.ts';
 import type { CallerSession, StatementRunner } from '../statements/caller-session.ts';
-import { type CommitTask, createCaller } from './caller.ts';
+import { type BoundParameters, type CommitTask, createCaller } from './caller.ts';
 import type { CommitWatch } from './commit-tasks.ts';
 import type { Counters } from './counters.ts';
 import type { Driver } from './driver.ts';
@@ -36,7 +36,7 @@ export interface Taken {
 /** A caller's session for one statement. `tasks` receives what is to be run after the commit. */
 export function callerFor(
   taken: Taken,
-  how: { readonly name: string; readonly eachSynced: boolean },
+  how: { readonly name: string; readonly eachSynced: boolean; readonly bound?: BoundParameters },
   tasks: CommitTask[] = [],
 ): CallerSession {
   return createCaller(taken.driver, {

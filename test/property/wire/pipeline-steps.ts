@@ -225,12 +225,13 @@ export const finale: readonly Step[] = [
 
 /** Carries the extended statements out as what stands beside them. */
 export const runner: StatementRunner = {
-  async claims(statement, session) {
+  async claims(statement, _, session) {
     if (statement.type === 'refresh_materialized_view') return false;
     if (statement.type !== 'drop_relation') return true;
     const sql = "SELECT 1 FROM pg_catalog.pg_class WHERE relname = $1 AND relname LIKE 'live%' AND pg_table_is_visible(oid)";
     return (await session.query(sql, [statement.names[0]?.name ?? ''])).rows.length > 0;
   },
+  upstreamText: () => null,
   describe(statement) {
     if (statement.type !== 'show_objects') return null;
     const text = { typeOid: 25, typeModifier: -1 };
