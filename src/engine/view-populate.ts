@@ -5,7 +5,7 @@
  */
 import { deltaTable, pendingDeltaTable, storageTable } from '../catalog/model.ts';
 import { captureDdl } from '../ivm/capture.ts';
-import { maintainSql, populateSql } from '../ivm/view-plan.ts';
+import { maintainSql, populateSql, storageTables } from '../ivm/view-plan.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import { connectRaw } from '../replication/raw-connection.ts';
 import { pinnedSettings } from '../replication/settings.ts';
@@ -25,7 +25,7 @@ export async function populateView(engine: EngineContext, viewId: number, reload
     const started = await engine.exclusively(async () => {
       const view = engine.state.views.get(viewId);
       if (view === undefined || view.state !== 'pending') return false;
-      await prepare(engine, viewId, view.inputs);
+      await prepare(engine, viewId, view.inputs, storageTables(view.plan, viewId));
       await filler.query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
       await reload();
       return true;
@@ -34,7 +34,7 @@ export async function populateView(engine: EngineContext, viewId: number, reload
     const view = engine.state.views.get(viewId);
     if (view === undefined) return;
     try {
-      await filler.query(populateSql(view.plan, viewId, (input) => storageTable(storageOf(engine.state, input))));
+      for (const sql of populateSql(view.plan, viewId, (input) => storageTable(storageOf(engine.state, input)))) await filler.query(sql);
       await filler.query(`ANALYZE ${storageTable(viewId)}`);
       await filler.query('COMMIT');
     } catch (error) {
@@ -49,7 +49,7 @@ export async function populateView(engine: EngineContext, viewId: number, reload
 }
 
 /** Capture on every input, tables for deltas set aside, an empty storage. */
-async function prepare(engine: EngineContext, viewId: number, inputs: readonly number[]): Promise<void> {
+async function prepare(engine: EngineContext, viewId: number, inputs: readonly number[], storages: readonly string[]): Promise<void> {
   const { session, state } = engine;
   const captures = new Set(inputs.map((input) => storageOf(state, input)).filter((storageId) => !state.captured.has(storageId)));
   const statements = [
@@ -59,7 +59,7 @@ async function prepare(engine: EngineContext, viewId: number, inputs: readonly n
       `DROP TABLE IF EXISTS ${pendingDeltaTable(viewId, input)}`,
       `CREATE TABLE ${pendingDeltaTable(viewId, input)} (LIKE ${deltaTable(storageOf(state, input))}) WITH (autovacuum_enabled = off)`,
     ]),
-    `TRUNCATE ${storageTable(viewId)}`,
+    `TRUNCATE ${storages.join(', ')}`,
     `UPDATE millrace.relation SET state = 'populating', state_since = now() WHERE id = ${viewId} AND state = 'pending'`,
     'COMMIT',
   ];
