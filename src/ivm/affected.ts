@@ -235,14 +235,15 @@ function usable(graph: Graph, condition: Condition): boolean {
 
 const comparisons = new Set(['=', '<', '>', '<=', '>=', '<>']);
 
-function sidesOf(condition: unknown): readonly [unknown, unknown] | null {
+/** The two sides of a comparison that is false for NULL. */
+export function sidesOf(condition: unknown): readonly [unknown, unknown] | null {
   const { kind, fields } = kindOf(condition);
   if (kind !== 'A_Expr' || fields['kind'] !== 'AEXPR_OP' || fields['lexpr'] === undefined) return null;
   const [operator, ...more] = strings(fields['name']);
   return operator !== undefined && more.length === 0 && comparisons.has(operator) ? [fields['lexpr'], fields['rexpr']] : null;
 }
 
-function isEquality(condition: unknown): boolean {
+export function isEquality(condition: unknown): boolean {
   return sidesOf(condition) !== null && strings(kindOf(condition).fields['name'])[0] === '=';
 }
 

@@ -9,8 +9,8 @@ import { at, contains, isFields, kindOf, list, node } from './tree.ts';
 
 const mostSets = 32;
 
-/** The query without grouping sets; null when it has none. */
-export function replaceGroupingSets(maker: StageMaker, select: Tree): Tree | null {
+/** The query without grouping sets; null when it has none. `overStage`: a query over a stage with its groups. */
+export function replaceGroupingSets(maker: StageMaker, select: Tree, overStage: (grouped: Tree) => Tree): Tree | null {
   const clause = list(select['groupClause']);
   if (select['groupDistinct'] === true) throw new NotRewritable('GROUP BY DISTINCT');
   if (!contains(clause, new Set(['GroupingSet']))) return null;
@@ -48,7 +48,7 @@ export function replaceGroupingSets(maker: StageMaker, select: Tree): Tree | nul
     const nulls = groups.map(() => parseExpression('NULL'));
     const { groupClause: __, ...rest } = put(maker, select, groups, nulls, () => '1');
     // Over a stage, so that the NULLs take their types from the other arms.
-    arms.push(maker.splitGroups(rest));
+    arms.push(overStage(rest));
   }
   return arms.reduce((larg, rarg) => ({ limitOption: 'LIMIT_OPTION_DEFAULT', op: 'SETOP_UNION', all: true, larg, rarg }));
 }

@@ -40,9 +40,10 @@ export function planView(analysis: ReadAnalysis, probe: ProbeResult): ViewPlan {
   const { single, staged, clock } = analysis.shape;
   const given = dealt(probe, single, staged);
   const base = { version: 2 as const, inputs: analysis.inputs, clock };
-  const plain = planShape(single, given.single);
+  // What was counted at one time cannot be taken away at another: only the whole query is right then.
+  const plain = clock ? wholePlan(single, 'the time, which changes the result although no row does,') : planShape(single, given.single);
   const alone = { ...base, ...plain, last: plain.reason, stages: [] };
-  if (rank(plain.reason) === 0 || staged.stages.length === 0) return alone;
+  if (clock || rank(plain.reason) === 0 || staged.stages.length === 0) return alone;
   const planned = planStages(staged, given.stages);
   const last = planned.at(-1);
   if (last === undefined || !given.sameTypes) return alone;

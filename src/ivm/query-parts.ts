@@ -1,6 +1,6 @@
 /** Questions about the parts of a normalised SELECT. */
 import { knownAggregate } from './aggregate-calls.ts';
-import { columnOf, liveSchema, stageSchema, type Tree } from './ast.ts';
+import { columnOf, liveSchema, meaningOf, stageSchema, type Tree } from './ast.ts';
 import { at, type Fields, functionName, isFields, kindOf, list, node } from './tree.ts';
 import type { FunctionKind } from './types.ts';
 
@@ -176,4 +176,63 @@ export function isLinear(select: Tree): boolean {
   return from.leaves.every(
     (leaf) => relationOf(leaf) !== null || isConstantRows(leaf) || (kindOf(leaf).kind === 'RangeFunction' && !hasSubquery(leaf)),
   );
+}
+
+/** FROM and WHERE with one output row for each row: can be moved into the FROM of the query that reads it. */
+export function isPlain(body: Fields, kinds: FunctionKinds): boolean {
+  const clauses = [
+    'withClause',
+    'distinctClause',
+    'groupClause',
+    'havingClause',
+    'windowClause',
+    'limitCount',
+    'limitOffset',
+    'valuesLists',
+  ];
+  return (
+    body['op'] === 'SETOP_NONE' &&
+    clauses.every((clause) => body[clause] === undefined) &&
+    list(body['fromClause']).length > 0 &&
+    !hasAggregate(body['targetList'], kinds) &&
+    !hasWindowCall(body['targetList']) &&
+    !hasSetFunction(body['targetList'], kinds) &&
+    !hasSubquery(body['targetList'])
+  );
+}
+
+/** Exactly one row, whatever there is. */
+export function isOneRow(body: Fields, kinds: FunctionKinds): boolean {
+  const clauses = ['withClause', 'groupClause', 'havingClause', 'limitCount', 'limitOffset', 'distinctClause', 'valuesLists'];
+  return (
+    body['op'] === 'SETOP_NONE' &&
+    clauses.every((clause) => body[clause] === undefined) &&
+    hasAggregate(body['targetList'], kinds) &&
+    !hasSetFunction(body['targetList'], kinds)
+  );
+}
+
+/** Expressions that all windows partition by. */
+export function commonPartition(select: Fields): unknown[] {
+  const named = new Map(list(select['windowClause']).map((item) => [at(item, 'WindowDef')?.['name'], node(at(item, 'WindowDef'))]));
+  const partitions: (readonly unknown[])[] = [];
+  eachNode([select['targetList'], select['sortClause']], (kind, fields) => {
+    const over = kind === 'FuncCall' ? at(fields, 'over') : undefined;
+    if (over === undefined) return undefined;
+    let definition: Fields | undefined = over;
+    let found = list(over['partitionClause']);
+    for (let depth = 0; found.length === 0 && definition !== undefined && depth < 8; depth++) {
+      definition = named.get(definition['refname'] ?? definition['name']);
+      found = list(definition?.['partitionClause']);
+    }
+    partitions.push(found);
+    return undefined;
+  });
+  const [first = [], ...others] = partitions;
+  return first.filter((item) => others.every((other) => other.some((candidate) => meaningOf(candidate) === meaningOf(item))));
+}
+
+/** Items joined without a condition. */
+export function joined(items: readonly unknown[]): unknown {
+  return items.reduce((larg, rarg) => ({ JoinExpr: { jointype: 'JOIN_INNER', larg, rarg } }));
 }

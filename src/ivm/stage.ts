@@ -37,8 +37,8 @@ export interface StageMaker {
   columns(stage: number): readonly string[];
   /** SELECT all columns FROM the stage. */
   read(stage: number): { readonly select: Tree; readonly alias: string };
-  /** The query over a stage with its groups: no groups are left in it. */
-  splitGroups(select: Tree): Tree;
+  /** The stage is read in this order. */
+  orderBy(stage: number, order: NonNullable<Stage['order']>): void;
   /** The query with its FROM made plain, when it is a linear one without groups; else null. */
   linearRows(select: Tree): Tree | null;
 }

@@ -31,6 +31,31 @@ export const constructs: readonly Construct[] = [
     'full join with a filter',
     `SELECT t1.a, t2.b, t2.c FROM $1 t1 FULL JOIN $2 t2 ON t1.a = t2.a AND t1.c = t2.c WHERE t2.b IS NULL OR t1.a > 1`,
   ),
+  construct(
+    'keyed',
+    'full join under subqueries',
+    `SELECT t1.a, t2.c, (SELECT count(*) FROM $3 t3 WHERE t3.a = t1.a) AS n FROM $1 t1 FULL JOIN $2 t2 ON t1.a = t2.a WHERE EXISTS (SELECT FROM $3 t4 WHERE t4.c = t2.c) OR t2.b IN (SELECT b FROM $3)`,
+  ),
+  construct(
+    'keyed',
+    'full join of joins',
+    `SELECT t1.a, t2.c, t3.d FROM ($1 t1 JOIN $2 t2 ON t2.a = t1.a AND t2.c = t1.c) FULL JOIN $3 t3 ON t3.d = t1.d`,
+  ),
+  construct(
+    'keyed',
+    'two full joins',
+    `SELECT a, t1.c, t2.c AS c2, t3.c AS c3 FROM $1 t1 FULL JOIN $2 t2 USING (a) FULL JOIN $3 t3 USING (a)`,
+  ),
+  construct(
+    'keyed',
+    'window beside an independent value',
+    `SELECT t1.a, rank() OVER (PARTITION BY t1.a ORDER BY t1.b) AS r, (SELECT t2.c FROM $2 t2 ORDER BY t2.c, t2.a LIMIT 1) AS first FROM $1 t1`,
+  ),
+  construct(
+    'keyed',
+    'independent value in the argument of an aggregate',
+    `SELECT t1.c, sum(t1.a * (SELECT max(a) FROM $2)) AS s FROM $1 t1 GROUP BY t1.c`,
+  ),
   construct('keyed', 'full join under groups', `SELECT a, count(t1.b), sum(t2.b) FROM $1 t1 FULL JOIN $2 t2 USING (a) GROUP BY a`),
   construct('keyed', 'natural left join', `SELECT * FROM (SELECT a, b FROM $1) x NATURAL LEFT JOIN (SELECT a, c FROM $2) y`),
   construct(
@@ -51,7 +76,7 @@ export const constructs: readonly Construct[] = [
   construct(
     'keyed',
     'outer join, coalesce in a later condition',
-    `SELECT t1.a, t3.c FROM $1 t1 LEFT JOIN $2 t2 ON t2.a = t1.a LEFT JOIN $3 t3 ON t3.a = coalesce(t2.${w}::int, t1.a)`,
+    `SELECT t1.a, t3.c FROM $1 t1 LEFT JOIN $2 t2 ON t2.a = t1.a LEFT JOIN $3 t3 ON t3.${w} = coalesce(t2.${w}, t1.a)`,
   ),
   construct(
     'keyed',
@@ -221,7 +246,7 @@ export const constructs: readonly Construct[] = [
   construct(
     'keyed',
     'window over a join',
-    `SELECT t1.a, t2.b, row_number() OVER (PARTITION BY t2.a ORDER BY t2.b, t1.b, t1.c, t2.c) AS r FROM $1 t1 JOIN $2 t2 ON t1.c = t2.c`,
+    `SELECT t1.a, t2.b, rank() OVER (PARTITION BY t2.a ORDER BY t2.b, t1.b) AS r FROM $1 t1 JOIN $2 t2 ON t1.c = t2.c`,
   ),
   construct(
     'keyed',

@@ -68,7 +68,7 @@ async function tryCase(seed: number, database: LiveDatabase): Promise<Map<string
     if (view.exact) expect(idle.has(view.id), `${view.name} was written by a change of nothing: ${view.query}`).toBe(false);
   }
   const ways = new Map<string, number>();
-  for (const view of database.views) ways.set(view.plan.body.kind, (ways.get(view.plan.body.kind) ?? 0) + 1);
+  for (const { plan } of database.views) ways.set(plan.reason.way, (ways.get(plan.reason.way) ?? 0) + 1);
   return ways;
 }
 
