@@ -94,7 +94,11 @@ export const conditions = {
     message: 'no more connections allowed ({limit} = {value})',
     hint: 'Close connections, or raise {limit}.',
   },
-  client_timeout: { code: '{code}', message: '{limit}', hint: 'The limit is {seconds} s; an operator can change {limit}.' },
+  client_timeout: {
+    code: '{code}',
+    message: 'terminating connection due to {due}',
+    hint: 'The limit is {seconds} s; an operator can change {limit}.',
+  },
   protocol_violation: { code: '08P01', message: '{message}', detail: '{detail}' },
   ssl_required: {
     code: '08P01',
@@ -265,6 +269,36 @@ export const conditions = {
     message: 'cannot materialize call to {function}()',
     detail: 'Its result changes although no row changes, so the view could not equal its query.',
     hint: 'Leave {function}() out of the view and apply it where the view is read.',
+  },
+  stream_table_exists: {
+    code: '42P07',
+    message: 'stream table already exists: {name}',
+    hint: 'Use pgtrickle.alter_stream_table() to change it, or pgtrickle.drop_stream_table() first.',
+  },
+  stream_table_not_found: {
+    code: '42P01',
+    message: 'stream table not found: {name}',
+    hint: 'SELECT * FROM pgtrickle.pgt_status(); lists what there is.',
+  },
+  stream_table_argument: { code: '22023', message: 'invalid argument: {message}' },
+  stream_table_cycle: { code: '3F000', message: 'cycle detected in dependency graph: {path}' },
+  unsupported_operator: {
+    code: '0A000',
+    message: 'unsupported operator for DIFFERENTIAL mode: {message}',
+    hint: "Use refresh_mode => 'FULL', or 'AUTO' to let Millrace choose.",
+  },
+  unsupported_parameter: { code: '0A000', message: 'parameter {name} is not supported', detail: '{detail}', hint: '{hint}' },
+  row_security_source: {
+    code: '0A000',
+    message: 'row-level security of table {name} applies here, so it cannot be a source of a stream table',
+    detail: 'A stream table keeps one set of rows for all its readers.',
+    hint: '{hint}',
+  },
+  source_table_unreadable: {
+    code: '42501',
+    message: 'permission denied for table {name}',
+    detail: 'Millrace itself has to read it to keep the stream table.',
+    hint: '{hint}',
   },
   population_failed: { code: '{code}', message: '{message}', detail: '{detail}', hint: '{hint}' },
 } as const satisfies Record<string, Condition>;

@@ -46,7 +46,7 @@ export async function ensureCatalog(client: Client, secretKey: string): Promise<
       : 0;
     for (const migration of migrations) {
       if (migration.version <= reached) continue;
-      await client.query(migration.sql);
+      if (!(await isSuperfluous(client, migration))) await client.query(migration.sql);
       await client.query('INSERT INTO millrace.catalog_version (version) VALUES ($1)', [migration.version]);
     }
     await client.query(
@@ -71,6 +71,13 @@ export async function ensureCatalog(client: Client, secretKey: string): Promise<
     }
     throw error;
   }
+}
+
+/** A migration that begins with `-- skip if schema exists: x` gives way to somebody else's schema (the extension pg_trickle has pgtrickle). */
+async function isSuperfluous(client: Client, migration: Migration): Promise<boolean> {
+  const schema = /^-- skip if schema exists: (\w+)/.exec(migration.sql)?.[1];
+  if (schema === undefined) return false;
+  return (await client.query('SELECT 1 FROM pg_namespace WHERE nspname = $1', [schema])).rows.length > 0;
 }
 
 function isCode(error: unknown, code: string): boolean {

@@ -47,7 +47,7 @@ SELECT jsonb_build_object(
                  'id', r.id, 'kind', r.kind, 'facade', r.facade::bigint, 'gate', r.gate::bigint, 'state', r.state, 'error', r.error,
                  'there', EXISTS (SELECT FROM pg_class c WHERE c.oid = r.facade),
                  'sourceId', v.source_id, 'storageId', v.storage_id, 'columns', v.columns,
-                 'definition', lv.definition::bigint, 'defined', EXISTS (SELECT FROM pg_class c WHERE c.oid = lv.definition), 'plan', lv.plan,
+                 'definition', lv.definition::bigint, 'defined', lv.definition IS NULL OR EXISTS (SELECT FROM pg_class c WHERE c.oid = lv.definition), 'plan', lv.plan,
                  'inputs', (SELECT jsonb_agg(i.input_id) FROM millrace.live_view_input i WHERE i.relation_id = r.id),
                  'captured', to_regclass('millrace_data.d' || r.id) IS NOT NULL) ORDER BY r.id), '[]')
                  FROM millrace.relation r

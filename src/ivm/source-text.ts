@@ -3,9 +3,8 @@
  * Invariant: expressions are cut out of the text as Postgres printed them, never printed again from the tree:
  * what is not re-printed cannot be misprinted. All offsets here are in characters (the parser counts bytes).
  */
-import { scanSync } from 'libpg-query';
 import { millraceError } from '../errors.ts';
-import { parseSql } from '../sql/postgres-parser.ts';
+import { parseSql, scanSql } from '../sql/postgres-parser.ts';
 import { at, type Fields, list, node } from './tree.ts';
 
 export { loadPostgresParser as loadViewParser } from '../sql/postgres-parser.ts';
@@ -43,7 +42,7 @@ export function readSource(query: string): Source {
     throw millraceError('feature_not_supported', { message: 'a live view is defined by one SELECT' });
   }
   const toChars = characterOffsets(text);
-  const raw = scanSync(text).tokens.map((token) => ({
+  const raw = scanSql(text).tokens.map((token) => ({
     start: toChars(token.start),
     end: toChars(token.end),
     keyword: token.keywordKind > 0 ? token.text.toUpperCase() : '',

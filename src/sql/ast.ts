@@ -145,6 +145,14 @@ export interface ShowCreate {
   readonly name: QualifiedName;
 }
 
+/**
+ * Candidate: a statement of Postgres's that mentions pgtrickle, by its text: Millrace's only when it calls a function that Millrace
+ * has a part in (sql/pgtrickle.ts tells). The upstream gives the answer in any case.
+ */
+export interface MentionsPgtrickle {
+  readonly type: 'mentions_pgtrickle';
+}
+
 export type ExtendedStatement =
   | CreateSecret
   | AlterSecret
@@ -160,7 +168,8 @@ export type ExtendedStatement =
   | DropRelation
   | DropSchema
   | ShowObjects
-  | ShowCreate;
+  | ShowCreate
+  | MentionsPgtrickle;
 
 /**
  * One statement of a query text. `at`/`end` are offsets into the whole text and `text` is the slice between them: from the first

@@ -21,6 +21,16 @@ const SHORT_TEXT = 192;
  */
 const COMMENT_BUDGET = 65_536;
 
+/** Lower case; upper case is found as well. A call may stand anywhere in a text, so this one word is looked for in all of it. */
+const anywhere = Buffer.from('pgtrickle');
+
+/** How far the search may go on by the byte it sees last (Horspool): nearly always by the whole word. */
+const strides = new Uint8Array(256).fill(anywhere.length);
+for (const [index, byte] of anywhere.subarray(0, -1).entries()) {
+  strides[byte] = anywhere.length - 1 - index;
+  strides[byte & ~0x20] = anywhere.length - 1 - index;
+}
+
 /** What the first two keywords say: ordinary, to be parsed, or to be parsed if a word follows anywhere. */
 type Verdict = 'no' | 'yes' | 'if-source' | 'if-swap';
 
@@ -28,6 +38,7 @@ type Verdict = 'no' | 'yes' | 'if-source' | 'if-swap';
  * Whether the SQL text in bytes [start, end) (no terminating NUL) may hold an extended statement or a candidate (see ast.ts).
  */
 export function mayBeExtended(text: Uint8Array, start: number, end: number): boolean {
+  if (mentionsPgtrickle(text, start, end)) return true;
   let at = skipBlank(text, start, end);
   let budget = COMMENT_BUDGET;
   let noSource = false;
@@ -57,6 +68,16 @@ export function mayBeExtended(text: Uint8Array, start: number, end: number): boo
       at = afterComment;
     }
   }
+}
+
+function mentionsPgtrickle(text: Uint8Array, start: number, end: number): boolean {
+  const last = anywhere.length - 1;
+  for (let at = start + last; at < end; at += strides[text[at] ?? 0] ?? 1) {
+    let i = last;
+    while (i >= 0 && ((text[at - last + i] ?? 0) | 0x20) === anywhere[i]) i--;
+    if (i < 0) return true;
+  }
+  return false;
 }
 
 function findSemicolon(text: Uint8Array, from: number, end: number): number {

@@ -1,14 +1,9 @@
 /**
- * Postgres's own parser (libpg-query, the grammar of PostgreSQL 18 as WebAssembly), and the way back from its tree to SQL.
- * Invariant: text written back parses to the same tree, or there is no text: `deparseSql` reads its own output and refuses a difference.
- *
- * What pgsql-deparser 18.3 gets wrong, each found by that check (the test keeps the list): JSON_VALUE, JSON_QUERY, JSON_EXISTS and
- * JSON_TABLE (unknown to it), XMLTABLE, GROUP BY DISTINCT and FETCH FIRST .. WITH TIES (drops the words), a subscript of an array
- * constructor (drops the parentheses). `AT LOCAL` comes back as the function call it stands for, which is the same.
+ * Postgres's own parser (libpg-query, the grammar of PostgreSQL 18 as WebAssembly).
+ * Invariant: it is loaded when the first statement wants it, and not before: ordinary traffic needs none of its 20 MB.
  */
-import type { Node, ParseResult } from 'libpg-query';
-import { hasSqlDetails, loadModule, parseSync } from 'libpg-query';
-import { deparseSync } from 'pgsql-deparser';
+import type * as PgQuery from 'libpg-query';
+import type { Node, ParseResult, ScanResult } from 'libpg-query';
 import { millraceError } from '../errors.ts';
 
 export type { Node, ParseResult };
@@ -20,67 +15,38 @@ export interface WrittenName {
 }
 
 let loading: Promise<void> | undefined;
+let loaded: typeof PgQuery | undefined;
 
 /** Loads the parser, once per process. The functions below work when it has resolved. */
 export function loadPostgresParser(): Promise<void> {
-  loading ??= loadModule();
+  loading ??= import('libpg-query').then(async (library) => {
+    await library.loadModule();
+    loaded = library;
+  });
   return loading;
+}
+
+function library(): typeof PgQuery {
+  if (loaded === undefined) throw new Error('the parser is used before it is loaded');
+  return loaded;
+}
+
+/** The tokens of a text; offsets count UTF-8 bytes. */
+export function scanSql(sql: string): ScanResult {
+  return library().scanSync(sql);
 }
 
 /** The parse tree of one or more statements. Throws MillraceError 42601 as the server would. Offsets in the tree count UTF-8 bytes. */
 export function parseSql(sql: string): ParseResult {
   try {
-    return parseSync(sql);
+    return library().parseSync(sql);
   } catch (error) {
-    if (!hasSqlDetails(error) || error.sqlDetails === undefined) throw error;
+    if (!library().hasSqlDetails(error) || error.sqlDetails === undefined) throw error;
     const { message, cursorPosition } = error.sqlDetails;
     // libpg-query counts characters (code points) from 0.
     const position = cursorPosition >= 0 ? { position: cursorPosition + 1 } : {};
     throw millraceError('syntax_error', { message }, { ...position, cause: error });
   }
-}
-
-/** A tree as SQL, without line breaks of its own. Throws MillraceError 0A000 when the text would not mean the same. */
-export function deparseSql(tree: ParseResult | Node | Node[]): string {
-  let text: string;
-  try {
-    text = deparseSync(tree, { pretty: false });
-  } catch (error) {
-    throw notRewritable(error);
-  }
-  let again: ParseResult;
-  try {
-    again = parseSync(text);
-  } catch (error) {
-    throw notRewritable(error);
-  }
-  if (meaning(again.stmts ?? []) !== meaning(statementsOf(tree))) throw notRewritable(undefined);
-  return text;
-}
-
-function notRewritable(cause: unknown): Error {
-  return millraceError('feature_not_supported', { message: 'the query has a construct that Millrace cannot rewrite' }, { cause });
-}
-
-function statementsOf(tree: ParseResult | Node | Node[]): unknown {
-  if (Array.isArray(tree)) return tree.map((stmt) => ({ stmt }));
-  return 'stmts' in tree ? tree.stmts : [{ stmt: tree }];
-}
-
-/** What says where or how something was written, not what it is. */
-const formOnly: ReadonlySet<string> = new Set([
-  'location',
-  'stmt_location',
-  'stmt_len',
-  'list_start',
-  'list_end',
-  'rexpr_list_start',
-  'rexpr_list_end',
-  'funcformat',
-]);
-
-function meaning(tree: unknown): string {
-  return JSON.stringify(tree, (key, value: unknown) => (formOnly.has(key) ? undefined : value));
 }
 
 /**

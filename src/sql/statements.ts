@@ -30,7 +30,7 @@ function understand(text: string, raw: RawStatement, options: LexerOptions): Ext
     case 'candidate':
       return understandCandidate(text, raw, options);
     case 'ordinary':
-      return null;
+      return /pgtrickle/i.test(text.slice(raw.at, raw.end)) ? { type: 'mentions_pgtrickle' } : null;
   }
 }
 

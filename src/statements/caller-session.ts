@@ -32,6 +32,12 @@ export class UpstreamError extends Error {
   }
 }
 
+export interface QueryOptions {
+  readonly quiet?: boolean;
+  /** The parameters are those the client has bound to the statement that is being carried out: $1 means what it means there. */
+  readonly bound?: boolean;
+}
+
 export interface CallerSession {
   readonly database: string;
   /** Role the client connected as (session_user). */
@@ -43,7 +49,7 @@ export interface CallerSession {
    * Rejects with UpstreamError; the transaction is then aborted, as in Postgres. Notices of the upstream reach the client by themselves
    * unless `quiet` is set.
    */
-  query(sql: string, parameters?: readonly (string | null)[], options?: { readonly quiet?: boolean }): Promise<QueryResult>;
+  query(sql: string, parameters?: readonly (string | null)[], options?: QueryOptions): Promise<QueryResult>;
   /** Sends a NoticeResponse to the client, in order with everything else. */
   notice(fields: NoticeFields): void;
   /**
@@ -62,7 +68,9 @@ export type StatementResult =
       readonly fields: readonly FieldDescription[];
       readonly rows: readonly (readonly (string | null)[])[];
       readonly tag: string;
-    };
+    }
+  /** Millrace has done its part; the upstream answers. `text` is what it is to run; `after` follows when that has succeeded. */
+  | { readonly kind: 'forward'; readonly text: string; readonly after: () => Promise<void> };
 
 /** What wire/ needs of statements/ to serve extended SQL. One per process. */
 export interface StatementRunner {
@@ -71,9 +79,14 @@ export interface StatementRunner {
    * Statements that are always extended answer true without a query. `ahead`: asked before statements in front of it have run, which may
    * change the answer: true when it can become true.
    */
-  claims(statement: ExtendedStatement, session: CallerSession, ahead?: boolean): Promise<boolean>;
+  claims(statement: ExtendedStatement, text: string, session: CallerSession, ahead?: boolean): Promise<boolean>;
   /** The columns a statement will return, null when it returns none. For Describe. */
   describe(statement: ExtendedStatement): readonly FieldDescription[] | null;
+  /**
+   * The text to be prepared upstream for a statement that the upstream answers once Millrace has done its part (`run` then gives
+   * 'forward'), null for all others. Asked when `claims` has said yes.
+   */
+  upstreamText(statement: ExtendedStatement, text: string): string | null;
   /** Carries a statement out. Rejects with MillraceError or UpstreamError. `text` is the statement as typed, for SHOW CREATE and logs. */
   run(statement: ExtendedStatement, text: string, session: CallerSession): Promise<StatementResult>;
 }

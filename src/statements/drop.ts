@@ -8,7 +8,7 @@ import type { CallerSession, StatementResult } from './caller-session.ts';
 import { callerRole, firstRow, type StatementContext } from './context.ts';
 import { announceCascade, dependentObjects, dependentsOf, droppable } from './dependents.ts';
 import { dropLinks } from './drop-named.ts';
-import { findLive, type LiveObject, liveByFacade, quotedName, requireOwner, shownName } from './names.ts';
+import { findLive, isStreamTable, type LiveObject, liveByFacade, quotedName, requireOwner, shownName } from './names.ts';
 import { removeRelations } from './removal.ts';
 
 /** DROP TABLE, VIEW, MATERIALIZED VIEW that concern live relations. */
@@ -20,7 +20,7 @@ export async function dropRelation(context: StatementContext, session: CallerSes
     const found = await findLive(session, name);
     if (found === null) ordinary.push(name);
     else {
-      requireKind(statement, name, found);
+      await requireKind(session, statement, name, found);
       if (!live.some((known) => known.id === found.id)) live.push(found);
     }
   }
@@ -47,10 +47,10 @@ export async function dropRelation(context: StatementContext, session: CallerSes
   return { kind: 'done', tag };
 }
 
-/** As Postgres: DROP TABLE of a view is refused, with the statement to use. */
-function requireKind(statement: DropRelation, name: QualifiedName, found: LiveObject): void {
+/** As Postgres: DROP TABLE of a view is refused, with the statement to use. A stream table goes by whatever users take it for. */
+async function requireKind(session: CallerSession, statement: DropRelation, name: QualifiedName, found: LiveObject): Promise<void> {
   const { kind } = droppable(found);
-  if (kind === statement.kind) return;
+  if (kind === statement.kind || (await isStreamTable(session, found.id))) return;
   throw millraceError(
     'wrong_object_type_drop',
     { name: shownName(name), kind: statement.kind, actual_upper: kind.toUpperCase(), name_quoted: quotedName(name) },

@@ -18,12 +18,12 @@ import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import { type CallerSession, type StatementResult, UpstreamError } from './caller-session.ts';
 import { callerRole, catalogPresent, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
 import { facadeTriggers, nameTaken } from './facades.ts';
-import { creationNamespace, findLive, quotedName, shownName } from './names.ts';
+import { creationNamespace, findLive, isStreamTable, quotedName, shownName } from './names.ts';
 import { dropFailed } from './removal.ts';
 import { facadeOid } from './sources.ts';
 import { attachFacade } from './tables.ts';
 import { functionKinds, requireMaterializable } from './view-functions.ts';
-import { readRelations, relationLookup } from './view-inputs.ts';
+import { type ReadRelation, readRelations, relationLookup } from './view-inputs.ts';
 import { awaitReady, waitsForEngine } from './wait.ts';
 
 const tag = 'CREATE MATERIALIZED VIEW';
@@ -59,7 +59,9 @@ export async function createMaterializedView(
   await createScratch(session, statement);
   const definition = (await firstRow(session, `SELECT millrace.definition_of('${scratch}'::regclass)`))?.[0] ?? '';
   const read = await readRelations(context, session, scratch);
-  const ordinary = read.filter((relation) => relation.kind === 'ordinary');
+  // To a live view a stream table is ordinary: its rows change by its own schedule.
+  const streams = await streamTables(session, read);
+  const ordinary = read.filter((relation) => relation.kind === 'ordinary' || streams.has(relation.oid));
   if (ordinary.length > 0) {
     throw millraceError('mixed_live_view', {
       name: shownName(statement.name),
@@ -110,6 +112,13 @@ export async function createMaterializedView(
   return { kind: 'done', tag };
 }
 
+/** OIDs of the stream tables among what is read. */
+async function streamTables(session: CallerSession, read: readonly ReadRelation[]): Promise<ReadonlySet<string>> {
+  const found = new Set<string>();
+  for (const { oid, relationId } of read) if (relationId !== null && (await isStreamTable(session, String(relationId)))) found.add(oid);
+  return found;
+}
+
 /** The query as a view of the caller's own: Postgres resolves names, checks types, and (LIMIT 0) the caller's privileges. */
 async function createScratch(session: CallerSession, statement: CreateMaterializedView): Promise<void> {
   const columns = statement.columns === null ? '' : ` (${statement.columns.map(quoteIdentifier).join(', ')})`;
@@ -139,7 +148,7 @@ function atUserPosition(error: unknown, prefixLength: number, queryAt: number): 
 }
 
 /** Types are asked of a view that lives for a moment: the storages it reads are Millrace's own, so the caller may not select from them. */
-async function probe(context: StatementContext, session: CallerSession, analysis: Analysis, id: number): Promise<ProbeResult> {
+export async function probe(context: StatementContext, session: CallerSession, analysis: Analysis, id: number): Promise<ProbeResult> {
   let columns: readonly ProbeColumn[] = [];
   if (analysis.probeSql !== null) {
     const view = `millrace_data.probe${id}`;
@@ -157,15 +166,15 @@ async function probe(context: StatementContext, session: CallerSession, analysis
   return { columns, functions: await functionKinds(context, session, analysis.functions), groupsHashable: hashable === true };
 }
 
-/** The compiler's promise, checked against Postgres for every view. */
-async function requireSameTypes(session: CallerSession, id: number, plan: ViewPlan): Promise<void> {
+/** The compiler's promise, checked against Postgres for every view. `definition`: the view that has the query's own types. */
+export async function requireSameTypes(session: CallerSession, id: number, plan: ViewPlan, definition = definitionView(id)): Promise<void> {
   const different = await session.query(
     `SELECT q.attname
        FROM pg_catalog.pg_attribute q
        LEFT JOIN pg_catalog.pg_attribute g ON g.attrelid = $2::pg_catalog.regclass AND g.attnum = q.attnum
       WHERE q.attrelid = $1::pg_catalog.regclass AND q.attnum > 0
         AND (q.attname, q.atttypid, q.atttypmod, q.attcollation) IS DISTINCT FROM (g.attname, g.atttypid, g.atttypmod, g.attcollation)`,
-    [definitionView(id), gateView(id)],
+    [definition, gateView(id)],
     { quiet: true },
   );
   const [first] = different.rows;
@@ -179,6 +188,13 @@ async function requireSameTypes(session: CallerSession, id: number, plan: ViewPl
 /** A live view is fresh already: REFRESH has nothing to do and says so. */
 export async function refreshMaterializedView(session: CallerSession, statement: RefreshMaterializedView): Promise<StatementResult> {
   const found = await findLive(session, statement.name);
+  if (found !== null && (await isStreamTable(session, found.id))) {
+    throw millraceError(
+      'wrong_object_type',
+      { name: shownName(statement.name), kind: 'materialized view' },
+      { position: statement.name.at + 1 },
+    );
+  }
   session.notice({
     severity: 'NOTICE',
     code: '00000',

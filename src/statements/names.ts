@@ -142,7 +142,7 @@ export async function relationExists(session: CallerSession, name: QualifiedName
 export async function liveByFacade(session: CallerSession, facades: readonly string[]): Promise<LiveObject[]> {
   if (facades.length === 0) return [];
   const found = await session.query(
-    'SELECT l.id, l.type, l.facade, l.state, l.schema, l.name, l.owner FROM millrace.live_among($1::oid[]) l',
+    'SELECT l.id, l.type, l.facade, l.state, l.schema, l.name, l.owner FROM millrace.live_among($1::oid[]) l ORDER BY l.id',
     [`{${facades.join(',')}}`],
     { quiet: true },
   );
@@ -155,4 +155,9 @@ export async function liveByFacade(session: CallerSession, facades: readonly str
     name: name ?? '',
     owner: owner ?? '',
   }));
+}
+
+/** Whether a live relation is a stream table. */
+export async function isStreamTable(session: CallerSession, relationId: string): Promise<boolean> {
+  return (await firstRow(session, 'SELECT millrace.is_stream_table($1::bigint)', [relationId]))?.[0] === 't';
 }

@@ -8,6 +8,7 @@ import { dropConcerns, dropRelation, dropSchema } from './drop.ts';
 import { dropObject } from './drop-named.ts';
 import { createMaterializedView, readsLive, refreshMaterializedView } from './materialized-views.ts';
 import { findLive } from './names.ts';
+import { claimsPgtrickle, runPgtrickle, upstreamText } from './pgtrickle.ts';
 import { swapSchemas } from './schema-swap.ts';
 import { alterSecret, createSecret } from './secrets.ts';
 import { showCreate, showCreateFields, showFields, showObjects } from './show.ts';
@@ -18,14 +19,23 @@ import { createTableFromSource } from './tables.ts';
 export function createStatementRunner(services: StatementServices): StatementRunner {
   const context: StatementContext = { ...services, installed: new Set() };
   return {
-    claims: (statement, session, ahead = false) => claims(context, statement, session, ahead),
+    claims: (statement, text, session, ahead = false) => claims(context, statement, text, session, ahead),
     describe,
+    upstreamText: (statement, text) => (statement.type === 'mentions_pgtrickle' ? upstreamText(text) : null),
     run: (statement, text, session) => run(context, statement, text, session),
   };
 }
 
-async function claims(context: StatementContext, statement: ExtendedStatement, session: CallerSession, ahead: boolean): Promise<boolean> {
+async function claims(
+  context: StatementContext,
+  statement: ExtendedStatement,
+  text: string,
+  session: CallerSession,
+  ahead: boolean,
+): Promise<boolean> {
   switch (statement.type) {
+    case 'mentions_pgtrickle':
+      return await claimsPgtrickle(context, session, text);
     case 'create_materialized_view':
     case 'refresh_materialized_view':
     case 'drop_relation':
@@ -86,6 +96,7 @@ function writingTag(statement: ExtendedStatement): string | null {
     case 'show_create':
     case 'validate_connection':
     case 'refresh_materialized_view':
+    case 'mentions_pgtrickle':
       return null;
     case 'create_table_from_source':
       return 'CREATE TABLE';
@@ -131,5 +142,7 @@ function carryOut(context: StatementContext, statement: ExtendedStatement, text:
       return showObjects(context, session, statement);
     case 'show_create':
       return showCreate(context, session, statement);
+    case 'mentions_pgtrickle':
+      return runPgtrickle(context, session, text);
   }
 }

@@ -184,7 +184,10 @@ async function relationSql(context: StatementContext, session: CallerSession, fo
       const definition = (await perform(
         context,
         session,
-        ["SELECT to_jsonb(pg_get_viewdef(lv.definition)) FROM millrace.live_view lv WHERE lv.relation_id = ($1 ->> 'id')::bigint"],
+        [
+          `SELECT to_jsonb(coalesce(t.definition, pg_get_viewdef(lv.definition)))
+             FROM millrace.live_view lv LEFT JOIN millrace.stream_table t USING (relation_id) WHERE lv.relation_id = ($1 ->> 'id')::bigint`,
+        ],
         { id: found.id },
       )) as string;
       return `CREATE MATERIALIZED VIEW ${qualified} AS\n${definition.replace(/;\s*$/, '')}`;

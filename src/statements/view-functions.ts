@@ -64,6 +64,27 @@ export async function functionKinds(
   return found ?? {};
 }
 
+/** A function whose result changes although no row changes. */
+export interface UnstableFunction {
+  readonly name: string;
+  readonly volatile: boolean;
+}
+
+/** Builtin functions beside those of time that may run with Millrace's rights: they reveal nothing and do nothing. */
+const harmless = new Set([
+  ...['random', 'random_normal', 'clock_timestamp', 'timeofday', 'gen_random_uuid', 'uuidv4', 'uuidv7'],
+  ...[
+    'now',
+    'transaction_timestamp',
+    'statement_timestamp',
+    'current_date',
+    'current_time',
+    'current_timestamp',
+    'localtime',
+    'localtimestamp',
+  ],
+]);
+
 /**
  * Raises not_materializable or untrusted_function for the first function that must not be in a live view.
  * `views`: the new view and the plain views it looks through, OIDs; `queries`: their texts as Postgres prints them.
@@ -75,6 +96,49 @@ export async function requireMaterializable(
   queries: readonly string[],
   role: CallerRole,
 ): Promise<void> {
+  const { unstable, called } = await unstableFunctions(context, session, views, queries);
+  const [first] = unstable;
+  if (first !== undefined) throw millraceError('not_materializable', { function: first.name });
+  requireTrusted(called, role);
+}
+
+/**
+ * The first function that keeps a view from being maintained by changes; null when there is none. Raises for those that must not run
+ * with Millrace's rights in any way of keeping it.
+ */
+export async function functionsOfView(
+  context: StatementContext,
+  session: CallerSession,
+  views: readonly string[],
+  queries: readonly string[],
+  role: CallerRole,
+): Promise<UnstableFunction | null> {
+  const { unstable, called } = await unstableFunctions(context, session, views, queries);
+  const harmful = unstable.find(({ name, own }) => !own && !harmless.has(name));
+  if (harmful !== undefined) throw millraceError('not_materializable', { function: harmful.name });
+  requireTrusted(called, role);
+  return unstable[0] ?? null;
+}
+
+function requireTrusted(called: readonly CalledFunction[], role: CallerRole): void {
+  const untrusted = called.find((one) => !one.trusted);
+  if (untrusted !== undefined && !role.superuser) {
+    throw millraceError('untrusted_function', { function: untrusted.signature, owner: untrusted.owner });
+  }
+}
+
+interface FoundFunctions {
+  /** `own`: a user's, whose owner says whether it may run. */
+  readonly unstable: readonly (UnstableFunction & { readonly own: boolean })[];
+  readonly called: readonly CalledFunction[];
+}
+
+async function unstableFunctions(
+  context: StatementContext,
+  session: CallerSession,
+  views: readonly string[],
+  queries: readonly string[],
+): Promise<FoundFunctions> {
   const names = [...new Set(queries.flatMap((query) => functionNames(query)))];
   const found = (await perform(
     context,
@@ -90,13 +154,16 @@ export async function requireMaterializable(
     ],
     { names, views },
   )) as { builtin: { name: string; volatility: 's' | 'v' }[]; called: CalledFunction[] };
-  const value = names.find((name) => changing.has(name));
-  const builtin = found.builtin.find(({ name, volatility }) => volatility === 'v' || readsElsewhere.test(name));
-  const volatile = found.called.find((called) => called.volatile);
-  const changes = value ?? builtin?.name ?? volatile?.signature.replace(/\(.*$/s, '');
-  if (changes !== undefined) throw millraceError('not_materializable', { function: changes });
-  const untrusted = found.called.find((called) => !called.trusted);
-  if (untrusted !== undefined && !role.superuser) {
-    throw millraceError('untrusted_function', { function: untrusted.signature, owner: untrusted.owner });
-  }
+  return {
+    unstable: [
+      ...names.filter((name) => changing.has(name)).map((name) => ({ name, volatile: false, own: false })),
+      ...found.builtin
+        .filter(({ name, volatility }) => !changing.has(name) && (volatility === 'v' || readsElsewhere.test(name)))
+        .map(({ name, volatility }) => ({ name, volatile: volatility === 'v', own: false })),
+      ...found.called
+        .filter((called) => called.volatile)
+        .map((called) => ({ name: called.signature.replace(/\(.*$/s, ''), volatile: true, own: true })),
+    ],
+    called: found.called,
+  };
 }

@@ -15,6 +15,7 @@ import type { UpstreamLink } from './upstream-link.ts';
 
 type StartupMessage = Extract<StartupPacket, { kind: 'startup' }>;
 
+const nothing = Buffer.alloc(0);
 const refused = Buffer.from('N');
 const granted = Buffer.from('S');
 /** A client that was told goodbye and does not hang up is cut off. */
@@ -62,11 +63,12 @@ export interface AcceptHooks {
 }
 
 /** Serves a client. Each hook is called at most once, `closed` always. */
-export function acceptClient(client: Socket, options: AcceptOptions, services: SessionServices, hooks: AcceptHooks): void {
+export function acceptClient(accepted: Socket, options: AcceptOptions, services: SessionServices, hooks: AcceptHooks): void {
+  let client = accepted;
   /** What is spoken over: the client's socket, or TLS on it. */
   let peer = client;
   let secure: TLSSocket | null = null;
-  let bytes: Buffer = Buffer.alloc(0);
+  let bytes: Buffer = nothing;
   let fresh = true;
   let session: Session | null = null;
   let gone = false;
@@ -76,6 +78,10 @@ export function acceptClient(client: Socket, options: AcceptOptions, services: S
   };
   const beImpatient = (): NodeJS.Timeout | undefined => (options.patience > 0 ? setTimeout(cut, options.patience) : undefined);
   let timer = beImpatient();
+  const calm = (): void => {
+    clearTimeout(timer);
+    timer = undefined;
+  };
   const leave = (): void => {
     if (gone) return;
     gone = true;
@@ -166,7 +172,7 @@ export function acceptClient(client: Socket, options: AcceptOptions, services: S
     if (direct) client.unshift(bytes);
     else client.write(granted);
     fresh = false;
-    bytes = Buffer.alloc(0);
+    bytes = nothing;
     options.tls.handshake(client, direct, (socket) => {
       secure = socket;
       peer = socket;
@@ -181,7 +187,7 @@ export function acceptClient(client: Socket, options: AcceptOptions, services: S
       secure,
       socket: peer,
       isGone: () => gone,
-      authenticated: () => clearTimeout(timer),
+      authenticated: calm,
       async excused(wait) {
         clearTimeout(timer);
         const result = await wait;
@@ -199,7 +205,11 @@ export function acceptClient(client: Socket, options: AcceptOptions, services: S
         // A socket under TLS stays watched.
         if (secure === null) client.off('error', onError);
         const own = secure === null ? withStaticReader(client) : { socket: secure, reader: null };
-        session = new Session(own, link, identity, services, { authenticated: () => clearTimeout(timer), closed: leave });
+        // Nothing of the arrival is kept for as long as the session lasts.
+        bytes = nothing;
+        peer = own.socket;
+        if (secure === null) client = own.socket;
+        session = new Session(own, link, identity, services, { authenticated: calm, closed: leave });
         hooks.opened(session, identity);
         return session;
       },

@@ -17,9 +17,9 @@ const channelBinding = 'SCRAM-SHA-256-PLUS';
 export class AuthenticationSink implements ReplySink {
   readonly #target: ReplyTarget;
   readonly #ledger: Ledger;
-  readonly #hooks: { authenticated(): void; backendKey(pid: number): void; ready(): void };
+  readonly #hooks: { authenticated(): void; backendKey(key: Buffer): void; ready(): void };
 
-  constructor(target: ReplyTarget, ledger: Ledger, hooks: { authenticated(): void; backendKey(pid: number): void; ready(): void }) {
+  constructor(target: ReplyTarget, ledger: Ledger, hooks: { authenticated(): void; backendKey(key: Buffer): void; ready(): void }) {
     this.#target = target;
     this.#ledger = ledger;
     this.#hooks = hooks;
@@ -40,7 +40,7 @@ export class AuthenticationSink implements ReplySink {
     }
     this.#target.forward(message);
     if (tag === Reply.parameterStatus) this.#target.parameterStatus(message);
-    else if (tag === Reply.backendKeyData) this.#hooks.backendKey(message.length >= 9 ? message.readInt32BE(5) : 0);
+    else if (tag === Reply.backendKeyData) this.#hooks.backendKey(Buffer.from(message.subarray(5)));
     else {
       this.#ledger.ready(message[5] ?? 0);
       this.#hooks.ready();

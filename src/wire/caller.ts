@@ -7,7 +7,7 @@ import type { NoticeFields } from '../errors.ts';
 import { type CallerSession, type FieldDescription, type QueryResult, UpstreamError } from '../statements/caller-session.ts';
 import { commandTag, dataRowValues, errorFields, rowDescriptionFields } from './decode.ts';
 import type { Driver } from './driver.ts';
-import { bind, close, describe, execute, flush, noticeResponse, parse, sync } from './encode.ts';
+import { bind, bindAs, close, describe, execute, flush, noticeResponse, parse, sync } from './encode.ts';
 import { Disposition } from './replies.ts';
 import { Reply, Status } from './tags.ts';
 
@@ -22,6 +22,16 @@ export interface CallerOptions {
   readonly eachSynced: boolean;
   readonly inTransactionBlock: () => boolean;
   readonly onCommit: (task: CommitTask) => void;
+  /** What the client has bound to the statement. */
+  readonly bound?: BoundParameters | undefined;
+}
+
+/** Parameters as the client sent them. */
+export interface BoundParameters {
+  /** As the upstream has resolved them. */
+  readonly types: readonly number[];
+  /** The part of Bind between the names and the result formats. */
+  readonly values: Buffer;
 }
 
 export const reservedName = '__millrace';
@@ -46,7 +56,8 @@ export function createCaller(driver: Driver, options: CallerOptions): CallerSess
     get inTransactionBlock() {
       return options.inTransactionBlock();
     },
-    query: (sql, parameters = [], { quiet = false } = {}) => inOrder(() => runQuery(driver, options, sql, parameters, quiet)),
+    query: (sql, parameters = [], { quiet = false, bound = false } = {}) =>
+      inOrder(() => runQuery(driver, options, sql, bound && options.bound !== undefined ? options.bound : parameters, quiet)),
     notice: (fields: NoticeFields) => driver.toClient(noticeResponse(fields, driver.charset)),
     onCommit: options.onCommit,
   };
@@ -68,7 +79,7 @@ async function runQuery(
   driver: Driver,
   options: CallerOptions,
   sql: string,
-  parameters: readonly (string | null)[],
+  parameters: readonly (string | null)[] | BoundParameters,
   quiet: boolean,
 ): Promise<QueryResult> {
   if (driver.failed) throw failedTransaction();
@@ -79,8 +90,8 @@ async function runQuery(
   const after = name === '' ? [] : [close('S', name, charset)];
   const bytes = Buffer.concat([
     ...before,
-    parse(name, sql, charset),
-    bind(name, name, parameters, charset),
+    parse(name, sql, charset, 'types' in parameters ? parameters.types : []),
+    'types' in parameters ? bindAs(name, name, parameters.values, charset) : bind(name, name, parameters, charset),
     describe('P', name, charset),
     execute(name, charset),
     close('P', name, charset),

@@ -66,8 +66,17 @@ export function parseParts(message: Buffer, charset: Charset): { readonly name: 
   return { name: message.subarray(5, nameEnd), text: cstringAt(message, nameEnd + 1, charset).text };
 }
 
-/** Names are kept byte for byte (latin1), as keys; `formats` are those of the results. */
-export function bindParts(message: Buffer): { readonly portal: string; readonly statement: string; readonly formats: number[] } {
+export interface BindParts {
+  readonly portal: string;
+  readonly statement: string;
+  /** Formats and values of the parameters, as they came. */
+  readonly parameters: Buffer;
+  /** Of the results. */
+  readonly formats: number[];
+}
+
+/** Names are kept byte for byte (latin1), as keys. */
+export function bindParts(message: Buffer): BindParts {
   const portal = cstringAt(message, 5, 'latin1');
   const statement = cstringAt(message, portal.next, 'latin1');
   let at = statement.next;
@@ -75,12 +84,18 @@ export function bindParts(message: Buffer): { readonly portal: string; readonly 
   const values = message.readUInt16BE(at);
   at += 2;
   for (let left = values; left > 0; left--) at += 4 + Math.max(0, message.readInt32BE(at));
+  if (at > message.length) throw new RangeError('a value reaches beyond its message');
+  const parameters = Buffer.from(message.subarray(statement.next, at));
   const formats: number[] = [];
   for (let left = message.readUInt16BE(at); left > 0; left--) {
     at += 2;
     formats.push(message.readUInt16BE(at));
   }
-  return { portal: portal.text, statement: statement.text, formats };
+  return { portal: portal.text, statement: statement.text, parameters, formats };
+}
+
+export function parameterTypes(message: Buffer): number[] {
+  return Array.from({ length: message.readUInt16BE(5) }, (_, index) => message.readUInt32BE(7 + 4 * index));
 }
 
 /** Describe and Close: 'S' or 'P', and the name byte for byte. */

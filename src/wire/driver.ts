@@ -5,7 +5,7 @@
  */
 import { UpstreamError } from '../statements/caller-session.ts';
 import { errorFields } from './decode.ts';
-import { bind, type Charset, flush, sync } from './encode.ts';
+import { bind, type Charset, flush, query, sync } from './encode.ts';
 import type { Ledger } from './ledger.ts';
 import { Disposition, type ReplySink } from './replies.ts';
 import { Reply, Status } from './tags.ts';
@@ -144,11 +144,25 @@ export class Driver implements ReplySink {
    * Rejects with UpstreamError when the commit fails. `before` is sent in front of it; its answers are not shown.
    */
   async sync(before: readonly Buffer[] = []): Promise<void> {
+    this.ledger.synced();
+    await this.#end([...before, sync]);
+  }
+
+  /**
+   * An empty Query: ends what a Query of the client would end at this place. Behind an Execute without Sync that is nothing from
+   * PostgreSQL 18 on, and the transaction before. Otherwise as `sync`.
+   */
+  async endQuery(before: readonly Buffer[]): Promise<void> {
+    this.ledger.batchOpen = false;
+    await this.#end([...before, query('', 'latin1')]);
+    if (this.ledger.status === Status.idle) this.ledger.synced();
+  }
+
+  async #end(bytes: readonly Buffer[]): Promise<void> {
     let error: UpstreamError | null = null;
     this.failed = false;
     this.dirty = false;
-    this.ledger.synced();
-    await this.exchange(Buffer.concat([...before, sync]), {
+    await this.exchange(Buffer.concat(bytes), {
       disposition: (tag) => (tag === Reply.readyForQuery || tag === Reply.error ? Disposition.collect : Disposition.drop),
       message: (tag, message) => {
         if (tag === Reply.error) {

@@ -153,6 +153,11 @@ export function bind(portal: string, statement: string, values: readonly (string
   return message(Request.bind, parts);
 }
 
+/** With parameters as another Bind had them: formats and values. Results in text format. */
+export function bindAs(portal: string, statement: string, parameters: Buffer, charset: Charset): Buffer {
+  return message(Request.bind, [cstring(portal, charset), cstring(statement, charset), parameters, int16(0)]);
+}
+
 export function describe(kind: 'S' | 'P', name: string, charset: Charset): Buffer {
   return message(Request.describe, [Buffer.from(kind, 'latin1'), cstring(name, charset)]);
 }

@@ -12,10 +12,13 @@ import { Reply } from './tags.ts';
 /** An error of the upstream in a statement of the client's own, so that its position means something. */
 export class OrdinaryPartError extends Error {
   readonly fields: Readonly<Record<string, string>>;
-  constructor(fields: Readonly<Record<string, string>>) {
+  /** It was met while the statement was carried out, so that there is a portal. */
+  readonly inPortal: boolean;
+  constructor(fields: Readonly<Record<string, string>>, inPortal = false) {
     super(fields['M'] ?? 'upstream error');
     this.name = 'OrdinaryPartError';
     this.fields = fields;
+    this.inPortal = inPortal;
   }
 }
 

@@ -29,6 +29,8 @@ export class Ledger {
   bound = false;
   /** Something was carried out since the last Sync, other than by a Query of its own. */
   executed = false;
+  /** A question of ours was executed since the last Sync, though nothing of the client: the upstream takes what follows for a pipeline. */
+  asked = false;
   /** The upstream discards messages up to the next Sync. */
   skipping = false;
   /** The upstream reads COPY data: Sync and Flush mean nothing to it. */
@@ -80,6 +82,7 @@ export class Ledger {
     this.skipping = false;
     this.bound = false;
     this.executed = false;
+    this.asked = false;
   }
 
   /** Execute was forwarded. */
@@ -87,6 +90,7 @@ export class Ledger {
     if (this.copyIn) return;
     this.batchOpen = true;
     this.executed = true;
+    this.asked = false;
     if (this.#copyEntries > 0 && this.#isCopy(this.#at(this.#count - 1))) this.#pushCopy(Entry.execute);
   }
 
@@ -117,7 +121,9 @@ export class Ledger {
     // A Query in a batch leaves the batch's transaction open up to Sync: then the status is not idle.
     if (this.batchOpen) return;
     this.#clear();
-    if (status === Status.idle) this.executed = false;
+    if (status !== Status.idle) return;
+    this.executed = false;
+    this.bound = false;
   }
 
   /** ErrorResponse came. With nothing older under way it belongs to the open batch. */
@@ -147,7 +153,11 @@ export class Ledger {
         at++;
       }
     }
-    if (swallowed > 0 && this.outstanding === 0) this.batchOpen = true;
+    if (swallowed === 0 || this.outstanding > 0) return;
+    // The batch of the Execute goes on.
+    this.batchOpen = true;
+    this.bound = true;
+    this.executed = true;
   }
 
   /** Known to be at rest: older differences are forgotten. */

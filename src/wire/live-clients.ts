@@ -8,6 +8,7 @@ import type { Pools } from './pool/pools.ts';
 import type { ClientRow, DatabaseStats, PoolRow, ServerRow, WorkerReport } from './pool/report.ts';
 import type { ServerConnection } from './pool/server.ts';
 import type { Session, SessionIdentity } from './session.ts';
+import type { Observation } from './timeouts.ts';
 
 export interface LiveClient {
   readonly id: string;
@@ -44,16 +45,6 @@ export class LiveClients {
 
   constructor(pools: Pools) {
     this.#pools = pools;
-  }
-
-  /** How many there are: in all, in a database, of a role. */
-  count(of: 'all' | 'database' | 'user', { database, user }: SessionIdentity): number {
-    if (of === 'all') return this.clients.size;
-    let count = 0;
-    for (const { identity } of this.clients.values()) {
-      if (of === 'database' ? identity.database === database : identity.user === user) count++;
-    }
-    return count;
   }
 
   /** Unique among all workers of all times, nearly. */
@@ -102,6 +93,16 @@ export class LiveClients {
       total.totalServerAssignmentCount += stats.assignments;
     }
     return [...totals.values()];
+  }
+
+  /** What the timeouts see of a client; null while they do not concern it. */
+  observe({ session, identity }: LiveClient): Observation | null {
+    const { authenticated, client, ledger, busy, transactions } = session.facts();
+    if (!authenticated || identity.replication) return null;
+    const common = { transactions, answered: ledger.answered, received: client.bytesRead };
+    const waits = session.resting || (this.#pools.client(session)?.link.waitingSince ?? 0) !== 0;
+    if (waits) return { state: 'waiting', ...common };
+    return { state: !busy ? 'idle' : session.isAsked ? 'active' : 'idle in transaction', ...common };
   }
 
   pools(isPaused: (database: string) => boolean): readonly PoolRow[] {

@@ -4,13 +4,13 @@
  * ended. Transactions under way are never cut, but by KILL and KILL_CLIENT.
  */
 import type { Socket } from 'node:net';
-import { millraceError } from '../errors.ts';
+import { type ErrorFields, millraceError } from '../errors.ts';
 import type { ClientTls } from './client-tls.ts';
 import type { LiveClient, LiveClients } from './live-clients.ts';
 import type { Pool } from './pool/pool.ts';
 import type { Pools } from './pool/pools.ts';
 import type { CommandOutcome, WorkerCommand } from './pool/report.ts';
-import type { SessionIdentity } from './session.ts';
+import type { Session, SessionIdentity } from './session.ts';
 
 /** How often PAUSE and WAIT_CLOSE look whether they are done. */
 const look = 20;
@@ -19,23 +19,24 @@ export class LiveCommands {
   readonly #clients: LiveClients;
   readonly #pools: Pools;
   readonly #tls: ClientTls;
+  readonly #cutOff: (session: Session, error: ErrorFields) => void;
   #pausedAll = false;
   readonly #paused = new Set<string>();
   readonly #disabled = new Set<string>();
 
-  constructor(clients: LiveClients, pools: Pools, tls: ClientTls) {
+  /** `cutOff` ends a session in the middle of whatever it does. */
+  constructor(clients: LiveClients, pools: Pools, tls: ClientTls, cutOff: (session: Session, error: ErrorFields) => void) {
     this.#clients = clients;
     this.#pools = pools;
     this.#tls = tls;
+    this.#cutOff = cutOff;
   }
 
   readonly isPaused = (database: string): boolean => this.#pausedAll || this.#paused.has(database);
 
   /** Whether a client may come in: null at once, else when the promise resolves. Rejects with a MillraceError. */
   admit(socket: Socket, identity: SessionIdentity): Promise<void> | null {
-    const { database, user } = identity;
-    const crowd = this.#pools.crowd(database, user, (of) => this.#clients.count(of, identity));
-    if (crowd !== null) return Promise.reject(crowd);
+    const { database } = identity;
     if (this.#disabled.has(database)) return Promise.reject(millraceError('database_disabled', { database }));
     if (!this.isPaused(database)) return null;
     const { waiting } = this.#clients;
@@ -94,13 +95,13 @@ export class LiveCommands {
       }
       case 'kill':
         this.#markPaused(command.database);
-        for (const { session } of this.#of(command.database)) session.shutDown();
+        for (const { session } of this.#of(command.database)) this.#cutOff(session, millraceError('administrator_shutdown').fields);
         for (const pool of this.#pools.of(command.database)) pool.kill();
         return { found: true };
       case 'kill_client': {
         const client = clients.clients.get(command.id);
         const waiting = clients.waiting.get(command.id);
-        client?.session.shutDown();
+        if (client !== undefined) this.#cutOff(client.session, millraceError('administrator_shutdown').fields);
         waiting?.socket.destroy();
         return { found: client !== undefined || waiting !== undefined };
       }

@@ -2,6 +2,7 @@
  * The prepared statements and portals of one session that Millrace carries out itself.
  * Invariant: for each of them the upstream holds one of the same name, made from `standIn`, so that duplicate names, DEALLOCATE,
  * failed transactions and skipped messages get the upstream's own answers. Only Describe and Execute are answered here.
+ * A statement that the upstream answers after Millrace's part (`upstream`) is itself what the upstream holds.
  */
 
 import type { ExtendedStatement } from '../sql/ast.ts';
@@ -21,12 +22,16 @@ export interface LocalStatement {
   readonly statement: ExtendedStatement;
   readonly text: string;
   readonly fields: readonly FieldDescription[] | null;
+  /** Types of its parameters when the upstream holds the statement itself, and answers once Millrace has done its part; else null. */
+  readonly upstream: { readonly types: readonly number[] } | null;
 }
 
 export interface LocalPortal {
   readonly statement: LocalStatement;
   /** As in Bind: none (all text), one for all columns, or one a column. */
   readonly formats: readonly number[];
+  /** Formats and values of its parameters. */
+  readonly parameters: Buffer;
   /** Encoded rows that Execute with a row limit has left for the next one. */
   rest: readonly Buffer[] | null;
   done: boolean;

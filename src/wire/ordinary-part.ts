@@ -18,6 +18,7 @@ export async function relayPart(taken: Taken, text: string, tell: (complete: Buf
   const { charset } = driver;
   if (driver.failed) throw new UpstreamError({ S: 'ERROR', V: 'ERROR', C: '25P02', M: 'current transaction is aborted' });
   let tag = '';
+  let portal = false;
   let failure: Error | null = null;
   driver.dirty = true;
   await driver.exchange(
@@ -32,8 +33,10 @@ export async function relayPart(taken: Taken, text: string, tell: (complete: Buf
     {
       disposition: (which) => {
         switch (which) {
-          case Reply.parseComplete:
           case Reply.bindComplete:
+            portal = true;
+            return Disposition.drop;
+          case Reply.parseComplete:
           case Reply.noData:
             return Disposition.drop;
           case Reply.commandComplete:
@@ -56,7 +59,7 @@ export async function relayPart(taken: Taken, text: string, tell: (complete: Buf
             taken.relayCopyIn();
             return false;
           case Reply.error:
-            failure = new OrdinaryPartError(errorFields(message, charset));
+            failure = new OrdinaryPartError(errorFields(message, charset), portal);
             return true;
           default:
             return true;

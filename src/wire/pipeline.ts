@@ -7,9 +7,9 @@ import { millraceError } from '../errors.ts';
 import type { StatementText } from '../sql/ast.ts';
 import { type StatementResult, UpstreamError } from '../statements/caller-session.ts';
 import { type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
-import { bindParts, executeParts, parseParts, target } from './decode.ts';
+import { bindParts, errorFields, executeParts, parameterTypes, parseParts, target } from './decode.ts';
 import { commandComplete, message as encode, flush, noData, portalSuspended } from './encode.ts';
-import { failureResponse } from './failure.ts';
+import { failureResponse, OrdinaryPartError } from './failure.ts';
 import { type LocalPortal, standIn } from './local-names.ts';
 import { Disposition } from './replies.ts';
 import { describeFields, encodeRows } from './result-rows.ts';
@@ -59,9 +59,37 @@ async function takeParse(taken: Taken, message: Buffer): Promise<void> {
     if (await relay(taken, message, Reply.parseComplete)) names.statements.delete(key);
     return;
   }
+  const { statement } = part;
+  const upstreamText = runner.upstreamText(statement, part.text);
+  if (upstreamText !== null) {
+    const behindText = message.indexOf(0, message.indexOf(0, 5) + 1);
+    const placed = [name, Buffer.from(`\0${upstreamText}`, driver.charset), message.subarray(behindText)];
+    if (!(await relay(taken, encode(Request.parse, placed), Reply.parseComplete))) return;
+    const types = upstreamText.includes('$') ? await typesOf(taken, name) : [];
+    names.statements.set(key, { statement, text: part.text, fields: null, upstream: { types } });
+    return;
+  }
   const placed = encode(Request.parse, [name, Buffer.from(`\0${standIn}\0\0\0`, 'latin1')]);
   if (!(await relay(taken, placed, Reply.parseComplete))) return;
-  names.statements.set(key, { statement: part.statement, text: part.text, fields: runner.describe(part.statement) });
+  names.statements.set(key, { statement, text: part.text, fields: runner.describe(statement), upstream: null });
+}
+
+/** The parameter types of a statement that the upstream holds. */
+async function typesOf(taken: Taken, name: Buffer): Promise<readonly number[]> {
+  let types: readonly number[] = [];
+  const asked = encode(Request.describe, [Buffer.from('S'), name, Buffer.from([0])]);
+  await taken.driver.exchange(Buffer.concat([asked, flush]), {
+    disposition: (tag) =>
+      tag === Reply.parameterDescription || tag === Reply.rowDescription || tag === Reply.noData || tag === Reply.error
+        ? Disposition.collect
+        : Disposition.pass,
+    message: (tag, reply) => {
+      if (tag === Reply.parameterDescription) types = parameterTypes(reply);
+      if (tag === Reply.error) throw new UpstreamError(errorFields(reply, taken.driver.charset));
+      return tag !== Reply.parameterDescription;
+    },
+  });
+  return types;
 }
 
 /** The statement of the text when Millrace is to carry it out, null when the upstream is. */
@@ -81,35 +109,42 @@ async function extendedPart(taken: Taken, text: string): Promise<StatementText |
     return null;
   }
   if (part.statement === null) return null;
-  const first = !ledger.batchOpen;
-  if (ledger.status === Status.failed && first) return (await isCertain(taken, part)) ? part : null;
+  // Once the batch has executed something the transaction may be another.
+  if (ledger.status === Status.failed && !ledger.executed) return (await isCertain(taken, part)) ? part : null;
   // As long as a batch has done nothing the question is put in a transaction of its own, so that it leaves no trace in the client's.
   const fresh = !ledger.bound && !ledger.executed;
-  return (await runner.claims(part.statement, callerFor(taken, fresh ? besideSynced : beside))) ? part : null;
+  try {
+    return (await runner.claims(part.statement, part.text, callerFor(taken, fresh ? besideSynced : beside))) ? part : null;
+  } catch (error) {
+    // Asked in a failed transaction: what the upstream says to the question is what it says to the client's Parse.
+    throw error instanceof UpstreamError && error.fields['C'] === '25P02' ? new OrdinaryPartError(error.fields) : error;
+  } finally {
+    if (!fresh && !ledger.executed) ledger.asked = true;
+  }
 }
 
 /** Whether a statement is extended whatever the session holds. */
 async function isCertain(taken: Taken, part: StatementText): Promise<boolean> {
   if (part.statement === null) return false;
   const refusing = refusingCaller({ ...taken, ...beside, inTransactionBlock: () => true, onCommit: () => undefined });
-  return await taken.runner.claims(part.statement, refusing).catch(() => false);
+  return await taken.runner.claims(part.statement, part.text, refusing).catch(() => false);
 }
 
 async function takeBind(taken: Taken, message: Buffer): Promise<void> {
   const { names } = taken;
-  const { portal, statement, formats } = bindParts(message);
+  const { portal, statement, parameters, formats } = bindParts(message);
   const local = names.statements.get(statement);
   // The upstream speaks first: it knows whether the names are right.
   if (!(await relay(taken, message, Reply.bindComplete, Buffer.alloc(0)))) return;
   taken.ledger.bound = true;
   const columns = local?.fields?.length ?? formats.length;
-  if (formats.length > 1 && formats.length !== columns) {
+  if (local?.upstream === null && formats.length > 1 && formats.length !== columns) {
     const message = `bind message has ${formats.length} result formats but query has ${columns} columns`;
     throw millraceError('protocol_violation', { message });
   }
   taken.driver.toClient(encode(Reply.bindComplete, []));
   if (local === undefined) names.portals.delete(portal);
-  else names.portals.set(portal, { statement: local, formats, rest: null, done: false, tag: '' });
+  else names.portals.set(portal, { statement: local, formats, parameters, rest: null, done: false, tag: '' });
 }
 
 /** The upstream describes its placeholder: no parameters, no data. The latter is replaced by what the statement returns. */
@@ -118,6 +153,7 @@ async function takeDescribe(taken: Taken, message: Buffer): Promise<void> {
   const { kind, name } = target(message);
   const portal = kind === 'P' ? names.portals.get(name) : undefined;
   const local = kind === 'P' ? portal?.statement : names.statements.get(name);
+  if (local !== undefined && local.upstream !== null) return taken.forward(message);
   const fields = local?.fields ?? null;
   // Postgres looks nothing up in a failed transaction. Once the batch has executed something the transaction may be another.
   if (fields !== null && ledger.status === Status.failed && !ledger.executed) throw failedTransaction();
@@ -137,6 +173,7 @@ async function takeExecute(taken: Taken, message: Buffer): Promise<void> {
   const { portal: name, limit } = executeParts(message);
   const portal = names.portals.get(name);
   if (portal === undefined) return taken.forward(message);
+  if (portal.statement.upstream !== null) return await takeShared(taken, portal, portal.statement.upstream.types, message);
   // The upstream knows whether its placeholder is still there: a COMMIT in the same batch ends it.
   const there = encode(Request.describe, [Buffer.from(`P${name}\0`, 'latin1')]);
   if (!(await relay(taken, there, Reply.noData, Buffer.alloc(0)))) return;
@@ -153,8 +190,27 @@ async function takeExecute(taken: Taken, message: Buffer): Promise<void> {
   await finish(taken, portal, result, limit);
 }
 
+/** Execute of a statement that the upstream answers: Millrace does its part when the portal is first run. */
+async function takeShared(taken: Taken, portal: LocalPortal, types: readonly number[], message: Buffer): Promise<void> {
+  const { ledger, runner, watch } = taken;
+  const { statement, text } = portal.statement;
+  const tasks: CommitTask[] = [];
+  let after: (() => Promise<void>) | null = null;
+  ledger.executed = true;
+  if (!portal.done) {
+    taken.counters.extendedStatements++;
+    const result = await runner.run(statement, text, callerFor(taken, { ...beside, bound: { types, values: portal.parameters } }, tasks));
+    if (result.kind === 'forward') after = result.after;
+    portal.done = true;
+  }
+  if (!(await relay(taken, message, [Reply.commandComplete, Reply.portalSuspended, Reply.emptyQuery]))) return;
+  if (after !== null) await after();
+  watch.add(tasks, ledger.status === Status.idle);
+}
+
 async function finish(taken: Taken, portal: LocalPortal, result: StatementResult, limit: number): Promise<void> {
   const { charset } = taken.driver;
+  if (result.kind === 'forward') throw new RangeError('a statement that is carried out here was to be answered by the upstream');
   portal.rest = result.kind === 'rows' ? encodeRows(result, portal.formats, charset) : [];
   portal.tag = result.tag;
   deliver(taken, portal, limit);
@@ -178,14 +234,15 @@ function deliver(taken: Taken, portal: LocalPortal, limit: number): void {
  * Forwards one message and waits for its answer, which goes to the client, `instead` in its place.
  * False when the upstream answered with an error, which went to the client as well.
  */
-async function relay(taken: Taken, message: Buffer, answer: number, instead?: Buffer): Promise<boolean> {
+async function relay(taken: Taken, message: Buffer, answer: number | readonly number[], instead?: Buffer): Promise<boolean> {
   const { driver, ledger } = taken;
+  const answers = typeof answer === 'number' ? [answer] : answer;
   let good = true;
   ledger.batchOpen = true;
   await driver.exchange(Buffer.concat([message, flush]), {
-    disposition: (tag) => (tag === answer || tag === Reply.error ? Disposition.collect : Disposition.pass),
+    disposition: (tag) => (answers.includes(tag) || tag === Reply.error ? Disposition.collect : Disposition.pass),
     message: (tag, reply) => {
-      good = tag === answer;
+      good = tag !== Reply.error;
       driver.toClient(good && instead !== undefined ? instead : Buffer.from(reply));
       if (!good) {
         ledger.skipping = true;

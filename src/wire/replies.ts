@@ -45,6 +45,11 @@ export class ReplyWalker {
     this.#target = target;
   }
 
+  /** Whether the client has a message in part. */
+  get midMessage(): boolean {
+    return this.#remaining > 0 && !this.#dropping;
+  }
+
   /** Takes the next chunk. The buffer is not kept, except by `forward`. */
   push(chunk: Buffer): void {
     let bytes = chunk;

@@ -10,21 +10,24 @@ import type { Logger } from '../log.ts';
 import type { LexerOptions } from '../sql/lexer.ts';
 import type { StatementRunner } from '../statements/caller-session.ts';
 import { AuthenticationGuard, AuthenticationSink } from './authentication.ts';
+import { BetweenTransactions, type RestPort } from './between-transactions.ts';
+import { ClientIntake } from './client-intake.ts';
 import { CommitWatch } from './commit-tasks.ts';
-import { copyInRelay } from './copy-in-relay.ts';
 import type { Counters } from './counters.ts';
 import { parameter } from './decode.ts';
 import { ConnectionLost, Driver, type DriverPort } from './driver.ts';
-import { type Charset, errorResponse } from './encode.ts';
+import type { Charset } from './encode.ts';
+import { linger, sayGoodbye } from './farewell.ts';
 import { Ledger } from './ledger.ts';
 import { LocalNames } from './local-names.ts';
 import { takeExtended } from './pipeline.ts';
 import { ReplyWalker } from './replies.ts';
-import { type Gate, RequestWalker, Stop } from './requests.ts';
+import { type Gate, RequestWalker } from './requests.ts';
+import type { SessionFacts } from './session-facts.ts';
 import { takeQuery } from './simple-query.ts';
 import type { PeerSocket, StaticReader } from './static-reader.ts';
 import { Reply, Request, Status } from './tags.ts';
-import { rest, type StatementParser, type Taken } from './taken.ts';
+import { restBeforeQuery, type StatementParser, type Taken } from './taken.ts';
 import { runTasks } from './tasks.ts';
 import type { UpstreamLink } from './upstream-link.ts';
 
@@ -42,24 +45,6 @@ export interface SessionIdentity {
   readonly replication: boolean;
 }
 
-/** What the admin console shows of a session. */
-export interface SessionFacts {
-  readonly client: Socket;
-  /** Null while the client has none. */
-  readonly upstream: Socket | null;
-  readonly ledger: Ledger;
-  readonly authenticated: boolean;
-  /** In a transaction, or with a request under way. */
-  readonly busy: boolean;
-  readonly backendPid: number;
-  readonly applicationName: string;
-}
-
-/** While the client waits for a statement of ours it has nothing to say; beyond this it is no longer read. */
-const longestHeld = 262_144;
-/** A peer that was told goodbye and does not hang up is cut off. */
-const lingerTime = 5_000;
-
 export class Session implements DriverPort {
   readonly ledger = new Ledger();
   charset: Charset = 'utf8';
@@ -68,30 +53,21 @@ export class Session implements DriverPort {
   readonly #services: SessionServices;
   readonly #names = new LocalNames();
   readonly #requests: RequestWalker;
+  readonly #intake: ClientIntake;
   readonly #replies: ReplyWalker;
   readonly #driver: Driver;
   readonly #watch: CommitWatch;
+  readonly #between: BetweenTransactions;
   readonly #taken: Taken;
   readonly #lexer: { standardConformingStrings: boolean } = { standardConformingStrings: true };
   #guard: AuthenticationGuard | null = new AuthenticationGuard();
   #onAuthenticated: () => void;
-  /** Bytes of the client that may not be looked at yet; null when nothing is held. */
-  #held: Buffer[] | null = null;
-  #heldBytes = 0;
-  /** Takes the client's bytes while it sends COPY data to a statement we run for it. */
-  #tap: ((bytes: Buffer) => Buffer | null) | null = null;
-  /** The beginning of a message that is wanted complete. */
-  #pieces: Buffer[] = [];
-  #gathered = 0;
-  #need = 0;
   #clientPaused = false;
-  #terminated = false;
   #clientEnded = false;
-  #draining = false;
-  #pausing = false;
-  #resting = false;
   #closed = false;
-  #backendPid = 0;
+  #backendKey: Buffer = Buffer.alloc(0);
+  /** Transactions that consisted of statements of ours. */
+  #ownTransactions = 0;
   #applicationName = '';
 
   constructor(
@@ -107,6 +83,12 @@ export class Session implements DriverPort {
     this.#onAuthenticated = hooks.authenticated;
     this.#requests = new RequestWalker(this.ledger, services.mayBeExtended, this.#names);
     this.#requests.gateOpen = identity.replication;
+    this.#intake = new ClientIntake(this.#requests, {
+      toUpstream: (bytes) => this.toUpstream(bytes),
+      takeOver: (message) => void this.#take(() => this.#takeOver(message)),
+      pauseClient: () => this.#pauseClient(),
+    });
+    this.#between = new BetweenTransactions(this.#restPort());
     const target = {
       forward: (bytes: Buffer) => this.toClient(bytes),
       parameterStatus: (message: Buffer) => this.parameterStatus(message),
@@ -129,19 +111,20 @@ export class Session implements DriverPort {
       log: services.log,
       mayBeExtended: services.mayBeExtended,
       parse: (text) => services.parseStatements(text, this.#lexer as LexerOptions),
-      forward: (message) => this.#forwardTaken(message),
-      relayCopyIn: () => this.#relayCopyIn(),
-      endCopyIn: () => {
-        this.#tap = null;
+      forward: (message) => this.#intake.forward(message),
+      relayCopyIn: () => {
+        this.#intake.relayCopyIn();
+        this.#resumeClient();
       },
+      endCopyIn: () => this.#intake.endCopyIn(),
     };
     this.#replies.sink = new AuthenticationSink(target, this.ledger, {
       authenticated: () => {
         this.#guard = null;
         this.#onAuthenticated();
       },
-      backendKey: (pid) => {
-        this.#backendPid = pid;
+      backendKey: (key) => {
+        this.#backendKey = key;
       },
       ready: () => {
         this.ledger.answered = 0;
@@ -199,41 +182,49 @@ export class Session implements DriverPort {
       upstream: this.#upstream.socket,
       ledger: this.ledger,
       authenticated: this.#guard === null,
-      busy: this.#held !== null || !this.ledger.quiet || this.ledger.status !== Status.idle,
-      backendPid: this.#backendPid,
+      busy: this.isAsked || this.ledger.status !== Status.idle,
+      backendPid: this.#backendKey.length < 4 ? 0 : this.#backendKey.readInt32BE(0),
+      backendKey: this.#backendKey,
+      transactions: this.ledger.transactions + this.#ownTransactions,
       applicationName: this.#applicationName,
     };
   }
 
+  /** A request is under way. */
+  get isAsked(): boolean {
+    return this.#intake.holding || !this.ledger.quiet;
+  }
+
   /** Paused, and no transaction is open: nothing of the client goes on before `resume`. */
   get resting(): boolean {
-    return this.#resting;
+    return this.#between.resting;
   }
 
   /** Holds the client's next request, once its transaction has ended. */
   pause(): void {
-    this.#pausing = true;
     this.#replies.alert = true;
-    this.#restWhenIdle();
+    this.#between.pause();
   }
 
   resume(): void {
-    this.#pausing = false;
-    if (!this.#resting) return;
-    this.#resting = false;
-    this.#resumeClient();
+    this.#between.resume();
   }
 
   /** Ends the session as soon as no transaction is open. */
   drain(): void {
-    this.#draining = true;
     this.#replies.alert = true;
-    this.#endWhenIdle();
+    this.#between.drain();
   }
 
   /** Ends the session now, with the words Postgres has for it. */
   shutDown(): void {
     this.#dismiss(millraceError('administrator_shutdown').fields);
+  }
+
+  /** Ends the session now, whatever is under way. */
+  cutOff(error: ErrorFields): void {
+    this.#dismiss(error);
+    this.#upstream.destroy();
   }
 
   /** Cuts both connections. */
@@ -253,7 +244,7 @@ export class Session implements DriverPort {
     else {
       clientReader.receive = (chunk) => {
         this.#fromClient(chunk);
-        return this.#held !== null || this.#need > 0 || upstream.pending > 0;
+        return this.#intake.holding || this.#intake.gathering || upstream.pending > 0;
       };
     }
     client.on('drain', () => upstream.resume());
@@ -282,6 +273,8 @@ export class Session implements DriverPort {
   }
 
   #fromUpstream(chunk: Buffer): void {
+    // It has heard why it has to go.
+    if (this.#client.writableEnded) return;
     try {
       this.#replies.push(chunk);
     } catch (error) {
@@ -297,62 +290,19 @@ export class Session implements DriverPort {
       else this.toUpstream(chunk);
       return;
     }
-    if (this.#held !== null) this.#hold(this.#tap === null ? chunk : this.#tap(chunk));
-    else this.#feed(chunk);
-  }
-
-  /** Forwards what can be, and starts a takeover where one is due. */
-  #feed(chunk: Buffer): void {
-    let bytes = chunk;
-    if (this.#need > 0) {
-      this.#pieces.push(bytes);
-      this.#gathered += bytes.length;
-      if (this.#gathered < this.#need) return;
-      bytes = Buffer.concat(this.#pieces);
-      this.#pieces = [];
-      this.#need = 0;
-    }
-    const requests = this.#requests;
-    const to = requests.walk(bytes);
-    if (to > 0) this.toUpstream(to === bytes.length ? bytes : bytes.subarray(0, to));
-    if (requests.stop === Stop.none) return;
-    if (requests.stop === Stop.incomplete) {
-      this.#pieces = [bytes.subarray(to)];
-      this.#gathered = bytes.length - to;
-      this.#need = requests.need;
-    } else if (requests.stop === Stop.oneAtATime) {
-      this.#startHolding(bytes.subarray(to));
-    } else {
-      const message = bytes.subarray(to, requests.messageEnd);
-      this.#startHolding(bytes.subarray(requests.messageEnd));
-      void this.#take(() => this.#takeOver(message));
-    }
+    this.#intake.push(chunk);
   }
 
   async #takeOver(message: Buffer): Promise<void> {
     if (message[0] === Request.query) return await takeQuery(this.#taken, message);
     if (message[0] !== Request.functionCall) return await takeExtended(this.#taken, message);
-    await rest(this.#taken);
-    this.#forwardTaken(message);
-  }
-
-  #startHolding(rest: Buffer): void {
-    this.#held ??= [];
-    this.#hold(rest);
-  }
-
-  #hold(bytes: Buffer | null): void {
-    if (bytes === null || bytes.length === 0) return;
-    this.#held?.push(bytes);
-    this.#heldBytes += bytes.length;
-    // Terminate comes last, so it shows at the end: the client leaves in good order and its statement is finished.
-    if (bytes.length >= 5 && bytes[bytes.length - 5] === Request.terminate) this.#terminated = true;
-    if (this.#heldBytes > longestHeld) this.#pauseClient();
+    await restBeforeQuery(this.#taken);
+    this.#intake.forward(message);
   }
 
   /** Runs a conversation of ours, then goes on with what the client sent meanwhile. */
   async #take(work: () => Promise<void>): Promise<void> {
-    this.#held ??= [];
+    this.#intake.hold();
     this.#upstream.hold(true);
     this.#replies.sink = this.#driver;
     this.#driver.begin();
@@ -360,68 +310,48 @@ export class Session implements DriverPort {
       await work();
     } catch (error) {
       if (!(error instanceof ConnectionLost)) this.#services.log.error({ err: error }, 'a statement could not be carried out');
-      this.destroy();
+      // One that was told why it has to go shall be able to read it.
+      if (this.#client.writableEnded) this.#upstream.destroy();
+      else this.destroy();
       return;
     }
+    if (this.ledger.status === Status.idle) this.#ownTransactions++;
     const waiting = this.#watch.tasks.length > 0;
     this.#replies.sink = waiting ? this.#watch : null;
     this.#requests.oneAtATime = waiting;
-    this.#replies.alert = this.#draining || this.#pausing || this.#names.any;
+    this.#replies.alert = this.#between.awaited || this.#names.any;
     this.#release();
   }
 
   #release(): void {
-    const held = this.#held;
-    this.#held = null;
-    this.#heldBytes = 0;
-    if (held !== null && held.length > 0) this.#feed(held.length === 1 ? (held[0] ?? Buffer.alloc(0)) : Buffer.concat(held));
-    if (this.#held !== null) return;
+    this.#intake.release();
+    if (this.#intake.holding) return;
     this.#upstream.hold(false);
     this.#resumeClient();
-    if (this.#clientEnded) this.#endUpstream();
-    else {
-      this.#endWhenIdle();
-      this.#restWhenIdle();
-    }
-  }
-
-  #forwardTaken(message: Buffer): void {
-    this.toUpstream(message);
-    this.#requests.forwarded(message[0] ?? 0);
-  }
-
-  /** From now on COPY data of the client goes to the upstream, up to its end. */
-  #relayCopyIn(): void {
-    const relay = copyInRelay((bytes) => this.toUpstream(bytes));
-    this.#tap = (bytes) => {
-      const rest = relay(bytes);
-      if (rest !== null) this.#tap = null;
-      return rest;
-    };
-    const held = this.#held ?? [];
-    this.#held = [];
-    this.#heldBytes = 0;
-    if (held.length > 0) this.#hold(this.#tap(Buffer.concat(held)));
-    this.#resumeClient();
+    if (this.#clientEnded) this.#upstream.end();
+    else this.#between.check();
   }
 
   #readyForQuery(): void {
     if (this.ledger.status !== Status.inTransaction && this.ledger.quiet) this.#names.portals.clear();
-    this.#replies.alert = this.#draining || this.#pausing || this.#names.any;
-    this.#endWhenIdle();
-    this.#restWhenIdle();
+    this.#replies.alert = this.#between.awaited || this.#names.any;
+    this.#between.check();
   }
 
-  #endWhenIdle(): void {
-    if (!this.#draining || this.#guard !== null || this.#held !== null || this.#need > 0) return;
-    if (this.ledger.quiet && this.ledger.status === Status.idle) this.shutDown();
-  }
-
-  #restWhenIdle(): void {
-    if (!this.#pausing || this.#closed || this.#guard !== null || this.#held !== null) return;
-    if (!this.ledger.quiet || this.ledger.status !== Status.idle) return;
-    this.#resting = true;
-    this.#pauseClient();
+  #restPort(): RestPort {
+    const session = this;
+    return {
+      get idle() {
+        if (session.#closed || session.#guard !== null || session.#intake.holding) return false;
+        return session.ledger.quiet && session.ledger.status === Status.idle;
+      },
+      get halfSent() {
+        return session.#intake.gathering;
+      },
+      end: () => this.shutDown(),
+      pauseClient: () => this.#pauseClient(),
+      resumeClient: () => this.#resumeClient(),
+    };
   }
 
   #pauseClient(): void {
@@ -430,50 +360,38 @@ export class Session implements DriverPort {
   }
 
   #resumeClient(): void {
-    if (!this.#clientPaused || this.#resting || this.#heldBytes > longestHeld || this.#upstream.pending > 0) return;
+    if (!this.#clientPaused || this.#between.resting || this.#intake.full || this.#upstream.pending > 0) return;
     this.#clientPaused = false;
     this.#client.resume();
   }
 
   #clientEnd(): void {
     this.#clientEnded = true;
-    // A client that left without a word while we work for it: nobody is there to be told, so nothing is committed.
-    if (this.#held !== null && !this.#terminated) this.destroy();
-    else if (this.#held === null) this.#endUpstream();
+    if (!this.#intake.holding) this.#upstream.end();
+    // It left without a word while we work for it: nobody is there to be told, so nothing is committed.
+    else if (!this.#intake.terminated) this.destroy();
   }
 
   #upstreamEnd(): void {
     if (!this.#client.writableEnded) this.#client.end();
-    this.#endUpstream();
-    this.#lingerClient();
+    this.#upstream.end();
+    linger(this.#client);
   }
 
   /** Tells the client why it has to go. */
   #dismiss(error: ErrorFields): void {
     if (this.#closed || this.#client.writableEnded) return;
     this.resume();
-    this.#client.end(errorResponse(error, this.charset, 'FATAL'));
-    this.#endUpstream();
-    this.#lingerClient();
-  }
-
-  #endUpstream(): void {
+    // In the middle of a message of the server the client would take it for a part of that.
+    if (this.#replies.midMessage) this.#client.end();
+    else sayGoodbye(this.#client, error, this.charset);
     this.#upstream.end();
-  }
-
-  #lingerClient(): void {
-    const client = this.#client;
-    const cut = (): void => {
-      const timer = setTimeout(() => client.destroy(), lingerTime);
-      client.once('close', () => clearTimeout(timer));
-    };
-    if (client.writableFinished) cut();
-    else if (!client.destroyed) client.once('finish', cut);
+    linger(this.#client);
   }
 
   #refuse(message: string): void {
     this.#services.counters.errors++;
-    this.#client.end(errorResponse(millraceError('protocol_violation', { message }).fields, 'utf8', 'FATAL'));
+    sayGoodbye(this.#client, millraceError('protocol_violation', { message }).fields, 'utf8');
     this.#upstream.destroy();
   }
 }

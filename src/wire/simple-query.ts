@@ -5,7 +5,7 @@
  */
 import type { StatementText } from '../sql/ast.ts';
 import { UpstreamError } from '../statements/caller-session.ts';
-import { type CommitTask, failedTransaction, refusingCaller } from './caller.ts';
+import { type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
 import { queryText } from './decode.ts';
 import { type Charset, close, query, readyForQuery } from './encode.ts';
 import { charactersBefore, failureResponse, OrdinaryPartError } from './failure.ts';
@@ -14,17 +14,21 @@ import { beginImplicitBlock, relayPart } from './ordinary-part.ts';
 import { simpleResult } from './result-rows.ts';
 import { checkSyntax, parseWhole } from './syntax-check.ts';
 import { Status } from './tags.ts';
-import { callerFor, rest, type Taken } from './taken.ts';
+import { callerFor, restBeforeQuery, type Taken } from './taken.ts';
 import { asWarning, carryOut } from './tasks.ts';
 
 const simple = { name: '', eachSynced: false } as const;
-const simpleSynced = { name: '', eachSynced: true } as const;
+/** For questions: the client's unnamed portal is left alone. */
+const beside = { name: reservedName, eachSynced: false } as const;
+const besideSynced = { name: reservedName, eachSynced: true } as const;
 
 /** Handles a Query for which the gate said "maybe", or that stands behind an unfinished batch. */
 export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
   const { driver, ledger } = taken;
-  if ((await rest(taken)) !== 'ready') return taken.forward(message);
+  if ((await restBeforeQuery(taken)) !== 'ready') return taken.forward(message);
   if (!taken.mayBeExtended(message, 5, message.length - 1)) return taken.forward(message);
+  // The failed transaction may have been left since; only ReadyForQuery tells.
+  if (ledger.status === Status.failed && ledger.executed) await driver.endQuery([]);
   const text = queryText(message, driver.charset);
   let parts: readonly StatementText[];
   try {
@@ -33,7 +37,7 @@ export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
     if (parts.length > 1) await checkSyntax(taken, text, parts);
   } catch (error) {
     taken.names.forgetUnnamed();
-    return await fail(taken, error, 0);
+    return await fail(taken, error, 0, 0);
   }
   // Any statement will do: in a failed transaction the upstream gives its own answer to it.
   if (ledger.status === Status.failed && parts.length === 1) return taken.forward(query(placeholder, driver.charset));
@@ -47,21 +51,21 @@ export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
  */
 async function anyClaimed(taken: Taken, parts: readonly StatementText[]): Promise<boolean> {
   // In a batch that has carried something out there is a transaction already, which a Sync would end.
-  const how = taken.ledger.executed ? simple : simpleSynced;
+  const how = taken.ledger.executed ? beside : besideSynced;
   for (const [index, part] of parts.entries()) {
     if (part.statement !== null && (await isClaimed(taken, part, how, index > 0))) return true;
   }
   return false;
 }
 
-async function isClaimed(taken: Taken, part: StatementText, how: typeof simple | typeof simpleSynced, ahead = false): Promise<boolean> {
+async function isClaimed(taken: Taken, part: StatementText, how: typeof beside | typeof besideSynced, ahead = false): Promise<boolean> {
   const { ledger, runner } = taken;
   if (part.statement === null) return false;
   if (ledger.status === Status.failed) {
     const refusing = refusingCaller({ ...taken, ...simple, inTransactionBlock: () => true, onCommit: () => undefined });
-    return await runner.claims(part.statement, refusing, ahead).catch(() => false);
+    return await runner.claims(part.statement, part.text, refusing, ahead).catch(() => false);
   }
-  return await runner.claims(part.statement, callerFor(taken, how), ahead);
+  return await runner.claims(part.statement, part.text, callerFor(taken, how), ahead);
 }
 
 /** One text under way. */
@@ -75,6 +79,8 @@ interface Run {
 async function runParts(taken: Taken, text: string, parts: readonly StatementText[]): Promise<void> {
   const { driver, ledger, watch } = taken;
   const run: Run = { complete: null, tasks: [] };
+  const pipelined = ledger.executed && parts.length === 1;
+  const implicit = ledger.status === Status.idle;
   for (const [index, part] of parts.entries()) {
     const ownTasks: CommitTask[] = [];
     try {
@@ -84,13 +90,15 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
     } catch (error) {
       // In an explicit block a savepoint may still save the statements before this one.
       if (ledger.status !== Status.idle) watch.add(run.tasks, false);
-      return await fail(taken, error, charactersBefore(text, part.at));
+      return await fail(taken, error, charactersBefore(text, part.at), index);
     }
   }
   try {
-    await driver.sync(nothingUnnamed(driver.charset));
+    // Behind an Execute a single statement is part of a transaction up to Sync, where the server knows such.
+    if (pipelined) await driver.endQuery(nothingUnnamed(driver.charset));
+    else await driver.sync(nothingUnnamed(driver.charset));
   } catch (error) {
-    return await fail(taken, error, 0);
+    return await fail(taken, error, 0, parts.length);
   }
   if (ledger.status === Status.idle) {
     const earlier = watch.tasks;
@@ -99,7 +107,7 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
     const [first, ...others] = failures;
     for (const other of others) driver.toClient(asWarning(other));
     if (first !== undefined) run.complete = first;
-  } else watch.add(run.tasks, false);
+  } else watch.add(run.tasks, pipelined && implicit);
   if (run.complete !== null) driver.toClient(run.complete);
   driver.toClient(readyForQuery(ledger.status));
 }
@@ -110,10 +118,15 @@ async function runPart(taken: Taken, part: StatementText, run: Run, tasks: Commi
     if (last) run.complete = complete;
     else driver.toClient(complete);
   };
-  if (part.statement !== null && (await isClaimed(taken, part, simple))) {
+  if (part.statement !== null && (await isClaimed(taken, part, beside))) {
     if (ledger.status === Status.failed) throw failedTransaction();
     taken.counters.extendedStatements++;
     const result = await taken.runner.run(part.statement, part.text, callerFor(taken, simple, tasks));
+    if (result.kind === 'forward') {
+      await relayPart(taken, result.text, tell);
+      await result.after();
+      return;
+    }
     const { rows, complete } = simpleResult(result, driver.charset);
     if (rows !== null) driver.toClient(rows);
     tell(complete);
@@ -146,17 +159,19 @@ function nothingUnnamed(charset: Charset): Buffer[] {
   return [close('P', '', charset), close('S', '', charset)];
 }
 
-/** Tells the client, and makes the upstream's transaction fail as an error of its own would have. */
-async function fail(taken: Taken, error: unknown, offset: number): Promise<void> {
+/** Tells the client, and makes the upstream's transaction fail as an error of its own would have. `done`: statements in front of it. */
+async function fail(taken: Taken, error: unknown, offset: number, done: number): Promise<void> {
   const { driver, ledger, watch } = taken;
   taken.counters.errors++;
   taken.endCopyIn();
   driver.toClient(failureResponse(error, offset, driver.charset, taken.log));
-  const inBlock = ledger.status === Status.inTransaction;
-  if (inBlock || driver.dirty) await driver.abort();
+  const inBlock = ledger.status !== Status.idle;
+  if (ledger.status === Status.inTransaction || driver.dirty) await driver.abort();
   await driver.sync();
-  // In a block Postgres leaves the failed portal to the end of the transaction.
-  await driver.sync(inBlock ? [close('S', '', driver.charset)] : nothingUnnamed(driver.charset));
+  // In a block Postgres leaves the failed portal to the end of the transaction. A statement that did not get so far has left none of
+  // the statements in front of it, and with none of those what was there before.
+  const portalStays = inBlock && (done === 0 || !(error instanceof OrdinaryPartError) || error.inPortal);
+  await driver.sync(portalStays ? [close('S', '', driver.charset)] : nothingUnnamed(driver.charset));
   if (ledger.status === Status.idle) watch.tasks = [];
   driver.toClient(readyForQuery(ledger.status));
 }

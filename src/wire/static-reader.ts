@@ -12,23 +12,23 @@ export interface PeerSocket {
   readonly reader: StaticReader | null;
 }
 
-/** Reading starts with little memory a connection, and takes the larger buffer once a message fills the small one. */
-const smallRead = 8_192;
-const largeRead = 65_536;
+/** Reading starts with little memory a connection, for there may be thousands of idle ones, and goes on with more once it is filled. */
+const growth = 8;
+const smallestRead = 1_024;
+const largestRead = 65_536;
 
 /** The `onread` option of a socket. */
 export class StaticReader {
   /** Takes what was read; true when the memory is still in use afterwards. */
   receive: (chunk: Buffer) => boolean = () => true;
-  #memory = Buffer.allocUnsafeSlow(smallRead);
+  #memory = Buffer.allocUnsafeSlow(smallestRead);
 
   readonly buffer = (): Buffer => this.#memory;
   readonly callback = (length: number): boolean => {
     const memory = this.#memory;
     const used = this.receive(length === memory.length ? memory : memory.subarray(0, length));
-    if (used || (length === memory.length && length < largeRead)) {
-      this.#memory = Buffer.allocUnsafeSlow(length === memory.length ? largeRead : memory.length);
-    }
+    const filled = length === memory.length && length < largestRead;
+    if (used || filled) this.#memory = Buffer.allocUnsafeSlow(filled ? growth * length : memory.length);
     return true;
   };
 }

@@ -2,7 +2,7 @@
 import type { Logger } from '../log.ts';
 import type { StatementText } from '../sql/ast.ts';
 import type { CallerSession, StatementRunner } from '../statements/caller-session.ts';
-import { type CommitTask, createCaller } from './caller.ts';
+import { type BoundParameters, type CommitTask, createCaller } from './caller.ts';
 import type { CommitWatch } from './commit-tasks.ts';
 import type { Counters } from './counters.ts';
 import type { Driver } from './driver.ts';
@@ -36,7 +36,7 @@ export interface Taken {
 /** A caller's session for one statement. `tasks` receives what is to be run after the commit. */
 export function callerFor(
   taken: Taken,
-  how: { readonly name: string; readonly eachSynced: boolean },
+  how: { readonly name: string; readonly eachSynced: boolean; readonly bound?: BoundParameters },
   tasks: CommitTask[] = [],
 ): CallerSession {
   return createCaller(taken.driver, {
@@ -46,6 +46,16 @@ export function callerFor(
     inTransactionBlock: () => taken.ledger.status !== Status.idle,
     onCommit: (task) => tasks.push(task),
   });
+}
+
+/**
+ * As `rest`, in front of a Query or FunctionCall. A batch that has executed nothing leaves that a transaction of its own, which ends with
+ * it; with a question of ours in the batch it would be part of a block up to Sync, so that the batch is ended first.
+ */
+export async function restBeforeQuery(taken: Taken): Promise<Rest> {
+  const reached = await rest(taken);
+  if (reached === 'ready' && taken.ledger.asked && taken.ledger.status === Status.idle) await taken.driver.sync();
+  return reached;
 }
 
 /** Waits until the upstream has answered everything the client has sent so far. */

@@ -5,6 +5,7 @@
 import { createHmac } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { WorkerConfig } from '../config.ts';
+import type { ErrorFields } from '../errors.ts';
 import { createLogger, type Logger } from '../log.ts';
 import { mayBeExtended } from '../sql/gate.ts';
 import { parseStatements } from '../sql/statements.ts';
@@ -13,11 +14,13 @@ import { type Arrival, acceptClient } from './accept.ts';
 import { ConsoleHost } from './admin/host.ts';
 import { loneWorker } from './admin/lone-worker.ts';
 import type { AdminPort } from './admin/messages.ts';
+import { Admission } from './admission.ts';
 import { upstreamAuthQuery } from './auth/auth-query.ts';
 import { ClientAuthenticator } from './auth/client-authentication.ts';
 import { Secrets } from './auth/secrets.ts';
 import { ClientTls } from './client-tls.ts';
 import { newCounters, samples } from './counters.ts';
+import { cancelPacket } from './encode.ts';
 import { LiveClients } from './live-clients.ts';
 import { LiveCommands } from './live-commands.ts';
 import { firstPooledPid, Pools } from './pool/pools.ts';
@@ -26,6 +29,7 @@ import { servePooled } from './pool/serve.ts';
 import { poolSamples } from './pool-samples.ts';
 import { sendCancel, serveRelayed } from './relayed.ts';
 import type { Session, SessionServices } from './session.ts';
+import { watchTimeouts } from './timeouts.ts';
 import { keepAlive } from './upstream.ts';
 
 export interface WorkerOptions {
@@ -68,7 +72,32 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
   const pools = new Pools(config.proxy, { upstream: config.upstream, log, worker: config.worker ?? 0, workers: config.workers ?? 1 });
   const authenticator = newAuthenticator(config, pools, log);
   const live = new LiveClients(pools);
-  const commands = new LiveCommands(live, pools, tls);
+  /** Ends a session in the middle of whatever it does; the server is told to give up. */
+  const cutOff = (session: Session, error: ErrorFields): void => {
+    const pooled = pools.client(session);
+    const { backendKey, busy } = session.facts();
+    if (pooled !== undefined) pools.interrupt(pooled);
+    else if (busy && backendKey.length > 4) {
+      void sendCancel(
+        cancelPacket(backendKey.readInt32BE(0), backendKey.subarray(4)),
+        config.upstream,
+        pools.settings.cancelWaitTimeout,
+        log,
+      );
+    }
+    session.cutOff(error);
+  };
+  const commands = new LiveCommands(live, pools, tls, cutOff);
+  const admission = new Admission(pools, live.waiting, () => live.newId());
+  const unwatch = watchTimeouts({
+    settings: () => pools.settings,
+    clients: () => live.clients.values(),
+    observe: (client) => live.observe(client),
+    end({ session, identity: { user, database } }, error) {
+      log.info({ user, database, reason: error.message }, 'a client was ended');
+      cutOff(session, error);
+    },
+  });
   const worker: Pick<Worker, 'report' | 'command' | 'cancelHere'> = {
     report() {
       const own = live.report(commands.isPaused);
@@ -100,10 +129,14 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
       await consoles.serve(socket, user, arrival.packet, arrival.rest, arrival.authenticated);
       return;
     }
+    admission.enter(socket, identity);
     const wait = commands.admit(socket, identity);
     if (wait !== null) await arrival.excused(wait);
+    const own = replication || pools.modeOf(database, user) === 'session';
+    const turn = own ? admission.ownServer(socket, identity) : null;
+    if (turn !== null) await arrival.excused(turn);
     if (arrival.isGone()) return;
-    if (replication || pools.modeOf(database, user) === 'session') await serveRelayed(arrival, config.upstream, authenticator, log);
+    if (own) await serveRelayed(arrival, config.upstream, authenticator, log);
     else await servePooled(arrival, pools, authenticator, config.upstream);
   };
   const accept = {
@@ -127,6 +160,7 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
       opened: (session, identity) => {
         starting.delete(client);
         sessions.add(session);
+        admission.opened(session, identity);
         commands.entered(live.opened(session, identity));
       },
       // Nobody waits for these when the worker stops.
@@ -140,6 +174,7 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
         starting.delete(client);
         if (session !== null) {
           sessions.delete(session);
+          admission.closed(session);
           live.closed(session);
         }
         if (sockets.size === 0) emptied();
@@ -163,6 +198,7 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
     },
     async stop(drainTimeout = options.drainTimeout ?? 10_000) {
       server.close();
+      unwatch();
       consoles.shutDown();
       const empty = new Promise<void>((resolve) => {
         emptied = resolve;

@@ -45,9 +45,13 @@ export async function extendedClient(upstream: ServerAddress, user = 'postgres')
       };
       await client.query('BEGIN');
       try {
-        if (part.statement !== null && (await runner.claims(part.statement, session)))
+        if (part.statement !== null && (await runner.claims(part.statement, part.text, session))) {
           last = await runner.run(part.statement, part.text, session);
-        else await client.query(part.text);
+          if (last.kind === 'forward') {
+            await client.query(last.text);
+            await last.after();
+          }
+        } else await client.query(part.text);
         await client.query('COMMIT');
       } catch (error) {
         await client.query('ROLLBACK');

@@ -30,8 +30,14 @@ const hidden = 16;
 export interface Expectation {
   /** The answer itself, of `local`. */
   readonly reply?: Buffer;
+  /** Of a hidden message: its error is for nobody. */
+  readonly silent?: boolean;
+  /** The client's statement that the message makes or takes away. */
+  readonly statement?: string;
   /** The message had no effect: it failed, or the server skipped it. */
-  undo?(): void;
+  undo?(skipped: boolean): void;
+  /** It was answered with success. */
+  done?(): void;
 }
 
 export class ExpectedReplies {
@@ -50,6 +56,12 @@ export class ExpectedReplies {
   #tail = 0;
   readonly #about = new Map<number, Expectation>();
   #syncsInCopy = 0;
+  /** Where the last request stands that may drop all prepared statements. */
+  #forgets = -1;
+  #lastSync = -1;
+  /** Where the last message stands that makes the unnamed statement; the others by their names, also those that take it away. */
+  #unnamed = -1;
+  readonly #changes = new Map<string, number>();
 
   get empty(): boolean {
     return this.#head === this.#tail;
@@ -69,14 +81,34 @@ export class ExpectedReplies {
     return this.#head !== this.#tail && ((this.#ring[this.#head & (this.#ring.length - 1)] ?? 0) & hidden) !== 0;
   }
 
+  /** Whether what is being answered is the last thing that was asked. */
+  get isLast(): boolean {
+    for (let at = this.#head + 1; at < this.#tail; at++) {
+      const kind = (this.#ring[at & (this.#ring.length - 1)] ?? 0) & 15;
+      if (kind !== Expect.sync && kind !== Expect.close) return false;
+    }
+    return true;
+  }
+
+  /** Whether it takes more of the client for everything to be answered: nothing was asked, or COPY data or a Sync is wanting. */
+  get unfinished(): boolean {
+    return this.doubtful || this.empty || this.copyIn || this.batchOpen;
+  }
+
+  /** Whether an error of the hidden message whose answer comes next is for nobody. */
+  get frontSilent(): boolean {
+    return this.#about.get(this.#head)?.silent === true;
+  }
+
   /** Whether a request sent now is discarded or cannot be booked. */
   get unbooked(): boolean {
     return this.skipping || this.copyIn || this.doubtful;
   }
 
-  query(kind: typeof Expect.query | typeof Expect.functionCall, secret = false): void {
+  query(kind: typeof Expect.query | typeof Expect.functionCall, secret = false, about?: Expectation): void {
     if (this.copyIn) this.doubtful = true;
     if (this.unbooked) return;
+    if (about !== undefined) this.#setAbout(this.#tail, about);
     this.#push(kind, secret);
     this.batchOpen = false;
   }
@@ -85,22 +117,41 @@ export class ExpectedReplies {
   extended(kind: number, secret = false, about?: Expectation): void {
     if (this.copyIn) this.doubtful = true;
     if (this.unbooked) {
-      about?.undo?.();
+      about?.undo?.(true);
       return;
     }
-    if (about !== undefined) this.#about.set(this.#tail, about);
+    if (about !== undefined) this.#setAbout(this.#tail, about);
     this.#push(kind, secret);
     this.batchOpen = true;
   }
 
-  sync(): void {
+  /** The message that was booked last may drop all prepared statements. */
+  forgets(): void {
+    this.#forgets = this.#tail - 1;
+  }
+
+  /**
+   * Whether it is not known yet what the client's statement will be: an earlier request may drop them all, or the message that makes it or
+   * takes it away is in a batch of its own, which may fail without this one. `known`: the server is asked under that very name, so that
+   * what it makes of a Parse of its own is all the same.
+   */
+  uncertain(statement: string, known: boolean): boolean {
+    if (this.unbooked) return false;
+    if (statement === '') return this.#head <= this.#unnamed && this.#unnamed < this.#lastSync;
+    if (this.#head <= this.#forgets) return true;
+    const at = this.#changes.size === 0 ? undefined : this.#changes.get(statement);
+    return at !== undefined && at < this.#lastSync && (!known || this.#about.get(at)?.reply !== undefined);
+  }
+
+  sync(secret = false): void {
     if (this.copyIn) {
       this.#syncsInCopy++;
       return;
     }
     this.batchOpen = false;
     this.skipping = false;
-    this.#push(Expect.sync, false);
+    this.#lastSync = this.#tail;
+    this.#push(Expect.sync, secret);
   }
 
   copyEnd(): void {
@@ -115,6 +166,7 @@ export class ExpectedReplies {
       return undefined;
     }
     const about = this.#drop();
+    about?.done?.();
     while (this.front === Expect.copyEnd) this.#drop();
     return about;
   }
@@ -131,6 +183,7 @@ export class ExpectedReplies {
     let to = this.#head + 1;
     let ended = false;
     let synced = false;
+    let lastSync = -1;
     for (let at = to; at < this.#tail; at++) {
       const entry = this.#ring[at & mask] ?? 0;
       const kind = entry & 15;
@@ -141,13 +194,18 @@ export class ExpectedReplies {
       }
       // Anything else in front of the end of the data breaks the COPY off.
       if (!ended) this.doubtful = true;
-      synced ||= kind === Expect.sync;
+      if (kind === Expect.sync) {
+        synced = true;
+        lastSync = to;
+      }
       const about = this.#about.get(at);
       this.#about.delete(at);
-      if (about !== undefined) this.#about.set(to, about);
+      if (about !== undefined) this.#setAbout(to, about);
       this.#ring[to++ & mask] = entry;
     }
     this.#tail = to;
+    this.#forgets = Math.min(this.#forgets, to - 1);
+    this.#lastSync = lastSync;
     this.copyIn = !ended;
     this.#syncsInCopy = 0;
     if (this.front === Expect.execute && !synced) this.batchOpen = true;
@@ -161,16 +219,27 @@ export class ExpectedReplies {
       if (this.#syncsInCopy > 0) this.doubtful = true;
     }
     const front = this.front;
-    if (front < Expect.parse || front === Expect.none) return false;
+    if (front < Expect.parse) {
+      this.#about.get(this.#head)?.undo?.(false);
+      return false;
+    }
     // The latest first, so that each finds what it left.
+    const failed = this.#drop();
     const skipped: Expectation[] = [];
     while (this.#head !== this.#tail && this.front !== Expect.sync) {
       const about = this.#drop();
       if (about !== undefined) skipped.push(about);
     }
     if (this.#head === this.#tail) this.skipping = this.batchOpen;
-    for (const about of skipped.reverse()) about.undo?.();
+    for (const about of skipped.reverse()) about.undo?.(true);
+    failed?.undo?.(false);
     return true;
+  }
+
+  #setAbout(at: number, about: Expectation): void {
+    this.#about.set(at, about);
+    if (about.statement === '') this.#unnamed = at;
+    else if (about.statement !== undefined) this.#changes.set(about.statement, at);
   }
 
   #push(kind: number, secret: boolean): void {
@@ -185,7 +254,10 @@ export class ExpectedReplies {
     if (entry >= hidden || entry === Expect.local) this.edits--;
     if (this.#about.size === 0) return undefined;
     const about = this.#about.get(at);
-    if (about !== undefined) this.#about.delete(at);
+    if (about === undefined) return undefined;
+    this.#about.delete(at);
+    if (this.#changes.size > 0 && about.statement !== undefined && this.#changes.get(about.statement) === at)
+      this.#changes.delete(about.statement);
     return about;
   }
 

@@ -6,7 +6,7 @@
 import type { Socket } from 'node:net';
 import type { ErrorFields } from '../../errors.ts';
 import { millraceError } from '../../errors.ts';
-import { message } from '../encode.ts';
+import { message, parameterStatus } from '../encode.ts';
 import { Request, Status } from '../tags.ts';
 import type { LinkHandlers, UpstreamLink } from '../upstream-link.ts';
 import { isTracked, type Settings, settingStatements } from './parameters.ts';
@@ -37,9 +37,10 @@ export interface Lender {
 }
 
 const terminate = message(Request.terminate, []);
+const nothing = Buffer.alloc(0);
 
 export class PooledLink implements UpstreamLink, Borrower, Waiter {
-  readonly statements: ClientStatements = { named: new Map(), unnamed: null };
+  readonly statements: ClientStatements = { named: new Map(), unnamed: null, forgets: false };
   settings: Settings;
   /** When the client began to wait for a server; 0 when it does not. performance.now(). */
   waitingSince = 0;
@@ -48,6 +49,12 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   requestAt = 0;
   /** Why the client keeps its server; '' when it does not. */
   pinned = '';
+  /** What RESET brings back. */
+  readonly #startSettings: Settings;
+  /** Parameters that are being reset, `all` among them or not. */
+  readonly #resets = new Set<string>();
+  /** The server has not been told of all settings yet. */
+  #unsettled = false;
   readonly #pool: Lender;
   readonly #rewriter: RequestRewriter;
   readonly #forget: () => void;
@@ -64,6 +71,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     this.#pool = pool;
     this.#forget = forget;
     this.settings = settings;
+    this.#startSettings = settings;
     this.#rewriter = new RequestRewriter(
       this.statements,
       { effect: (effect) => this.#effect(effect), terminate: () => undefined },
@@ -84,7 +92,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   }
 
   get pending(): number {
-    return this.#waitingBytes + (this.#server?.socket.writableLength ?? 0);
+    return this.#waitingBytes + this.#rewriter.held + (this.#server?.socket.writableLength ?? 0);
   }
 
   listen(handlers: LinkHandlers): void {
@@ -96,7 +104,8 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     const server = this.#server;
     if (server !== null) {
       this.requestAt = performance.now();
-      return server.send(this.#rewriter.rewrite(bytes, server));
+      if (this.#unsettled) this.#settle(server);
+      return server.send(this.#rewriter.rewrite(bytes, server)) && this.#rewriter.held === 0;
     }
     // A client without a transaction that takes its leave needs no server for that.
     if (this.#waitingBytes === 0 && bytes.length === 5 && bytes[0] === Request.terminate && !this.#rewriter.midMessage) return true;
@@ -118,6 +127,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     this.attachedAt = now;
     this.requestAt = now;
     this.#server = server;
+    this.#unsettled = false;
     server.lend(this);
     const waiting = this.#waiting;
     this.#waiting = [];
@@ -177,19 +187,43 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   // Of the server that is lent to this client:
 
   receive(bytes: Buffer): boolean {
-    return this.#handlers?.receive(bytes) ?? false;
+    const keeps = this.#handlers?.receive(bytes) ?? false;
+    // A COPY that waits for data of a client that will send none.
+    if (this.#ended && this.#server?.expected.copyIn === true) this.#endWhenAnswered();
+    return keeps;
   }
 
   settingsChanged(settings: Settings): void {
     this.settings = settings;
   }
 
+  settingsReset(): void {
+    const server = this.#server;
+    if (server === null) return;
+    const resets = this.#resets;
+    const settings = server.resetTo(this.#startSettings, (parameter) => resets.has('all') || resets.has(parameter));
+    resets.clear();
+    for (const [name, value] of settings.values) {
+      if (server.settings.values.get(name) !== value) this.#handlers?.receive(parameterStatus(name, value));
+    }
+    this.settings = settings;
+    this.#unsettled = settings !== server.settings;
+  }
+
   forgotten(tag: 'DISCARD ALL' | 'DEALLOCATE ALL'): void {
     this.statements.named.clear();
-    if (tag === 'DISCARD ALL') this.pinned = '';
+    // What was sent behind it may leave something again.
+    if (tag === 'DISCARD ALL' && this.#server?.expected.isLast === true) this.pinned = '';
+  }
+
+  answered(): void {
+    if (this.#rewriter.held === 0) return;
+    this.#goOn();
+    if (this.#ended) this.#endWhenAnswered();
   }
 
   ready(status: number): void {
+    this.answered();
     const { stats, statementMode } = this.#pool;
     stats.queries++;
     if (status === Status.idle) {
@@ -217,14 +251,24 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     this.#handlers?.closed();
   }
 
+  /** What a held message waited for may have come. */
+  #goOn(): void {
+    const server = this.#server;
+    if (server === null) return;
+    server.send(this.#rewriter.rewrite(nothing, server));
+    if (this.#rewriter.held === 0) this.#handlers?.drain();
+  }
+
   /** Behind the client's last word: everything it asked for is still answered. */
   #endWhenAnswered(): void {
     const server = this.#server;
     if (server === null ? this.waitingSince === 0 : this.#isDone(server)) this.destroy();
-    else if (server !== null && (server.expected.doubtful || server.expected.empty)) {
+    else if (server !== null && this.#rewriter.held === 0 && (server.expected.unfinished || this.#rewriter.midMessage)) {
       // It left in the middle of something, which ends with the connection.
       server.retired ??= 'a client left it in the middle of something';
-      if (!server.socket.writableEnded) server.socket.end(terminate);
+      if (server.socket.writableEnded) return;
+      if (this.#rewriter.midMessage) server.socket.end();
+      else server.socket.end(terminate);
     }
   }
 
@@ -250,7 +294,19 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     this.#pool.release(server, this.pinned !== '');
   }
 
+  /** Makes up for a RESET, where the client goes on with the same server. */
+  #settle(server: ServerConnection): void {
+    if (!server.expected.quiet || server.status === Status.failed || this.#rewriter.midMessage) return;
+    this.#unsettled = false;
+    const sql = settingStatements(server.settings, this.settings);
+    if (sql !== '') server.send([server.sendHidden(sql)]);
+  }
+
   #effect(effect: SessionEffect): void {
+    if (effect.kind === 'reset') {
+      this.#resets.add(effect.parameter);
+      this.#server?.expectReset();
+    } else if (effect.kind === 'set') this.#resets.delete(effect.parameter);
     if (this.pinned !== '') return;
     if (effect.kind === 'pin') this.pinned = effect.reason;
     else if (effect.kind === 'set' && !isTracked(effect.parameter, this.settings.values)) this.pinned = `SET ${effect.parameter}`;

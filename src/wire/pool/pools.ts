@@ -15,7 +15,7 @@ import { Pool, type PoolLimits, type PoolPort } from './pool.ts';
 import type { PooledLink } from './pooled-link.ts';
 import type { PoolRow } from './report.ts';
 import type { ServerConnection } from './server.ts';
-import type { PoolMode, ProxySettings } from './settings.ts';
+import { overrideOf as own, type PoolMode, type ProxySettings } from './settings.ts';
 
 /** A client that takes turns. */
 export interface PooledClient {
@@ -45,6 +45,8 @@ export class Pools {
   readonly pools = new Map<string, Pool>();
   /** By the process id they were told. */
   readonly clients = new Map<number, PooledClient>();
+  /** How many server connections are not of pools but of clients in session mode. */
+  ownServers: (of: 'database' | 'user', name: string) => number = () => 0;
   readonly #bySession = new WeakMap<Session, PooledClient>();
   readonly #port: PoolsPort;
   #lastPid = 0;
@@ -70,7 +72,7 @@ export class Pools {
     if (known !== undefined) return known;
     const pool: Pool = new Pool({ database, user }, this.table, {
       limits: () => this.#limits(database, user),
-      mayOpen: () => this.#mayOpen(database, user),
+      mayOpen: () => this.mayOpen(database, user),
       open,
       log: this.#port.log,
     });
@@ -98,6 +100,11 @@ export class Pools {
       client.link.refuse(millraceError('query_canceled').fields);
     } else if (!server.expected.quiet) void this.#sendCancel(client.pool, server);
     return true;
+  }
+
+  /** Cancels what the server does for a client that has to go. */
+  interrupt({ pool, link: { server } }: PooledClient): void {
+    if (server !== null && !server.expected.quiet) void this.#sendCancel(pool, server);
   }
 
   /** The pools of a database, or all. */
@@ -206,13 +213,14 @@ export class Pools {
     return Math.max(1, Math.floor(limit / workers) + (worker < limit % workers ? 1 : 0));
   }
 
-  #mayOpen(database: string, user: string): boolean {
+  /** Whether one more server connection is allowed to this database and role. If not, one that nobody needs is closed. */
+  mayOpen(database: string, user: string): boolean {
     const { settings } = this;
     const perDatabase = own(settings.perDatabase, database)?.maxDbConnections ?? settings.maxDbConnections;
     const perUser = own(settings.perUser, user)?.maxUserConnections ?? settings.maxUserConnections;
     if (perDatabase === 0 && perUser === 0) return true;
-    let ofDatabase = 0;
-    let ofUser = 0;
+    let ofDatabase = this.ownServers('database', database);
+    let ofUser = this.ownServers('user', user);
     for (const pool of this.pools.values()) {
       if (pool.database === database) ofDatabase += pool.size;
       if (pool.user === user) ofUser += pool.size;
@@ -229,7 +237,12 @@ export class Pools {
       const [server] = shares(pool) && pool.waiting.size === 0 ? pool.idle : [];
       if (server !== undefined && (oldest === undefined || server.usedAt < oldest.usedAt)) oldest = server;
     }
-    // Its place is free once it is closed; then the pools are asked again.
+    // Its place is free once it is closed: for whoever has waited longest.
+    oldest?.socket.once('close', () => {
+      const now = performance.now();
+      const byWait = [...this.pools.values()].sort((one, other) => other.longestWait(now) - one.longestWait(now));
+      for (const pool of byWait) pool.openMore();
+    });
     oldest?.destroy();
     return false;
   }
@@ -241,9 +254,4 @@ export class Pools {
         this.pools.delete(key);
     }
   }
-}
-
-/** Names of roles and databases are anybody's choice: `constructor` is one too. */
-function own<T>(table: Readonly<Record<string, T>>, name: string): T | undefined {
-  return Object.hasOwn(table, name) ? table[name] : undefined;
 }

@@ -40,7 +40,7 @@ export class ServerStatements {
     return this.#byName.has(name);
   }
 
-  /** Where the statement is, undefined when it is not there. Counts as a use. */
+  /** Where the statement is, undefined when it is not there for certain. Counts as a use. */
   find(statement: Prepared): string | undefined {
     const name = this.#byKey.get(statement.key);
     if (name === undefined) return undefined;
@@ -66,9 +66,14 @@ export class ServerStatements {
     return name;
   }
 
+  /** Its Parse was sent. */
   add(name: string, statement: Prepared): void {
     this.#byName.set(name, { statement, used: ++this.#clock });
-    this.#byKey.set(statement.key, name);
+  }
+
+  /** Its Parse has succeeded: from now on others may use it. */
+  confirm(name: string, statement: Prepared): void {
+    if (this.#byName.get(name)?.statement === statement) this.#byKey.set(statement.key, name);
   }
 
   remove(name: string): Prepared | undefined {

@@ -1,30 +1,27 @@
 /**
  * A client's messages on their way to a pooled server connection.
  * Invariant: what the server receives means to it what the client meant, wherever the client's statements were prepared; every message is
- * booked in the server's ExpectedReplies; messages that need no change are passed on without being copied.
+ * booked in the server's ExpectedReplies; messages that need no change are passed on without being copied. A message whose meaning hangs on
+ * an answer that is still to come is held until then, with all that follows it.
  */
-import { close, message as encode, parseComplete } from '../encode.ts';
+import { close, message as encode, flush, parseComplete } from '../encode.ts';
 import { Request } from '../tags.ts';
-import { Expect, type Expectation, type ExpectedReplies } from './expected.ts';
-import { type SessionEffect, sessionEffect } from './pin.ts';
-import { isReserved, type Prepared, prepared, type ServerStatements } from './prepared.ts';
+import { Expect, type Expectation } from './expected.ts';
+import { forgetsStatements, isUncertain, placeNamed } from './names-in-sql.ts';
+import { type SessionEffect, sessionEffects } from './pin.ts';
+import { evict, place, prepareAs, type ServerSide, sendParse } from './placing.ts';
+import { isReserved, type Prepared, prepared } from './prepared.ts';
 
 /** The prepared statements of a client, kept between its transactions. The unnamed one as what follows the name in Parse. */
 export interface ClientStatements {
   readonly named: Map<string, Prepared>;
   unnamed: Buffer | null;
-}
-
-/** What is known of the server connection. */
-export interface ServerSide {
-  readonly expected: ExpectedReplies;
-  readonly statements: ServerStatements;
-  /** The unnamed statement it holds, if it is a client's that is known. */
-  unnamed: Buffer | null;
+  /** One of them was prepared that drops them all. */
+  forgets: boolean;
 }
 
 export interface RewritingHooks {
-  /** What a text does to its session. Called for every Query and Parse before it is sent. */
+  /** What the text of a Query or Parse does to its session; called before it is sent. */
   effect(effect: SessionEffect): void;
   /** The client takes its leave; the server is not told. */
   terminate(): void;
@@ -39,7 +36,8 @@ const longestName = 65_536;
 /** A longer unnamed statement is not remembered from one transaction to the next. */
 const longestUnnamed = 262_144;
 
-const Step = { pass: 0, wait: 1, replace: 2 } as const;
+/** `wait`: for the rest of the message. `hold`: for an answer of the server. */
+const Step = { pass: 0, wait: 1, replace: 2, hold: 3 } as const;
 
 export class RequestRewriter {
   readonly #client: ClientStatements;
@@ -50,6 +48,7 @@ export class RequestRewriter {
   #remaining = 0;
   /** The beginning of a message that could not be judged yet. */
   #carry: Buffer | null = null;
+  #holding = false;
   /** Of the last message that was replaced: what is sent for it, and from where on the client's own bytes are. */
   #instead: Buffer[] = [];
   #resume = 0;
@@ -65,10 +64,17 @@ export class RequestRewriter {
     return this.#remaining > 0 || this.#carry !== null;
   }
 
+  /** Bytes that wait for an answer of the server; then `rewrite` is to be called again. */
+  get held(): number {
+    return this.#holding ? (this.#carry?.length ?? 0) : 0;
+  }
+
   /** What is to be sent for `chunk`; views of `chunk` where nothing is changed. */
   rewrite(chunk: Buffer, server: ServerSide): readonly Buffer[] {
     const bytes = this.#carry === null ? chunk : Buffer.concat([this.#carry, chunk]);
     this.#carry = null;
+    const heldBefore = this.#holding;
+    this.#holding = false;
     const end = bytes.length;
     const out: Buffer[] = [];
     let from = 0;
@@ -82,7 +88,10 @@ export class RequestRewriter {
         continue;
       }
       if (at > from) out.push(bytes.subarray(from, at));
-      if (step === Step.wait) {
+      if (step === Step.wait || step === Step.hold) {
+        this.#holding = step === Step.hold;
+        // Without a Sync the server keeps its answers.
+        if (this.#holding && server.expected.batchOpen && (at > 0 || !heldBefore)) out.push(flush);
         this.#carry = Buffer.from(bytes.subarray(at));
         return out;
       }
@@ -109,6 +118,7 @@ export class RequestRewriter {
         return this.#target(bytes, at, next, server);
       case Request.execute:
         expected.extended(Expect.execute);
+        if (this.#client.forgets) expected.forgets();
         return Step.pass;
       case Request.sync:
         expected.sync();
@@ -138,32 +148,27 @@ export class RequestRewriter {
     const { expected } = server;
     if (!isThere(bytes, at, next)) return Step.wait;
     const instead: Buffer[] = [];
+    let forgets = false;
+    let about: Expectation | undefined;
     if (!expected.unbooked) {
-      const effect = sessionEffect(bytes, at + 5, Math.min(next, bytes.length));
-      if (effect.kind === 'deallocate') this.#beforeDeallocate(effect.name, server, instead);
-      this.#hooks.effect(effect);
+      const effects = sessionEffects(bytes, at + 5, Math.min(next, bytes.length));
+      if (effects.length > 0) {
+        if (isUncertain(effects, expected)) return Step.hold;
+        for (const effect of effects) this.#hooks.effect(effect);
+        forgets = forgetsStatements(effects);
+        about = placeNamed(effects, this.#client.named, server, instead, true, this.#hooks);
+      }
       // A simple Query drops the unnamed statement.
       this.#client.unnamed = null;
       server.unnamed = null;
     }
-    expected.query(Expect.query);
+    expected.query(Expect.query, false, about);
+    if (forgets) expected.forgets();
     return instead.length === 0 ? Step.pass : this.#replace(instead, at);
   }
 
-  /** SQL names a statement that was prepared by protocol: on this server it must have the client's name. */
-  #beforeDeallocate(name: string, server: ServerSide, instead: Buffer[]): void {
-    const own = this.#client.named.get(name);
-    if (own === undefined) return;
-    if (!server.statements.holds(name, own)) {
-      this.#evict(name, server, instead);
-      this.#prepare(name, own, server, instead);
-    }
-    this.#client.named.delete(name);
-    server.statements.remove(name);
-  }
-
   #parse(bytes: Buffer, at: number, next: number, server: ServerSide): number {
-    const { expected, statements } = server;
+    const { expected } = server;
     if (!isThere(bytes, at, next)) return Step.wait;
     const there = Math.min(next, bytes.length);
     const nameEnd = bytes.indexOf(0, at + 5);
@@ -171,9 +176,24 @@ export class RequestRewriter {
       expected.extended(Expect.parse);
       return Step.pass;
     }
-    this.#hooks.effect(sessionEffect(bytes, nameEnd + 1, there));
-    if (nameEnd === at + 5) return this.#parseUnnamed(bytes.subarray(nameEnd + 1, there), next, bytes.length, server);
-    const name = bytes.toString('latin1', at + 5, nameEnd);
+    const name = nameEnd === at + 5 ? '' : bytes.toString('latin1', at + 5, nameEnd);
+    if (name !== '' && expected.uncertain(name, false)) return Step.hold;
+    const effects = sessionEffects(bytes, nameEnd + 1, there);
+    if (effects.length === 0) return this.#parseAs(name, bytes, at, next, nameEnd, server);
+    if (isUncertain(effects, expected)) return Step.hold;
+    for (const effect of effects) this.#hooks.effect(effect);
+    if (forgetsStatements(effects)) this.#client.forgets = true;
+    const instead: Buffer[] = [];
+    placeNamed(effects, this.#client.named, server, instead, false, this.#hooks);
+    const step = this.#parseAs(name, bytes, at, next, nameEnd, server);
+    if (instead.length === 0) return step;
+    return step === Step.pass ? this.#replace(instead, at) : this.#replace([...instead, ...this.#instead], this.#resume);
+  }
+
+  #parseAs(name: string, bytes: Buffer, at: number, next: number, nameEnd: number, server: ServerSide): number {
+    const { expected, statements } = server;
+    const there = Math.min(next, bytes.length);
+    if (name === '') return this.#parseUnnamed(bytes.subarray(nameEnd + 1, there), next, bytes.length, server);
     if (isReserved(name)) {
       expected.extended(Expect.parse);
       return Step.pass;
@@ -181,7 +201,7 @@ export class RequestRewriter {
     if (next > bytes.length || this.#limit() === 0) {
       this.#hooks.effect({ kind: 'pin', reason: 'prepared statement' });
       const instead: Buffer[] = [];
-      this.#evict(name, server, instead);
+      evict(name, server, instead);
       expected.extended(Expect.parse);
       return instead.length === 0 ? Step.pass : this.#replace(instead, at);
     }
@@ -190,22 +210,21 @@ export class RequestRewriter {
     if (before !== undefined) {
       // The server shall say itself that it exists.
       const instead: Buffer[] = [];
-      if (!statements.holds(name, before)) {
-        this.#evict(name, server, instead);
-        this.#prepare(name, before, server, instead);
-      }
+      prepareAs(name, before, server, instead);
       expected.extended(Expect.parse);
       return instead.length === 0 ? Step.pass : this.#replace(instead, at);
     }
     const statement = prepared(bytes.subarray(nameEnd + 1, next));
     named.set(name, statement);
     if (statements.find(statement) !== undefined) {
-      expected.extended(Expect.local, false, { reply: parseComplete, undo: () => void named.delete(name) });
+      expected.extended(Expect.local, false, { reply: parseComplete, statement: name, undo: () => void named.delete(name) });
       return this.#replace([], next);
     }
     const instead: Buffer[] = [];
-    const placed = this.#place(name, statement, server, instead);
+    const placed = place(name, statement, server, this.#limit(), instead);
     expected.extended(Expect.parse, false, {
+      statement: name,
+      done: () => statements.confirm(placed, statement),
       undo: () => {
         named.delete(name);
         statements.remove(placed);
@@ -218,15 +237,19 @@ export class RequestRewriter {
 
   #parseUnnamed(tail: Buffer, next: number, end: number, server: ServerSide): number {
     const client = this.#client;
-    if (next > end || tail.length > longestUnnamed) {
-      this.#hooks.effect({ kind: 'pin', reason: 'long statement' });
-      client.unnamed = Buffer.alloc(0);
-    } else client.unnamed = Buffer.from(tail);
-    server.unnamed = client.unnamed;
+    const before = client.unnamed;
+    const serverBefore = server.unnamed;
+    const long = next > end || tail.length > longestUnnamed;
+    if (long) this.#hooks.effect({ kind: 'pin', reason: 'long statement' });
+    const statement = long ? Buffer.alloc(0) : Buffer.from(tail);
+    client.unnamed = statement;
+    server.unnamed = statement;
     server.expected.extended(Expect.parse, false, {
-      undo: () => {
-        client.unnamed = null;
-        server.unnamed = null;
+      statement: '',
+      // One that was carried out and failed has taken the one before away.
+      undo: (skipped) => {
+        if (client.unnamed === statement) client.unnamed = skipped ? before : null;
+        if (server.unnamed === statement) server.unnamed = skipped ? serverBefore : null;
       },
     });
     return Step.pass;
@@ -241,7 +264,9 @@ export class RequestRewriter {
       server.expected.extended(Expect.bind);
       return Step.pass;
     }
-    const { instead, name } = this.#lookUp(bytes, portalEnd + 1, nameEnd, server);
+    const found = this.#lookUp(bytes, portalEnd + 1, nameEnd, server);
+    if (found === null) return Step.hold;
+    const { instead, name } = found;
     server.expected.extended(Expect.bind);
     if (name === null) return instead.length === 0 ? Step.pass : this.#replace(instead, at);
     const head = Buffer.allocUnsafe(portalEnd + 1 - at + name.length + 1);
@@ -265,7 +290,9 @@ export class RequestRewriter {
       return Step.pass;
     }
     if (!describing) return this.#close(bytes.toString('latin1', at + 6, nameEnd), next, server);
-    const { instead, name } = this.#lookUp(bytes, at + 6, nameEnd, server);
+    const found = this.#lookUp(bytes, at + 6, nameEnd, server);
+    if (found === null) return Step.hold;
+    const { instead, name } = found;
     expected.extended(kind);
     if (name === null) return instead.length === 0 ? Step.pass : this.#replace(instead, at);
     instead.push(encode(Request.describe, [Buffer.from(`S${name}\0`, 'latin1')]));
@@ -284,10 +311,12 @@ export class RequestRewriter {
       expected.extended(Expect.close);
       return Step.pass;
     }
+    if (expected.uncertain(name, false)) return Step.hold;
     const statement = client.named.get(name);
     client.named.delete(name);
     expected.extended(Expect.local, false, {
       reply: closeComplete,
+      statement: name,
       undo: () => {
         if (statement !== undefined) client.named.set(name, statement);
       },
@@ -295,12 +324,13 @@ export class RequestRewriter {
     return this.#replace([], next);
   }
 
-  /** What has to be sent before a message that uses a statement, and the name to use; null when it is the client's own. */
-  #lookUp(bytes: Buffer, from: number, to: number, server: ServerSide): { readonly instead: Buffer[]; readonly name: string | null } {
+  /** What has to be sent before a message that uses a statement, and the name to use; null when that has to be waited for. */
+  #lookUp(bytes: Buffer, from: number, to: number, server: ServerSide): Found | null {
     const { expected, statements } = server;
     const client = this.#client;
     if (expected.unbooked) return unchanged();
     if (from === to) {
+      if (expected.uncertain('', false)) return null;
       if (server.unnamed === client.unnamed) return unchanged();
       server.unnamed = client.unnamed;
       if (client.unnamed === null) {
@@ -316,57 +346,33 @@ export class RequestRewriter {
     }
     const name = bytes.toString('latin1', from, to);
     const statement = client.named.get(name);
-    if (statement !== undefined && statements.holds(name, statement)) return unchanged();
+    const known = statement !== undefined && statements.holds(name, statement);
+    if (expected.uncertain(name, known)) return null;
+    if (known) return unchanged();
     if (isReserved(name) || this.#limit() === 0) return unchanged();
     const instead: Buffer[] = [];
     if (statement === undefined) {
       // Another client's must not be taken for it.
-      this.#evict(name, server, instead);
+      evict(name, server, instead);
       return { instead, name: null };
     }
     let placed = statements.find(statement);
     if (placed === undefined) {
-      placed = this.#place(name, statement, server, instead);
-      this.#sendParse(placed, statement, server, instead);
+      placed = place(name, statement, server, this.#limit(), instead);
+      sendParse(placed, statement, server, instead);
     }
     return { instead, name: placed === name ? null : placed };
   }
-
-  /** Makes room for a statement and enters it under a free name. */
-  #place(wanted: string, statement: Prepared, server: ServerSide, instead: Buffer[]): string {
-    const { statements } = server;
-    const name = statements.freeName(wanted);
-    while (statements.size >= this.#limit()) {
-      const oldest = statements.oldest();
-      if (oldest === undefined) break;
-      this.#evict(oldest, server, instead);
-    }
-    statements.add(name, statement);
-    return name;
-  }
-
-  /** Prepares under just this name, which is free. */
-  #prepare(name: string, statement: Prepared, server: ServerSide, instead: Buffer[]): void {
-    server.statements.add(name, statement);
-    this.#sendParse(name, statement, server, instead);
-  }
-
-  #sendParse(name: string, statement: Prepared, { expected, statements }: ServerSide, instead: Buffer[]): void {
-    instead.push(encode(Request.parse, [Buffer.from(`${name}\0`, 'latin1'), statement.tail]));
-    expected.extended(Expect.parse, true, { undo: () => void statements.remove(name) });
-  }
-
-  #evict(name: string, { expected, statements }: ServerSide, instead: Buffer[]): void {
-    const statement = statements.remove(name);
-    if (statement === undefined) return;
-    instead.push(close('S', name, 'latin1'));
-    const about: Expectation = { undo: () => statements.add(name, statement) };
-    expected.extended(Expect.close, true, about);
-  }
 }
 
-const nothing = { instead: [] as Buffer[], name: null };
-function unchanged(): { readonly instead: Buffer[]; readonly name: string | null } {
+interface Found {
+  readonly instead: Buffer[];
+  /** Null when it is the client's own. */
+  readonly name: string | null;
+}
+
+const nothing: Found = { instead: [], name: null };
+function unchanged(): Found {
   return nothing;
 }
 

@@ -4,7 +4,7 @@
  * startup packet holds for all its statements.
  */
 import type { ServerAddress } from '../../config.ts';
-import { type ErrorFields, millraceError } from '../../errors.ts';
+import { type ErrorFields, MillraceError, millraceError } from '../../errors.ts';
 import type { Arrival } from '../accept.ts';
 import { authenticationOk, type ClientAuthenticator } from '../auth/client-authentication.ts';
 import type { ServerCredentials } from '../auth/credentials.ts';
@@ -118,7 +118,10 @@ async function openServer(
     const { parameters: reported, pid, key } = await logIn(peer, { parameters }, credentials);
     return { peer, parameters: reported, pid, key };
   } catch (error) {
-    throw error instanceof LoginRefused ? new NoServer(refusal(error.fields)) : error;
+    if (error instanceof LoginRefused) throw new NoServer(refusal(error.fields));
+    // What the upstream asks for is not known here: trying again would not help.
+    if (error instanceof MillraceError) throw new NoServer({ ...error.fields, severity: 'FATAL' });
+    throw error;
   } finally {
     clearTimeout(timer);
   }

@@ -85,6 +85,11 @@ export interface ProxySettings {
   readonly tls: ClientTlsSettings;
 }
 
+/** What is set for one name. Names of roles and databases are anybody's choice: `constructor` is one too. */
+export function overrideOf<T>(table: Readonly<Record<string, T>>, name: string): T | undefined {
+  return Object.hasOwn(table, name) ? table[name] : undefined;
+}
+
 export const defaultProxySettings: ProxySettings = {
   poolMode: 'session',
   maxClientConn: 10_000,

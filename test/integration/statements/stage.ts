@@ -62,9 +62,15 @@ async function open(config: pg.ClientConfig): Promise<TestClient> {
   return client;
 }
 
-export async function startStage(options: { readonly origin?: TestPostgresOptions } = {}): Promise<Stage> {
+export async function startStage(
+  options: {
+    readonly origin?: TestPostgresOptions;
+    /** Further flags of `serve`. */
+    readonly args?: readonly string[];
+  } = {},
+): Promise<Stage> {
   const [upstream, origin] = await Promise.all([startPostgres(), startPostgres({ settings: { wal_level: 'logical' }, ...options.origin })]);
-  const millrace = await startMillrace({ upstream: upstream.address });
+  const millrace = await startMillrace({ upstream: upstream.address, ...(options.args === undefined ? {} : { args: options.args }) });
   const clients: TestClient[] = [];
   const keep = async (client: Promise<TestClient>): Promise<TestClient> => {
     clients.push(await client);

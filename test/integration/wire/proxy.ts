@@ -15,7 +15,7 @@ export function fakeRunner(overrides: Partial<StatementRunner> = {}): FakeRunner
   const ran: string[] = [];
   return {
     ran,
-    async claims(statement, session) {
+    async claims(statement, _, session) {
       switch (statement.type) {
         case 'drop_relation': {
           const found = await session.query('SELECT 1 FROM pg_catalog.pg_class WHERE relname = $1 AND relname LIKE $2', [
@@ -31,6 +31,7 @@ export function fakeRunner(overrides: Partial<StatementRunner> = {}): FakeRunner
           return true;
       }
     },
+    upstreamText: () => null,
     describe: (statement) => (statement.type === 'show_objects' ? showFields : null),
     async run(statement, text, session) {
       ran.push(statement.type);

@@ -37,6 +37,8 @@ const columns = (label: string, of: readonly Identifier[]): string[][] =>
 /** The tokens of a statement; any blanks may go between them. */
 export function printStatement(of: ExtendedStatement): string[] {
   switch (of.type) {
+    case 'mentions_pgtrickle':
+      return ['SELECT', '*', 'FROM', 'pgtrickle', '.', 'pgt_stream_tables'];
     case 'create_secret':
       return ['CREATE', 'SECRET', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS'), ...qualified(of.name), 'AS', quoteLiteral(of.value)];
     case 'alter_secret':

@@ -1,5 +1,5 @@
 /** Pipelines in which Millrace and Postgres once differed, shrunk. */
-import { bind, describe, flush } from '../../../src/wire/encode.ts';
+import { bind, close, describe, flush } from '../../../src/wire/encode.ts';
 import {
   bound,
   copyData,
@@ -50,6 +50,23 @@ export const found: Readonly<Record<string, readonly Step[]>> = {
   ],
   'the portal of a failed Query of ours in a block': [simple(same('BEGIN')), simple(failingSecret), executed('', 0), synced],
   'result formats that are not as many as columns': [prepare('', showSources), bound('', '', [0, 0]), executed('', 0), synced],
+  'the portal in front of a Query of ours in a failed transaction': [
+    ...[
+      ...whole('', same('BEGIN')),
+      prepare('', joined(one, one)),
+      synced,
+      simple(joined(showSources, showSources)),
+      executed('', 0),
+      synced,
+    ],
+  ],
+  'no portal of a text of ours whose second statement is wrong': [
+    ...[simple(joined(same('BEGIN'), same('SELECT x'), showSources)), executed('', 0), synced, simple(same('ROLLBACK'))],
+    ...[simple(joined(same('BEGIN'), same('SELECT 1/0'), showSources)), executed('', 0), synced],
+  ],
+  'a Query of ours behind a COPY that has swallowed its Sync': [
+    ...[...whole('', copyIn), synced, copyDone, simple(showSources), simple(copyIn), copyData('7\n'), copyDone, synced],
+  ],
   'a portal that its transaction has taken along': [
     ...[...whole('', showSources), synced, executed('', 0), simple(one), synced],
     ...[simple(same('BEGIN')), prepare('a', showTables), bound('b', 'a', []), executed('b', 1), ...whole('', same('COMMIT'))],
@@ -68,6 +85,48 @@ export const found: Readonly<Record<string, readonly Step[]>> = {
   ],
   'a finished portal of ours, run again': [
     ...[simple(same('BEGIN')), prepare('', insertingSecret), bound('c', '', []), executed('c', 0), executed('c', 0), synced],
+  ],
+  'a candidate for the unnamed statement in a failed transaction': [
+    ...[simple(same('BEGIN')), simple(same('SELECT 1/0')), prepare('', same('DROP TABLE IF EXISTS none_such')), synced],
+    ...[simple(same('ROLLBACK')), simple(same('BEGIN')), simple(same('SELECT 1/0'))],
+    ...[...whole('', same('ROLLBACK TO none_such')), synced, ...whole('', same('')), prepare('', same('DROP TABLE plain_t')), synced],
+  ],
+  'a Query behind a batch that has only bound, with a candidate that is not ours': [
+    ...[prepare('a', one), bound('', 'a', []), prepare('', same('DROP TABLE plain_t')), simple(one)],
+    ...[bound('', 'a', []), simple(one), prepare('', same('DROP TABLE plain_t')), simple(one), synced],
+  ],
+  'a Query of ours behind an Execute without Sync': [
+    ...[prepare('a', one), bound('a', 'a', []), executed('a', 0), simple(same('DROP TABLE live_t')), executed('a', 0), synced],
+    ...[bound('a', 'a', []), executed('a', 0), simple(joined(showTables, one)), executed('a', 0), synced],
+  ],
+  'a Close that is skipped, with its statement used in the next batch': [
+    ...[prepare('b', one), step('Describe P', describe('P', '', 'utf8')), step('Close S b', close('S', 'b', 'utf8')), synced],
+    ...[bound('', 'b', []), executed('', 0), synced, prepare('b', one), synced],
+  ],
+  'a Parse that is skipped, with its statement used in the next batch': [
+    ...[prepare('a', one), synced, executed('', 0), prepare('b', one), prepare('', one), synced],
+    ...[...whole('b', one), synced, bound('', 'b', []), executed('', 0), synced, bound('', '', []), synced, bound('', 'a', []), synced],
+  ],
+  'a Parse like one before it that fails': [
+    prepare('b', same('SELEC 1')),
+    synced,
+    prepare('a', same('SELEC 1')),
+    synced,
+    bound('', 'a', []),
+    synced,
+  ],
+  'the unnamed portal in front of a Query with a candidate': [
+    ...[...whole('', same('BEGIN')), simple(same('SELECT x; DROP TABLE IF EXISTS none_such')), executed('', 0), synced],
+  ],
+  'statements prepared behind DEALLOCATE ALL': [
+    ...[...whole('a', same('DEALLOCATE ALL')), synced, prepare('b', same('DEALLOCATE ALL')), simple(one), prepare('b', one), synced],
+    ...[prepare('c', one), simple(same('DEALLOCATE ALL')), prepare('c', one), bound('', 'c', []), executed('', 0), synced],
+  ],
+  'a Query of ours behind a ROLLBACK without Sync': [
+    ...[simple(same('BEGIN')), simple(same('SELECT 1/0')), ...whole('', same('ROLLBACK')), simple(showSources), synced],
+    ...[simple(same('BEGIN')), simple(same('SELECT 1/0')), ...whole('', same('')), simple(showSources), synced, simple(same('ROLLBACK'))],
+    ...[simple(same('BEGIN')), simple(same('SELECT 1/0')), ...whole('', same('ROLLBACK')), simple(joined(showSources, one)), synced],
+    ...[...whole('', same('BEGIN')), simple(showSources), simple(same('SELECT 1/0')), synced, simple(showSources)],
   ],
   'an unnamed statement behind a failed Query of ours': [simple(failingSecret), bound('', '', []), simple(one), synced],
 };

@@ -1,6 +1,6 @@
 /**
  * Random pipelines bring the same replies from Millrace as from Postgres: bytes for ordinary SQL, messages where a statement is extended.
- * MILLRACE_PIPELINE_ROUNDS for more of them, MILLRACE_SEED to see the same again.
+ * MILLRACE_PIPELINE_ROUNDS for more of them (and MILLRACE_PIPELINE_SECONDS, in which they have to fit), MILLRACE_SEED to see the same again.
  */
 import fc from 'fast-check';
 import pg from 'pg';
@@ -14,6 +14,7 @@ import { driverFlows, found, foundInBlocks } from './pipelines-found.ts';
 import { replies } from './replies.ts';
 
 const rounds = Number(process.env['MILLRACE_PIPELINE_ROUNDS'] ?? 200);
+const seconds = Number(process.env['MILLRACE_PIPELINE_SECONDS'] ?? 50);
 const seed = Number(process.env['MILLRACE_SEED'] ?? Date.now() % 1_000_000_000);
 
 describe.each<PostgresMajor>([18, 15])('a pipeline, on PostgreSQL %i', (version) => {
@@ -57,7 +58,7 @@ describe.each<PostgresMajor>([18, 15])('a pipeline, on PostgreSQL %i', (version)
         })),
         (one) => compare(one, share > 0),
       ),
-      { numRuns: count, seed, interruptAfterTimeLimit: 50_000 },
+      { numRuns: count, seed, interruptAfterTimeLimit: seconds * 1000 },
     );
   }
 
@@ -69,6 +70,7 @@ describe.each<PostgresMajor>([18, 15])('a pipeline, on PostgreSQL %i', (version)
     for (const steps of Object.values(driverFlows)) await compare({ steps, sizes: [10_000] }, true);
   });
 
-  it('of ordinary SQL brings the same bytes', () => check(0, rounds));
-  it('with extended statements brings the same replies', () => check(3, rounds));
+  const timeout = (seconds + 10) * 1000;
+  it('of ordinary SQL brings the same bytes', { timeout }, () => check(0, rounds));
+  it('with extended statements brings the same replies', { timeout }, () => check(3, rounds));
 });

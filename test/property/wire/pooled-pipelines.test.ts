@@ -1,7 +1,7 @@
 /**
  * Random pipelines bring the same replies from a client that takes turns at pooled connections as from Postgres directly, whatever the
  * client before it left there. Two connections for three clients at once, so that each pipeline moves between them.
- * MILLRACE_PIPELINE_ROUNDS for more of them, MILLRACE_SEED to see the same again.
+ * MILLRACE_PIPELINE_ROUNDS for more of them (and MILLRACE_PIPELINE_SECONDS, in which they have to fit), MILLRACE_SEED to see the same again.
  */
 import fc from 'fast-check';
 import pg from 'pg';
@@ -16,6 +16,7 @@ import { driverFlows, found, foundInBlocks } from './pipelines-found.ts';
 import { replies } from './replies.ts';
 
 const rounds = Number(process.env['MILLRACE_PIPELINE_ROUNDS'] ?? 120);
+const seconds = Number(process.env['MILLRACE_PIPELINE_SECONDS'] ?? 40);
 const seed = Number(process.env['MILLRACE_SEED'] ?? Date.now() % 1_000_000_000);
 
 describe('a pipeline through a transaction pool', () => {
@@ -44,7 +45,11 @@ describe('a pipeline through a transaction pool', () => {
     ]);
     const expected = replies(there.bytes, loosely);
     const got = replies(here.bytes, loosely);
-    const common = there.bytes.includes('the_end') || here.bytes.includes('the_end') ? Infinity : Math.min(expected.length, got.length);
+    // A Close or Parse that Millrace answers itself does not reach the server: among COPY data, where it does not belong, it passes unseen,
+    // and the server does not hang up.
+    const hungUp = there.bytes.includes('protocol synchronization was lost');
+    const end = there.bytes.includes('the_end') || here.bytes.includes('the_end') ? Infinity : Math.min(expected.length, got.length);
+    const common = hungUp ? expected.findIndex((line) => line.includes('type during COPY') || line.includes('message type')) : end;
     expect(here.stalled).toBe(there.stalled);
     expect(got.slice(0, common)).toEqual(expected.slice(0, common));
   }
@@ -55,7 +60,7 @@ describe('a pipeline through a transaction pool', () => {
         pipelines(share, true).map((one) => ({ ...one, toString: () => one.steps.map((part) => part.label).join('\n') })),
         (one) => compare(one, share > 0),
       ),
-      { numRuns: count, seed, interruptAfterTimeLimit: 40_000 },
+      { numRuns: count, seed, interruptAfterTimeLimit: seconds * 1000 },
     );
   }
 
@@ -63,6 +68,7 @@ describe('a pipeline through a transaction pool', () => {
     for (const sizes of [[10_000], [7]]) await compare({ steps, sizes }, true);
   });
 
-  it('of ordinary SQL brings the same bytes', () => check(0, rounds));
-  it('with extended statements brings the same replies', () => check(3, rounds));
+  const timeout = (seconds + 10) * 1000;
+  it('of ordinary SQL brings the same bytes', { timeout }, () => check(0, rounds));
+  it('with extended statements brings the same replies', { timeout }, () => check(3, rounds));
 });

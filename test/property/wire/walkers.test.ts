@@ -28,7 +28,12 @@ function feed(chunks: readonly Buffer[], local: readonly string[]): { log: strin
   const ledger = new Ledger();
   const names = new LocalNames();
   for (const name of local) {
-    names.statements.set(name, { statement: { type: 'drop_schema', ifExists: false, names: [], cascade: false }, text: '', fields: null });
+    names.statements.set(name, {
+      statement: { type: 'drop_schema', ifExists: false, names: [], cascade: false },
+      text: '',
+      fields: null,
+      upstream: null,
+    });
   }
   const walker = new RequestWalker(ledger, gate, names);
   const log: string[] = [];

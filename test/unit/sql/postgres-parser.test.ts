@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, test } from 'vitest';
-import { deparseSql, functionNames, loadPostgresParser, parseSql, relationNames } from '../../../src/sql/postgres-parser.ts';
+import { deparseSql } from '../../../src/sql/deparse.ts';
+import { functionNames, loadPostgresParser, parseSql, relationNames } from '../../../src/sql/postgres-parser.ts';
 
 beforeAll(loadPostgresParser);
 

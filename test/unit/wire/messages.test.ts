@@ -7,6 +7,7 @@ import { copyInRelay } from '../../../src/wire/copy-in-relay.ts';
 import { bindParts, dataRowValues, errorFields, executeParts, parseParts, rowDescriptionFields } from '../../../src/wire/decode.ts';
 import {
   bind,
+  bindAs,
   commandComplete,
   dataRow,
   errorResponse,
@@ -81,7 +82,9 @@ describe('messages', () => {
     expect(rowDescriptionFields(rowDescription([column], 'utf8'), 'utf8')).toEqual([
       { name: 'n', typeOid: 3_000_000_000, typeModifier: 7 },
     ]);
-    expect(bindParts(bind('p', 's', ['a', null], 'utf8'))).toEqual({ portal: 'p', statement: 's', formats: [] });
+    const parameters = Buffer.from([0, 0, 0, 2, 0, 0, 0, 1, 0x61, 255, 255, 255, 255]);
+    expect(bindParts(bind('p', 's', ['a', null], 'utf8'))).toEqual({ portal: 'p', statement: 's', parameters, formats: [] });
+    expect(bindAs('p', 's', parameters, 'utf8')).toEqual(bind('p', 's', ['a', null], 'utf8'));
     expect(executeParts(execute('p', 'utf8'))).toEqual({ portal: 'p', limit: 0 });
     expect(parseParts(parse('n', 'SELECT ä', 'utf8', [23]), 'utf8')).toEqual({ name: Buffer.from('n'), text: 'SELECT ä' });
     expect(() => bindParts(message(0x42, [Buffer.from([0, 0, 0])]))).toThrow(RangeError);

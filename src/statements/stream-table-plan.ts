@@ -1,0 +1,129 @@
+/**
+ * A stream table's query, from its text to the way it is kept.
+ * Invariant: Postgres resolves names and checks the caller's rights (a view of the caller's own that lives for a moment);
+ * what is kept afterwards refers to relations by id and columns by attnum.
+ */
+import { MillraceError, millraceError } from '../errors.ts';
+import { analyzeView, type ReadAnalysis } from '../ivm/analyze.ts';
+import { planView } from '../ivm/plan-view.ts';
+import type { ViewPlan } from '../ivm/plans.ts';
+import { loadViewParser } from '../ivm/source-text.ts';
+import { quoteIdentifier } from '../sql/quote.ts';
+import { type CallerSession, UpstreamError } from './caller-session.ts';
+import { type CallerRole, firstRow, type StatementContext } from './context.ts';
+import { probe } from './materialized-views.ts';
+import { facadeOid } from './sources.ts';
+import { notCapturable, readSources, type Sources } from './stream-table-sources.ts';
+import { functionsOfView, type UnstableFunction } from './view-functions.ts';
+
+export const scratch = 'pg_temp.millrace_new_view';
+const scratchPrefix = 'CREATE TEMPORARY VIEW millrace_new_view AS ';
+
+export interface Definition {
+  /** The query as Postgres prints it, every relation named in full. */
+  readonly text: string;
+  readonly sources: Sources;
+  readonly analysis: ReadAnalysis;
+  /** A function in it whose result changes although no row does. */
+  readonly unstable: UnstableFunction | null;
+}
+
+/** The statement that makes the view, for those who want to make it themselves. */
+export function scratchView(query: string): string {
+  return scratchPrefix + trimmed(query);
+}
+
+/** The query without the semicolons behind it, which a view cannot have. */
+function trimmed(query: string): string {
+  return query.replace(/[\s;]+$/, '');
+}
+
+/** Makes the scratch view. A fault of the query is shown in the query's own text, as Postgres shows it for texts inside a function. */
+export async function createScratch(session: CallerSession, query: string): Promise<void> {
+  try {
+    await session.query('DROP VIEW IF EXISTS pg_temp.millrace_new_view', [], { quiet: true });
+    await session.query(scratchView(query), [], { quiet: true });
+    await session.query(`SELECT * FROM ${scratch} LIMIT 0`, [], { quiet: true });
+  } catch (error) {
+    if (!(error instanceof UpstreamError)) throw error;
+    const { P: position, ...fields } = error.fields;
+    const inner = Number(position) - scratchPrefix.length;
+    throw new UpstreamError(position === undefined || inner < 1 ? fields : { ...fields, p: String(inner), q: trimmed(query) });
+  }
+}
+
+export async function dropScratch(session: CallerSession): Promise<void> {
+  await session.query(`DROP VIEW ${scratch}`, [], { quiet: true });
+}
+
+/** Reads the scratch view. Raises for what no refresh mode can keep. */
+export async function readDefinition(context: StatementContext, session: CallerSession, role: CallerRole): Promise<Definition> {
+  await loadViewParser();
+  const text = (await firstRow(session, `SELECT millrace.definition_of('${scratch}'::regclass)`))?.[0] ?? '';
+  const sources = await readSources(context, session, scratch, role);
+  const plain = sources.read.filter((relation) => relation.kind === 'plain view');
+  const analysis = analyzeView(text, sources.lookup, sources.storage);
+  const unstable = await functionsOfView(
+    context,
+    session,
+    [await facadeOid(session, scratch), ...plain.map((relation) => relation.oid)],
+    [text, ...plain.map((relation) => relation.query ?? '')],
+    role,
+  );
+  return { text, sources, analysis, unstable };
+}
+
+export type Chosen =
+  | { readonly mode: 'DIFFERENTIAL'; readonly plan: ViewPlan }
+  /** `reason`: why not DIFFERENTIAL. `possible`: the compiler keeps it by changes, only that each of them makes it compute the whole again. */
+  | { readonly mode: 'FULL'; readonly plan: ViewPlan; readonly reason: string; readonly possible: boolean };
+
+/** The best way to keep it. */
+export async function choosePlan(context: StatementContext, session: CallerSession, definition: Definition, id: number): Promise<Chosen> {
+  const reason = await notDifferential(session, definition);
+  if (reason !== null) return { mode: 'FULL', plan: fullPlan(definition, reason), reason, possible: false };
+  const { analysis } = definition;
+  let plan: ViewPlan;
+  try {
+    plan = planView(analysis, await probe(context, session, analysis, id));
+  } catch (error) {
+    if (!(error instanceof MillraceError) || error.condition !== 'feature_not_supported') throw error;
+    return { mode: 'FULL', plan: fullPlan(definition, error.message), reason: error.message, possible: false };
+  }
+  return plan.reason.way === 'full' ? { mode: 'FULL', plan, reason: plan.reason.reason, possible: true } : { mode: 'DIFFERENTIAL', plan };
+}
+
+/** The plan for a refresh by the whole query, whatever else would be possible. */
+export function fullPlan({ analysis: { shape, inputs } }: Definition, reason: string): ViewPlan {
+  const columns = shape.columns.map((_, i) => `c${i + 1}`);
+  return {
+    version: 1,
+    inputs,
+    reason: { way: 'full', reason },
+    columns: shape.columns.map((name, i) => ({ name, expression: `s.${quoteIdentifier(columns[i] ?? '')}` })),
+    key: ['rid'],
+    body: { kind: 'whole', query: shape.whole, occurrences: shape.occurrences, columns },
+  };
+}
+
+async function notDifferential(session: CallerSession, { sources, unstable }: Definition): Promise<string | null> {
+  if (unstable !== null) {
+    return unstable.volatile
+      ? `Defining query contains volatile expressions (e.g., ${unstable.name}()), whose result no change tells of`
+      : `The result of ${unstable.name}() changes although no row changes`;
+  }
+  for (const table of sources.tables) {
+    const why = notCapturable(table);
+    if (why !== null) return why;
+  }
+  if (sources.tables.length > 0) {
+    const level = (await firstRow(session, "SELECT pg_catalog.current_setting('wal_level')"))?.[0];
+    if (level !== 'logical') return `The server has wal_level = ${level ?? '?'}: changes of tables need logical`;
+  }
+  return null;
+}
+
+/** Raises unless it can be kept by changes. */
+export function requireDifferential(chosen: Chosen): void {
+  if (chosen.mode === 'FULL' && !chosen.possible) throw millraceError('unsupported_operator', { message: chosen.reason });
+}

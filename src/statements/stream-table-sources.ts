@@ -1,0 +1,229 @@
+/**
+ * What a stream table's query reads of this database: ordinary tables, and the live relations among what it reads.
+ * Invariant: a source is known by OID and attnum from here on, never by name; nothing is read that row-level security would hide from
+ * the caller, and nothing that Millrace's own role may not read.
+ */
+import { storageColumn, storageTable } from '../catalog/model.ts';
+import { millraceError } from '../errors.ts';
+import type { LiveRelation, RelationLookup, TableName } from '../ivm/types.ts';
+import { quoteIdentifier, quoteQualified } from '../sql/quote.ts';
+import type { CallerSession } from './caller-session.ts';
+import { type CallerRole, firstRow, perform, type StatementContext } from './context.ts';
+import { type ReadRelation, readRelations, relationLookup } from './view-inputs.ts';
+
+interface SourceColumn {
+  readonly attnum: number;
+  readonly name: string;
+  readonly type: string;
+  readonly collation: string | null;
+  readonly generated: boolean;
+}
+
+/** An ordinary table, view of another kind or foreign table that the query reads. */
+export interface SourceTable {
+  readonly oid: string;
+  readonly schema: string;
+  readonly name: string;
+  /** Of its `base_table`; taken from the series of ids when there is none yet. */
+  readonly id: number;
+  readonly registered: boolean;
+  /** relkind */
+  readonly kind: 'r' | 'p' | 'm' | 'f';
+  readonly persistence: 'p' | 'u' | 't';
+  readonly hasChildren: boolean;
+  readonly isSystem: boolean;
+  /** relreplident */
+  readonly identity: string;
+  /** Whether Millrace's role has the rights of its owner. */
+  readonly owned: boolean;
+  readonly keyAttnums: readonly number[];
+  readonly columns: readonly SourceColumn[];
+  /** attnums that the query names, plain views looked through. */
+  readonly used: readonly number[];
+}
+
+export interface Sources {
+  readonly read: readonly ReadRelation[];
+  readonly tables: readonly SourceTable[];
+  readonly lookup: RelationLookup;
+  /** What stands in FROM for an input; its columns are those of the compiler. */
+  readonly storage: TableName;
+}
+
+interface RawTable extends Omit<SourceTable, 'id' | 'registered' | 'schema' | 'name' | 'used'> {
+  readonly base: number | null;
+  readonly newId: number;
+  readonly readable: boolean;
+  readonly hiddenRows: boolean;
+  readonly hasPolicies: boolean;
+  readonly used: readonly number[];
+}
+
+/** Everything that the view `view` (quoted name) reads. Raises for what no stream table may read. */
+export async function readSources(context: StatementContext, session: CallerSession, view: string, role: CallerRole): Promise<Sources> {
+  const read = await readRelations(context, session, view);
+  const ordinary = read.filter((relation) => relation.kind === 'ordinary');
+  const views = read.filter((relation) => relation.kind === 'plain view').map((relation) => relation.oid);
+  const raw = (await perform(
+    context,
+    session,
+    [
+      `SELECT coalesce(jsonb_agg(jsonb_build_object(
+                'oid', s.relation::text, 'base', s.base_id, 'newId', CASE WHEN s.base_id IS NULL THEN nextval('millrace.object_id') ELSE 0 END,
+                'kind', s.kind, 'persistence', s.persistence, 'hasChildren', s.has_children, 'isSystem', s.is_system, 'identity', s.identity,
+                'owned', s.owned, 'readable', s.readable, 'hiddenRows', s.hidden_rows, 'hasPolicies', s.has_policies,
+                'keyAttnums', s.key_attnums, 'columns', s.columns,
+                'used', (SELECT coalesce(jsonb_agg(DISTINCT d.refobjsubid), '[]')
+                           FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+                          WHERE (w.ev_class = ($1 ->> 'view')::regclass OR w.ev_class IN (SELECT jsonb_array_elements_text($1 -> 'views')::oid))
+                            AND d.refclassid = 'pg_class'::regclass AND d.refobjid = s.relation AND d.refobjsubid > 0))), '[]')
+         FROM millrace.source_tables(ARRAY(SELECT jsonb_array_elements_text($1 -> 'tables')::oid)) s`,
+    ],
+    { view, views, tables: ordinary.map((relation) => relation.oid) },
+  )) as RawTable[];
+  const named = new Map(ordinary.map((relation) => [relation.oid, relation]));
+  const tables = raw.map((table): SourceTable => {
+    const { schema = '', name = '' } = named.get(table.oid) ?? {};
+    requireReadable(table, { schema, name });
+    return { ...table, schema, name, id: table.base ?? table.newId, registered: table.base !== null };
+  });
+  await requireNoRowSecurity(session, raw, named, views.length > 0 && !role.superuser);
+  const byName = new Map(tables.map((table) => [JSON.stringify([table.schema, table.name]), table]));
+  const live = relationLookup(read);
+  const storages = new Map<number, string>([
+    ...read.flatMap((relation): [number, string][] =>
+      relation.relationId === null ? [] : [[relation.relationId, storageTable(relation.storageId ?? relation.relationId)]],
+    ),
+    ...tables.map((table): [number, string] => [table.id, tableText(table)]),
+  ]);
+  return {
+    read,
+    tables,
+    lookup: (schema, name) => {
+      const table = byName.get(JSON.stringify([schema, name]));
+      if (table !== undefined) return asInput(table);
+      const found = live(schema, name);
+      if (found === undefined && schema === null) throw systemCatalog(`pg_catalog.${name}`);
+      return found;
+    },
+    storage: (input) => storages.get(input) ?? storageTable(input),
+  };
+}
+
+function requireReadable(table: RawTable, named: { readonly schema: string; readonly name: string }): void {
+  const shown = quoteQualified(named.schema, named.name);
+  if (table.isSystem) throw systemCatalog(shown);
+  if (table.persistence === 't') {
+    throw millraceError('feature_not_supported', {
+      message: `temporary table ${shown} cannot be a source of a stream table: one session only sees it`,
+    });
+  }
+  if (!table.readable) {
+    throw millraceError('source_table_unreadable', {
+      name: shown,
+      hint: `As its owner: GRANT SELECT ON ${shown} TO the role that Millrace connects as (and USAGE on its schema).`,
+    });
+  }
+  if (table.hiddenRows) {
+    throw millraceError('row_security_source', {
+      name: shown,
+      hint: 'Let the role that Millrace connects as bypass it: ALTER ROLE ... BYPASSRLS;',
+    });
+  }
+}
+
+function systemCatalog(shown: string): Error {
+  return millraceError('feature_not_supported', { message: `system catalog ${shown} cannot be a source of a stream table` });
+}
+
+/** Policies would have to be applied for each reader anew: the rows kept are the same for all. */
+async function requireNoRowSecurity(
+  session: CallerSession,
+  tables: readonly RawTable[],
+  named: ReadonlyMap<string, ReadRelation>,
+  throughViews: boolean,
+): Promise<void> {
+  if (tables.length === 0) return;
+  const row = await firstRow(
+    session,
+    'SELECT c.oid FROM pg_catalog.unnest($1::oid[]) AS c(oid) WHERE pg_catalog.row_security_active(c.oid) LIMIT 1',
+    [`{${tables.map((table) => table.oid).join(',')}}`],
+  );
+  const oid = row?.[0] ?? (throughViews ? tables.find((table) => table.hasPolicies)?.oid : undefined);
+  if (oid === undefined) return;
+  const relation = named.get(oid);
+  throw millraceError('row_security_source', {
+    name: quoteQualified(relation?.schema ?? null, relation?.name ?? '?'),
+    hint: 'Create the stream table as a role that the policies do not apply to, and put what a reader may see into views over it.',
+  });
+}
+
+function asInput(table: SourceTable): LiveRelation {
+  return {
+    kind: 'live',
+    id: table.id,
+    key: table.keyAttnums.map(storageColumn),
+    columns: table.columns.map((column) => ({ name: column.name, expression: `s.${storageColumn(column.attnum)}` })),
+  };
+}
+
+/** The table with its columns under the names that storages have. */
+function tableText(table: SourceTable): string {
+  const columns = table.columns.map((column) => `${quoteIdentifier(column.name)} AS ${storageColumn(column.attnum)}`);
+  return `(SELECT ${columns.join(', ')} FROM ${quoteQualified(table.schema, table.name)})`;
+}
+
+/** Why changes of a table cannot be had from the WAL; null when they can. */
+export function notCapturable(table: SourceTable): string | null {
+  const shown = `'${table.schema}.${table.name}'`;
+  if (table.kind === 'm') return `Materialized view ${shown} cannot be used as a source in DIFFERENTIAL mode: REFRESH tells of no changes`;
+  if (table.kind === 'f') return `Foreign table ${shown} cannot be used as a source in DIFFERENTIAL mode: its changes happen elsewhere`;
+  if (table.hasChildren) return `Table ${shown} has inheritance children, whose rows come and go without it`;
+  if (table.persistence === 'u') return `Table ${shown} is unlogged: its changes are not in the WAL`;
+  const generated = table.columns.find((column) => column.generated && table.used.includes(column.attnum));
+  if (generated !== undefined) return `Column ${quoteIdentifier(generated.name)} of ${shown} is generated: its values are not in the WAL`;
+  if (table.identity !== 'f' && !table.owned) {
+    return `Table ${shown} needs REPLICA IDENTITY FULL, which only its owner can give it: ALTER TABLE ${quoteQualified(table.schema, table.name)} REPLICA IDENTITY FULL;`;
+  }
+  return null;
+}
+
+/** Statements that register the tables not yet known, with their parameters for `perform` under `bases`. */
+export const registerBases: readonly string[] = [
+  'LOCK TABLE millrace.base_table IN SHARE ROW EXCLUSIVE MODE',
+  `INSERT INTO millrace.relation (id, kind) SELECT (b ->> 'id')::bigint, 'base' FROM jsonb_array_elements($1 -> 'bases') b`,
+  `INSERT INTO millrace.base_table (relation_id, table_oid, columns, key_attnums)
+   SELECT (b ->> 'id')::bigint, (b ->> 'oid')::oid, b -> 'columns', ARRAY(SELECT jsonb_array_elements_text(b -> 'keyAttnums')::integer)
+     FROM jsonb_array_elements($1 -> 'bases') b`,
+];
+
+export function newBases(tables: readonly SourceTable[]): readonly Record<string, unknown>[] {
+  return tables.filter((table) => !table.registered).map(({ id, oid, columns, keyAttnums }) => ({ id, oid, columns, keyAttnums }));
+}
+
+/** What pgtrickle.pgt_dependencies shows: rows of millrace.stream_table_source. */
+export function sourceRows(sources: Sources): readonly Record<string, unknown>[] {
+  const ordinary = sources.tables.map((table) => ({
+    oid: table.oid,
+    type: table.kind === 'm' ? 'MATVIEW' : table.kind === 'f' ? 'FOREIGN_TABLE' : 'TABLE',
+    attnums: table.used,
+    names: table.columns.filter((column) => table.used.includes(column.attnum)).map((column) => column.name),
+    name: quoteQualified(table.schema, table.name),
+  }));
+  const others = sources.read
+    .filter((relation) => relation.kind !== 'ordinary')
+    .map((relation) => ({
+      oid: relation.oid,
+      type: relation.kind === 'view' ? 'STREAM_TABLE' : relation.kind === 'table' ? 'TABLE' : 'VIEW',
+      attnums: [],
+      names: relation.names,
+      name: quoteQualified(relation.schema, relation.name),
+    }));
+  return [...ordinary, ...others];
+}
+
+export const insertSources = `
+INSERT INTO millrace.stream_table_source (relation_id, source, source_type, attnums, names, name)
+SELECT ($1 ->> 'id')::bigint, (s ->> 'oid')::oid, s ->> 'type', ARRAY(SELECT jsonb_array_elements_text(s -> 'attnums')::integer),
+       ARRAY(SELECT jsonb_array_elements_text(s -> 'names')), s ->> 'name'
+  FROM jsonb_array_elements($1 -> 'sources') s`.trim();
