@@ -69,7 +69,7 @@ export class Reconciler {
       const captures = stream?.refreshMode !== 'FULL';
       const ready = view.inputs.every((input) => {
         const base = catalog.bases.get(input);
-        if (base !== undefined) return !captures || (base.state === 'captured' && this.#capture.runner !== null);
+        if (base !== undefined) return !captures || this.#capture.serves(base);
         return (catalog.tables.get(input) ?? catalog.views.get(input))?.state === 'ready';
       });
       if (ready) this.#startPopulating(view.id);
