@@ -11,7 +11,17 @@ import { quoteLiteral } from '../sql/quote.ts';
 import { type BaseCapture, loseDeltas } from './base/capture.ts';
 import { insertDeltas } from './base/delta-rows.ts';
 import { type BaseRunner, StreamLostError } from './base/runner.ts';
-import { type BaseShape, baseError, baseProblem, baseStorage, sameColumns, shapesSql, usedAttnums } from './base/shapes.ts';
+import {
+  type BaseShape,
+  baseError,
+  baseProblem,
+  baseStorage,
+  notedColumns,
+  sameColumns,
+  shapesSql,
+  usedAttnums,
+  usedByAny,
+} from './base/shapes.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { Epoch, type EpochSnapshot, LockRefusedError, requireStatementError } from './epoch.ts';
 import { alert } from './streams/bookkeeping.ts';
@@ -238,24 +248,27 @@ class RefreshRun {
         if (base.parts !== null) await this.#lose(shape.id, 'partitions came, went or were truncated');
         this.#catalogChanged = true;
       }
-      if (base === undefined || sameColumns(base.columns, shape.columns)) continue;
+      if (base === undefined) continue;
+      const noted = notedColumns(base, shape.columns, usedByAny(state.views.values(), shape.id));
+      if (sameColumns(base.columns, noted) && noted.length === shape.columns.length) continue;
       for (const view of state.views.values()) {
         if (!view.inputs.includes(shape.id) || view.state === 'error' || this.#broken.has(view.id)) continue;
         const problem = baseProblem(base, shape, usedAttnums(view.plan, shape.id));
         if (problem !== null) await this.#suspend(view, problem);
       }
-      if (shape.name !== null) {
+      if (shape.name !== null && !sameColumns(base.columns, noted)) {
+        this.#catalogChanged = true;
         await this.#epoch.run([
-          `UPDATE millrace.base_table SET columns = ${quoteLiteral(JSON.stringify(shape.columns))}::jsonb WHERE relation_id = ${shape.id}`,
+          `UPDATE millrace.base_table SET columns = ${quoteLiteral(JSON.stringify(noted))}::jsonb WHERE relation_id = ${shape.id}`,
         ]);
       }
-      this.#catalogChanged = true;
     }
   }
 
   async #suspend(view: LiveView<ViewPlan>, problem: string): Promise<void> {
     const stream = this.#engine.state.streams.get(view.id);
     this.#broken.add(view.id);
+    this.#catalogChanged = true;
     this.#engine.log.error({ view: view.id, name: stream?.name, problem }, 'a stream table is suspended');
     await suspend(this.#engine, this.#epoch, view.id, baseError(problem, `${stream?.schema}.${stream?.name}`));
   }
