@@ -19,7 +19,7 @@ import { Epoch } from './epoch.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
 import { relationGate } from './relation-errors.ts';
 import { freePlanner } from './session-settings.ts';
-import { refreshed } from './streams/bookkeeping.ts';
+import { populationRefused, refreshed } from './streams/bookkeeping.ts';
 import { scheduleOf } from './streams/due.ts';
 import { isDeferred } from './view-upkeep.ts';
 
@@ -234,6 +234,7 @@ async function finish(engine: EngineContext, viewId: number, reload: () => Promi
 }
 
 async function populationFailed(engine: EngineContext, viewId: number, error: PostgresError): Promise<void> {
+  const stream = engine.state.streams.get(viewId);
   const epoch = await Epoch.begin(engine);
   await epoch.fail(viewId, {
     code: error.code,
@@ -241,5 +242,18 @@ async function populationFailed(engine: EngineContext, viewId: number, error: Po
     ...(error.fields.detail === undefined ? {} : { detail: error.fields.detail }),
     ...(error.fields.hint === undefined ? {} : { hint: error.fields.hint }),
   });
+  if (stream !== undefined) {
+    const failure = { message: error.message, code: error.code };
+    const outcome = {
+      action: 'INITIALIZE',
+      reason: 'initial',
+      startedAt: Date.now(),
+      inserted: 0,
+      deleted: 0,
+      deltaRows: 0,
+      failure,
+    } as const;
+    epoch.sendAll(populationRefused(stream, outcome));
+  }
   await epoch.commit(new Map());
 }
