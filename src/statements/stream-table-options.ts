@@ -4,6 +4,7 @@
  */
 import { parseSchedule, ScheduleError } from '../catalog/schedule.ts';
 import { type MillraceError, millraceError } from '../errors.ts';
+import { quoteLiteral } from '../sql/quote.ts';
 
 export type RefreshMode = 'AUTO' | 'DIFFERENTIAL' | 'FULL';
 
@@ -115,7 +116,8 @@ export function checkedOptions(given: Arguments): StreamOptions {
       throw invalidArgument(`invalid ${name} value: '${String(value)}' (expected ${alternatives(rule.values)})`);
     }
     requirePositive(name, value);
-    if (!rule.honoured.includes(known)) throw refused(name, rule.why, 'Leave it out.');
+    if (!rule.honoured.includes(known))
+      throw refused(`${name} => ${typeof value === 'string' ? quoteLiteral(value) : String(value)}`, rule.why, 'Leave it out.');
     options[name] = known;
   }
   return options;

@@ -90,6 +90,10 @@ export async function choosePlan(context: StatementContext, session: CallerSessi
     if (!(error instanceof MillraceError) || error.condition !== 'feature_not_supported') throw error;
     return { mode: 'FULL', plan: fullPlan(definition, error.message), reason: error.message, possible: false };
   }
+  if (plan.body.kind === 'rows' && plan.body.source.occurrences.some((occurrence) => occurrence.key.length === 0)) {
+    const why = 'rows of a relation without a key cannot be found again';
+    return { mode: 'FULL', plan: fullPlan(definition, why), reason: why, possible: true };
+  }
   return plan.reason.way === 'full' ? { mode: 'FULL', plan, reason: plan.reason.reason, possible: true } : { mode: 'DIFFERENTIAL', plan };
 }
 

@@ -112,12 +112,12 @@ export async function readSources(context: StatementContext, session: CallerSess
 
 function requireReadable(table: RawTable, named: { readonly schema: string; readonly name: string }): void {
   const shown = quoteQualified(named.schema, named.name);
-  if (table.isSystem) throw systemCatalog(shown);
   if (table.persistence === 't') {
     throw millraceError('feature_not_supported', {
       message: `temporary table ${shown} cannot be a source of a stream table: one session only sees it`,
     });
   }
+  if (table.isSystem) throw systemCatalog(shown);
   if (!table.readable) {
     throw millraceError('source_table_unreadable', {
       name: shown,

@@ -69,7 +69,10 @@ export async function startStage(
     readonly args?: readonly string[];
   } = {},
 ): Promise<Stage> {
-  const [upstream, origin] = await Promise.all([startPostgres(), startPostgres({ settings: { wal_level: 'logical' }, ...options.origin })]);
+  const [upstream, origin] = await Promise.all([
+    startPostgres(options.upstream),
+    startPostgres({ settings: { wal_level: 'logical' }, ...options.origin }),
+  ]);
   const millrace = await startMillrace({ upstream: upstream.address, ...(options.args === undefined ? {} : { args: options.args }) });
   const clients: TestClient[] = [];
   const keep = async (client: Promise<TestClient>): Promise<TestClient> => {
