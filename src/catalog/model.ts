@@ -90,6 +90,9 @@ export interface BaseTable {
   readonly identityBefore: string | null;
   readonly state: BaseState;
   readonly error: RelationError | null;
+  /** Partitions with their files, when last looked at and now; null for a table without, or not looked at yet. */
+  readonly parts: string | null;
+  readonly partsNow: string | null;
   /** Columns of its delta table, `w` left out; empty when it has none. */
   readonly deltaAttnums: readonly number[];
 }

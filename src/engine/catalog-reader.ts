@@ -19,6 +19,7 @@ import type {
 import type { ServerAddress } from '../config.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { parseLsn } from '../replication/lsn.ts';
+import { partsSql } from './base/shapes.ts';
 import type { CatalogState } from './context.ts';
 import type { SourceRow } from './source-row.ts';
 
@@ -55,6 +56,7 @@ SELECT jsonb_build_object(
   'bases', (SELECT coalesce(jsonb_agg(jsonb_build_object(
                  'id', b.relation_id, 'tableOid', b.table_oid::bigint, 'name', millrace.qualified_name(b.table_oid), 'columns', b.columns,
                  'keyAttnums', b.key_attnums, 'identityBefore', b.identity_before, 'state', b.state, 'error', b.error,
+                 'parts', b.parts, 'partsNow', ${partsSql('b.table_oid')},
                  'deltaAttnums', (SELECT coalesce(jsonb_agg(substr(a.attname, 2)::integer ORDER BY a.attnum), '[]')
                                     FROM pg_attribute a
                                    WHERE a.attrelid = to_regclass('millrace_data.d' || b.relation_id) AND a.attnum > 1 AND NOT a.attisdropped),
@@ -109,6 +111,8 @@ interface RawBase {
   identityBefore: string | null;
   state: BaseState;
   error: RelationError | null;
+  parts: string | null;
+  partsNow: string | null;
   deltaAttnums: number[];
   used: boolean;
 }

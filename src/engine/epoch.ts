@@ -9,6 +9,7 @@ import type { ViewPlan } from '../ivm/plans.ts';
 import { rebuildSql } from '../ivm/view-plan.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { ConnectionLostError, PostgresError } from '../replication/postgres-error.ts';
+import type { Execution } from '../replication/session-contract.ts';
 import { parseSnapshot, type Snapshot } from '../replication/snapshot-visibility.ts';
 import { quoteLiteral } from '../sql/quote.ts';
 import { sendStep } from './apply-steps.ts';
@@ -44,8 +45,13 @@ export class LockRefusedError extends Error {
   }
 }
 
-/** What is to be done with a view in its turn, after the deltas of its inputs are set aside; true when its storage may have changed. */
-export type Turn = (view: LiveView<ViewPlan>) => Promise<boolean>;
+/** What the caller does with views in their turn. */
+export interface Turns {
+  /** Deltas of its inputs are not set aside in this epoch: `take` works on the delta tables themselves. */
+  readonly takesAtOnce: (view: LiveView<ViewPlan>) => boolean;
+  /** `changed`: inputs with deltas in this epoch. True when the view's storage may have changed. */
+  readonly take: (view: LiveView<ViewPlan>, changed: readonly number[]) => Promise<boolean>;
+}
 
 export class Epoch {
   readonly #engine: EngineContext;
@@ -53,6 +59,8 @@ export class Epoch {
   readonly #changed = new Set<number>();
   readonly #failedStorages = new Set<number>();
   readonly #failedViews = new Set<number>();
+  /** Answers not looked at yet. */
+  readonly #sent: Promise<unknown>[] = [];
   #rows = 0;
   #catalogChanged = false;
 
@@ -163,6 +171,27 @@ export class Epoch {
     await Promise.all(statements.map((sql) => this.#engine.session.query(sql)));
   }
 
+  /** As `run`, without waiting: a failure is the epoch's. */
+  send(statements: readonly string[]): void {
+    for (const sql of statements) this.#later(this.#engine.session.query(sql));
+  }
+
+  /** As `send`, for prepared statements. */
+  sendAll(executions: readonly Execution[]): void {
+    if (executions.length > 0) this.#later(this.#engine.session.executeAll(executions));
+  }
+
+  /** Why the transaction failed, when it was something sent without waiting; else `otherwise`. */
+  async failure(otherwise: unknown): Promise<unknown> {
+    const failed = (await Promise.allSettled(this.#sent)).find((outcome) => outcome.status === 'rejected');
+    return failed === undefined ? otherwise : failed.reason;
+  }
+
+  #later(sent: Promise<unknown>): void {
+    sent.catch(() => undefined);
+    this.#sent.push(sent);
+  }
+
   /** Storages whose capture has rows because of what the caller ran. */
   touch(storageId: number): void {
     if (this.#engine.state.captured.has(storageId)) this.#changed.add(storageId);
@@ -175,22 +204,22 @@ export class Epoch {
   }
 
   /** Maintains the views, gives each its turn, runs what the caller wants last, records positions, commits. */
-  async commit(positions: ReadonlyMap<number, Lsn>, turn?: Turn, ending: readonly string[] = []): Promise<void> {
+  async commit(positions: ReadonlyMap<number, Lsn>, turns?: Turns, ending: readonly string[] = []): Promise<void> {
     const { session, state, deltas } = this.#engine;
-    if (this.#changed.size > 0 || turn !== undefined) {
-      await session.query(freePlanner);
+    if (this.#changed.size > 0 || turns !== undefined) {
+      this.send([freePlanner]);
       for (const view of state.views.values()) {
         if (view.state === 'error' || this.#failedViews.has(view.id)) continue;
         const inputs = view.inputs.filter((input) => this.#changed.has(storageOf(state, input)));
         if (inputs.length > 0) {
           const upkeep = upkeepOf(state, view);
-          if (upkeep.aside) await this.#setAside(view.id, inputs);
-          else if (upkeep.atOnce) await this.#maintain(view.id, new Set(inputs));
+          if (upkeep.atOnce) await this.#maintain(view.id, new Set(inputs));
+          else if (upkeep.aside && turns?.takesAtOnce(view) !== true) this.#setAside(view.id, inputs);
         }
-        if (turn !== undefined && (await turn(view))) this.touch(view.id);
+        if (turns !== undefined && (await turns.take(view, inputs))) this.touch(view.id);
       }
     }
-    if (ending.length > 0) await this.run(ending);
+    this.send(ending);
     const few = this.#rows <= fewRows;
     session.cork();
     const emptied = [...this.#changed].map(deltaTable).map((table) => {
@@ -198,7 +227,7 @@ export class Epoch {
       deltas.unknown(table);
       return { table, result: session.execute(name, sql) };
     });
-    const last: Promise<unknown>[] = [...emptied.map(({ result }) => result)];
+    const last: Promise<unknown>[] = [...this.#sent, ...emptied.map(({ result }) => result)];
     for (const { name, sql, params } of progress(positions)) last.push(session.execute(name, sql, params));
     last.push(session.query('COMMIT'));
     session.uncork();
@@ -209,9 +238,9 @@ export class Epoch {
   }
 
   /** A view that is being populated, or is not due, takes these deltas in one piece later. */
-  async #setAside(viewId: number, inputs: readonly number[]): Promise<void> {
+  #setAside(viewId: number, inputs: readonly number[]): void {
     this.#engine.clean.delete(viewId);
-    await this.run(settingAside(this.#engine.state, viewId, inputs).map(({ sql }) => sql));
+    this.send(settingAside(this.#engine.state, viewId, inputs).map(({ sql }) => sql));
   }
 
   async #maintain(viewId: number, inputs: ReadonlySet<number>): Promise<void> {

@@ -50,10 +50,13 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
   );
   const read = new Set(reading.flatMap((view) => view.inputs.filter((input) => state.bases.has(input))));
   const tables = [...read].flatMap((id) => state.bases.get(id)?.name ?? []);
+  let epoch: Epoch | null = null;
   try {
-    const { epoch, snapshot } = await Epoch.beginAtSnapshot(engine, tables);
-    return await new RefreshRun(engine, memory, request, epoch, snapshot, read).run(tables);
-  } catch (error) {
+    const begun = await Epoch.beginAtSnapshot(engine, tables);
+    epoch = begun.epoch;
+    return await new RefreshRun(engine, memory, request, begun.epoch, begun.snapshot, read).run(tables);
+  } catch (thrown) {
+    const error: unknown = (await epoch?.failure(thrown)) ?? thrown;
     if (error instanceof LockRefusedError) {
       const base = [...state.bases.values()].find((one) => one.name === error.table);
       const without = reading.filter((view) => base !== undefined && view.inputs.includes(base.id)).map((view) => view.id);
@@ -78,6 +81,8 @@ class RefreshRun {
   readonly #shapes = new Map<number, BaseShape>();
   readonly #lost = new Map<number, string>();
   readonly #broken = new Set<number>();
+  /** Rows that came into the delta tables of base tables. */
+  readonly #counts = new Map<number, number>();
   #catalogChanged = false;
 
   constructor(
@@ -98,13 +103,15 @@ class RefreshRun {
 
   async run(tables: readonly string[]): Promise<RefreshResult> {
     const { capture } = this.#request;
-    if (capture !== null) await capture.capture.passed(capture.runner);
+    const looked = this.#look(this.#read);
+    if (capture !== null) await Promise.all([capture.capture.passed(capture.runner), looked]);
+    await looked;
     const transactions = capture === null ? [] : capture.runner.visible(this.#snapshot.visible);
     const bases = this.#engine.state.bases;
     const changed = new Set(
       transactions.flatMap((one) => [...one.unknown.keys(), ...one.rows.map((rows) => rows.baseId)]).filter((id) => bases.has(id)),
     );
-    await this.#look(new Set([...this.#read, ...changed]));
+    await this.#look(new Set([...changed].filter((id) => !this.#shapes.has(id))));
     for (const { unknown } of transactions) for (const [baseId, reason] of unknown) await this.#lose(baseId, reason);
     let rows = 0;
     for (const baseId of changed) {
@@ -114,33 +121,43 @@ class RefreshRun {
       const failure = await insertDeltas(this.#engine.session, baseId, parts);
       if (failure === null) {
         this.#epoch.wrote(baseId, count);
+        this.#counts.set(baseId, count);
         rows += count;
       } else {
         this.#engine.log.warn({ table: bases.get(baseId)?.name, err: failure }, 'changes of a base table do not fit its delta table');
         await this.#lose(baseId, `its changes could not be read: ${failure.message}`);
       }
     }
-    if (capture !== null) await this.#epoch.run([progressSql(this.#snapshot)]);
+    if (capture !== null) this.#epoch.send([progressSql(this.#snapshot)]);
     const population = await this.#beginPopulation(tables);
+    const { due } = this.#request;
     const finished: Refreshed[] = [];
+    // Nothing is set aside for these, so the deltas of this epoch are all there are.
+    const atOnce = new Set([...due.keys()].filter((id) => this.#engine.clean.has(id) && !this.#broken.has(id)));
     await this.#epoch.commit(
       new Map(),
-      async (view) => {
-        const reason = this.#request.due.get(view.id);
-        if (reason === undefined || this.#broken.has(view.id)) return false;
-        const outcome = await refreshView(
-          {
-            engine: this.#engine,
-            memory: this.#memory,
-            storage: (input) => this.#storage(input),
-            dataAt: this.#snapshot.takenAt,
-            lost: this.#lost,
-          },
-          view,
-          reason,
-        );
-        finished.push(outcome);
-        return outcome.changed;
+      {
+        takesAtOnce: (view) => atOnce.has(view.id),
+        take: async (view, changed) => {
+          const reason = due.get(view.id);
+          if (reason === undefined || this.#broken.has(view.id)) return false;
+          const fresh = atOnce.has(view.id) ? new Map(changed.map((input) => [input, this.#counts.get(input) ?? null])) : null;
+          const outcome = await refreshView(
+            {
+              engine: this.#engine,
+              epoch: this.#epoch,
+              memory: this.#memory,
+              storage: (input) => this.#storage(input),
+              dataAt: this.#snapshot.takenAt,
+              lost: this.#lost,
+              fresh,
+            },
+            view,
+            reason,
+          );
+          finished.push(outcome);
+          return outcome.changed;
+        },
       },
       population,
     );
@@ -175,6 +192,13 @@ class RefreshRun {
     for (const shape of JSON.parse(result?.rows[0]?.[0] ?? '[]') as BaseShape[]) {
       this.#shapes.set(shape.id, shape);
       const base = state.bases.get(shape.id);
+      if (base !== undefined && base.parts !== shape.parts) {
+        this.#epoch.send([
+          `UPDATE millrace.base_table SET parts = ${shape.parts === null ? 'NULL' : quoteLiteral(shape.parts)} WHERE relation_id = ${shape.id}`,
+        ]);
+        if (base.parts !== null) await this.#lose(shape.id, 'partitions came, went or were truncated');
+        this.#catalogChanged = true;
+      }
       if (base === undefined || sameColumns(base.columns, shape.columns)) continue;
       for (const view of state.views.values()) {
         if (!view.inputs.includes(shape.id) || view.state === 'error' || this.#broken.has(view.id)) continue;

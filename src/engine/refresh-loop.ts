@@ -3,6 +3,7 @@
  * Invariant: nothing here polls: an epoch is run because something is due, or because transactions have waited long enough; with neither, it sleeps
  * until the next schedule. Transactions that have come are not held for ever: the slot would keep the WAL since.
  */
+import type { BaseTable } from '../catalog/model.ts';
 import type { BaseCapture } from './base/capture.ts';
 import type { BaseRunner } from './base/runner.ts';
 import type { EngineContext } from './context.ts';
@@ -100,7 +101,8 @@ export class RefreshLoop {
     const { state, clean } = this.#engine;
     return dueViews(state, {
       now,
-      hasChanges: (view) => !clean.has(view.id) || (runner !== null && view.inputs.some((input) => runner.waitingFor(input))),
+      hasChanges: (view) =>
+        !clean.has(view.id) || view.inputs.some((input) => runner?.waitingFor(input) === true || otherPartitions(state.bases.get(input))),
       remembered: (viewId) => this.memory.get(viewId),
     });
   }
@@ -131,3 +133,6 @@ export class RefreshLoop {
     return state.views.get(viewId)?.inputs.some((input) => state.bases.has(input)) === true;
   }
 }
+
+/** Partitions came, went or were truncated, which no stream tells. */
+const otherPartitions = (base: BaseTable | undefined): boolean => base !== undefined && base.parts !== null && base.parts !== base.partsNow;

@@ -16,6 +16,8 @@ CREATE TABLE millrace.base_table (
     -- relreplident before Millrace asked for old row images (FULL); put back when no stream table needs it; NULL: not changed
     identity_before "char",
     identity_index  oid,                   -- the index that was the identity, when identity_before is i
+    -- of a partitioned table: its partitions and their files when last looked at; another set means rows came or went beside the WAL
+    parts       text,
     -- new: not captured (only views refreshed in FULL read it, or the engine has not come to it); failed: error says why it cannot be
     state       text NOT NULL DEFAULT 'new' CHECK (state IN ('new', 'captured', 'failed')),
     error       jsonb

@@ -28,8 +28,17 @@ interface Member {
 
 /** Answers whether its REPLICA IDENTITY was changed. Errors of locks (55P03) mean: again later. */
 export async function addTable(client: Client, publication: string, baseId: number, tableOid: number): Promise<boolean> {
-  const described = await client.query<{ name: string; relkind: string; relpersistence: string; children: boolean }>(
+  const described = await client.query<{
+    name: string;
+    relkind: string;
+    relpersistence: string;
+    children: boolean;
+    hasKey: boolean;
+    virtual: string | null;
+  }>(
     `SELECT millrace.qualified_name(c.oid) AS name, c.relkind, c.relpersistence,
+            EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) AS "hasKey",
+            (SELECT min(a.attname) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped) AS virtual,
             c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid) AS children
        FROM pg_catalog.pg_class c WHERE c.oid = $1`,
     [tableOid],
@@ -50,6 +59,21 @@ export async function addTable(client: Client, publication: string, baseId: numb
   }
   if (table.children) {
     throw refused('0A000', `changes of ${name} cannot be captured: other tables inherit from it`, "Use refresh_mode => 'FULL'.");
+  }
+  // With either, Postgres would refuse the user's own UPDATEs: of partitions still to come, and of every row.
+  if (table.relkind === 'p' && !table.hasKey) {
+    throw refused(
+      '0A000',
+      `changes of ${name} cannot be captured: it is partitioned and has no primary key`,
+      `ALTER TABLE ${name} ADD PRIMARY KEY (...); or use refresh_mode => 'FULL'.`,
+    );
+  }
+  if (table.virtual !== null) {
+    throw refused(
+      '0A000',
+      `changes of ${name} cannot be captured: its column "${table.virtual}" is a virtual generated column`,
+      "Make it STORED, or use refresh_mode => 'FULL'.",
+    );
   }
   await client.query(`BEGIN; SET LOCAL lock_timeout = '${lockTimeout}'`);
   try {
@@ -86,6 +110,14 @@ export async function addTable(client: Client, publication: string, baseId: numb
       `changes of ${name} cannot be captured: ${error.message}`,
       `Its owner, or a superuser, may type: ALTER TABLE ${name} OWNER TO ${quoteIdentifier(client.user ?? '')}; or use refresh_mode => 'FULL'.`,
     );
+  }
+}
+
+/** Partitions that came later get the identity of the rest. */
+export async function identifyPartitions(client: Client, tableOid: number): Promise<void> {
+  for (const member of await membersOf(client, tableOid)) {
+    if (member.identity === 'f') continue;
+    await client.query(`BEGIN; SET LOCAL lock_timeout = '${lockTimeout}'; ALTER TABLE ONLY ${member.name} REPLICA IDENTITY FULL; COMMIT`);
   }
 }
 

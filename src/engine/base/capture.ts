@@ -14,7 +14,7 @@ import type { ReadCatalog } from '../catalog-reader.ts';
 import type { EngineContext } from '../context.ts';
 import { Epoch } from '../epoch.ts';
 import { upkeepOf } from '../view-upkeep.ts';
-import { addTable, CaptureRefusedError, followColumns, removeTable } from './capture-sql.ts';
+import { addTable, CaptureRefusedError, followColumns, identifyPartitions, removeTable } from './capture-sql.ts';
 import { BaseRunner } from './runner.ts';
 import { type TargetFacts, targetOf } from './shapes.ts';
 import { type BaseTarget, markerPrefix } from './transactions.ts';
@@ -115,7 +115,12 @@ export class BaseCapture {
       let changed = false;
       for (const base of present) {
         if (wanted.has(base.id) && base.state !== 'captured' && this.runner !== null) changed = (await this.#add(client, base)) || changed;
-        else if (!wanted.has(base.id) && base.state === 'captured') {
+        else if (wanted.has(base.id) && base.state === 'captured' && base.parts !== base.partsNow && base.partsNow !== null) {
+          await identifyPartitions(client, base.tableOid).catch(async (error: unknown) => {
+            await client.query('ROLLBACK');
+            this.#engine.log.debug({ table: base.name, err: error }, 'replica identity of a partition cannot be set yet');
+          });
+        } else if (!wanted.has(base.id) && base.state === 'captured') {
           await removeTable(client, this.#names().publication, base);
           if (base.identityBefore !== null)
             this.#engine.log.info({ table: base.name }, 'replica identity of a base table is as it was before');
@@ -213,8 +218,12 @@ export class BaseCapture {
   async #ensurePublication(client: Client, publication: string): Promise<boolean> {
     const found = await client.query('SELECT FROM pg_catalog.pg_publication WHERE pubname = $1', [publication]);
     if (found.rowCount !== 0) return false;
+    const version = await client.query<{ number: number }>("SELECT current_setting('server_version_num')::integer AS number");
+    // From 18 on a replica identity must not hold generated columns that are not published.
+    const generated = (version.rows[0]?.number ?? 0) >= 180000 ? ', publish_generated_columns = stored' : '';
     await client.query(
-      `CREATE PUBLICATION ${quoteIdentifier(publication)} WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)`,
+      `CREATE PUBLICATION ${quoteIdentifier(publication)}
+         WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true${generated})`,
     );
     return true;
   }

@@ -14,11 +14,19 @@ export interface BaseShape {
   readonly id: number;
   readonly name: string | null;
   readonly columns: readonly BaseColumn[];
+  /** Its partitions and their files; null: it has none. */
+  readonly parts: string | null;
 }
+
+/** SQL expression of a partitioned table's partitions and their files. TRUNCATE of one, ATTACH and DETACH are in no stream, but here. */
+export const partsSql = (oid: string): string =>
+  `(SELECT md5(string_agg(c.oid || ':' || c.relfilenode, ',' ORDER BY c.oid)) FROM pg_catalog.pg_partition_tree(${oid}::regclass) t
+     JOIN pg_catalog.pg_class c ON c.oid = t.relid WHERE t.isleaf AND c.oid <> ${oid})`;
 
 /** SQL that answers one jsonb array of BaseShape, as of its snapshot. */
 export function shapesSql(ids: readonly number[]): string {
-  return `SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.relation_id, 'name', millrace.qualified_name(b.table_oid), 'columns',
+  return `SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.relation_id, 'name', millrace.qualified_name(b.table_oid),
+    'parts', ${partsSql('b.table_oid')}, 'columns',
     (SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', a.attnum, 'name', a.attname, 'type', pg_catalog.format_type(a.atttypid, a.atttypmod),
               'collation', CASE WHEN a.attcollation <> t.typcollation
                 THEN pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(co.collname) END) ORDER BY a.attnum), '[]')

@@ -3,21 +3,23 @@
  * Invariant: afterwards its storage is its query at the epoch's snapshot and nothing is set aside for it; or, when that failed,
  * everything about it is as before but for the note of the failure. Never TRUNCATE: readers see the old rows until the epoch commits.
  */
-import { type LiveView, pendingDeltaTable, type StreamTable, storageTable } from '../../catalog/model.ts';
+import { deltaTable, type LiveView, pendingDeltaTable, type StreamTable, storageTable } from '../../catalog/model.ts';
 import { nextTime } from '../../catalog/schedule.ts';
 import type { ViewPlan } from '../../ivm/plans.ts';
 import type { TableName } from '../../ivm/types.ts';
 import { boundedDelta, maintainSql, rebuildSql } from '../../ivm/view-plan.ts';
-import type { PostgresError } from '../../replication/postgres-error.ts';
-import type { EngineContext } from '../context.ts';
-import { requireStatementError } from '../epoch.ts';
+import { PostgresError } from '../../replication/postgres-error.ts';
+import { type EngineContext, storageOf } from '../context.ts';
+import { type Epoch, requireStatementError } from '../epoch.ts';
 import { fewRows } from '../row-arrays.ts';
+import { settingAside } from '../view-statements.ts';
 import { alert, errorsAllowed, type Outcome, refreshed, refreshFailed } from './bookkeeping.ts';
 import { type DueReason, scheduleOf } from './due.ts';
 import type { StreamMemory } from './memory.ts';
 
 export interface RefreshFacts {
   readonly engine: EngineContext;
+  readonly epoch: Epoch;
   readonly memory: StreamMemory;
   /** FROM items of inputs, as of the epoch. */
   readonly storage: TableName;
@@ -25,6 +27,11 @@ export interface RefreshFacts {
   readonly dataAt: number;
   /** Stream tables that lost changes within this epoch, and why. */
   readonly lost: ReadonlyMap<number, string>;
+  /**
+   * Nothing was set aside for the view: inputs with deltas in this epoch, and how many rows where that is known.
+   * Null: all deltas are among those set aside.
+   */
+  readonly fresh: ReadonlyMap<number, number | null> | null;
 }
 
 export interface Refreshed {
@@ -42,38 +49,35 @@ interface Choice {
 }
 
 export async function refreshView(facts: RefreshFacts, view: LiveView<ViewPlan>, due: DueReason): Promise<Refreshed> {
-  const { engine, memory } = facts;
-  const { session, log } = engine;
+  const { engine, epoch, memory } = facts;
   const stream = engine.state.streams.get(view.id);
   const startedAt = Date.now();
   const begun = performance.now();
   const pending = await pendingRows(facts, view, stream);
   const deltaRows = [...pending.values()].reduce((sum, rows) => sum + rows, 0);
   const choice = await choose(facts, view, stream, due, deltaRows);
-  const before = await counters(engine, view.id);
-  let action: Outcome['action'] = choice.action;
-  let reason = choice.reason;
-  let failure = await attempt(engine, () => runChoice(facts, view, stream, choice, pending));
-  if (failure !== null && choice.action === 'DIFFERENTIAL') {
+  let { action, reason } = choice;
+  let result = await attempt(engine, view.id, statements(facts, view, stream, choice, pending));
+  if (result instanceof PostgresError && choice.action === 'DIFFERENTIAL') {
     // Delta terms may fail where the query does not; then the whole query decides.
-    log.info(
-      { view: view.id, code: failure.code, reason: failure.message },
+    engine.log.info(
+      { view: view.id, code: result.code, reason: result.message },
       'a view is computed as a whole: its changes could not be applied',
     );
     action = 'FULL';
-    reason = `changes could not be applied: ${failure.message}`;
-    failure = await attempt(engine, () => runChoice(facts, view, stream, { action: 'FULL', reason }, pending));
+    reason = `changes could not be applied: ${result.message}`;
+    result = await attempt(engine, view.id, statements(facts, view, stream, { action, reason }, pending));
   }
-  const after = await counters(engine, view.id);
-  const [inserted, deleted] = failure === null ? [after.written - before.written, after.deleted - before.deleted] : [0, 0];
   const took = performance.now() - begun;
   const requested = stream?.refreshRequested ?? 0;
+  const failure = result instanceof PostgresError ? result : null;
+  const { inserted, deleted } = result instanceof PostgresError ? { inserted: 0, deleted: 0 } : result;
   const outcome: Outcome = { action, reason, startedAt, inserted, deleted, deltaRows, failure };
-  if (failure !== null) return await failed(facts, view, stream, outcome, requested);
+  if (failure !== null) return failed(facts, view, stream, outcome, requested);
 
   const rebuilt = action === 'FULL' || action === 'REINITIALIZE';
   const nextAt = stream === undefined ? null : nextAfter(stream, startedAt, took, rebuilt);
-  if (stream !== undefined) await session.executeAll(refreshed(stream, outcome, facts.dataAt, requested, nextAt, rebuilt));
+  if (stream !== undefined) epoch.sendAll(refreshed(stream, outcome, facts.dataAt, requested, nextAt, rebuilt));
   return {
     changed: inserted + deleted > 0,
     catalogChanged: stream !== undefined && (rebuilt || stream.consecutiveErrors > 0 || stream.status !== 'ACTIVE'),
@@ -87,46 +91,66 @@ export async function refreshView(facts: RefreshFacts, view: LiveView<ViewPlan>,
 }
 
 /** After a failure it is tried again soon, then less soon, then no more. */
-async function failed(
-  { engine, memory, lost }: RefreshFacts,
+function failed(
+  facts: RefreshFacts,
   view: LiveView<ViewPlan>,
   stream: StreamTable | undefined,
   outcome: Outcome,
   requested: number,
-): Promise<Refreshed> {
+): Refreshed {
+  const { engine, epoch, memory, lost, fresh } = facts;
   const errors = (stream?.consecutiveErrors ?? 0) + 1;
   const nextAt = Date.now() + 1000 * 4 ** Math.min(errors - 1, 5);
-  engine.log.warn({ view: view.id, name: stream?.name, errors, ...outcome.failure }, 'a stream table could not be refreshed');
+  engine.log.warn({ view: view.id, name: stream?.name, errors, err: outcome.failure }, 'a stream table could not be refreshed');
+  // The changes of this epoch are still wanted.
+  if (fresh !== null) epoch.sendAll(settingAside(engine.state, view.id, fresh.keys()));
   if (stream !== undefined) {
-    await engine.session.executeAll(refreshFailed(stream, outcome, errors, requested, nextAt));
+    epoch.sendAll(refreshFailed(stream, outcome, errors, requested, nextAt));
     const reason = lost.get(view.id);
-    if (reason !== undefined) await engine.session.executeAll([alert(stream, 'reinitialize_needed', { reason })]);
+    if (reason !== undefined) epoch.sendAll([alert(stream, 'reinitialize_needed', { reason })]);
   }
   return {
     changed: false,
     catalogChanged: true,
     committed: () => {
+      engine.clean.delete(view.id);
       memory.set(view.id, { done: requested, nextAt });
       if (errors >= errorsAllowed) engine.log.error({ view: view.id, name: stream?.name }, 'a stream table is suspended');
     },
   };
 }
 
-/** Runs statements that may fail without harm to the epoch. */
-async function attempt({ session }: EngineContext, work: () => Promise<void>): Promise<PostgresError | null> {
-  await session.query('SAVEPOINT refresh');
-  try {
-    await work();
-    await session.query('RELEASE SAVEPOINT refresh');
-    return null;
-  } catch (error) {
-    const reason = requireStatementError(error);
-    // A conflict with a change of the catalog made meanwhile: the epoch is begun again.
-    if (reason.code === '40001' || reason.code === '40P01') throw reason;
-    await session.query('ROLLBACK TO SAVEPOINT refresh; RELEASE SAVEPOINT refresh');
-    return reason;
+/** Runs statements that may fail without harm to the epoch, in one write. Answers what they did to the view's storage, or why they failed. */
+async function attempt(
+  { session }: EngineContext,
+  viewId: number,
+  work: readonly string[],
+): Promise<{ readonly inserted: number; readonly deleted: number } | PostgresError> {
+  if (work.length === 0) return { inserted: 0, deleted: 0 };
+  session.cork();
+  const before = session.execute(...counters(viewId));
+  const sent = [session.query('SAVEPOINT refresh'), ...work.map((sql) => session.query(sql)), session.query('RELEASE SAVEPOINT refresh')];
+  const after = session.execute(...counters(viewId));
+  session.uncork();
+  const outcomes = await Promise.allSettled([before, ...sent, after]);
+  const failure = outcomes.find((outcome) => outcome.status === 'rejected');
+  if (failure === undefined) {
+    const [was, is] = [(await before).rows[0] ?? [], (await after).rows[0] ?? []];
+    return { inserted: Number(is[0]) - Number(was[0]), deleted: Number(is[1]) - Number(was[1]) };
   }
+  const reason = requireStatementError(failure.reason);
+  // A conflict with a change of the catalog made meanwhile, or a failure of what was sent before: the epoch is begun again.
+  if (reason.code === '40001' || reason.code === '40P01' || outcomes[0]?.status === 'rejected') throw reason;
+  await session.query('ROLLBACK TO SAVEPOINT refresh; RELEASE SAVEPOINT refresh');
+  return reason;
 }
+
+/** Rows written and deleted in the storage by this transaction so far, as a prepared statement. */
+const counters = (viewId: number): [string, string] => [
+  `counters${viewId}`,
+  `SELECT pg_catalog.pg_stat_get_xact_tuples_inserted(c) + pg_catalog.pg_stat_get_xact_tuples_updated(c), pg_catalog.pg_stat_get_xact_tuples_deleted(c)
+  FROM (SELECT '${storageTable(viewId)}'::regclass::oid AS c) x`,
+];
 
 async function choose(
   { engine, memory, lost }: RefreshFacts,
@@ -145,53 +169,68 @@ async function choose(
   return full === null ? { action: 'DIFFERENTIAL', reason: due } : { action: 'FULL', reason: full };
 }
 
-async function runChoice(
-  { engine, storage }: RefreshFacts,
+function statements(
+  { engine, storage, fresh }: RefreshFacts,
   view: LiveView<ViewPlan>,
   stream: StreamTable | undefined,
   choice: Choice,
   pending: ReadonlyMap<number, number>,
-): Promise<void> {
-  const { session, deltas } = engine;
+): string[] {
+  const work: string[] = [];
   switch (choice.action) {
     case 'NO_DATA':
-      return;
+      return work;
     case 'DIFFERENTIAL': {
       const changed = new Set([...pending].flatMap(([input, rows]) => (rows > 0 ? [input] : [])));
-      const delta: TableName = (input) => boundedDelta(pendingDeltaTable(view.id, input), pending.get(input) ?? Number.POSITIVE_INFINITY);
-      for (const sql of maintainSql(view.plan, view.id, changed, delta, storage)) await session.query(sql);
+      const delta: TableName = (input) =>
+        boundedDelta(deltaSource(engine, view, input, fresh !== null), pending.get(input) ?? Number.POSITIVE_INFINITY);
+      work.push(...maintainSql(view.plan, view.id, changed, delta, storage));
       break;
     }
     case 'FULL':
     case 'REINITIALIZE':
-      await session.query(rebuildSql(view.plan, view.id, storage));
+      work.push(rebuildSql(view.plan, view.id, storage));
       break;
   }
-  if (stream?.refreshMode === 'FULL') return;
+  if (stream?.refreshMode === 'FULL' || fresh !== null) return work;
   for (const input of view.inputs) {
-    const table = pendingDeltaTable(view.id, input);
     const rows = pending.get(input) ?? 0;
     if (rows === 0 && choice.action === 'DIFFERENTIAL') continue;
-    const { name, sql } = deltas.empty(table, rows <= fewRows);
-    deltas.unknown(table);
-    const { tag } = await session.execute(name, sql);
-    // Should the epoch be rolled back, fewer rows are dead than thought, which does no harm.
-    deltas.emptied(table, tag);
+    const table = pendingDeltaTable(view.id, input);
+    work.push(engine.deltas.empty(table, rows <= fewRows).sql);
+    // Counted as if all of it went well; should it not, fewer rows are dead than thought, which does no harm.
+    engine.deltas.emptied(table, rows <= fewRows ? `DELETE ${rows}` : '');
   }
+  return work;
 }
 
-/** Rows set aside for each input. */
+/** Where the deltas of an input are. */
+function deltaSource({ state }: EngineContext, view: LiveView<ViewPlan>, input: number, fresh: boolean): string {
+  return fresh ? deltaTable(storageOf(state, input)) : pendingDeltaTable(view.id, input);
+}
+
+/** Changed rows of each input. */
 async function pendingRows(
-  { engine }: RefreshFacts,
+  { engine, fresh }: RefreshFacts,
   view: LiveView<ViewPlan>,
   stream: StreamTable | undefined,
 ): Promise<ReadonlyMap<number, number>> {
   if (stream?.refreshMode === 'FULL') return new Map();
-  const [result] = await engine.session.query(
-    `SELECT ${view.inputs.map((input) => `(SELECT count(*) FROM ${pendingDeltaTable(view.id, input)})`).join(', ')}`,
-  );
+  const known = new Map<number, number>();
+  const unknown: number[] = [];
+  for (const input of fresh === null ? view.inputs : fresh.keys()) {
+    const rows = fresh?.get(input) ?? null;
+    if (rows === null) unknown.push(input);
+    else known.set(input, rows);
+  }
+  if (unknown.length === 0) return known;
+  const counts = unknown.map((input) => `(SELECT count(*) FROM ${deltaSource(engine, view, input, fresh !== null)})`);
+  const [result] = await engine.session.query(`SELECT ${counts.join(', ')}`);
   const row = result?.rows[0] ?? [];
-  return new Map(view.inputs.map((input, index) => [input, Number(row[index] ?? 0)]));
+  unknown.forEach((input, index) => {
+    known.set(input, Number(row[index] ?? 0));
+  });
+  return known;
 }
 
 /** Rows of the inputs, as far as statistics tell. */
@@ -206,17 +245,6 @@ async function totalRows({ session, state }: EngineContext, view: LiveView<ViewP
   const [total, least] = result?.rows[0] ?? [];
   // Not analyzed yet: unknown.
   return total == null || Number(least) < 0 ? null : Number(total);
-}
-
-/** Rows written and deleted in the storage by this transaction so far. */
-async function counters({ session }: EngineContext, viewId: number): Promise<{ readonly written: number; readonly deleted: number }> {
-  const result = await session.execute(
-    `counters${viewId}`,
-    `SELECT pg_catalog.pg_stat_get_xact_tuples_inserted(c) + pg_catalog.pg_stat_get_xact_tuples_updated(c), pg_catalog.pg_stat_get_xact_tuples_deleted(c)
-  FROM (SELECT '${storageTable(viewId)}'::regclass::oid AS c) x`,
-  );
-  const [written, deleted] = result.rows[0] ?? [];
-  return { written: Number(written ?? 0), deleted: Number(deleted ?? 0) };
 }
 
 /** When it is due next, by its schedule. One without, that has to be computed as a whole each time, is due when that has become a tenth of the time. */
