@@ -116,14 +116,14 @@ async function notDifferential(session: CallerSession, { sources, unstable }: De
       ? `Defining query contains volatile expressions (e.g., ${unstable.name}()), whose result no change tells of`
       : `The result of ${unstable.name}() changes although no row changes`;
   }
+  if (sources.tables.length === 0) return null;
+  const [level = '?', version = '0'] =
+    (await firstRow(session, "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.current_setting('server_version_num')")) ?? [];
   for (const table of sources.tables) {
-    const why = notCapturable(table);
+    const why = notCapturable(table, Number(version));
     if (why !== null) return why;
   }
-  if (sources.tables.length > 0) {
-    const level = (await firstRow(session, "SELECT pg_catalog.current_setting('wal_level')"))?.[0];
-    if (level !== 'logical') return `The server has wal_level = ${level ?? '?'}: changes of tables need logical`;
-  }
+  if (level !== 'logical') return `The server has wal_level = ${level ?? '?'}: changes of tables need logical`;
   return null;
 }
 

@@ -72,7 +72,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                                        FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
                                        JOIN pg_type t ON t.oid = a.atttypid
                                       WHERE co.oid = a.attcollation AND a.attcollation <> t.typcollation),
-                       'generated', a.attgenerated <> '') ORDER BY a.attnum), '[]')
+                       'generated', a.attgenerated) ORDER BY a.attnum), '[]')
               FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
       FROM unnest(relations) AS wanted(oid)
       JOIN pg_class c ON c.oid = wanted.oid

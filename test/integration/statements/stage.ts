@@ -64,6 +64,7 @@ async function open(config: pg.ClientConfig): Promise<TestClient> {
 
 export async function startStage(
   options: {
+    readonly upstream?: TestPostgresOptions;
     readonly origin?: TestPostgresOptions;
     /** Further flags of `serve`. */
     readonly args?: readonly string[];

@@ -230,7 +230,7 @@ describe("users' DDL", () => {
     ]);
     await client.query('DROP TABLE going');
     expect(await client.failure("SELECT pgtrickle.refresh_stream_table('over_gone')")).toMatchInlineSnapshot(`
-      "ERROR 55000: refresh of stream table public.over_gone failed: it is suspended
+      "ERROR 42703: refresh of stream table public.over_gone failed: stream table is suspended: a table it reads was dropped (columns id, aa)
       HINT: SELECT * FROM pgtrickle.diagnose_errors('public.over_gone'); says more."
     `);
     await expect.poll(() => statusOf('over_gone'), { timeout: 20_000 }).not.toEqual([['ACTIVE']]);
@@ -295,6 +295,46 @@ describe('rights', () => {
     await other.query('CREATE FUNCTION evil(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN 1; END$$');
     expect(await other.failure(create('evil', 'SELECT evil(id) FROM t', ", refresh_mode => 'FULL'"))).toContain('ERROR 42501');
     expect(await other.failure(create('evil', "SELECT pg_ls_dir('.') FROM t", ", refresh_mode => 'FULL'"))).toMatch(/ERROR (42501|0A000)/);
+  });
+});
+
+describe('AUTO falls back to FULL, and says why', () => {
+  const falls = async (name: string, query: string): Promise<unknown> => {
+    client.takeNotices();
+    await client.query(create(name, query));
+    expect(client.takeNotices().join()).toContain('Falling back to FULL refresh: ');
+    const [[mode, reason] = []] = await client.rows(
+      `SELECT effective_mode, downgrade_reason FROM pgtrickle.explain_refresh_mode('${name}')`,
+    );
+    expect(mode).toBe('FULL');
+    await client.query(`SELECT pgtrickle.refresh_stream_table('${name}')`);
+    await client.query(`SELECT pgtrickle.drop_stream_table('${name}')`);
+    return reason;
+  };
+
+  test('with what cannot be had from the WAL', async () => {
+    await client.query(`CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY);
+      CREATE MATERIALIZED VIEW matview AS SELECT id FROM t;
+      CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child () INHERITS (parent); INSERT INTO child VALUES (1);
+      CREATE TABLE parts (id int) PARTITION BY LIST (id); CREATE TABLE part1 PARTITION OF parts FOR VALUES IN (1);
+      CREATE TABLE virtual (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2))`);
+    const reasons = [];
+    for (const relation of ['unlogged', 'matview', 'parent', 'parts', 'virtual'])
+      reasons.push(await falls('fallen', `SELECT id FROM ${relation}`));
+    reasons.push(await falls('fallen', 'SELECT id, now() AS at FROM t'));
+    expect(reasons).toMatchInlineSnapshot();
+  });
+
+  test('a partitioned table with a key, and a generated column, are kept by changes', async () => {
+    await client.query(`CREATE TABLE keyed (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED) PARTITION BY RANGE (id);
+      CREATE TABLE keyed1 PARTITION OF keyed FOR VALUES FROM (0) TO (10); INSERT INTO keyed VALUES (1)`);
+    await client.query(create('over_keyed', 'SELECT id, twice FROM keyed', ", refresh_mode => 'DIFFERENTIAL'"));
+    await client.query('INSERT INTO keyed VALUES (2)');
+    await client.query("SELECT pgtrickle.refresh_stream_table('over_keyed')");
+    expect(await client.rows('SELECT * FROM over_keyed ORDER BY 1')).toEqual([
+      [1, 2],
+      [2, 4],
+    ]);
   });
 });
 
