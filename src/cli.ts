@@ -55,7 +55,7 @@ function commands(): Command {
     .addOption(new Option('--workers <number>', 'proxy processes (default: 2, or 1 on a single core)').env('MILLRACE_WORKERS'))
     .addOption(setting('--config <file>', 'settings of pools, limits, timeouts, TLS and authentication, as in pgbouncer.ini'))
     .addOption(setting('--pool-mode <mode>', 'session (default), transaction or statement'))
-    .addOption(setting('--default-pool-size <number>', 'server connections of one role to one database (default: 20)'))
+    .addOption(setting('--default-pool-size <number>', 'server connections of one role to one database, in the pooled modes (default: 20)'))
     .addOption(setting('--max-client-conn <number>', 'client connections of all workers together (default: 10000)'))
     .addOption(setting('--auth-type <type>', 'how pooled clients authenticate: scram-sha-256 (default), md5, plain, trust or cert'))
     .addOption(setting('--auth-file <file>', 'roles and their secrets, as in PgBouncer'))

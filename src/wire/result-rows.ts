@@ -46,7 +46,11 @@ export function encodeRows(
   formats: readonly number[],
   charset: Charset,
 ): Buffer[] {
-  const encoders = result.fields.map((field, index) => (formatOf(formats, index) === 1 ? binary(field) : undefined));
+  const encoders = result.fields.map((field, index) => {
+    const format = formatOf(formats, index);
+    if (format !== 0 && format !== 1) throw millraceError('invalid_option', { message: `unsupported format code: ${format}` });
+    return format === 1 ? binary(field) : undefined;
+  });
   return result.rows.map((row) =>
     dataRow(row.map((value, index) => (value === null ? null : (encoders[index]?.(value, charset) ?? Buffer.from(value, charset))))),
   );
@@ -70,6 +74,14 @@ function binary(field: FieldDescription): (value: string, charset: Charset) => B
     return buffer;
   };
   switch (field.typeOid) {
+    case 17:
+      // The text is `\x` and hexadecimal digits.
+      return (value) => Buffer.from(value.slice(2), 'hex');
+    case 2950:
+      return (value) => Buffer.from(value.replaceAll('-', ''), 'hex');
+    case 3802:
+      // In front of the text stands the version of the format.
+      return (value, charset) => Buffer.concat([Buffer.of(1), Buffer.from(value, charset)]);
     case 16:
       return bytes(1, (buffer, value) => buffer.writeUInt8(value === 't' || value === 'true' ? 1 : 0));
     case 20:
@@ -80,6 +92,8 @@ function binary(field: FieldDescription): (value: string, charset: Charset) => B
       return bytes(4, (buffer, value) => buffer.writeInt32BE(Number(value)));
     case 26:
       return bytes(4, (buffer, value) => buffer.writeUInt32BE(Number(value)));
+    case 700:
+      return bytes(4, (buffer, value) => buffer.writeFloatBE(Number(value)));
     case 701:
       return bytes(8, (buffer, value) => buffer.writeDoubleBE(Number(value)));
     default:

@@ -23,6 +23,7 @@ import { LocalNames } from './local-names.ts';
 import { takeExtended } from './pipeline.ts';
 import { ReplyWalker } from './replies.ts';
 import { type Gate, RequestWalker } from './requests.ts';
+import type { SessionFacts } from './session-facts.ts';
 import { takeQuery } from './simple-query.ts';
 import type { PeerSocket, StaticReader } from './static-reader.ts';
 import { Reply, Request, Status } from './tags.ts';
@@ -42,23 +43,6 @@ export interface SessionIdentity {
   readonly user: string;
   readonly database: string;
   readonly replication: boolean;
-}
-
-/** What the admin console shows of a session. */
-export interface SessionFacts {
-  readonly client: Socket;
-  /** Null while the client has none. */
-  readonly upstream: Socket | null;
-  readonly ledger: Ledger;
-  readonly authenticated: boolean;
-  /** In a transaction, or with a request under way. */
-  readonly busy: boolean;
-  readonly backendPid: number;
-  /** Process id and secret of the backend, as a cancel request has them; empty when they are not known. */
-  readonly backendKey: Buffer;
-  /** How many transactions have ended, those of statements that were taken over included. */
-  readonly transactions: number;
-  readonly applicationName: string;
 }
 
 export class Session implements DriverPort {

@@ -1,4 +1,5 @@
-// npm run regress [core|isolation|contrib|libpq_pipeline|dump|all ...]: PostgreSQL's own suites directly and through Millrace (session mode).
+// npm run regress [core|isolation|contrib|libpq_pipeline|dump|all ...] [-- --pool-mode MODE]: PostgreSQL's own suites directly and through
+// Millrace, in session mode unless another is named.
 // The verdict is the same outcome both ways, test by test. Ends with 0 when that holds, or when this machine cannot run them (said by name).
 import { compareDumps } from './dump.mjs';
 import { comparePipeline } from './libpq-pipeline.mjs';
@@ -15,6 +16,12 @@ const suites = {
 };
 
 const asked = process.argv.slice(2);
+const modeAt = asked.indexOf('--pool-mode');
+const poolMode = modeAt === -1 ? 'session' : (asked.splice(modeAt, 2)[1] ?? '');
+if (!['session', 'transaction'].includes(poolMode)) {
+  process.stderr.write(`millrace: no suite is run in pool mode "${poolMode}": session or transaction\n`);
+  process.exit(1);
+}
 const unknown = asked.filter((name) => name !== 'all' && !(name in suites));
 if (unknown.length > 0) {
   process.stderr.write(`millrace: no suite "${unknown.join('", "')}": there are ${Object.keys(suites).join(', ')}, all\n`);
@@ -24,13 +31,13 @@ const chosen = Object.keys(suites).filter((name) => asked.length === 0 || asked.
 
 let tools;
 try {
-  tools = await prepare();
+  tools = { ...(await prepare()), poolMode };
 } catch (error) {
   if (!(error instanceof Missing)) throw error;
   for (const name of chosen) console.log(`${name}: SKIPPED, ${error.message}`);
   process.exit(0);
 }
-console.log(`PostgreSQL ${tools.version}, tests of ${tools.sourceVersion}`);
+console.log(`PostgreSQL ${tools.version}, tests of ${tools.sourceVersion}${poolMode === 'session' ? '' : `, pool mode ${poolMode}`}`);
 
 const summary = [];
 let failed = false;

@@ -96,14 +96,15 @@ async function startPostgres(tools, dataDir) {
   };
 }
 
-/** Millrace as `npm start` runs it, in session mode. Stopping it is a check of its own: it must end well. */
-async function startMillrace(upstreamPort) {
+/** Millrace as `npm start` runs it. In a pooled mode all clients share the connections of one worker. Stopping it is a check of its own: it must end well. */
+async function startMillrace(upstreamPort, poolMode) {
   const dataDir = join(cacheDir, 'run', 'millrace');
   rmSync(dataDir, { recursive: true, force: true });
   mkdirSync(dataDir, { recursive: true });
   const main = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
   const upstream = `postgres://${user}@${host}:${upstreamPort}/postgres?sslmode=disable`;
   const args = ['serve', '--upstream', upstream, '--listen', `${host}:0`, '--http', `${host}:0`, '--data-dir', dataDir];
+  if (poolMode !== 'session') args.push('--pool-mode', poolMode, '--auth-type', 'trust', '--workers', '1', '--default-pool-size', '40');
   const server = startServer(process.execPath, [main, ...args], { lastSignal: 'SIGKILL', env: plainEnvironment() });
   const [, port] = await printed(server, /Millrace is ready.*-h \S+ -p (\d+)/);
   const [, httpPort] = await printed(server, /"http":"[^"]*:(\d+)"/);
@@ -137,7 +138,7 @@ export async function reached(tools, way, dataDir, work) {
   const postgres = await startPostgres(tools, dataDir);
   try {
     if (way === 'directly') return await work(postgres.port, postgres.port);
-    const millrace = await startMillrace(postgres.port);
+    const millrace = await startMillrace(postgres.port, tools.poolMode);
     try {
       const result = await work(millrace.port, postgres.port);
       const { connections, extended } = await millrace.carried().catch((error) => {

@@ -30,13 +30,15 @@ export function encodeValue(value: Value, type: ColumnType, format: number): Buf
   return wholeNumeric(BigInt(Math.round(Number(value))));
 }
 
-/** numeric: digits to the base 10,000, the highest first. */
+/** numeric: digits to the base 10,000, the highest first; noughts at the end are left out. */
 function wholeNumeric(value: bigint): Buffer {
   const digits: number[] = [];
   for (let rest = value < 0n ? -value : value; rest > 0n; rest /= 10_000n) digits.unshift(Number(rest % 10_000n));
+  const weight = Math.max(0, digits.length - 1);
+  while (digits.at(-1) === 0) digits.pop();
   const bytes = Buffer.alloc(8 + 2 * digits.length);
   bytes.writeInt16BE(digits.length, 0);
-  bytes.writeInt16BE(Math.max(0, digits.length - 1), 2);
+  bytes.writeInt16BE(weight, 2);
   bytes.writeUInt16BE(value < 0n ? 0x4000 : 0, 4);
   for (const [index, digit] of digits.entries()) bytes.writeInt16BE(digit, 8 + 2 * index);
   return bytes;

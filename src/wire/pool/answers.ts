@@ -16,6 +16,8 @@ export interface AnswerTarget {
   forgotten(tag: 'DISCARD ALL' | 'DEALLOCATE ALL'): void;
   /** ErrorResponse, whole. */
   error(message: Buffer, hidden: boolean): void;
+  /** ReadyForQuery comes next for the client. Called when it was announced by `announce`. */
+  beforeReady(): void;
   /** ReadyForQuery was passed on. `hidden`: it answers Millrace. */
   ready(status: number, hidden: boolean): void;
 }
@@ -27,6 +29,8 @@ export class Answers {
   #remaining = 0;
   #dropping = false;
   #carry: Buffer | null = null;
+  /** The target has something to say in front of the client's next ReadyForQuery. */
+  announce = false;
 
   constructor(expected: ExpectedReplies, target: AnswerTarget) {
     this.#expected = expected;
@@ -72,6 +76,12 @@ export class Answers {
         if (tag === Reply.readyForQuery) {
           if (expected.front >= Expect.query && expected.front <= Expect.sync) expected.pop();
           else expected.doubtful = true;
+          if (this.announce && !hidden) {
+            this.announce = false;
+            this.#pass(bytes, from, at);
+            from = at;
+            this.#target.beforeReady();
+          }
           if (!hidden) this.#pass(bytes, from, next);
           from = next;
           this.#target.ready(bytes[at + 5] ?? 0, hidden);
@@ -120,9 +130,7 @@ export class Answers {
       case Reply.error: {
         const hiddenQuery = hidden && expected.front === Expect.query;
         // The error of a statement prepared again in the client's stead is the client's.
-        if (hidden && !hiddenQuery) {
-          this.#target.forward(bytes.subarray(at, next));
-        }
+        if (hidden && !hiddenQuery && !expected.frontSilent) this.#target.forward(bytes.subarray(at, next));
         this.#target.error(bytes.subarray(at, next), hiddenQuery);
         expected.error();
         break;

@@ -30,6 +30,8 @@ const hidden = 16;
 export interface Expectation {
   /** The answer itself, of `local`. */
   readonly reply?: Buffer;
+  /** Of a hidden message: its error is for nobody. */
+  readonly silent?: boolean;
   /** The client's statement that the message makes or takes away. */
   readonly statement?: string;
   /** The message had no effect: it failed, or the server skipped it. */
@@ -57,7 +59,8 @@ export class ExpectedReplies {
   /** Where the last request stands that may drop all prepared statements. */
   #forgets = -1;
   #lastSync = -1;
-  /** By the client's statement: where the last message stands that makes it or takes it away. */
+  /** Where the last message stands that makes the unnamed statement; the others by their names, also those that take it away. */
+  #unnamed = -1;
   readonly #changes = new Map<string, number>();
 
   get empty(): boolean {
@@ -92,14 +95,20 @@ export class ExpectedReplies {
     return this.doubtful || this.empty || this.copyIn || this.batchOpen;
   }
 
+  /** Whether an error of the hidden message whose answer comes next is for nobody. */
+  get frontSilent(): boolean {
+    return this.#about.get(this.#head)?.silent === true;
+  }
+
   /** Whether a request sent now is discarded or cannot be booked. */
   get unbooked(): boolean {
     return this.skipping || this.copyIn || this.doubtful;
   }
 
-  query(kind: typeof Expect.query | typeof Expect.functionCall, secret = false): void {
+  query(kind: typeof Expect.query | typeof Expect.functionCall, secret = false, about?: Expectation): void {
     if (this.copyIn) this.doubtful = true;
     if (this.unbooked) return;
+    if (about !== undefined) this.#setAbout(this.#tail, about);
     this.#push(kind, secret);
     this.batchOpen = false;
   }
@@ -128,12 +137,13 @@ export class ExpectedReplies {
    */
   uncertain(statement: string, known: boolean): boolean {
     if (this.unbooked) return false;
-    if (this.#head <= this.#forgets && statement !== '') return true;
+    if (statement === '') return this.#head <= this.#unnamed && this.#unnamed < this.#lastSync;
+    if (this.#head <= this.#forgets) return true;
     const at = this.#changes.size === 0 ? undefined : this.#changes.get(statement);
     return at !== undefined && at < this.#lastSync && (!known || this.#about.get(at)?.reply !== undefined);
   }
 
-  sync(): void {
+  sync(secret = false): void {
     if (this.copyIn) {
       this.#syncsInCopy++;
       return;
@@ -141,7 +151,7 @@ export class ExpectedReplies {
     this.batchOpen = false;
     this.skipping = false;
     this.#lastSync = this.#tail;
-    this.#push(Expect.sync, false);
+    this.#push(Expect.sync, secret);
   }
 
   copyEnd(): void {
@@ -209,7 +219,10 @@ export class ExpectedReplies {
       if (this.#syncsInCopy > 0) this.doubtful = true;
     }
     const front = this.front;
-    if (front < Expect.parse || front === Expect.none) return false;
+    if (front < Expect.parse) {
+      this.#about.get(this.#head)?.undo?.(false);
+      return false;
+    }
     // The latest first, so that each finds what it left.
     const failed = this.#drop();
     const skipped: Expectation[] = [];
@@ -225,7 +238,8 @@ export class ExpectedReplies {
 
   #setAbout(at: number, about: Expectation): void {
     this.#about.set(at, about);
-    if (about.statement !== undefined) this.#changes.set(about.statement, at);
+    if (about.statement === '') this.#unnamed = at;
+    else if (about.statement !== undefined) this.#changes.set(about.statement, at);
   }
 
   #push(kind: number, secret: boolean): void {
@@ -242,7 +256,8 @@ export class ExpectedReplies {
     const about = this.#about.get(at);
     if (about === undefined) return undefined;
     this.#about.delete(at);
-    if (about.statement !== undefined && this.#changes.get(about.statement) === at) this.#changes.delete(about.statement);
+    if (this.#changes.size > 0 && about.statement !== undefined && this.#changes.get(about.statement) === at)
+      this.#changes.delete(about.statement);
     return about;
   }
 

@@ -7,25 +7,26 @@
 
 /** What the text does beyond its transaction. */
 export type SessionEffect =
-  | { readonly kind: 'none' }
   /** Keeps the server connection for good; the reason is shown to the operator. */
   | { readonly kind: 'pin'; readonly reason: string }
   /** SET of a parameter: only one that the server reports can be carried over to another connection. Lower case. */
   | { readonly kind: 'set'; readonly parameter: string }
-  /** DEALLOCATE of one prepared statement. */
-  | { readonly kind: 'deallocate'; readonly name: string }
+  /** RESET of a parameter, or of `all`; DISCARD ALL too. Lower case. */
+  | { readonly kind: 'reset'; readonly parameter: string }
   /** DEALLOCATE ALL, DISCARD ALL: the prepared statements are gone. */
-  | { readonly kind: 'forget' };
+  | { readonly kind: 'forget' }
+  /** PREPARE, EXECUTE or DEALLOCATE of a prepared statement by its name. Bytes of the name as latin1. */
+  | { readonly kind: 'statement'; readonly word: 'prepare' | 'execute' | 'deallocate'; readonly name: string };
 
-const none: SessionEffect = { kind: 'none' };
-const pin = (reason: string): SessionEffect => ({ kind: 'pin', reason });
+const none: readonly SessionEffect[] = [];
+const pin = (reason: string): readonly SessionEffect[] => [{ kind: 'pin', reason }];
 
 /** A word is looked at when its first letter and length are among these; anything else costs a comparison a word. */
-const words = ['temp', 'temporary', 'hold', 'set_config'];
+const words = ['temp', 'temporary', 'hold', 'set_config', 'execute'];
 const interesting = new Uint8Array(128);
 for (const word of [...words, 'pg_']) interesting[word.charCodeAt(0)] = 1;
 /** Statements that are looked at because of their first word. */
-const firstWords = new Set(['set', 'listen', 'prepare', 'load', 'deallocate', 'declare', 'discard', 'reset']);
+const firstWords = new Set(['set', 'reset', 'discard', 'listen', 'prepare', 'load', 'deallocate']);
 const longestFirstWord = 10;
 /** By first letter and length, so that SELECT and its like cost no string. */
 const mayBeFirst = new Uint8Array(128 * 16);
@@ -38,68 +39,77 @@ for (let byte = 0; byte < 256; byte++) {
     letter[byte] = 1;
 }
 const semicolon = 0x3b;
-const underscore = 0x5f;
-const dash = 0x2d;
+const minus = 0x2d;
 const slash = 0x2f;
 const star = 0x2a;
-const newline = 0x0a;
-/** Deeper than any comment is nested. */
-const toLineEnd = 1_000_000_000;
+const underscore = 0x5f;
 
-/** The effects of SQL text in bytes [start, end); the first that pins wins, else the last one. */
-export function sessionEffect(text: Uint8Array, start: number, end: number): SessionEffect {
-  let effect = none;
+/** The effects of SQL text in bytes [start, end), in order. */
+export function sessionEffects(text: Uint8Array, start: number, end: number): readonly SessionEffect[] {
+  let effects = none;
   let first = true;
-  /** How deep in what looks like a comment in front of a statement: its words count as first ones, and so does the one behind it. */
-  let comment = 0;
-  for (let at = afterComments(text, start, end); at < end; ) {
+  // Up to here no string has begun that is still open.
+  let certain = start;
+  // Behind what may be a comment or a part of a string any word may be the first of a statement.
+  let anywhere = false;
+  for (let at = start; at < end; ) {
     const byte = text[at] ?? 0;
     if (letter[byte] === 0) {
       if (byte === semicolon) first = true;
-      else if (first && byte === dash && text[at + 1] === dash && comment === 0) comment = toLineEnd;
-      else if (comment === toLineEnd && byte === newline) comment = 0;
-      else if (first && byte === slash && text[at + 1] === star && comment !== toLineEnd) {
-        comment++;
-        at++;
-      } else if (byte === star && text[at + 1] === slash && comment > 0 && comment !== toLineEnd) {
-        comment--;
-        at++;
+      else if (first && opensComment(text, at)) {
+        if (isPlain(text, certain, at)) {
+          at = afterComment(text, at, end);
+          certain = at;
+          continue;
+        }
+        anywhere = true;
       }
       at++;
       continue;
     }
     let stop = at + 1;
     while (stop < end && letter[text[stop] ?? 0] === 1) stop++;
-    if (first || interesting[byte | 0x20] === 1) {
-      const found = first ? statementEffect(text, at, stop, end) : wordEffect(text, at, stop, end);
-      if (found.kind === 'pin') return found;
-      if (found !== none) effect = found;
+    if (first || anywhere || interesting[byte | 0x20] === 1) {
+      const found = first || anywhere ? statementEffect(text, at, stop, end) : wordEffect(text, at, stop, end);
+      if (found !== none) effects = effects === none ? found : [...effects, ...found];
     }
-    first = comment > 0;
+    first = false;
     at = stop;
   }
-  return effect;
+  return effects;
 }
 
-/** Where the first statement begins. Further on what looks like a comment may stand in a string. */
-function afterComments(text: Uint8Array, start: number, end: number): number {
-  let at = start;
-  while (at < end) {
-    const byte = text[at] ?? 0;
-    if (byte === dash && text[at + 1] === dash) {
-      while (at < end && text[at] !== newline) at++;
-    } else if (byte === slash && text[at + 1] === star) {
-      let depth = 0;
-      do {
-        const pair = (text[at] ?? 0) * 256 + (text[at + 1] ?? 0);
-        if (pair === slash * 256 + star) depth++;
-        else if (pair === star * 256 + slash) depth--;
-        at += pair === slash * 256 + star || pair === star * 256 + slash ? 2 : 1;
-      } while (depth > 0 && at < end);
-    } else if (letter[byte] === 1) return at;
-    else at++;
+function opensComment(text: Uint8Array, at: number): boolean {
+  const byte = text[at];
+  return (byte === slash && text[at + 1] === star) || (byte === minus && text[at + 1] === minus);
+}
+
+/** Whether no string, quoted name or comment can begin in the range. */
+function isPlain(text: Uint8Array, from: number, to: number): boolean {
+  for (let at = from; at < to; at++) {
+    const byte = text[at];
+    if (byte === 0x27 || byte === 0x22 || byte === 0x24 || opensComment(text, at)) return false;
   }
-  return end;
+  return true;
+}
+
+/** Behind the comment that begins at `from`; comments nest. */
+function afterComment(text: Uint8Array, from: number, end: number): number {
+  let at = from + 2;
+  if (text[from] === minus) {
+    while (at < end && text[at] !== 0x0a && text[at] !== 0x0d) at++;
+    return at;
+  }
+  for (let depth = 1; at < end && depth > 0; ) {
+    if (text[at] === star && text[at + 1] === slash) {
+      depth--;
+      at += 2;
+    } else if (text[at] === slash && text[at + 1] === star) {
+      depth++;
+      at += 2;
+    } else at++;
+  }
+  return at;
 }
 
 function lower(text: Uint8Array, at: number, stop: number): string {
@@ -109,7 +119,7 @@ function lower(text: Uint8Array, at: number, stop: number): string {
   return word;
 }
 
-function wordEffect(text: Uint8Array, at: number, stop: number, end: number): SessionEffect {
+function wordEffect(text: Uint8Array, at: number, stop: number, end: number): readonly SessionEffect[] {
   const length = stop - at;
   if (length < 4 || length > 34) return none;
   const second = (text[at + 1] ?? 0) | 0x20;
@@ -117,6 +127,8 @@ function wordEffect(text: Uint8Array, at: number, stop: number, end: number): Se
     case 0x74: // temp, temporary
       if (second !== 0x65 || (length !== 4 && length !== 9)) return none;
       return /^temp(orary)?$/.test(lower(text, at, stop)) ? pin('temporary object') : none;
+    case 0x65: // EXECUTE, also behind EXPLAIN and CREATE TABLE AS
+      return length === 7 && lower(text, at, stop) === 'execute' ? namedEffect('execute', restOf(text, stop, end)) : none;
     case 0x68: // hold
       return length === 4 && lower(text, at, stop) === 'hold' ? pin('cursor with hold') : none;
     case 0x73: // set_config
@@ -140,50 +152,64 @@ function isLocalSetConfig(text: Uint8Array, from: number, end: number): boolean 
   return /^\s*\(\s*(?:'(?:[^'\\]|'')*'|\$\d+)(?:\s*::\s*\w+)?\s*,\s*(?:'(?:[^'\\]|'')*'|\$\d+)(?:\s*::\s*\w+)?\s*,\s*true\s*\)/i.test(call);
 }
 
-function statementEffect(text: Uint8Array, at: number, stop: number, end: number): SessionEffect {
+function statementEffect(text: Uint8Array, at: number, stop: number, end: number): readonly SessionEffect[] {
   const length = stop - at;
-  if (length > longestFirstWord) return none;
-  const word = mayBeFirst[((text[at] ?? 0) | 0x20) * 16 + length] === 1 ? lower(text, at, stop) : '';
+  const may = length <= longestFirstWord && mayBeFirst[((text[at] ?? 0) | 0x20) * 16 + length] === 1;
+  const word = may ? lower(text, at, stop) : '';
   if (!firstWords.has(word)) return wordEffect(text, at, stop, end);
-  const rest = Buffer.from(text.buffer, text.byteOffset + stop, Math.min(end - stop, 256)).toString('latin1');
+  const rest = restOf(text, stop, end);
   switch (word) {
     case 'listen':
       return pin('LISTEN');
     case 'load':
       return pin('LOAD');
     case 'prepare':
-      return /^\s+transaction\b/i.test(rest) ? none : pin('PREPARE');
-    case 'deallocate': {
-      const name = /^\s+(?:prepare\s+)?(?:"((?:[^"]|"")+)"|([\w$]+))/i.exec(rest);
-      if (name === null) return none;
-      if (/^all$/i.test(name[2] ?? '')) return { kind: 'forget' };
-      return { kind: 'deallocate', name: name[1]?.replaceAll('""', '"') ?? (name[2] ?? '').toLowerCase() };
-    }
+      return /^\s+transaction\b/i.test(rest) ? none : [...pin('PREPARE'), ...namedEffect('prepare', rest)];
+    case 'deallocate':
+      return /^\s+(?:prepare\s+)?all\b/i.test(rest) ? [{ kind: 'forget' }] : namedEffect('deallocate', rest);
     case 'discard':
-      return /^\s+all\b/i.test(rest) ? { kind: 'forget' } : none;
+      return /^\s+all\b/i.test(rest) ? [{ kind: 'reset', parameter: 'all' }, { kind: 'forget' }] : none;
+    case 'reset':
+      return settingEffect(rest, 'reset');
     case 'set':
-      return setEffect(rest);
+      return settingEffect(rest, 'set');
     default:
       return none;
   }
 }
 
-function setEffect(rest: string): SessionEffect {
-  const match = /^\s+(?:(local|session)\s+)?(?:(time)\s+zone\b|"?([\w.$]+)"?)/i.exec(rest);
-  if (match === null) return pin('SET');
-  const [, scope = '', zone, name = ''] = match;
+function restOf(text: Uint8Array, from: number, end: number): string {
+  return Buffer.from(text.buffer, text.byteOffset + from, Math.min(end - from, 256)).toString('latin1');
+}
+
+/** `rest` is what follows the word. */
+function namedEffect(word: 'prepare' | 'execute' | 'deallocate', rest: string): readonly SessionEffect[] {
+  const match = /^(?:\s|--[^\n\r]*|\/\*.*?\*\/)*(?:prepare\s+)?(?:"((?:[^"]|"")+)"|([\w$\x80-\xff]+))/is.exec(rest);
+  if (match === null) return none;
+  const [, quoted, plain = ''] = match;
+  return [{ kind: 'statement', word, name: quoted?.replaceAll('""', '"') ?? plain.replace(/[A-Z]+/g, (upper) => upper.toLowerCase()) }];
+}
+
+/** Of SET and RESET. `rest` is what follows the word. */
+function settingEffect(rest: string, word: 'set' | 'reset'): readonly SessionEffect[] {
+  const match = /^\s+(?:(local|session)\s+)?(?:(time)\s+zone\b|"?([\w.$]+)"?)(\s*(?:=|\bto\b|(?<=\b(?:zone|names))\b)\s*default\b)?/i.exec(
+    rest,
+  );
+  if (match === null) return pin(word.toUpperCase());
+  const [, scope = '', zone, name = '', byDefault] = match;
   if (scope.toLowerCase() === 'local') return none;
   const parameter = zone === undefined ? name.toLowerCase() : 'timezone';
+  const kind = byDefault === undefined ? word : 'reset';
   switch (parameter) {
     // SET TRANSACTION, SET CONSTRAINTS last for the transaction; SESSION CHARACTERISTICS are reported in part only.
     case 'transaction':
     case 'constraints':
       return scope === '' ? none : pin('SET');
     case 'names':
-      return { kind: 'set', parameter: 'client_encoding' };
+      return [{ kind, parameter: 'client_encoding' }];
     case 'schema':
-      return { kind: 'set', parameter: 'search_path' };
+      return [{ kind, parameter: 'search_path' }];
     default:
-      return { kind: 'set', parameter };
+      return [{ kind, parameter }];
   }
 }

@@ -29,16 +29,24 @@ export function place(wanted: string, statement: Prepared, server: ServerSide, l
 }
 
 /** Prepares under just this name, whatever has it. */
-export function prepareAs(name: string, statement: Prepared, server: ServerSide, instead: Buffer[]): void {
+export function prepareAs(name: string, statement: Prepared, server: ServerSide, instead: Buffer[], silent = false): void {
   if (server.statements.holds(name, statement)) return;
   evict(name, server, instead);
   server.statements.add(name, statement);
-  sendParse(name, statement, server, instead);
+  sendParse(name, statement, server, instead, silent);
 }
 
-export function sendParse(name: string, statement: Prepared, { expected, statements }: ServerSide, instead: Buffer[]): void {
+/** `silent`: an error of it is for nobody. */
+export function sendParse(
+  name: string,
+  statement: Prepared,
+  { expected, statements }: ServerSide,
+  instead: Buffer[],
+  silent = false,
+): void {
   instead.push(encode(Request.parse, [Buffer.from(`${name}\0`, 'latin1'), statement.tail]));
   expected.extended(Expect.parse, true, {
+    silent,
     done: () => statements.confirm(name, statement),
     undo: () => void statements.remove(name),
   });

@@ -6,7 +6,7 @@
 import type { Socket } from 'node:net';
 import type { ErrorFields } from '../../errors.ts';
 import { millraceError } from '../../errors.ts';
-import { message } from '../encode.ts';
+import { message, parameterStatus } from '../encode.ts';
 import { Request, Status } from '../tags.ts';
 import type { LinkHandlers, UpstreamLink } from '../upstream-link.ts';
 import { isTracked, type Settings, settingStatements } from './parameters.ts';
@@ -49,6 +49,12 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   requestAt = 0;
   /** Why the client keeps its server; '' when it does not. */
   pinned = '';
+  /** What RESET brings back. */
+  readonly #startSettings: Settings;
+  /** Parameters that are being reset, `all` among them or not. */
+  readonly #resets = new Set<string>();
+  /** The server has not been told of all settings yet. */
+  #unsettled = false;
   readonly #pool: Lender;
   readonly #rewriter: RequestRewriter;
   readonly #forget: () => void;
@@ -65,6 +71,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     this.#pool = pool;
     this.#forget = forget;
     this.settings = settings;
+    this.#startSettings = settings;
     this.#rewriter = new RequestRewriter(
       this.statements,
       { effect: (effect) => this.#effect(effect), terminate: () => undefined },
@@ -97,6 +104,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     const server = this.#server;
     if (server !== null) {
       this.requestAt = performance.now();
+      if (this.#unsettled) this.#settle(server);
       return server.send(this.#rewriter.rewrite(bytes, server)) && this.#rewriter.held === 0;
     }
     // A client without a transaction that takes its leave needs no server for that.
@@ -119,6 +127,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     this.attachedAt = now;
     this.requestAt = now;
     this.#server = server;
+    this.#unsettled = false;
     server.lend(this);
     const waiting = this.#waiting;
     this.#waiting = [];
@@ -188,6 +197,19 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     this.settings = settings;
   }
 
+  settingsReset(): void {
+    const server = this.#server;
+    if (server === null) return;
+    const resets = this.#resets;
+    const settings = server.resetTo(this.#startSettings, (parameter) => resets.has('all') || resets.has(parameter));
+    resets.clear();
+    for (const [name, value] of settings.values) {
+      if (server.settings.values.get(name) !== value) this.#handlers?.receive(parameterStatus(name, value));
+    }
+    this.settings = settings;
+    this.#unsettled = settings !== server.settings;
+  }
+
   forgotten(tag: 'DISCARD ALL' | 'DEALLOCATE ALL'): void {
     this.statements.named.clear();
     // What was sent behind it may leave something again.
@@ -195,7 +217,9 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   }
 
   answered(): void {
-    if (this.#rewriter.held > 0) this.#goOn();
+    if (this.#rewriter.held === 0) return;
+    this.#goOn();
+    if (this.#ended) this.#endWhenAnswered();
   }
 
   ready(status: number): void {
@@ -239,7 +263,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   #endWhenAnswered(): void {
     const server = this.#server;
     if (server === null ? this.waitingSince === 0 : this.#isDone(server)) this.destroy();
-    else if (server !== null && (server.expected.unfinished || this.#rewriter.midMessage)) {
+    else if (server !== null && this.#rewriter.held === 0 && (server.expected.unfinished || this.#rewriter.midMessage)) {
       // It left in the middle of something, which ends with the connection.
       server.retired ??= 'a client left it in the middle of something';
       if (server.socket.writableEnded) return;
@@ -270,7 +294,19 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     this.#pool.release(server, this.pinned !== '');
   }
 
+  /** Makes up for a RESET, where the client goes on with the same server. */
+  #settle(server: ServerConnection): void {
+    if (!server.expected.quiet || server.status === Status.failed || this.#rewriter.midMessage) return;
+    this.#unsettled = false;
+    const sql = settingStatements(server.settings, this.settings);
+    if (sql !== '') server.send([server.sendHidden(sql)]);
+  }
+
   #effect(effect: SessionEffect): void {
+    if (effect.kind === 'reset') {
+      this.#resets.add(effect.parameter);
+      this.#server?.expectReset();
+    } else if (effect.kind === 'set') this.#resets.delete(effect.parameter);
     if (this.pinned !== '') return;
     if (effect.kind === 'pin') this.pinned = effect.reason;
     else if (effect.kind === 'set' && !isTracked(effect.parameter, this.settings.values)) this.pinned = `SET ${effect.parameter}`;

@@ -6,8 +6,9 @@
  */
 import { close, message as encode, flush, parseComplete } from '../encode.ts';
 import { Request } from '../tags.ts';
-import { Expect } from './expected.ts';
-import { type SessionEffect, sessionEffect } from './pin.ts';
+import { Expect, type Expectation } from './expected.ts';
+import { forgetsStatements, isUncertain, placeNamed } from './names-in-sql.ts';
+import { type SessionEffect, sessionEffects } from './pin.ts';
 import { evict, place, prepareAs, type ServerSide, sendParse } from './placing.ts';
 import { isReserved, type Prepared, prepared } from './prepared.ts';
 
@@ -20,7 +21,7 @@ export interface ClientStatements {
 }
 
 export interface RewritingHooks {
-  /** What a text does to its session. Called for every Query and Parse before it is sent. */
+  /** What the text of a Query or Parse does to its session; called before it is sent. */
   effect(effect: SessionEffect): void;
   /** The client takes its leave; the server is not told. */
   terminate(): void;
@@ -148,34 +149,26 @@ export class RequestRewriter {
     if (!isThere(bytes, at, next)) return Step.wait;
     const instead: Buffer[] = [];
     let forgets = false;
+    let about: Expectation | undefined;
     if (!expected.unbooked) {
-      const effect = sessionEffect(bytes, at + 5, Math.min(next, bytes.length));
-      if (effect.kind === 'deallocate') {
-        if (expected.uncertain(effect.name, false)) return Step.hold;
-        this.#beforeDeallocate(effect.name, server, instead);
+      const effects = sessionEffects(bytes, at + 5, Math.min(next, bytes.length));
+      if (effects.length > 0) {
+        if (isUncertain(effects, expected)) return Step.hold;
+        for (const effect of effects) this.#hooks.effect(effect);
+        forgets = forgetsStatements(effects);
+        about = placeNamed(effects, this.#client.named, server, instead, true, this.#hooks);
       }
-      forgets = effect.kind === 'forget';
-      this.#hooks.effect(effect);
       // A simple Query drops the unnamed statement.
       this.#client.unnamed = null;
       server.unnamed = null;
     }
-    expected.query(Expect.query);
+    expected.query(Expect.query, false, about);
     if (forgets) expected.forgets();
     return instead.length === 0 ? Step.pass : this.#replace(instead, at);
   }
 
-  /** SQL names a statement that was prepared by protocol: on this server it must have the client's name. */
-  #beforeDeallocate(name: string, server: ServerSide, instead: Buffer[]): void {
-    const own = this.#client.named.get(name);
-    if (own === undefined) return;
-    prepareAs(name, own, server, instead);
-    this.#client.named.delete(name);
-    server.statements.remove(name);
-  }
-
   #parse(bytes: Buffer, at: number, next: number, server: ServerSide): number {
-    const { expected, statements } = server;
+    const { expected } = server;
     if (!isThere(bytes, at, next)) return Step.wait;
     const there = Math.min(next, bytes.length);
     const nameEnd = bytes.indexOf(0, at + 5);
@@ -185,9 +178,21 @@ export class RequestRewriter {
     }
     const name = nameEnd === at + 5 ? '' : bytes.toString('latin1', at + 5, nameEnd);
     if (name !== '' && expected.uncertain(name, false)) return Step.hold;
-    const effect = sessionEffect(bytes, nameEnd + 1, there);
-    if (effect.kind === 'forget') this.#client.forgets = true;
-    this.#hooks.effect(effect);
+    const effects = sessionEffects(bytes, nameEnd + 1, there);
+    if (effects.length === 0) return this.#parseAs(name, bytes, at, next, nameEnd, server);
+    if (isUncertain(effects, expected)) return Step.hold;
+    for (const effect of effects) this.#hooks.effect(effect);
+    if (forgetsStatements(effects)) this.#client.forgets = true;
+    const instead: Buffer[] = [];
+    placeNamed(effects, this.#client.named, server, instead, false, this.#hooks);
+    const step = this.#parseAs(name, bytes, at, next, nameEnd, server);
+    if (instead.length === 0) return step;
+    return step === Step.pass ? this.#replace(instead, at) : this.#replace([...instead, ...this.#instead], this.#resume);
+  }
+
+  #parseAs(name: string, bytes: Buffer, at: number, next: number, nameEnd: number, server: ServerSide): number {
+    const { expected, statements } = server;
+    const there = Math.min(next, bytes.length);
     if (name === '') return this.#parseUnnamed(bytes.subarray(nameEnd + 1, there), next, bytes.length, server);
     if (isReserved(name)) {
       expected.extended(Expect.parse);

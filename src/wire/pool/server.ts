@@ -22,6 +22,8 @@ export interface Borrower {
   settingsChanged(settings: Settings): void;
   /** DISCARD ALL or DEALLOCATE ALL of the client was carried out. */
   forgotten(tag: 'DISCARD ALL' | 'DEALLOCATE ALL'): void;
+  /** ReadyForQuery is about to be passed on: the settings that were reset have their defaults again, as far as they are the server's. */
+  settingsReset(): void;
   /** Some answers came. */
   answered(): void;
   /** ReadyForQuery came. */
@@ -59,6 +61,7 @@ export class ServerConnection {
   /** Number of cancel requests under way for it: until they are answered it may not go to another client. */
   cancels = 0;
   readonly #parameters: Map<string, string>;
+  readonly #defaults: Settings;
   readonly #table: SettingsTable;
   readonly #answers: Answers;
   #borrower: Borrower | null = null;
@@ -73,6 +76,7 @@ export class ServerConnection {
     this.#parameters = new Map(login.parameters);
     this.#table = table;
     this.settings = table.of(this.#parameters);
+    this.#defaults = this.settings;
     this.#closed = closed;
     this.#answers = new Answers(this.expected, {
       forward: (bytes) => {
@@ -85,6 +89,7 @@ export class ServerConnection {
         this.#borrower?.forgotten(tag);
       },
       error: (message, hidden) => this.#error(message, hidden),
+      beforeReady: () => this.#borrower?.settingsReset(),
       ready: (status, hidden) => this.#ready(status, hidden),
     });
     this.#listen(login.peer);
@@ -108,12 +113,32 @@ export class ServerConnection {
     return this.expected.quiet && this.status === Status.idle && !this.#answers.midMessage && this.retired === null && !this.isGone;
   }
 
+  /** The borrower's settings are being reset: it is told when that is done. */
+  expectReset(): void {
+    this.#answers.announce = true;
+  }
+
+  /**
+   * The settings as they are now, those reset that the server has reset to its own defaults being the client's.
+   * `isReset` is asked for lower-case names.
+   */
+  resetTo(client: Settings, isReset: (parameter: string) => boolean): Settings {
+    let settings = this.settings;
+    for (const [name, value] of this.settings.values) {
+      const wanted = client.values.get(name);
+      if (wanted === undefined || value !== this.#defaults.values.get(name) || !isReset(name.toLowerCase())) continue;
+      settings = this.#table.with(settings, name, wanted);
+    }
+    return settings;
+  }
+
   lend(borrower: Borrower): void {
     this.#borrower = borrower;
   }
 
   takeBack(): void {
     this.#borrower = null;
+    this.#answers.announce = false;
     this.usedAt = Date.now();
     if (this.socket.isPaused()) this.socket.resume();
   }

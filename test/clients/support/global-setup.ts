@@ -1,6 +1,6 @@
 /**
  * One PostgreSQL and one Millrace before it per pool mode, shared by all files of a run; each file has databases of its own there.
- * MILLRACE_TEST_POOL_MODES names the modes, e.g. `session,transaction`.
+ * MILLRACE_TEST_POOL_MODES names the modes: `session,transaction` if nothing else is said.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,7 +13,7 @@ import { type Place, role } from './place.ts';
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   makeDistCurrent();
-  const modes = (process.env['MILLRACE_TEST_POOL_MODES'] ?? 'session').split(',').filter((mode) => mode !== '');
+  const modes = (process.env['MILLRACE_TEST_POOL_MODES'] ?? 'session,transaction').split(',').filter((mode) => mode !== '');
   const stops: (() => Promise<unknown>)[] = [];
   const stop = async (): Promise<void> => {
     for (const one of stops.reverse()) await one();
@@ -26,7 +26,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
       });
       stops.push(() => postgres.stop());
       await makeRole(postgres.url, postgres.dataDir);
-      const millrace = await startMillrace({ upstream: postgres.address, args: mode === 'session' ? [] : ['--pool-mode', mode] });
+      const millrace = await startMillrace({ upstream: postgres.address, args: flags(mode) });
       stops.push(() => millrace.stop());
       places.push({ mode, host: '127.0.0.1', upstreamPort: postgres.port, millracePort: millrace.port });
     }
@@ -36,6 +36,11 @@ export default async function setup(project: TestProject): Promise<() => Promise
   }
   project.provide('places', places);
   return stop;
+}
+
+/** A pool has fewer server connections than it has clients, so that these share them; all clients are in one worker's pool. */
+function flags(mode: string): readonly string[] {
+  return mode === 'session' ? [] : ['--pool-mode', mode, '--workers', '1', '--default-pool-size', '3'];
 }
 
 /** Clients come as a role that is no superuser and must prove its password; Millrace itself comes as postgres, which is trusted. */

@@ -1,7 +1,7 @@
 /** Clients that vanish, servers that die, readers that do not read: the others notice nothing, and new work succeeds at once. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { bind, execute, flush, message, parse, query } from '../../../src/wire/encode.ts';
+import { bind, execute, flush, message, parse, query, sync } from '../../../src/wire/encode.ts';
 import type { Worker } from '../../../src/wire/worker.ts';
 import type { RawClient } from '../wire/raw-client.ts';
 import { eventually, lines, type PoolClient, type PoolStage, startPoolStage } from './stage.ts';
@@ -93,6 +93,20 @@ describe('a client that vanishes', () => {
     client.end();
     await eventually(async () => (await stage.direct.value("SELECT to_regclass('made_in_parting') IS NOT NULL")) === true, 'it is made');
     await stage.direct.query('DROP TABLE made_in_parting');
+  });
+});
+
+describe('a client that leaves in good order', () => {
+  it('while what it sent is still held back for an answer: all of it is carried out', async () => {
+    const proxy = await stage.proxy({ defaultPoolSize: 1 });
+    await stage.direct.query('CREATE TABLE parting (a int)');
+    const client = await stage.raw(proxy);
+    const last = [parse('one', 'INSERT INTO parting VALUES (1)', 'utf8'), bind('', 'one', [], 'utf8'), execute('', 'utf8'), sync];
+    client.write(query('DEALLOCATE ALL', 'utf8'), ...last, query('DEALLOCATE ALL', 'utf8'), ...last, message(0x58, []));
+    client.end();
+    await eventually(async () => (await stage.direct.value('SELECT count(*)::int FROM parting')) === 2, 'both are there');
+    await eventually(() => proxy.report().clients.length === 0, 'it is gone');
+    await stage.direct.query('DROP TABLE parting');
   });
 });
 

@@ -103,6 +103,26 @@ for (const version of [18, 15] as const) {
       }
     });
 
+    it.each(['DEALLOCATE ALL', 'DISCARD ALL'])('what is prepared right behind %s, before that is answered, stays', async (forget) => {
+      const proxy = await stage.proxy({ defaultPoolSize: 1 });
+      const client = await stage.raw(proxy);
+      client.write(parse('old', 'SELECT 1', charset), sync);
+      client.write(query(forget, charset), parse('new', 'SELECT 2', charset), sync);
+      await client.until('Z', 3);
+      client.write(bind('', 'new', [], charset), execute('', charset), sync, bind('', 'old', [], charset), sync);
+      expect(lines(await client.until('Z', 2))).toEqual([
+        '2',
+        'D 2',
+        'C SELECT 1',
+        'Z I',
+        'E ERROR 26000 prepared statement "old" does not exist',
+        'Z I',
+      ]);
+      const other = await stage.raw(proxy);
+      other.write(parse('new', 'SELECT 3', charset), bind('', 'new', [], charset), execute('', charset), sync);
+      expect(lines(await other.until('Z'))).toContain('D 3');
+    });
+
     it('an error leaves a statement that was being prepared unknown, as Postgres does', async () => {
       const proxy = await stage.proxy({ defaultPoolSize: 1 });
       const client = await stage.raw(proxy);

@@ -45,7 +45,11 @@ describe('a pipeline through a transaction pool', () => {
     ]);
     const expected = replies(there.bytes, loosely);
     const got = replies(here.bytes, loosely);
-    const common = there.bytes.includes('the_end') || here.bytes.includes('the_end') ? Infinity : Math.min(expected.length, got.length);
+    // A Close or Parse that Millrace answers itself does not reach the server: among COPY data, where it does not belong, it passes unseen,
+    // and the server does not hang up.
+    const hungUp = there.bytes.includes('protocol synchronization was lost');
+    const end = there.bytes.includes('the_end') || here.bytes.includes('the_end') ? Infinity : Math.min(expected.length, got.length);
+    const common = hungUp ? expected.findIndex((line) => line.includes('type during COPY') || line.includes('message type')) : end;
     expect(here.stalled).toBe(there.stalled);
     expect(got.slice(0, common)).toEqual(expected.slice(0, common));
   }

@@ -189,6 +189,8 @@ describe('values', () => {
     expect(encodeValue(0, 'numeric', 1)).toEqual(Buffer.alloc(8));
     // 1,2345,6789: three digits to the base 10,000, the first of weight 2.
     expect(encodeValue(123_456_789, 'numeric', 1)).toEqual(Buffer.from([0, 3, 0, 2, 0, 0, 0, 0, 0, 1, 0x09, 0x29, 0x1a, 0x85]));
+    // As Postgres: 20000 is one digit, 2, of weight 1.
+    expect(encodeValue(20_000, 'numeric', 1)).toEqual(Buffer.from([0, 1, 0, 1, 0, 0, 0, 0, 0, 2]));
     expect(encodeValue('é', 'text', 1)?.toString()).toBe('é');
     expect(encodeValue(null, 'int4', 1)).toBeNull();
     expect(encodeValue(7, 'numeric', 0)?.toString()).toBe('7');
