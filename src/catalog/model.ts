@@ -83,8 +83,9 @@ export interface BaseTable {
   readonly tableOid: number;
   /** Qualified and quoted, as it is called now; null when it is gone. */
   readonly name: string | null;
-  /** All columns when last seen. */
+  /** All columns when last seen, and now. */
   readonly columns: readonly BaseColumn[];
+  readonly columnsNow: readonly BaseColumn[];
   readonly keyAttnums: readonly number[];
   /** relreplident before Millrace set FULL; null: not changed. */
   readonly identityBefore: string | null;

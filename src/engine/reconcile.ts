@@ -6,7 +6,6 @@ import {
   definitionView,
   deltaTable,
   gateView,
-  type LiveView,
   type RelationError,
   type Storage,
   spoolTable,
@@ -14,10 +13,9 @@ import {
   storageTable,
 } from '../catalog/model.ts';
 import { dropCaptureDdl } from '../ivm/capture.ts';
-import type { ViewPlan } from '../ivm/plans.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import type { BaseCapture } from './base/capture.ts';
-import { type BaseShape, baseError, baseProblem, shapesSql, usedAttnums } from './base/shapes.ts';
+import { baseError, baseProblem, sameColumns, usedAttnums } from './base/shapes.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
@@ -27,7 +25,6 @@ import { failRelation } from './relation-errors.ts';
 import type { SourceManager } from './source-manager.ts';
 import { copyStorage, goLive, restartCopy } from './table-copy.ts';
 import { populateView } from './view-populate.ts';
-import { isDeferred } from './view-upkeep.ts';
 
 export class Reconciler {
   readonly #engine: EngineContext;
@@ -186,22 +183,23 @@ export class Reconciler {
     await this.#reload();
   }
 
-  /** Something it reads was dropped with CASCADE. */
-  async #lostDefinition(catalog: ReadCatalog, view: LiveView<ViewPlan>): Promise<void> {
-    if (view.state === 'error') return;
-    const bases = view.inputs.filter((input) => catalog.bases.has(input));
-    let problem: string | null = null;
-    if (bases.length > 0) {
-      const [result] = await this.#engine.session.query(shapesSql(bases));
-      const shapes = JSON.parse(result?.rows[0]?.[0] ?? '[]') as BaseShape[];
-      for (const input of bases) {
-        const base = catalog.bases.get(input);
-        const shape = shapes.find((one) => one.id === input) ?? null;
-        if (base !== undefined) problem ??= baseProblem(base, shape, usedAttnums(view.plan, input));
+  /** Deferred views whose base tables lost what they use. A change that harms nobody is noted by the next epoch that reads the table. */
+  async #followBases(catalog: ReadCatalog): Promise<boolean> {
+    let suspended = false;
+    for (const base of catalog.bases.values()) {
+      if (base.name !== null && sameColumns(base.columns, base.columnsNow)) continue;
+      for (const view of catalog.views.values()) {
+        if (!view.inputs.includes(base.id) || view.state === 'error') continue;
+        const now = { id: base.id, name: base.name, columns: base.columnsNow, parts: null };
+        const problem = baseProblem(base, now, usedAttnums(view.plan, base.id));
+        if (problem === null) continue;
+        const stream = catalog.streams.get(view.id);
+        this.#engine.log.error({ view: view.id, name: stream?.name, problem }, 'a stream table is suspended');
+        await this.#suspend(view.id, baseError(problem, `${stream?.schema}.${stream?.name}`));
+        suspended = true;
       }
     }
-    const stream = catalog.streams.get(view.id);
-    await this.#suspend(view.id, baseError(problem ?? 'something it reads was dropped with CASCADE', `${stream?.schema}.${stream?.name}`));
+    return suspended;
   }
 
   /** Relations that can no longer be kept, in a transaction of their own. To be called exclusively. */
@@ -239,10 +237,13 @@ export class Reconciler {
         cleared = true;
       }
     }
+    cleared = (await this.#followBases(catalog)) || cleared;
     for (const viewId of catalog.undefinedViews) {
-      const view = catalog.views.get(viewId);
-      if (view !== undefined && isDeferred(catalog, view)) {
-        await this.#lostDefinition(catalog, view);
+      const stream = catalog.streams.get(viewId);
+      if (stream !== undefined) {
+        // A column or table that it names is known by now to be the cause, if it is.
+        if (this.#engine.state.views.get(viewId)?.state === 'error') continue;
+        await this.#suspend(viewId, baseError('something it reads was dropped with CASCADE', `${stream.schema}.${stream.name}`));
         cleared = true;
         continue;
       }

@@ -11,7 +11,7 @@ import { quoteLiteral } from '../sql/quote.ts';
 import { type BaseCapture, loseDeltas } from './base/capture.ts';
 import { insertDeltas } from './base/delta-rows.ts';
 import { type BaseRunner, StreamLostError } from './base/runner.ts';
-import { type BaseShape, baseError, baseProblem, baseStorage, shapesSql, usedAttnums } from './base/shapes.ts';
+import { type BaseShape, baseError, baseProblem, baseStorage, sameColumns, shapesSql, usedAttnums } from './base/shapes.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { Epoch, type EpochSnapshot, LockRefusedError } from './epoch.ts';
 import { alert } from './streams/bookkeeping.ts';
@@ -251,13 +251,6 @@ export async function suspend(engine: EngineContext, epoch: Epoch, viewId: numbe
   ]);
   if (stream !== undefined) await engine.session.executeAll([alert(stream, 'auto_suspended', { reason: error.message })]);
 }
-
-const sameColumns = (known: BaseShape['columns'], now: BaseShape['columns']): boolean =>
-  known.length === now.length &&
-  known.every((column, i) => {
-    const other = now[i];
-    return other !== undefined && column.attnum === other.attnum && column.name === other.name && column.type === other.type;
-  });
 
 function progressSql(snapshot: EpochSnapshot): string {
   return `UPDATE millrace.base_progress SET snapshot = ${quoteLiteral(snapshot.text)}, lsn = ${quoteLiteral(snapshot.lsn)}, committed_at = clock_timestamp()`;

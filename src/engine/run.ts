@@ -37,6 +37,7 @@ export interface EngineHooks {
 /** Two-part advisory lock of the leader ("mill" in ASCII, then 2). */
 const leaderLock = '1835625580, 2';
 const watchEveryMs = 1000;
+const tidyEveryMs = 30_000;
 
 export async function runEngine(config: EngineConfig, hooks: EngineHooks): Promise<{ stop(): Promise<void> }> {
   const log = createLogger('engine').child({ database: config.database });
@@ -189,7 +190,7 @@ class EngineLoop {
     });
     const reconciler = new Reconciler(engine, sources, capture, refreshes, reload);
     await reconciler.recover();
-    this.#startTimers(engine, sources, capture);
+    this.#startTimers(engine, sources, capture, refreshes);
     this.#hooks.ready();
     this.#log.info({ token: String(token) }, 'leading');
 
@@ -229,7 +230,7 @@ class EngineLoop {
     for (const then of waiting) then();
   }
 
-  #startTimers(engine: EngineContext, sources: SourceManager, capture: BaseCapture): void {
+  #startTimers(engine: EngineContext, sources: SourceManager, capture: BaseCapture, refreshes: RefreshLoop): void {
     let watching = false;
     let acknowledging = false;
     this.#timers.push(
@@ -256,6 +257,9 @@ class EngineLoop {
             watching = false;
           });
       }, watchEveryMs),
+      setInterval(() => {
+        void refreshes.tidy().catch((error: unknown) => engine.fail(error));
+      }, tidyEveryMs),
       // NOTIFY is lost when the upstream restarts between two sessions; facades dropped outside Millrace never notify.
       setInterval(() => engine.wake(), 3000),
     );

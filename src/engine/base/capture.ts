@@ -15,7 +15,7 @@ import type { EngineContext } from '../context.ts';
 import { Epoch } from '../epoch.ts';
 import { upkeepOf } from '../view-upkeep.ts';
 import { addTable, CaptureRefusedError, followColumns, identifyPartitions, removeTable } from './capture-sql.ts';
-import { BaseRunner } from './runner.ts';
+import { BaseRunner, StreamLostError } from './runner.ts';
 import { type TargetFacts, targetOf } from './shapes.ts';
 import { type BaseTarget, markerPrefix } from './transactions.ts';
 
@@ -39,6 +39,9 @@ export class BaseCapture {
   #retry: NodeJS.Timeout | null = null;
   #stopped = false;
   #markers = 0;
+  /** Session for markers and look-ups, one at a time. */
+  #client: Client | null = null;
+  #asked: Promise<unknown> = Promise.resolve();
 
   constructor(engine: EngineContext, hooks: CaptureHooks) {
     this.#engine = engine;
@@ -61,8 +64,9 @@ export class BaseCapture {
     this.#busy = true;
     this.#again = false;
     this.#work = this.#reconcile(catalog)
-      .then(() => {
+      .then(async () => {
         this.#pauseMs = firstPauseMs;
+        if (this.runner !== null) await this.#status('running', null);
       })
       .catch((error: unknown) => this.#failed(error))
       .finally(() => {
@@ -75,6 +79,7 @@ export class BaseCapture {
     this.#stopped = true;
     if (this.#retry !== null) clearTimeout(this.#retry);
     await this.#runner?.stop();
+    await this.#client?.end().catch(() => undefined);
     await this.#work.catch(() => undefined);
   }
 
@@ -83,7 +88,9 @@ export class BaseCapture {
     const marker = `${this.#engine.token}:${++this.#markers}`;
     const passed = runner.passed(marker);
     passed.catch(() => undefined);
-    await writeMarker(this.#engine.admin, marker);
+    await this.#ask((client) => writeMarker(client, marker)).catch((error: unknown) => {
+      throw new StreamLostError('a marker could not be written', { cause: error });
+    });
     await passed;
   }
 
@@ -94,6 +101,31 @@ export class BaseCapture {
     runner.requestPosition();
     this.#engine.metrics['millrace_base_lag_bytes'] = runner.lagBytes;
     this.#engine.metrics['millrace_base_waiting_transactions'] = runner.waiting.length;
+  }
+
+  /** Questions are asked one after the other; when the session is gone the stream is taken for lost. */
+  #ask<T>(work: (client: Client) => Promise<T>): Promise<T> {
+    const asked = this.#asked.then(async () => {
+      const client = this.#client;
+      if (client === null) throw new StreamLostError('the session for base tables is closed');
+      return await work(client);
+    });
+    this.#asked = asked.catch(() => undefined);
+    return asked;
+  }
+
+  async #openClient(): Promise<Client> {
+    const { upstream, database } = this.#engine.config;
+    await this.#client?.end().catch(() => undefined);
+    const client = await openOrigin(upstream, { database, applicationName: 'millrace markers' });
+    this.#client = client;
+    client.on('error', (error) => {
+      if (this.#client !== client) return;
+      this.#client = null;
+      void this.#runner?.stop();
+      this.#failed(error);
+    });
+    return client;
   }
 
   #names(): { slot: string; publication: string } {
@@ -113,9 +145,17 @@ export class BaseCapture {
     try {
       if (wanted.size > 0 && this.runner === null) await this.#startStream(client, present);
       let changed = false;
+      let locked: unknown = null;
       for (const base of present) {
-        if (wanted.has(base.id) && base.state !== 'captured' && this.runner !== null) changed = (await this.#add(client, base)) || changed;
-        else if (wanted.has(base.id) && base.state === 'captured' && base.parts !== base.partsNow && base.partsNow !== null) {
+        if (wanted.has(base.id) && base.state !== 'captured' && this.runner !== null) {
+          try {
+            changed = (await this.#add(client, base)) || changed;
+          } catch (error) {
+            // Someone writes to it, or has locked it: again later, and the others now.
+            if (!(error instanceof Error && 'code' in error && error.code === '55P03')) throw error;
+            locked = error;
+          }
+        } else if (wanted.has(base.id) && base.state === 'captured' && base.parts !== base.partsNow && base.partsNow !== null) {
           await identifyPartitions(client, base.tableOid).catch(async (error: unknown) => {
             await client.query('ROLLBACK');
             this.#engine.log.debug({ table: base.name, err: error }, 'replica identity of a partition cannot be set yet');
@@ -140,6 +180,7 @@ export class BaseCapture {
         this.#engine.wake();
         await this.#runner?.retarget();
       }
+      if (locked !== null) throw locked;
     } finally {
       await client.end().catch(() => undefined);
     }
@@ -164,7 +205,8 @@ export class BaseCapture {
   async #startStream(client: Client, bases: readonly BaseTable[]): Promise<void> {
     const { config, admin, log } = this.#engine;
     const { slot, publication } = this.#names();
-    await this.#runner?.stop();
+    const former = this.#runner;
+    await former?.stop();
     this.#runner = null;
     const level = await client.query<{ wal_level: string }>('SHOW wal_level');
     if (level.rows[0]?.wal_level !== 'logical') {
@@ -177,7 +219,10 @@ export class BaseCapture {
     );
     const created = await this.#ensurePublication(client, publication);
     // Between epochs: what a former stream had under way is recorded by then.
-    const recorded = await this.#engine.exclusively(() => this.#recorded());
+    const recorded = await this.#engine.exclusively(() => {
+      former?.discard();
+      return this.#recorded();
+    });
     const found = await lookUpSlot(client, slot);
     const usable = found !== undefined && found.walStatus !== 'lost' && recorded !== undefined && !created;
     let taken: Snapshot | null = null;
@@ -192,7 +237,7 @@ export class BaseCapture {
       await admin.query('INSERT INTO millrace.base_progress (snapshot) VALUES (NULL) ON CONFLICT (only_row) DO NOTHING');
     }
     // What the last epoch recorded is on disk before the slot may be acknowledged because of it.
-    await writeMarker(admin, 'start');
+    await writeMarker(await this.#openClient(), 'start');
     const runner: BaseRunner = new BaseRunner(
       { address: config.upstream, database: config.database, slot, publication, taken },
       {
@@ -286,8 +331,9 @@ export class BaseCapture {
   /** The target of a relation, as the database describes it now. */
   async #resolve(message: RelationMessage): Promise<BaseTarget | null> {
     const types = JSON.stringify(message.columns.map((column) => ({ type: column.typeOid, typmod: column.typmod })));
-    const result = await this.#engine.admin.query<{ facts: TargetFacts; types: string[] }>(
-      `SELECT jsonb_build_object('id', b.relation_id, 'known', b.columns,
+    const result = await this.#ask((client) =>
+      client.query<{ facts: TargetFacts; types: string[] }>(
+        `SELECT jsonb_build_object('id', b.relation_id, 'known', b.columns,
                 'now', (SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', a.attnum, 'name', a.attname) ORDER BY a.attnum), '[]')
                           FROM pg_catalog.pg_attribute a WHERE a.attrelid = b.table_oid AND a.attnum > 0 AND NOT a.attisdropped),
                 'delta', (SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', substr(a.attname, 2)::integer,
@@ -298,7 +344,8 @@ export class BaseCapture {
               ARRAY(SELECT pg_catalog.format_type((c.value ->> 'type')::oid, (c.value ->> 'typmod')::integer)
                       FROM jsonb_array_elements($2::jsonb) WITH ORDINALITY c(value, place) ORDER BY c.place) AS types
          FROM millrace.base_table b WHERE b.table_oid = $1 AND b.state = 'captured'`,
-      [message.oid, types],
+        [message.oid, types],
+      ),
     );
     const [row] = result.rows;
     return row === undefined ? null : targetOf(row.facts, message, row.types);
@@ -349,8 +396,8 @@ async function refuseAll(client: Client, bases: readonly BaseTable[]): Promise<v
 }
 
 /** A logical message whose commit puts everything before it on disk, so that the stream comes to it. */
-async function writeMarker(admin: Client, content: string): Promise<void> {
-  await admin.query("SELECT set_config('synchronous_commit', 'local', true), pg_catalog.pg_logical_emit_message(true, $1, $2)", [
+async function writeMarker(client: Client, content: string): Promise<void> {
+  await client.query("SELECT set_config('synchronous_commit', 'local', true), pg_catalog.pg_logical_emit_message(true, $1, $2)", [
     markerPrefix,
     content,
   ]);

@@ -58,7 +58,7 @@ export function dueViews(state: CatalogState, facts: DueFacts): Due {
       continue;
     }
     const schedule = scheduleOf(stream);
-    if (schedule.kind === 'calculated' && stream?.refreshMode !== 'FULL') {
+    if (schedule.kind === 'calculated' && !computedWhole(view, stream)) {
       // For the sake of those that read it, when there are any.
       if ((readers.get(view.id) ?? []).length > 0) continue;
       if (stream?.deltaLost == null && !changesBelow(state, view, facts)) continue;
@@ -94,6 +94,11 @@ export function dueViews(state: CatalogState, facts: DueFacts): Due {
 
 const isActive = (stream: StreamTable | undefined): boolean =>
   stream === undefined || stream.status === 'ACTIVE' || stream.status === 'INITIALIZING';
+
+/** Changes of its inputs do not tell when its result changes, or are not known. */
+export function computedWhole(view: LiveView<ViewPlan>, stream: StreamTable | undefined): boolean {
+  return stream?.refreshMode === 'FULL' || ('clock' in view.plan && view.plan.clock === true);
+}
 
 /** One that cannot be read was refused when it was given; should one be there, hourly does no harm. */
 export function scheduleOf(stream: StreamTable | undefined): Schedule {
