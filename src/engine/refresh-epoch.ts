@@ -49,7 +49,10 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
     },
   );
   const read = new Set(reading.flatMap((view) => view.inputs.filter((input) => state.bases.has(input))));
-  const tables = [...read].flatMap((id) => state.bases.get(id)?.name ?? []);
+  const tables = [...read].flatMap((id) => {
+    const base = state.bases.get(id);
+    return base?.lockable === true ? (base.name ?? []) : [];
+  });
   let epoch: Epoch | null = null;
   try {
     const begun = await Epoch.beginAtSnapshot(engine, tables);
