@@ -9,7 +9,7 @@ import { planView } from '../ivm/plan-view.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { loadViewParser } from '../ivm/source-text.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
-import { type CallerSession, UpstreamError } from './caller-session.ts';
+import { type CallerSession, GivenQueryError, UpstreamError } from './caller-session.ts';
 import { type CallerRole, firstRow, type StatementContext } from './context.ts';
 import { probe } from './materialized-views.ts';
 import { facadeOid } from './sources.ts';
@@ -48,7 +48,7 @@ export async function createScratch(session: CallerSession, query: string): Prom
     if (!(error instanceof UpstreamError)) throw error;
     const { P: position, ...fields } = error.fields;
     const inner = Number(position) - scratchPrefix.length;
-    throw new UpstreamError(position === undefined || inner < 1 ? fields : { ...fields, p: String(inner), q: trimmed(query) });
+    throw position === undefined || inner < 1 ? error : new GivenQueryError({ ...fields, p: String(inner), q: trimmed(query) });
   }
 }
 

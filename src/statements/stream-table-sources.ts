@@ -115,7 +115,7 @@ function requireReadable(table: RawTable, named: { readonly schema: string; read
   const shown = quoteQualified(named.schema, named.name);
   if (table.persistence === 't') {
     throw millraceError('feature_not_supported', {
-      message: `temporary table ${shown} cannot be a source of a stream table: one session only sees it`,
+      message: `temporary table ${quoteIdentifier(named.name)} cannot be a source of a stream table: one session only sees it`,
     });
   }
   if (table.isSystem) throw systemCatalog(shown);

@@ -1,6 +1,8 @@
 /** Stream tables through Millrace: names, rights, transactions, DDL of users, and what is refused. */
+import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type Stage, startStage, type TestClient } from './stage.ts';
+import { startMillrace } from '../../support/millrace.ts';
+import { eventually, leadsTo, type Stage, startStage, type TestClient } from './stage.ts';
 
 let stage: Stage;
 let client: TestClient;
@@ -202,6 +204,31 @@ describe('statements', () => {
     expect(await client.rows('SELECT count(*)::int FROM done')).toEqual([[3]]);
   });
 
+  test('an error in a query points into the query', async () => {
+    const error: pg.DatabaseError = await client.query(create('x', 'SELECT id,\n       nothing FROM t')).then(
+      () => Promise.reject(new Error('no error')),
+      (reason) => reason,
+    );
+    expect(error.code).toBe('42703');
+    expect(error.internalQuery?.slice(Number(error.internalPosition) - 1)).toBe('nothing FROM t');
+  });
+
+  test('bulk_alter_stream_tables and exec_stream_ddl', async () => {
+    expect(await client.rows('SELECT pgtrickle.bulk_alter_stream_tables(\'{p1,p2}\', \'{"schedule": "7m"}\')')).toEqual([[2]]);
+    expect(await client.rows("SELECT DISTINCT schedule FROM pgtrickle.pgt_stream_tables WHERE pgt_name IN ('p1', 'p2')")).toEqual([['7m']]);
+    expect(await client.rows("SELECT pgtrickle.exec_stream_ddl('CREATE STREAM TABLE ddl AS SELECT id FROM t')")).toEqual([[true]]);
+    expect(await statusOf('ddl')).toEqual([['ACTIVE']]);
+    expect(await client.rows("SELECT pgtrickle.exec_stream_ddl('DROP STREAM TABLE ddl')")).toEqual([[true]]);
+    expect(await statusOf('ddl')).toEqual([]);
+  });
+
+  test('without initialize it waits for the first refresh', async () => {
+    await client.query(create('later', 'SELECT id FROM t', ', initialize => false'));
+    expect(await statusOf('later')).toEqual([['INITIALIZING']]);
+    await client.query("SELECT pgtrickle.refresh_stream_table('later')");
+    expect(await client.rows('SELECT count(*)::int FROM later')).toEqual([[3]]);
+  });
+
   test('on a direct connection what needs no compiler works, and the rest says where to go', async () => {
     const direct = await stage.direct(stage.upstream);
     await direct.query("SELECT pgtrickle.pause_stream_table('done')");
@@ -246,6 +273,28 @@ describe("users' DDL", () => {
     expect(await client.failure("SELECT pgtrickle.drop_stream_table('done')")).toContain('materialized view ordinary depends on view done');
     await client.query("SELECT pgtrickle.drop_stream_table('done', cascade => true)");
     expect(await client.rows("SELECT to_regclass('ordinary')")).toEqual([[null]]);
+  });
+});
+
+describe('over tables from sources', () => {
+  test('a stream table joins one with an ordinary table, and keeps it from being dropped', async () => {
+    const origin = await stage.direct(stage.origin);
+    await origin.query(
+      "CREATE TABLE far (id int PRIMARY KEY, name text); INSERT INTO far VALUES (1, 'one'), (2, 'two'); CREATE PUBLICATION p FOR ALL TABLES",
+    );
+    await client.query(`CREATE CONNECTION c TO POSTGRES (${leadsTo(stage.origin)})`);
+    await client.query("CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p')");
+    await client.query('CREATE TABLE far FROM SOURCE s (REFERENCE public.far)');
+    await client.query(create('near_and_far', 'SELECT t.id, far.name FROM t JOIN far USING (id)'));
+    expect(await client.rows('SELECT * FROM near_and_far ORDER BY 1')).toEqual([
+      [1, 'one'],
+      [2, 'two'],
+    ]);
+    await origin.query("INSERT INTO far VALUES (3, 'three')");
+    await eventually(client, 'SELECT * FROM near_and_far WHERE id = 3', [[3, 'three']]);
+    expect(await client.failure('DROP TABLE far')).toContain('depends on table');
+    await client.query('DROP TABLE far CASCADE');
+    expect(await statusOf('near_and_far')).toEqual([]);
   });
 });
 
@@ -411,7 +460,7 @@ describe('refused', () => {
       HINT: Use refresh_mode => 'FULL', or 'AUTO' to let Millrace choose.",
         "LIMIT: ERROR 0A000: LIMIT without ORDER BY in a live view: which rows it keeps is not defined; add an ORDER BY",
         "a temporary table: was expected to fail: CREATE TEMP TABLE tmp (id int)",
-        "a temporary table: ERROR 0A000: temporary table pg_temp_3.tmp cannot be a source of a stream table: one session only sees it",
+        "a temporary table: ERROR 0A000: temporary table tmp cannot be a source of a stream table: one session only sees it",
         "a system catalog: ERROR 0A000: system catalog pg_catalog.pg_class cannot be a source of a stream table",
         "syntax: ERROR 42601: syntax error at or near "WHERE"",
         "taken: ERROR 42P07: stream table already exists: public.totals
@@ -434,6 +483,27 @@ describe('refused', () => {
       ]
     `);
   });
+});
+
+test("in transaction pooling, stream tables are made, refreshed and dropped as in a session of one's own", async () => {
+  const pooled = await startMillrace({ upstream: stage.upstream.address, args: ['--pool-mode', 'transaction'] });
+  await client.query("CREATE ROLE pooler LOGIN SUPERUSER PASSWORD 'secret'");
+  const one = new pg.Client({ host: pooled.host, port: pooled.port, user: 'pooler', password: 'secret', database: 'postgres' });
+  await one.connect();
+  try {
+    const made = { name: 'make', text: 'SELECT pgtrickle.create_stream_table($1, $2)' };
+    await one.query({ ...made, values: ['pooled', 'SELECT id FROM t'] });
+    expect((await one.query('SELECT count(*)::int AS n FROM pooled')).rows).toEqual([{ n: 3 }]);
+    await one.query({ ...made, values: ['pooled2', 'SELECT id FROM t WHERE id > 1'] });
+    await one.query("INSERT INTO t VALUES (9, 'z', 9)");
+    await one.query("SELECT pgtrickle.refresh_stream_table('pooled2')");
+    expect((await one.query('SELECT count(*)::int AS n FROM pooled2')).rows).toEqual([{ n: 3 }]);
+    await one.query('DELETE FROM t WHERE id = 9');
+    await one.query("SELECT pgtrickle.drop_stream_table('pooled'), pgtrickle.drop_stream_table('pooled2')");
+  } finally {
+    await one.end();
+    await pooled.stop();
+  }
 });
 
 test('status views answer', async () => {
