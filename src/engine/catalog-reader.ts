@@ -56,7 +56,7 @@ SELECT jsonb_build_object(
   'bases', (SELECT coalesce(jsonb_agg(jsonb_build_object(
                  'id', b.relation_id, 'tableOid', b.table_oid::bigint,
                  'lockable', EXISTS (SELECT FROM pg_class c WHERE c.oid = b.table_oid AND c.relkind IN ('r', 'p')), 'name', millrace.qualified_name(b.table_oid), 'columns', b.columns,
-                 'columnsNow', ${columnsSql('b.table_oid')}, 'keyAttnums', b.key_attnums, 'identityBefore', b.identity_before, 'state', b.state, 'error', b.error,
+                 'columnsNow', ${columnsSql('b.table_oid')}, 'keyAttnums', b.key_attnums, 'identityBefore', b.identity_before, 'method', b.method, 'state', b.state, 'error', b.error,
                  'parts', b.parts, 'partsNow', ${partsSql('b.table_oid')},
                  'deltaAttnums', (SELECT coalesce(jsonb_agg(substr(a.attname, 2)::integer ORDER BY a.attnum), '[]')
                                     FROM pg_attribute a
@@ -112,6 +112,7 @@ interface RawBase {
   columnsNow: BaseColumn[];
   keyAttnums: number[];
   identityBefore: string | null;
+  method: BaseTable['method'];
   state: BaseState;
   error: RelationError | null;
   parts: string | null;

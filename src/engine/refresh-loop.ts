@@ -53,11 +53,12 @@ export class RefreshLoop {
     const { runner } = this.#capture;
     const drains = runner !== null && this.#drains(runner, now);
     if (due.views.size === 0 && !drains) return false;
-    const views = new Map([...due.views].filter(([id]) => this.#possible(id, runner)));
+    const views = new Map([...due.views].filter(([id]) => this.#possible(id)));
     if (views.size === 0 && !drains) return false;
     const readsBase = drains || [...views.keys()].some((id) => this.#readsCaptured(id));
     const result = await refreshEpoch(this.#engine, this.memory, {
       due: views,
+      triggers: this.#capture.touched,
       capture: runner !== null && readsBase ? { capture: this.#capture, runner } : null,
     });
     this.#after(result);
@@ -72,7 +73,7 @@ export class RefreshLoop {
     const { runner } = this.#capture;
     const times: number[] = [];
     if (due.nextAt !== null) times.push(due.nextAt);
-    if ([...due.views.keys()].some((id) => this.#possible(id, runner))) times.push(Math.max(now, this.#notBefore));
+    if ([...due.views.keys()].some((id) => this.#possible(id))) times.push(Math.max(now, this.#notBefore));
     for (const until of this.#locked.values()) times.push(until);
     const [first] = runner?.waiting ?? [];
     if (first !== undefined) times.push(Math.max(first.arrivedAt + longestWaitMs, this.#notBefore));
@@ -117,10 +118,10 @@ export class RefreshLoop {
   /** An epoch for a view that begins to be populated. Other views are not refreshed in it. False: to be tried again later. */
   async beginPopulation(population: NonNullable<RefreshRequest['beginPopulation']>): Promise<boolean> {
     const { runner } = this.#capture;
-    const readsCaptured = population.view.inputs.some((input) => this.#engine.state.bases.get(input)?.state === 'captured');
-    if (readsCaptured && runner === null) return false;
+    if (!this.#possible(population.view.id)) return false;
     const result = await refreshEpoch(this.#engine, this.memory, {
       due: new Map(),
+      triggers: this.#capture.touched,
       capture: runner === null ? null : { capture: this.#capture, runner },
       beginPopulation: population,
     });
@@ -151,7 +152,10 @@ export class RefreshLoop {
     return dueViews(state, {
       now,
       hasChanges: (view) =>
-        !clean.has(view.id) || view.inputs.some((input) => runner?.waitingFor(input) === true || otherPartitions(state.bases.get(input))),
+        !clean.has(view.id) ||
+        view.inputs.some(
+          (input) => runner?.waitingFor(input) === true || this.#capture.touched.has(input) || otherPartitions(state.bases.get(input)),
+        ),
       remembered: (viewId) => this.memory.get(viewId),
     });
   }
@@ -163,7 +167,7 @@ export class RefreshLoop {
   }
 
   /** Whether what the view reads is at hand. */
-  #possible(viewId: number, runner: BaseRunner | null): boolean {
+  #possible(viewId: number): boolean {
     const { state } = this.#engine;
     const until = this.#locked.get(viewId);
     if (until !== undefined) {
@@ -174,7 +178,7 @@ export class RefreshLoop {
     if (view === undefined) return false;
     if (state.streams.get(viewId)?.refreshMode === 'FULL') return true;
     const bases = view.inputs.flatMap((input) => state.bases.get(input) ?? []);
-    return bases.length === 0 || (runner !== null && bases.every((base) => base.state === 'captured'));
+    return bases.every((base) => this.#capture.serves(base));
   }
 
   #readsCaptured(viewId: number): boolean {

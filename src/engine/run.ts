@@ -37,6 +37,8 @@ export interface EngineHooks {
 /** Two-part advisory lock of the leader ("mill" in ASCII, then 2). */
 const leaderLock = '1835625580, 2';
 const watchEveryMs = 1000;
+/** How often tables that are captured by triggers are looked at. */
+const lookEveryMs = 250;
 const tidyEveryMs = 30_000;
 
 export async function runEngine(config: EngineConfig, hooks: EngineHooks): Promise<{ stop(): Promise<void> }> {
@@ -257,6 +259,7 @@ class EngineLoop {
             watching = false;
           });
       }, watchEveryMs),
+      setInterval(() => capture.look(), lookEveryMs),
       setInterval(() => {
         void refreshes.tidy().catch((error: unknown) => engine.fail(error));
       }, tidyEveryMs),

@@ -4,7 +4,7 @@
  * wanted them are told so in the catalog before the stream goes on, and are rebuilt by difference.
  */
 import type { Client } from 'pg';
-import type { BaseTable } from '../../catalog/model.ts';
+import { type BaseTable, triggerTable } from '../../catalog/model.ts';
 import { connectionProblem, openOrigin } from '../../replication/origin.ts';
 import type { RelationMessage } from '../../replication/pgoutput.ts';
 import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../../replication/slots.ts';
@@ -39,6 +39,9 @@ export class BaseCapture {
   #retry: NodeJS.Timeout | null = null;
   #stopped = false;
   #markers = 0;
+  #looking = false;
+  /** Base tables whose triggers have written down changes. */
+  readonly touched = new Set<number>();
   /** Session for markers and look-ups, one at a time. */
   #client: Client | null = null;
   #asked: Promise<unknown> = Promise.resolve();
@@ -81,6 +84,11 @@ export class BaseCapture {
     await this.#runner?.stop();
     await this.#client?.end().catch(() => undefined);
     await this.#work.catch(() => undefined);
+  }
+
+  /** Whether changes of a base table can be taken in now. */
+  serves(base: BaseTable): boolean {
+    return base.state === 'captured' && (base.method === 'trigger' || this.runner !== null);
   }
 
   /** Resolves when every transaction that has committed by now is with the runner. */
@@ -128,6 +136,26 @@ export class BaseCapture {
     return client;
   }
 
+  /** Called a few times a second: sees what triggers have written. Does nothing where nothing is captured by triggers. */
+  look(): void {
+    const bases = [...this.#engine.state.bases.values()].filter((base) => base.state === 'captured' && base.method === 'trigger');
+    if (bases.length === 0 || this.#looking || this.#stopped || this.#retry !== null) return;
+    this.#looking = true;
+    const work = async (): Promise<void> => {
+      if (this.#client === null) await this.#openClient();
+      const exists = bases.map((base) => `SELECT ${base.id} AS id WHERE EXISTS (SELECT FROM ${triggerTable(base.id)})`);
+      const found = await this.#ask((client) => client.query<{ id: number }>(exists.join(' UNION ALL ')));
+      for (const { id } of found.rows) this.touched.add(id);
+      if (found.rows.length > 0) this.#hooks.ready();
+    };
+    work()
+      // A table that was just dropped, a session that is gone: next time.
+      .catch((error: unknown) => this.#engine.log.debug({ err: error }, 'tables captured by triggers cannot be looked at'))
+      .finally(() => {
+        this.#looking = false;
+      });
+  }
+
   #names(): { slot: string; publication: string } {
     const name = `millrace_base_${this.#engine.databaseOid}`;
     return { slot: name, publication: name };
@@ -136,20 +164,24 @@ export class BaseCapture {
   async #reconcile(catalog: ReadCatalog): Promise<void> {
     const wanted = capturedBases(catalog);
     const present = [...catalog.bases.values()];
-    const exists = this.#runner !== null || present.some((base) => base.state === 'captured') || catalog.baseCapture;
+    const captured = present.filter((base) => base.state === 'captured');
+    const exists = this.#runner !== null || captured.length > 0 || catalog.baseCapture;
     if (wanted.size === 0 && !exists && catalog.unusedBases.length === 0) return;
     const client = await openOrigin(this.#engine.config.upstream, {
       database: this.#engine.config.database,
       applicationName: 'millrace capture',
     });
     try {
-      if (wanted.size > 0 && this.runner === null) await this.#startStream(client, present);
+      const unmet = present.some((base) => wanted.has(base.id) && base.state !== 'captured');
+      const method = unmet ? await methodOf(client) : 'wal';
+      const streams = present.some((base) => wanted.has(base.id) && (base.state === 'captured' ? base.method : method) === 'wal');
+      if (streams && this.runner === null) await this.#startStream(client, present);
       let changed = false;
       let locked: unknown = null;
       for (const base of present) {
-        if (wanted.has(base.id) && base.state !== 'captured' && this.runner !== null) {
+        if (wanted.has(base.id) && base.state !== 'captured' && (method === 'trigger' || this.runner !== null)) {
           try {
-            changed = (await this.#add(client, base)) || changed;
+            changed = (await this.#add(client, method, base)) || changed;
           } catch (error) {
             // Someone writes to it, or has locked it: again later, and the others now.
             if (!(error instanceof Error && 'code' in error && error.code === '55P03')) throw error;
@@ -175,7 +207,7 @@ export class BaseCapture {
         );
         changed = true;
       }
-      if (wanted.size === 0 && exists) await this.#end(client);
+      if (!streams && (this.#runner !== null || catalog.baseCapture)) await this.#end(client);
       if (changed) {
         this.#engine.wake();
         await this.#runner?.retarget();
@@ -186,10 +218,14 @@ export class BaseCapture {
     }
   }
 
-  async #add(client: Client, base: BaseTable): Promise<boolean> {
+  async #add(client: Client, method: BaseTable['method'], base: BaseTable): Promise<boolean> {
     try {
-      if (await addTable(client, this.#names().publication, base.id, base.tableOid)) {
+      if (await addTable(client, method, this.#names().publication, base.id, base.tableOid)) {
         this.#engine.log.info({ table: base.name }, 'REPLICA IDENTITY FULL set: stream tables over it need old row images');
+      }
+      if (method === 'trigger') {
+        this.touched.add(base.id);
+        this.#engine.log.info({ table: base.name }, 'changes are captured by triggers: the server or the role does not stream');
       }
       return true;
     } catch (error) {
@@ -208,11 +244,6 @@ export class BaseCapture {
     const former = this.#runner;
     await former?.stop();
     this.#runner = null;
-    const level = await client.query<{ wal_level: string }>('SHOW wal_level');
-    if (level.rows[0]?.wal_level !== 'logical') {
-      await refuseAll(client, bases);
-      return;
-    }
     await admin.query(
       'INSERT INTO millrace.base_capture (slot, publication) VALUES ($1, $2) ON CONFLICT (only_row) DO UPDATE SET slot = excluded.slot, publication = excluded.publication',
       [slot, publication],
@@ -283,10 +314,10 @@ export class BaseCapture {
 
   /** Changes may have been missed: tables have to be brought in again, views over them to be rebuilt. */
   async #lost(bases: readonly BaseTable[], reason: string | null): Promise<void> {
-    const captured = bases.filter((base) => base.state === 'captured').map((base) => base.id);
+    const captured = bases.filter((base) => base.state === 'captured' && base.method === 'wal').map((base) => base.id);
     const epoch = await Epoch.begin(this.#engine);
     await epoch.run([
-      "UPDATE millrace.base_table SET state = 'new' WHERE state = 'captured'",
+      "UPDATE millrace.base_table SET state = 'new' WHERE state = 'captured' AND method = 'wal'",
       'DELETE FROM millrace.base_progress',
       ...(captured.length === 0 || reason === null ? [] : [loseDeltas(captured, reason)]),
     ]);
@@ -343,7 +374,7 @@ export class BaseCapture {
                              AND a.attgenerated = '')) AS facts,
               ARRAY(SELECT pg_catalog.format_type((c.value ->> 'type')::oid, (c.value ->> 'typmod')::integer)
                       FROM jsonb_array_elements($2::jsonb) WITH ORDINALITY c(value, place) ORDER BY c.place) AS types
-         FROM millrace.base_table b WHERE b.table_oid = $1 AND b.state = 'captured'`,
+         FROM millrace.base_table b WHERE b.table_oid = $1 AND b.state = 'captured' AND b.method = 'wal'`,
         [message.oid, types],
       ),
     );
@@ -382,17 +413,15 @@ export function loseDeltas(inputs: readonly number[], reason: string): string {
      AND EXISTS (SELECT FROM millrace.live_view_input i WHERE i.relation_id = s.relation_id AND i.input_id IN (${inputs.join(', ')}))`;
 }
 
-async function refuseAll(client: Client, bases: readonly BaseTable[]): Promise<void> {
-  const error = {
-    code: '55000',
-    message: 'changes of ordinary tables cannot be captured: wal_level of this server is not "logical"',
-    hint: "ALTER SYSTEM SET wal_level = 'logical'; and restart the server, or use refresh_mode => 'FULL'.",
-  };
-  await client.query("UPDATE millrace.base_table SET state = 'failed', error = $1 WHERE state <> 'failed' AND relation_id = ANY ($2)", [
-    JSON.stringify(error),
-    bases.map((base) => base.id),
-  ]);
-  await client.query("SELECT pg_notify('millrace', '')");
+/** How changes can be had here: the server has to write them to its WAL, and the role has to be allowed to read it. */
+async function methodOf(client: Client): Promise<BaseTable['method']> {
+  const found = await client.query<{ streams: boolean }>(
+    `SELECT current_setting('wal_level') = 'logical'
+            AND (r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles x WHERE x.rolname = 'rds_replication' AND pg_catalog.pg_has_role(r.oid, x.oid, 'MEMBER')))
+            AND has_database_privilege(current_database(), 'CREATE') AS streams
+       FROM pg_catalog.pg_roles r WHERE r.rolname = current_user`,
+  );
+  return found.rows[0]?.streams === true ? 'wal' : 'trigger';
 }
 
 /** A logical message whose commit puts everything before it on disk, so that the stream comes to it. */

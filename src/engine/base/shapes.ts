@@ -87,6 +87,22 @@ export function baseProblem(base: BaseTable, now: BaseShape | null, used: Readon
   return null;
 }
 
+/** What is to be noted of a table's columns: those there are, and dropped ones that someone still names, so that they can be told by name. */
+export function notedColumns(base: BaseTable, now: readonly BaseColumn[], used: ReadonlySet<number>): BaseColumn[] {
+  const dropped = base.columns.filter((column) => used.has(column.attnum) && !now.some((other) => other.attnum === column.attnum));
+  return [...now, ...dropped].sort((a, b) => a.attnum - b.attnum);
+}
+
+/** Columns of a base table that any view uses. */
+export function usedByAny(
+  views: Iterable<{ readonly plan: ViewPlan; readonly inputs: readonly number[] }>,
+  baseId: number,
+): ReadonlySet<number> {
+  const used = new Set<number>();
+  for (const view of views) if (view.inputs.includes(baseId)) for (const attnum of usedAttnums(view.plan, baseId)) used.add(attnum);
+  return used;
+}
+
 /** Same columns under the same names with the same types. */
 export const sameColumns = (known: readonly BaseColumn[], now: readonly BaseColumn[]): boolean =>
   known.length === now.length &&

@@ -128,6 +128,17 @@ test('a query that fails three times is suspended, says why, and others go on', 
   await listener.end();
 });
 
+test('a query that fails when it is first computed can be tried again', async () => {
+  await client.query('CREATE TABLE z (id integer PRIMARY KEY, v integer); INSERT INTO z VALUES (1, 0)');
+  const id = await createStream(client, 'of_z', 'SELECT id, 1 / v AS r FROM z');
+  await expect.poll(async () => (await streamRow(client, id))['status'], { timeout: 10_000 }).toBe('ERROR');
+  await expect(client.query('SELECT * FROM of_z')).rejects.toThrow('division by zero');
+  await client.query('UPDATE z SET v = 1');
+  await refreshStream(client, id);
+  await followsQuery(client, 'of_z', 'SELECT id, 1 / v AS r FROM z');
+  expect(await streamRow(client, id)).toMatchObject({ status: 'ACTIVE', status_reason: null });
+});
+
 test('a diamond is refreshed together, whatever the schedules of its sides', async () => {
   await client.query('CREATE TABLE d (id integer PRIMARY KEY, v integer); INSERT INTO d SELECT g, g FROM generate_series(1, 10) g');
   await streamReady(client, await createStream(client, 'd_left', 'SELECT id % 2 AS k, sum(v) AS s FROM d GROUP BY 1', { schedule: '1h' }));
