@@ -259,7 +259,8 @@ export class Reconciler {
         `DROP VIEW IF EXISTS ${definitionView(relation.id)}`,
         `DROP VIEW IF EXISTS ${gateView(relation.id)}`,
         ...(relation.kind === 'view' ? [`DROP TABLE IF EXISTS ${storageTable(relation.id)} CASCADE`, ...dropCaptureDdl(relation.id)] : []),
-        `DO $$ DECLARE t regclass; BEGIN FOR t IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relname ~ '^w${relation.id}_' LOOP EXECUTE format('DROP TABLE %s', t); END LOOP; END $$`,
+        `DO $$ DECLARE t regclass; BEGIN FOR t IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^[wsd]${relation.id}_' LOOP EXECUTE format('DROP TABLE %s CASCADE', t); END LOOP; END $$`,
+        `DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid FROM pg_proc p WHERE p.pronamespace = 'millrace_data'::regnamespace AND p.proname ~ '^capture_s${relation.id}_' LOOP EXECUTE format('DROP FUNCTION %s', f); END LOOP; END $$`,
         `DELETE FROM millrace.live_view_input WHERE relation_id = ${relation.id}`,
         `DELETE FROM millrace.relation WHERE id = ${relation.id} AND NOT EXISTS (SELECT FROM millrace.live_view_input i WHERE i.input_id = ${relation.id})`,
       ];

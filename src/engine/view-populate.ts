@@ -8,7 +8,7 @@ import { deltaTable, type LiveView, pendingDeltaTable, storageTable } from '../c
 import { nextTime } from '../catalog/schedule.ts';
 import { captureDdl } from '../ivm/capture.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
-import { maintainSql, populateSql } from '../ivm/view-plan.ts';
+import { maintainSql, populateSql, storageTables } from '../ivm/view-plan.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import { connectRaw } from '../replication/raw-connection.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
@@ -61,8 +61,11 @@ export async function populateView(engine: EngineContext, deferral: Deferral, vi
     const begun = performance.now();
     let rows = 0;
     try {
-      const [filled] = await filler.query(populateSql(view.plan, viewId, filling.storage));
-      rows = Number(/(\d+)$/.exec(filled?.tag ?? '')?.[1] ?? 0);
+      for (const sql of populateSql(view.plan, viewId, filling.storage)) {
+        const [filled] = await filler.query(sql);
+        // The last statement fills what users see.
+        rows = Number(/(\d+)$/.exec(filled?.tag ?? '')?.[1] ?? 0);
+      }
       await filler.query(`ANALYZE ${storageTable(viewId)}`);
       await filler.query('COMMIT');
     } catch (error) {
@@ -142,7 +145,7 @@ function emptied({ state }: EngineContext, view: LiveView<ViewPlan>): string[] {
       .filter((storageId) => !state.captured.has(storageId)),
   );
   const wanted = state.streams.get(view.id)?.refreshMode === 'FULL' ? [] : [...captures];
-  return [...wanted.flatMap((storageId) => captureDdl(storageId)), `TRUNCATE ${storageTable(view.id)}`];
+  return [...wanted.flatMap((storageId) => captureDdl(storageId)), `TRUNCATE ${storageTables(view.plan, view.id).join(', ')}`];
 }
 
 /** Tables for deltas set aside. */

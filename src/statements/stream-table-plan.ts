@@ -4,17 +4,18 @@
  * what is kept afterwards refers to relations by id and columns by attnum.
  */
 import { MillraceError, millraceError } from '../errors.ts';
-import { analyzeView, type ReadAnalysis } from '../ivm/analyze.ts';
+import { analyzeView, type ReadAnalysis, viewFunctions } from '../ivm/analyze.ts';
 import { planView } from '../ivm/plan-view.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { loadViewParser } from '../ivm/source-text.ts';
+import type { ProbeResult } from '../ivm/types.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import { type CallerSession, UpstreamError } from './caller-session.ts';
 import { type CallerRole, firstRow, type StatementContext } from './context.ts';
 import { probe } from './materialized-views.ts';
 import { facadeOid } from './sources.ts';
 import { notCapturable, readSources, type Sources } from './stream-table-sources.ts';
-import { functionsOfView, type UnstableFunction } from './view-functions.ts';
+import { functionKinds, functionsOfView, type UnstableFunction } from './view-functions.ts';
 
 export const scratch = 'pg_temp.millrace_new_view';
 const scratchPrefix = 'CREATE TEMPORARY VIEW millrace_new_view AS ';
@@ -24,6 +25,7 @@ export interface Definition {
   readonly text: string;
   readonly sources: Sources;
   readonly analysis: ReadAnalysis;
+  readonly functions: ProbeResult['functions'];
   /** A function in it whose result changes although no row does. */
   readonly unstable: UnstableFunction | null;
 }
@@ -62,7 +64,8 @@ export async function readDefinition(context: StatementContext, session: CallerS
   const text = (await firstRow(session, `SELECT millrace.definition_of('${scratch}'::regclass)`))?.[0] ?? '';
   const sources = await readSources(context, session, scratch, role);
   const plain = sources.read.filter((relation) => relation.kind === 'plain view');
-  const analysis = analyzeView(text, sources.lookup, sources.storage);
+  const functions = await functionKinds(context, session, viewFunctions(text, sources.lookup));
+  const analysis = analyzeView(text, sources.lookup, sources.storage, functions);
   const unstable = await functionsOfView(
     context,
     session,
@@ -70,7 +73,7 @@ export async function readDefinition(context: StatementContext, session: CallerS
     [text, ...plain.map((relation) => relation.query ?? '')],
     role,
   );
-  return { text, sources, analysis, unstable };
+  return { text, sources, analysis, functions, unstable };
 }
 
 export type Chosen =
@@ -82,10 +85,10 @@ export type Chosen =
 export async function choosePlan(context: StatementContext, session: CallerSession, definition: Definition, id: number): Promise<Chosen> {
   const reason = await notDifferential(session, definition);
   if (reason !== null) return { mode: 'FULL', plan: fullPlan(definition, reason), reason, possible: false };
-  const { analysis } = definition;
+  const { analysis, functions } = definition;
   let plan: ViewPlan;
   try {
-    plan = planView(analysis, await probe(context, session, analysis, id));
+    plan = planView(analysis, await probe(context, session, analysis, functions, id));
   } catch (error) {
     if (!(error instanceof MillraceError) || error.condition !== 'feature_not_supported') throw error;
     return { mode: 'FULL', plan: fullPlan(definition, error.message), reason: error.message, possible: false };
@@ -94,12 +97,17 @@ export async function choosePlan(context: StatementContext, session: CallerSessi
 }
 
 /** The plan for a refresh by the whole query, whatever else would be possible. */
-export function fullPlan({ analysis: { shape, inputs } }: Definition, reason: string): ViewPlan {
+export function fullPlan({ analysis }: Definition, reason: string): ViewPlan {
+  const { single: shape, clock } = analysis.shape;
+  const way = { way: 'full', reason } as const;
   const columns = shape.columns.map((_, i) => `c${i + 1}`);
   return {
-    version: 1,
-    inputs,
-    reason: { way: 'full', reason },
+    version: 2,
+    inputs: analysis.inputs,
+    reason: way,
+    last: way,
+    stages: [],
+    clock,
     columns: shape.columns.map((name, i) => ({ name, expression: `s.${quoteIdentifier(columns[i] ?? '')}` })),
     key: ['rid'],
     body: { kind: 'whole', query: shape.whole, occurrences: shape.occurrences, columns },

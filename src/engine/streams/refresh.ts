@@ -193,7 +193,7 @@ function statements(
     }
     case 'FULL':
     case 'REINITIALIZE':
-      work.push(rebuildSql(view.plan, view.id, storage));
+      work.push(...rebuildSql(view.plan, view.id, storage));
       break;
   }
   if (stream?.refreshMode === 'FULL' || fresh !== null) return work;

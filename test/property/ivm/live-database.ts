@@ -3,7 +3,7 @@
  * Invariant checked by `verify`: every facade equals its query, as rows and as text.
  */
 import type pg from 'pg';
-import { analyzeView } from '../../../src/ivm/analyze.ts';
+import { analyzeView, viewFunctions } from '../../../src/ivm/analyze.ts';
 import { captureDdl } from '../../../src/ivm/capture.ts';
 import { functionKindsSql, planView } from '../../../src/ivm/plan-view.ts';
 import type { ViewPlan } from '../../../src/ivm/plans.ts';
@@ -77,7 +77,7 @@ export class LiveDatabase {
     const plan = await this.plan(await this.definition(definition));
     for (const statement of storageDdl(plan, id)) await this.client.query(statement);
     await this.publish(name, asLiveRelation(plan, id));
-    await this.client.query(populateSql(plan, id));
+    for (const statement of populateSql(plan, id)) await this.client.query(statement);
     await this.client.query(`DELETE FROM millrace_data.d${id}`);
     // The plan has been through the catalog.
     const view = { name, id, query, plan: JSON.parse(JSON.stringify(plan)) as ViewPlan, exact };
@@ -87,9 +87,13 @@ export class LiveDatabase {
   }
 
   async plan(definition: string): Promise<ViewPlan> {
-    const analysis = analyzeView(definition, (schema, name) =>
-      schema === null || schema === 'public' ? this.relations.get(name) : undefined,
+    const lookup = (schema: string | null, name: string): LiveRelation | PlainView | undefined =>
+      schema === null || schema === 'public' ? this.relations.get(name) : undefined;
+    const kinds = await this.client.query(functionKindsSql, [viewFunctions(definition, lookup)]);
+    const functions = Object.fromEntries(
+      kinds.rows.map((row) => [row.name, { aggregate: row.aggregate === true, setReturning: row.set_returning === true }]),
     );
+    const analysis = analyzeView(definition, lookup, undefined, functions);
     const columns: ProbeResult['columns'] =
       analysis.probeSql === null
         ? []
@@ -97,20 +101,18 @@ export class LiveDatabase {
             typeOid: field.dataTypeID,
             typeModifier: field.dataTypeModifier,
           }));
-    let groupsHashable = false;
-    if (analysis.hashableSql !== null) {
-      groupsHashable = await this.client.query({ text: analysis.hashableSql, rowMode: 'array' }).then(
-        (result) => result.rows[0]?.[0] === true,
-        (error: { code?: string }) => {
-          if (error.code !== '42883') throw error;
-          return false;
-        },
+    const groupsHashable: boolean[] = [];
+    for (const text of analysis.hashableSql) {
+      groupsHashable.push(
+        await this.client.query({ text, rowMode: 'array' }).then(
+          (result) => result.rows[0]?.[0] === true,
+          (error: { code?: string }) => {
+            if (error.code !== '42883') throw error;
+            return false;
+          },
+        ),
       );
     }
-    const kinds = await this.client.query(functionKindsSql, [analysis.functions]);
-    const functions = Object.fromEntries(
-      kinds.rows.map((row) => [row.name, { aggregate: row.aggregate === true, setReturning: row.set_returning === true }]),
-    );
     return planView(analysis, { columns, functions, groupsHashable });
   }
 

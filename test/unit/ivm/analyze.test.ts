@@ -16,8 +16,9 @@ const table = (id: number): LiveRelation => ({
   columns: ['id', 'a', 'b'].map((name, i) => ({ name, expression: `s.c${i + 1}` })),
 });
 const lookup = (_: string | null, name: string): LiveRelation | undefined => ({ t: table(1), u: table(2) })[name];
+const functions = { string_agg: { aggregate: true, setReturning: false } };
 const plan = (query: string): ReturnType<typeof planView> =>
-  planView(analyzeView(query, lookup), { columns: [], functions: {}, groupsHashable: true });
+  planView(analyzeView(query, lookup, undefined, functions), { columns: [], functions, groupsHashable: [true] });
 
 test('names of relations, without those of common table expressions', () => {
   const query = 'WITH t AS (SELECT * FROM s.t) SELECT (SELECT 1 FROM u) FROM t, "S"."x y" x, (SELECT 1 FROM t) q';
@@ -62,8 +63,12 @@ test.each([
   ['SELECT t.a FROM t', 'algebraic: rows of one relation, found by the keys of what changed'],
   ['SELECT t.a FROM (t JOIN u ON ((t.a = u.a)))', 'algebraic: rows of a join of 2 relations, found by the keys of what changed'],
   ['SELECT count(*) AS count FROM t', 'algebraic: aggregates kept by adding and subtracting'],
-  ['SELECT t.a FROM (t LEFT JOIN u ON ((t.a = u.a)))', 'full: an outer join needs the whole query; only rows that differ are written'],
-  ['SELECT t.a FROM t UNION SELECT t.a FROM t', 'full: a set operation needs the whole query; only rows that differ are written'],
+  ['SELECT t.a FROM (t LEFT JOIN u ON ((t.a = u.a)))', 'keyed: rows whose own or joined rows changed are computed again'],
+  ['SELECT t.a FROM t UNION ALL SELECT t.a FROM t', 'algebraic: rows of 2 arms, counted by what they look like'],
+  [
+    'SELECT string_agg(t.b, t.b) AS s FROM t',
+    'full: string_agg() without GROUP BY needs the whole query; only rows that differ are written',
+  ],
 ])('%s: %s', (query, way) => {
   expect(explainPlan(plan(query))).toBe(way);
 });
