@@ -9,12 +9,13 @@ import { planView } from '../ivm/plan-view.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { loadViewParser } from '../ivm/source-text.ts';
 import type { ProbeResult } from '../ivm/types.ts';
-import { quoteIdentifier } from '../sql/quote.ts';
+import { namedWithOnly } from '../sql/postgres-parser.ts';
+import { quoteIdentifier, quoteQualified } from '../sql/quote.ts';
 import { type CallerSession, GivenQueryError, UpstreamError } from './caller-session.ts';
 import { type CallerRole, firstRow, type StatementContext } from './context.ts';
 import { probe } from './materialized-views.ts';
 import { facadeOid } from './sources.ts';
-import { notCapturable, readSources, type Sources } from './stream-table-sources.ts';
+import { notCapturable, readSources, type Sources, type SourceTable } from './stream-table-sources.ts';
 import { functionKinds, functionsOfView, type UnstableFunction } from './view-functions.ts';
 
 export const scratch = 'pg_temp.millrace_new_view';
@@ -65,6 +66,11 @@ export async function readDefinition(context: StatementContext, session: CallerS
   const sources = await readSources(context, session, scratch, role);
   const plain = sources.read.filter((relation) => relation.kind === 'plain view');
   const functions = await functionKinds(context, session, viewFunctions(text, sources.lookup));
+  requireWholeTables(
+    [text, ...plain.map((relation) => relation.query ?? '')],
+    sources.tables.filter((table) => table.kind === 'p' || table.hasChildren),
+  );
+  await requireNoRowTypes(session, sources);
   const analysis = analyzeView(text, sources.lookup, sources.storage, functions);
   const unstable = await functionsOfView(
     context,
@@ -74,6 +80,32 @@ export async function readDefinition(context: StatementContext, session: CallerS
     role,
   );
   return { text, sources, analysis, functions, unstable };
+}
+
+/** Rows are read from a table with all below it. */
+function requireWholeTables(queries: readonly string[], parents: readonly SourceTable[]): void {
+  const named = queries.flatMap((query) => (parents.length === 0 ? [] : namedWithOnly(query)));
+  const table = parents.find((parent) => named.some(({ schema, name }) => schema === parent.schema && name === parent.name));
+  if (table === undefined) return;
+  const shown = quoteQualified(table.schema, table.name);
+  throw millraceError('feature_not_supported', { message: `ONLY ${shown} in a stream table: it is read with the tables below it` });
+}
+
+/** A column kept with the row type of a table would keep the table from being altered or dropped. */
+async function requireNoRowTypes(session: CallerSession, { tables }: Sources): Promise<void> {
+  const row = await firstRow(
+    session,
+    `SELECT a.attname, t.typrelid::pg_catalog.regclass
+       FROM pg_catalog.pg_attribute a
+       JOIN pg_catalog.pg_type shown ON shown.oid = a.atttypid
+       JOIN pg_catalog.pg_type t ON t.oid IN (shown.oid, shown.typelem)
+      WHERE a.attrelid = $1::pg_catalog.regclass AND a.attnum > 0 AND t.typrelid = ANY ($2::oid[])`,
+    [scratch, `{${tables.map((table) => table.oid).join(',')}}`],
+  );
+  if (row === null) return;
+  throw millraceError('feature_not_supported', {
+    message: `column ${quoteIdentifier(row[0] ?? '')} of the stream table would have the row type of table ${row[1]}: name its columns instead`,
+  });
 }
 
 export type Chosen =
