@@ -65,7 +65,10 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
   const told = [...request.triggers];
   request.triggers.clear();
   const logged = new Set([...told, ...read].filter((id) => isLogged(state.bases.get(id))));
-  const tables = [...read].flatMap((id) => state.bases.get(id)?.name ?? []);
+  const tables = [...read].flatMap((id) => {
+    const base = state.bases.get(id);
+    return base?.lockable === true ? (base.name ?? []) : [];
+  });
   let epoch: Epoch | null = null;
   try {
     const begun = await Epoch.beginAtSnapshot(engine, tables);

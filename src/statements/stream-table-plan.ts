@@ -10,7 +10,7 @@ import type { ViewPlan } from '../ivm/plans.ts';
 import { loadViewParser } from '../ivm/source-text.ts';
 import type { ProbeResult } from '../ivm/types.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
-import { type CallerSession, UpstreamError } from './caller-session.ts';
+import { type CallerSession, GivenQueryError, UpstreamError } from './caller-session.ts';
 import { type CallerRole, firstRow, type StatementContext } from './context.ts';
 import { probe } from './materialized-views.ts';
 import { facadeOid } from './sources.ts';
@@ -50,7 +50,7 @@ export async function createScratch(session: CallerSession, query: string): Prom
     if (!(error instanceof UpstreamError)) throw error;
     const { P: position, ...fields } = error.fields;
     const inner = Number(position) - scratchPrefix.length;
-    throw new UpstreamError(position === undefined || inner < 1 ? fields : { ...fields, p: String(inner), q: trimmed(query) });
+    throw position === undefined || inner < 1 ? error : new GivenQueryError({ ...fields, p: String(inner), q: trimmed(query) });
   }
 }
 
@@ -93,6 +93,10 @@ export async function choosePlan(context: StatementContext, session: CallerSessi
     if (!(error instanceof MillraceError) || error.condition !== 'feature_not_supported') throw error;
     return { mode: 'FULL', plan: fullPlan(definition, error.message), reason: error.message, possible: false };
   }
+  if (plan.body.kind === 'rows' && plan.body.source.occurrences.some((occurrence) => occurrence.key.length === 0)) {
+    const why = 'rows of a relation without a key cannot be found again';
+    return { mode: 'FULL', plan: fullPlan(definition, why), reason: why, possible: true };
+  }
   return plan.reason.way === 'full' ? { mode: 'FULL', plan, reason: plan.reason.reason, possible: true } : { mode: 'DIFFERENTIAL', plan };
 }
 
@@ -120,14 +124,14 @@ async function notDifferential(session: CallerSession, { sources, unstable }: De
       ? `Defining query contains volatile expressions (e.g., ${unstable.name}()), whose result no change tells of`
       : `The result of ${unstable.name}() changes although no row changes`;
   }
+  if (sources.tables.length === 0) return null;
+  const [level = '?', version = '0'] =
+    (await firstRow(session, "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.current_setting('server_version_num')")) ?? [];
   for (const table of sources.tables) {
-    const why = notCapturable(table);
+    const why = notCapturable(table, Number(version));
     if (why !== null) return why;
   }
-  if (sources.tables.length > 0) {
-    const level = (await firstRow(session, "SELECT pg_catalog.current_setting('wal_level')"))?.[0];
-    if (level !== 'logical') return `The server has wal_level = ${level ?? '?'}: changes of tables need logical`;
-  }
+  if (level !== 'logical') return `The server has wal_level = ${level ?? '?'}: changes of tables need logical`;
   return null;
 }
 

@@ -16,7 +16,8 @@ interface SourceColumn {
   readonly name: string;
   readonly type: string;
   readonly collation: string | null;
-  readonly generated: boolean;
+  /** attgenerated: s is stored, v virtual, empty neither. */
+  readonly generated: string;
 }
 
 /** An ordinary table, view of another kind or foreign table that the query reads. */
@@ -112,12 +113,12 @@ export async function readSources(context: StatementContext, session: CallerSess
 
 function requireReadable(table: RawTable, named: { readonly schema: string; readonly name: string }): void {
   const shown = quoteQualified(named.schema, named.name);
-  if (table.isSystem) throw systemCatalog(shown);
   if (table.persistence === 't') {
     throw millraceError('feature_not_supported', {
-      message: `temporary table ${shown} cannot be a source of a stream table: one session only sees it`,
+      message: `temporary table ${quoteIdentifier(named.name)} cannot be a source of a stream table: one session only sees it`,
     });
   }
+  if (table.isSystem) throw systemCatalog(shown);
   if (!table.readable) {
     throw millraceError('source_table_unreadable', {
       name: shown,
@@ -173,18 +174,23 @@ function tableText(table: SourceTable): string {
   return `(SELECT ${columns.join(', ')} FROM ${quoteQualified(table.schema, table.name)})`;
 }
 
-/** Why changes of a table cannot be had from the WAL; null when they can. */
-export function notCapturable(table: SourceTable): string | null {
+/** Why changes of a table cannot be had from the WAL of a server of this version; null when they can. */
+export function notCapturable(table: SourceTable, serverVersion: number): string | null {
   const shown = `'${table.schema}.${table.name}'`;
+  const typed = quoteQualified(table.schema, table.name);
   if (table.kind === 'm') return `Materialized view ${shown} cannot be used as a source in DIFFERENTIAL mode: REFRESH tells of no changes`;
   if (table.kind === 'f') return `Foreign table ${shown} cannot be used as a source in DIFFERENTIAL mode: its changes happen elsewhere`;
   if (table.hasChildren) return `Table ${shown} has inheritance children, whose rows come and go without it`;
-  if (table.persistence === 'u') return `Table ${shown} is unlogged: its changes are not in the WAL`;
-  const generated = table.columns.find((column) => column.generated && table.used.includes(column.attnum));
-  if (generated !== undefined) return `Column ${quoteIdentifier(generated.name)} of ${shown} is generated: its values are not in the WAL`;
-  if (table.identity !== 'f' && !table.owned) {
-    return `Table ${shown} needs REPLICA IDENTITY FULL, which only its owner can give it: ALTER TABLE ${quoteQualified(table.schema, table.name)} REPLICA IDENTITY FULL;`;
+  if (table.persistence === 'u') return `Table ${shown} is unlogged: its changes are not in the WAL; ALTER TABLE ${typed} SET LOGGED;`;
+  if (table.kind === 'p' && table.keyAttnums.length === 0) return `Table ${shown} is partitioned and has no primary key`;
+  const virtual = table.columns.find((column) => column.generated === 'v');
+  if (virtual !== undefined) return `Column ${quoteIdentifier(virtual.name)} of ${shown} is a virtual generated column; make it STORED`;
+  const stored = table.columns.find((column) => column.generated === 's' && table.used.includes(column.attnum));
+  if (stored !== undefined && serverVersion < 180_000) {
+    return `Column ${quoteIdentifier(stored.name)} of ${shown} is generated: before PostgreSQL 18 its values are in no publication`;
   }
+  // Its replica identity, and that it is published, are its owner's to say.
+  if (!table.owned) return `Table ${shown} does not belong to the role that Millrace connects as: ALTER TABLE ${typed} OWNER TO ...;`;
   return null;
 }
 

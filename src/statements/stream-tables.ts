@@ -60,7 +60,7 @@ export async function createStreamTable(
   const name = await parsedName(session, requiredText(given, 'name'));
   const wanted: Wanted = {
     query: requiredText(given, 'query'),
-    schedule: await checkedSchedule(session, given['schedule']),
+    schedule: checkedSchedule(given['schedule']),
     mode: refreshMode(given['refresh_mode']),
     options: { ...checkedOptions(given), ...(given['initialize'] === false ? { initialize: false } : {}) },
   };
@@ -214,7 +214,7 @@ export async function alterStreamTable(context: StatementContext, session: Calle
   await requireOwner(session, 'stream table', shown, found.owner, role);
   const [, query, oldSchedule, oldMode] = row;
   const options = checkedOptions(given);
-  const schedule = isGiven(given['schedule']) ? await checkedSchedule(session, given['schedule']) : (oldSchedule ?? 'calculated');
+  const schedule = isGiven(given['schedule']) ? checkedSchedule(given['schedule']) : (oldSchedule ?? 'calculated');
   const mode = isGiven(given['refresh_mode']) ? refreshMode(given['refresh_mode']) : refreshMode(oldMode);
   await perform(
     context,
