@@ -8,8 +8,9 @@ import type { ViewPlan } from '../ivm/plans.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import { quoteLiteral } from '../sql/quote.ts';
-import { type BaseCapture, loseDeltas } from './base/capture.ts';
+import type { BaseCapture } from './base/capture.ts';
 import { insertDeltas } from './base/delta-rows.ts';
+import { loseDeltas } from './base/facts.ts';
 import { type BaseRunner, StreamLostError } from './base/runner.ts';
 import {
   type BaseShape,

@@ -79,7 +79,7 @@ const rules: Readonly<Record<string, Rule>> = {
   cdc_mode: {
     values: ['auto', 'trigger', 'wal'],
     honoured: ['auto', 'wal'],
-    why: "Changes are taken from the WAL; nothing is put into the transactions of writers. 'auto' and 'wal' mean that.",
+    why: 'Changes are taken from the WAL; triggers are for servers that do not stream it.',
   },
   append_only: { values: null, honoured: [false], why: 'Updates and deletes of the sources are always taken in.' },
   pooler_compatibility_mode: { values: null, honoured: [false, true], why: '' },

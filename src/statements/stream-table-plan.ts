@@ -83,7 +83,7 @@ export type Chosen =
 
 /** The best way to keep it. */
 export async function choosePlan(context: StatementContext, session: CallerSession, definition: Definition, id: number): Promise<Chosen> {
-  const reason = await notDifferential(session, definition);
+  const reason = notDifferential(definition);
   if (reason !== null) return { mode: 'FULL', plan: fullPlan(definition, reason), reason, possible: false };
   const { analysis, functions } = definition;
   let plan: ViewPlan;
@@ -118,20 +118,16 @@ export function fullPlan({ analysis }: Definition, reason: string): ViewPlan {
   };
 }
 
-async function notDifferential(session: CallerSession, { sources, unstable }: Definition): Promise<string | null> {
+function notDifferential({ sources, unstable }: Definition): string | null {
   if (unstable !== null) {
     return unstable.volatile
       ? `Defining query contains volatile expressions (e.g., ${unstable.name}()), whose result no change tells of`
       : `The result of ${unstable.name}() changes although no row changes`;
   }
-  if (sources.tables.length === 0) return null;
-  const [level = '?', version = '0'] =
-    (await firstRow(session, "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.current_setting('server_version_num')")) ?? [];
   for (const table of sources.tables) {
-    const why = notCapturable(table, Number(version));
+    const why = notCapturable(table, sources.streams);
     if (why !== null) return why;
   }
-  if (level !== 'logical') return `The server has wal_level = ${level ?? '?'}: changes of tables need logical`;
   return null;
 }
 

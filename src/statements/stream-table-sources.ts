@@ -46,6 +46,8 @@ export interface SourceTable {
 export interface Sources {
   readonly read: readonly ReadRelation[];
   readonly tables: readonly SourceTable[];
+  /** Whether changes of the tables come from the WAL; else from triggers. */
+  readonly streams: boolean;
   readonly lookup: RelationLookup;
   /** What stands in FROM for an input; its columns are those of the compiler. */
   readonly storage: TableName;
@@ -100,6 +102,7 @@ export async function readSources(context: StatementContext, session: CallerSess
   return {
     read,
     tables,
+    streams: (await firstRow(session, 'SELECT millrace.can_stream()'))?.[0] === 't',
     lookup: (schema, name) => {
       const table = byName.get(JSON.stringify([schema, name]));
       if (table !== undefined) return asInput(table);
@@ -174,23 +177,24 @@ function tableText(table: SourceTable): string {
   return `(SELECT ${columns.join(', ')} FROM ${quoteQualified(table.schema, table.name)})`;
 }
 
-/** Why changes of a table cannot be had from the WAL of a server of this version; null when they can. */
-export function notCapturable(table: SourceTable, serverVersion: number): string | null {
+/** Why changes of a table cannot be had, from the WAL or (`streams` false) from triggers; null when they can. */
+export function notCapturable(table: SourceTable, streams: boolean): string | null {
   const shown = `'${table.schema}.${table.name}'`;
   const typed = quoteQualified(table.schema, table.name);
   if (table.kind === 'm') return `Materialized view ${shown} cannot be used as a source in DIFFERENTIAL mode: REFRESH tells of no changes`;
   if (table.kind === 'f') return `Foreign table ${shown} cannot be used as a source in DIFFERENTIAL mode: its changes happen elsewhere`;
   if (table.hasChildren) return `Table ${shown} has inheritance children, whose rows come and go without it`;
   if (table.persistence === 'u') return `Table ${shown} is unlogged: its changes are not in the WAL; ALTER TABLE ${typed} SET LOGGED;`;
+  // A replica identity, a place in a publication and a trigger that always fires are its owner's to give.
+  if (!table.owned) return `Table ${shown} does not belong to the role that Millrace connects as: ALTER TABLE ${typed} OWNER TO ...;`;
+  if (!streams) {
+    return table.kind === 'p'
+      ? `Table ${shown} is partitioned, and Millrace cannot read the WAL here (wal_level = logical and REPLICATION)`
+      : null;
+  }
   if (table.kind === 'p' && table.keyAttnums.length === 0) return `Table ${shown} is partitioned and has no primary key`;
   const virtual = table.columns.find((column) => column.generated === 'v');
   if (virtual !== undefined) return `Column ${quoteIdentifier(virtual.name)} of ${shown} is a virtual generated column; make it STORED`;
-  const stored = table.columns.find((column) => column.generated === 's' && table.used.includes(column.attnum));
-  if (stored !== undefined && serverVersion < 180_000) {
-    return `Column ${quoteIdentifier(stored.name)} of ${shown} is generated: before PostgreSQL 18 its values are in no publication`;
-  }
-  // Its replica identity, and that it is published, are its owner's to say.
-  if (!table.owned) return `Table ${shown} does not belong to the role that Millrace connects as: ALTER TABLE ${typed} OWNER TO ...;`;
   return null;
 }
 

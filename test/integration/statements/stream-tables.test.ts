@@ -449,7 +449,7 @@ describe('refused', () => {
       DETAIL: The rows are kept in one table of Millrace.
       HINT: Leave it out.",
         "cdc_mode: ERROR 0A000: parameter cdc_mode => 'trigger' is not supported
-      DETAIL: Changes are taken from the WAL; nothing is put into the transactions of writers. 'auto' and 'wal' mean that.
+      DETAIL: Changes are taken from the WAL; triggers are for servers that do not stream it.
       HINT: Leave it out.",
         "cdc_mode unknown: ERROR 22023: invalid argument: invalid cdc_mode value: 'magic' (expected 'auto', 'trigger', or 'wal')",
         "tier: ERROR 0A000: parameter tier => 'cold' is not supported
