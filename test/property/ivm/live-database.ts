@@ -47,8 +47,11 @@ export class LiveDatabase {
     this.nextId = 1;
   }
 
-  /** A table as replication would keep it. `key`: indexes of its primary key columns; empty: keyless. */
-  async createTable(name: string, columns: readonly TableColumn[], key: readonly number[]): Promise<number> {
+  /**
+   * A table as replication would keep it. `key`: indexes of its primary key columns; empty: keyless. `bag`: nothing is said that tells
+   * its rows apart, as of an ordinary table without a key.
+   */
+  async createTable(name: string, columns: readonly TableColumn[], key: readonly number[], bag = false): Promise<number> {
     const id = this.nextId++;
     const definitions = columns.map((column, i) => `c${i + 1} ${column.type}`);
     const keyNames = key.length > 0 ? key.map((i) => `c${i + 1}`) : ['rid'];
@@ -57,7 +60,7 @@ export class LiveDatabase {
     const relation: LiveRelation = {
       kind: 'live',
       id,
-      key: keyNames,
+      key: bag ? [] : keyNames,
       columns: columns.map((column, i) => ({ name: column.name, expression: `s.c${i + 1}` })),
     };
     await this.publish(name, relation);

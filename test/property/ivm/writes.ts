@@ -14,7 +14,7 @@ export async function createTables(random: Random, database: LiveDatabase): Prom
   for (const [i, keyed] of [true, false, random.chance(0.5)].entries()) {
     const columns = names.map((name, column) => ({ name, type: columnTypes[column] ?? 'int' }));
     if (keyed) columns.push({ name: 'id', type: 'int' });
-    const id = await database.createTable(`t_${i + 1}`, columns, keyed ? [columns.length - 1] : []);
+    const id = await database.createTable(`t_${i + 1}`, columns, keyed ? [columns.length - 1] : [], !keyed && random.chance(0.5));
     tables.push({ id, keyed });
     await database.client.query(insertRows(random, { id, keyed }, 5 + random.int(25)));
     await database.client.query(`DELETE FROM millrace_data.d${id}`);
