@@ -166,6 +166,8 @@ export class BaseCapture {
     const captured = present.filter((base) => base.state === 'captured');
     const exists = this.#runner !== null || captured.length > 0 || catalog.baseCapture;
     if (wanted.size === 0 && !exists && catalog.unusedBases.length === 0) return;
+    // The catalog is read for every refresh that is asked for; a session is opened only when there is something to bring in line.
+    if (this.runner !== null && catalog.unusedBases.length === 0 && wanted.size > 0 && present.every((base) => inLine(base, wanted))) return;
     const client = await openOrigin(this.#engine.config.upstream, {
       database: this.#engine.config.database,
       applicationName: 'millrace capture',
@@ -370,6 +372,12 @@ export class BaseCapture {
     }
     if (changed) await this.#runner?.retarget();
   }
+}
+
+/** Captured if and only if that is wanted, with the partitions it has now. */
+function inLine(base: BaseTable, wanted: ReadonlySet<number>): boolean {
+  if (wanted.has(base.id) !== (base.state === 'captured')) return false;
+  return !wanted.has(base.id) || base.parts === base.partsNow || base.partsNow === null;
 }
 
 /** Base tables whose changes some view wants. */
