@@ -21,7 +21,8 @@ export async function cleanUp() {
   for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
 }
 
-function folder(name) {
+/** A folder for the time of the benchmark. */
+export function folder(name) {
   const path = mkdtempSync(join(tmpdir(), `millrace-bench-${name}-`));
   chmodSync(path, 0o711);
   cleanups.push(() => rmSync(path, { recursive: true, force: true }));
@@ -41,19 +42,25 @@ export function ready(name) {
   return true;
 }
 
-/** A server with pgbench's tables. The role postgres has the password "bench", for those who ask for one. */
-export async function startServer(settings = {}) {
+/** An empty server. The role postgres has the password "bench", for those who ask for one. */
+export async function startPostgres(settings = {}) {
   const server = await startEmbeddedPostgres({
     dataDir: join(folder('pg'), 'data'),
     settings: { fsync: 'off', shared_buffers: '256MB', max_connections: '300', ...settings },
   });
   cleanups.push(() => server.stop());
-  const address = ['-h', '127.0.0.1', '-p', String(server.port), '-U', 'postgres', 'postgres'];
-  spawnSync('pgbench', ['-i', '-q', '-s', '10', ...address], { stdio: 'ignore' });
   const client = new pg.Client({ host: '127.0.0.1', port: server.port, user: 'postgres', database: 'postgres' });
   await client.connect();
   await client.query("ALTER ROLE postgres PASSWORD 'bench'");
   await client.end();
+  return server;
+}
+
+/** A server with pgbench's tables. */
+export async function startServer(settings = {}) {
+  const server = await startPostgres(settings);
+  const address = ['-h', '127.0.0.1', '-p', String(server.port), '-U', 'postgres', 'postgres'];
+  spawnSync('pgbench', ['-i', '-q', '-s', '10', ...address], { stdio: 'ignore' });
   return server;
 }
 
@@ -72,7 +79,7 @@ export async function startMillrace(upstreamPort, settings = {}) {
       ...[main, 'serve', '--upstream', upstream, '--listen', `127.0.0.1:${port}`, '--http', '127.0.0.1:0'],
       ...['--data-dir', join(home, 'data'), '--config', config, ...workers],
     ],
-    { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, MILLRACE_LOG_LEVEL: 'error' } },
+    { stdio: ['ignore', 'pipe', 'inherit'], env: { MILLRACE_LOG_LEVEL: 'error', ...process.env } },
   );
   cleanups.push(async () => {
     child.kill('SIGTERM');

@@ -81,6 +81,8 @@ export type BaseState = 'new' | 'captured' | 'failed';
 export interface BaseTable {
   readonly id: number;
   readonly tableOid: number;
+  /** LOCK TABLE knows it: not a materialized view, not a foreign table. */
+  readonly lockable: boolean;
   /** Qualified and quoted, as it is called now; null when it is gone. */
   readonly name: string | null;
   /** All columns when last seen, and now. */

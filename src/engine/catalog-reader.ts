@@ -54,7 +54,8 @@ SELECT jsonb_build_object(
                  LEFT JOIN millrace.table_version v ON v.relation_id = r.id
                  LEFT JOIN millrace.live_view lv ON lv.relation_id = r.id),
   'bases', (SELECT coalesce(jsonb_agg(jsonb_build_object(
-                 'id', b.relation_id, 'tableOid', b.table_oid::bigint, 'name', millrace.qualified_name(b.table_oid), 'columns', b.columns,
+                 'id', b.relation_id, 'tableOid', b.table_oid::bigint,
+                 'lockable', EXISTS (SELECT FROM pg_class c WHERE c.oid = b.table_oid AND c.relkind IN ('r', 'p')), 'name', millrace.qualified_name(b.table_oid), 'columns', b.columns,
                  'columnsNow', ${columnsSql('b.table_oid')}, 'keyAttnums', b.key_attnums, 'identityBefore', b.identity_before, 'method', b.method, 'state', b.state, 'error', b.error,
                  'parts', b.parts, 'partsNow', ${partsSql('b.table_oid')},
                  'deltaAttnums', (SELECT coalesce(jsonb_agg(substr(a.attname, 2)::integer ORDER BY a.attnum), '[]')
@@ -105,6 +106,7 @@ interface RawStorage {
 interface RawBase {
   id: number;
   tableOid: number;
+  lockable: boolean;
   name: string | null;
   columns: BaseColumn[];
   columnsNow: BaseColumn[];

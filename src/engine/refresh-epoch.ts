@@ -8,8 +8,9 @@ import type { ViewPlan } from '../ivm/plans.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import { quoteLiteral } from '../sql/quote.ts';
-import { type BaseCapture, loseDeltas } from './base/capture.ts';
+import type { BaseCapture } from './base/capture.ts';
 import { insertDeltas } from './base/delta-rows.ts';
+import { loseDeltas } from './base/facts.ts';
 import { type BaseRunner, StreamLostError } from './base/runner.ts';
 import {
   type BaseShape,
@@ -65,7 +66,10 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
   const told = [...request.triggers];
   request.triggers.clear();
   const logged = new Set([...told, ...read].filter((id) => isLogged(state.bases.get(id))));
-  const tables = [...read].flatMap((id) => state.bases.get(id)?.name ?? []);
+  const tables = [...read].flatMap((id) => {
+    const base = state.bases.get(id);
+    return base?.lockable === true ? (base.name ?? []) : [];
+  });
   let epoch: Epoch | null = null;
   try {
     const begun = await Epoch.beginAtSnapshot(engine, tables);

@@ -9,12 +9,13 @@ import { planView } from '../ivm/plan-view.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { loadViewParser } from '../ivm/source-text.ts';
 import type { ProbeResult } from '../ivm/types.ts';
-import { quoteIdentifier } from '../sql/quote.ts';
-import { type CallerSession, UpstreamError } from './caller-session.ts';
+import { namedWithOnly } from '../sql/postgres-parser.ts';
+import { quoteIdentifier, quoteQualified } from '../sql/quote.ts';
+import { type CallerSession, GivenQueryError, UpstreamError } from './caller-session.ts';
 import { type CallerRole, firstRow, type StatementContext } from './context.ts';
 import { probe } from './materialized-views.ts';
 import { facadeOid } from './sources.ts';
-import { notCapturable, readSources, type Sources } from './stream-table-sources.ts';
+import { notCapturable, readSources, type Sources, type SourceTable } from './stream-table-sources.ts';
 import { functionKinds, functionsOfView, type UnstableFunction } from './view-functions.ts';
 
 export const scratch = 'pg_temp.millrace_new_view';
@@ -50,7 +51,7 @@ export async function createScratch(session: CallerSession, query: string): Prom
     if (!(error instanceof UpstreamError)) throw error;
     const { P: position, ...fields } = error.fields;
     const inner = Number(position) - scratchPrefix.length;
-    throw new UpstreamError(position === undefined || inner < 1 ? fields : { ...fields, p: String(inner), q: trimmed(query) });
+    throw position === undefined || inner < 1 ? error : new GivenQueryError({ ...fields, p: String(inner), q: trimmed(query) });
   }
 }
 
@@ -65,6 +66,11 @@ export async function readDefinition(context: StatementContext, session: CallerS
   const sources = await readSources(context, session, scratch, role);
   const plain = sources.read.filter((relation) => relation.kind === 'plain view');
   const functions = await functionKinds(context, session, viewFunctions(text, sources.lookup));
+  requireWholeTables(
+    [text, ...plain.map((relation) => relation.query ?? '')],
+    sources.tables.filter((table) => table.kind === 'p' || table.hasChildren),
+  );
+  await requireNoRowTypes(session, sources);
   const analysis = analyzeView(text, sources.lookup, sources.storage, functions);
   const unstable = await functionsOfView(
     context,
@@ -76,6 +82,32 @@ export async function readDefinition(context: StatementContext, session: CallerS
   return { text, sources, analysis, functions, unstable };
 }
 
+/** Rows are read from a table with all below it. */
+function requireWholeTables(queries: readonly string[], parents: readonly SourceTable[]): void {
+  const named = queries.flatMap((query) => (parents.length === 0 ? [] : namedWithOnly(query)));
+  const table = parents.find((parent) => named.some(({ schema, name }) => schema === parent.schema && name === parent.name));
+  if (table === undefined) return;
+  const shown = quoteQualified(table.schema, table.name);
+  throw millraceError('feature_not_supported', { message: `ONLY ${shown} in a stream table: it is read with the tables below it` });
+}
+
+/** A column kept with the row type of a table would keep the table from being altered or dropped. */
+async function requireNoRowTypes(session: CallerSession, { tables }: Sources): Promise<void> {
+  const row = await firstRow(
+    session,
+    `SELECT a.attname, t.typrelid::pg_catalog.regclass
+       FROM pg_catalog.pg_attribute a
+       JOIN pg_catalog.pg_type shown ON shown.oid = a.atttypid
+       JOIN pg_catalog.pg_type t ON t.oid IN (shown.oid, shown.typelem)
+      WHERE a.attrelid = $1::pg_catalog.regclass AND a.attnum > 0 AND t.typrelid = ANY ($2::oid[])`,
+    [scratch, `{${tables.map((table) => table.oid).join(',')}}`],
+  );
+  if (row === null) return;
+  throw millraceError('feature_not_supported', {
+    message: `column ${quoteIdentifier(row[0] ?? '')} of the stream table would have the row type of table ${row[1]}: name its columns instead`,
+  });
+}
+
 export type Chosen =
   | { readonly mode: 'DIFFERENTIAL'; readonly plan: ViewPlan }
   /** `reason`: why not DIFFERENTIAL. `possible`: the compiler keeps it by changes, only that each of them makes it compute the whole again. */
@@ -83,7 +115,7 @@ export type Chosen =
 
 /** The best way to keep it. */
 export async function choosePlan(context: StatementContext, session: CallerSession, definition: Definition, id: number): Promise<Chosen> {
-  const reason = await notDifferential(session, definition);
+  const reason = notDifferential(definition);
   if (reason !== null) return { mode: 'FULL', plan: fullPlan(definition, reason), reason, possible: false };
   const { analysis, functions } = definition;
   let plan: ViewPlan;
@@ -92,6 +124,10 @@ export async function choosePlan(context: StatementContext, session: CallerSessi
   } catch (error) {
     if (!(error instanceof MillraceError) || error.condition !== 'feature_not_supported') throw error;
     return { mode: 'FULL', plan: fullPlan(definition, error.message), reason: error.message, possible: false };
+  }
+  if (plan.body.kind === 'rows' && plan.body.source.occurrences.some((occurrence) => occurrence.key.length === 0)) {
+    const why = 'rows of a relation without a key cannot be found again';
+    return { mode: 'FULL', plan: fullPlan(definition, why), reason: why, possible: true };
   }
   return plan.reason.way === 'full' ? { mode: 'FULL', plan, reason: plan.reason.reason, possible: true } : { mode: 'DIFFERENTIAL', plan };
 }
@@ -114,19 +150,15 @@ export function fullPlan({ analysis }: Definition, reason: string): ViewPlan {
   };
 }
 
-async function notDifferential(session: CallerSession, { sources, unstable }: Definition): Promise<string | null> {
+function notDifferential({ sources, unstable }: Definition): string | null {
   if (unstable !== null) {
     return unstable.volatile
       ? `Defining query contains volatile expressions (e.g., ${unstable.name}()), whose result no change tells of`
       : `The result of ${unstable.name}() changes although no row changes`;
   }
   for (const table of sources.tables) {
-    const why = notCapturable(table);
+    const why = notCapturable(table, sources.streams);
     if (why !== null) return why;
-  }
-  if (sources.tables.length > 0) {
-    const level = (await firstRow(session, "SELECT pg_catalog.current_setting('wal_level')"))?.[0];
-    if (level !== 'logical') return `The server has wal_level = ${level ?? '?'}: changes of tables need logical`;
   }
   return null;
 }

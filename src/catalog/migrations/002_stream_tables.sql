@@ -116,6 +116,9 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- Whoever may put it on a table of his own could write changes of any.
+REVOKE EXECUTE ON FUNCTION millrace.base_changed() FROM PUBLIC;
+
 -- Moves what triggers have written and the transaction's snapshot sees to the delta table.
 CREATE FUNCTION millrace.take_base_changes(base bigint, OUT taken bigint, OUT truncated boolean)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

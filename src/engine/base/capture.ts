@@ -6,18 +6,17 @@
 import type { Client } from 'pg';
 import { type BaseTable, triggerTable } from '../../catalog/model.ts';
 import { connectionProblem, openOrigin } from '../../replication/origin.ts';
-import type { RelationMessage } from '../../replication/pgoutput.ts';
 import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../../replication/slots.ts';
 import { parseSnapshot, type Snapshot } from '../../replication/snapshot-visibility.ts';
-import { quoteIdentifier, quoteLiteral } from '../../sql/quote.ts';
+import { quoteIdentifier } from '../../sql/quote.ts';
 import type { ReadCatalog } from '../catalog-reader.ts';
 import type { EngineContext } from '../context.ts';
 import { Epoch } from '../epoch.ts';
 import { upkeepOf } from '../view-upkeep.ts';
 import { addTable, CaptureRefusedError, followColumns, identifyPartitions, removeTable } from './capture-sql.ts';
+import { findTarget, loseDeltas, methodOf } from './facts.ts';
 import { BaseRunner, StreamLostError } from './runner.ts';
-import { type TargetFacts, targetOf } from './shapes.ts';
-import { type BaseTarget, markerPrefix } from './transactions.ts';
+import { markerPrefix } from './transactions.ts';
 
 const firstPauseMs = 200;
 const longestPauseMs = 10_000;
@@ -167,6 +166,8 @@ export class BaseCapture {
     const captured = present.filter((base) => base.state === 'captured');
     const exists = this.#runner !== null || captured.length > 0 || catalog.baseCapture;
     if (wanted.size === 0 && !exists && catalog.unusedBases.length === 0) return;
+    // The catalog is read for every refresh that is asked for; a session is opened only when there is something to bring in line.
+    if (this.runner !== null && catalog.unusedBases.length === 0 && wanted.size > 0 && present.every((base) => inLine(base, wanted))) return;
     const client = await openOrigin(this.#engine.config.upstream, {
       database: this.#engine.config.database,
       applicationName: 'millrace capture',
@@ -272,7 +273,7 @@ export class BaseCapture {
     const runner: BaseRunner = new BaseRunner(
       { address: config.upstream, database: config.database, slot, publication, taken },
       {
-        resolve: (message) => this.#resolve(message),
+        resolve: (message) => this.#ask((asked) => findTarget(asked, message)),
         ready: this.#hooks.ready,
         failed: (error) => {
           if (this.#runner === runner) this.#failed(error);
@@ -359,29 +360,6 @@ export class BaseCapture {
     );
   }
 
-  /** The target of a relation, as the database describes it now. */
-  async #resolve(message: RelationMessage): Promise<BaseTarget | null> {
-    const types = JSON.stringify(message.columns.map((column) => ({ type: column.typeOid, typmod: column.typmod })));
-    const result = await this.#ask((client) =>
-      client.query<{ facts: TargetFacts; types: string[] }>(
-        `SELECT jsonb_build_object('id', b.relation_id, 'known', b.columns,
-                'now', (SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', a.attnum, 'name', a.attname) ORDER BY a.attnum), '[]')
-                          FROM pg_catalog.pg_attribute a WHERE a.attrelid = b.table_oid AND a.attnum > 0 AND NOT a.attisdropped),
-                'delta', (SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', substr(a.attname, 2)::integer,
-                                   'type', pg_catalog.format_type(a.atttypid, a.atttypmod)) ORDER BY a.attnum), '[]')
-                            FROM pg_catalog.pg_attribute a
-                           WHERE a.attrelid = to_regclass('millrace_data.d' || b.relation_id) AND a.attnum > 1 AND NOT a.attisdropped
-                             AND a.attgenerated = '')) AS facts,
-              ARRAY(SELECT pg_catalog.format_type((c.value ->> 'type')::oid, (c.value ->> 'typmod')::integer)
-                      FROM jsonb_array_elements($2::jsonb) WITH ORDINALITY c(value, place) ORDER BY c.place) AS types
-         FROM millrace.base_table b WHERE b.table_oid = $1 AND b.state = 'captured' AND b.method = 'wal'`,
-        [message.oid, types],
-      ),
-    );
-    const [row] = result.rows;
-    return row === undefined ? null : targetOf(row.facts, message, row.types);
-  }
-
   /** To be called between epochs: delta tables get the columns their tables have now. */
   async followColumns(bases: readonly BaseTable[]): Promise<void> {
     const { upstream, database } = this.#engine.config;
@@ -396,6 +374,12 @@ export class BaseCapture {
   }
 }
 
+/** Captured if and only if that is wanted, with the partitions it has now. */
+function inLine(base: BaseTable, wanted: ReadonlySet<number>): boolean {
+  if (wanted.has(base.id) !== (base.state === 'captured')) return false;
+  return !wanted.has(base.id) || base.parts === base.partsNow || base.partsNow === null;
+}
+
 /** Base tables whose changes some view wants. */
 function capturedBases(catalog: ReadCatalog): ReadonlySet<number> {
   const wanted = new Set<number>();
@@ -404,24 +388,6 @@ function capturedBases(catalog: ReadCatalog): ReadonlySet<number> {
     for (const input of view.inputs) if (catalog.bases.has(input)) wanted.add(input);
   }
   return wanted;
-}
-
-/** Statement that tells the stream tables over these bases that changes were missed. */
-export function loseDeltas(inputs: readonly number[], reason: string): string {
-  return `UPDATE millrace.stream_table s SET delta_lost = ${quoteLiteral(reason)}
-   WHERE s.refresh_mode <> 'FULL' AND s.delta_lost IS NULL
-     AND EXISTS (SELECT FROM millrace.live_view_input i WHERE i.relation_id = s.relation_id AND i.input_id IN (${inputs.join(', ')}))`;
-}
-
-/** How changes can be had here: the server has to write them to its WAL, and the role has to be allowed to read it. */
-async function methodOf(client: Client): Promise<BaseTable['method']> {
-  const found = await client.query<{ streams: boolean }>(
-    `SELECT current_setting('wal_level') = 'logical'
-            AND (r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles x WHERE x.rolname = 'rds_replication' AND pg_catalog.pg_has_role(r.oid, x.oid, 'MEMBER')))
-            AND has_database_privilege(current_database(), 'CREATE') AS streams
-       FROM pg_catalog.pg_roles r WHERE r.rolname = current_user`,
-  );
-  return found.rows[0]?.streams === true ? 'wal' : 'trigger';
 }
 
 /** A logical message whose commit puts everything before it on disk, so that the stream comes to it. */
