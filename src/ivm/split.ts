@@ -44,6 +44,7 @@ import {
   isOneRow,
   isPlain,
   joined,
+  relationOf,
   usedAliases,
 } from './query-parts.ts';
 import { setOperation } from './set-operations.ts';
@@ -202,9 +203,17 @@ class Splitter implements StageMaker {
       if (kind !== 'JoinExpr') return [item];
       const type = fields['jointype'];
       const all = inner && type === 'JOIN_INNER';
-      const left = visit(fields['larg'], all || (inner && type === 'JOIN_LEFT'));
-      const right = visit(fields['rarg'], all || (inner && type === 'JOIN_RIGHT'));
-      return [{ JoinExpr: { ...fields, larg: joined(left), rarg: joined(right) } }];
+      const side = (item: unknown, optional: boolean, below: boolean): { readonly item: unknown; readonly where: unknown } => {
+        const one = optional ? this.#columnsOnly(item, type === 'JOIN_FULL') : null;
+        if (one === null) return { item: joined(visit(item, below)), where: undefined };
+        pulled.set(one.alias, one.columns);
+        return one;
+      };
+      const left = side(fields['larg'], type === 'JOIN_RIGHT' || type === 'JOIN_FULL', all || (inner && type === 'JOIN_LEFT'));
+      const right = side(fields['rarg'], type === 'JOIN_LEFT' || type === 'JOIN_FULL', all || (inner && type === 'JOIN_RIGHT'));
+      const { quals: on, ...rest } = fields;
+      const quals = allOf([on, left.where, right.where].flatMap(conjuncts));
+      return [{ JoinExpr: { ...rest, larg: left.item, rarg: right.item, ...(quals === undefined ? {} : { quals }) } }];
     };
     const pullUp = (item: Tree, fields: Fields, inner: boolean): unknown[] => {
       const body = node(at(fields, 'subquery', 'SelectStmt')) as Tree;
@@ -230,6 +239,24 @@ class Splitter implements StageMaker {
         return found === undefined ? undefined : copy(found);
       });
     return splitFullJoins(this, substitute({ ...select, fromClause: items, whereClause }) as Tree);
+  }
+
+  /** The optional side of a join, when it is some columns of one relation: the relation itself, its filter to be part of the condition. */
+  #columnsOnly(
+    item: unknown,
+    unfiltered: boolean,
+  ): { readonly item: unknown; readonly alias: string; readonly columns: ReadonlyMap<string, unknown>; readonly where: unknown } | null {
+    const { kind, fields } = kindOf(item);
+    const body = node(at(fields, 'subquery', 'SelectStmt')) as Tree;
+    const [relation, ...more] = list(body['fromClause']);
+    if (kind !== 'RangeSubselect' || more.length > 0 || relationOf(relation) === null || !isPlain(body, this.kinds) || hasSubquery(body))
+      return null;
+    const targets = list(body['targetList']).map((entry) => node(at(entry, 'ResTarget')));
+    const where = body['whereClause'];
+    if (freeAliases(body).size > 0 || (unfiltered && where !== undefined) || !targets.every(({ val }) => columnOf(val) !== null))
+      return null;
+    const columns = new Map(targets.map((target) => [String(target['name']), target['val']]));
+    return { item: relation, alias: fromAliases(item)[0] ?? '', columns, where };
   }
 
   #sharedStage(fields: Fields, body: Tree): number {
