@@ -2,6 +2,7 @@
  * First step of planning: what a query is made of.
  * Invariant: nothing here depends on types; whatever does is asked for in the probes.
  */
+import { MillraceError } from '../errors.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import { type AggregateCall, groupTexts, knownAggregate, takeApart } from './aggregate-calls.ts';
 import { NotRewritable } from './ast.ts';
@@ -60,10 +61,13 @@ export function analyzeView(
     notJoined: typeof read === 'string' ? read : '',
   };
   const staged = readStages(resolved, functions);
+  const probe = probeSql(single, staged, storage);
   return {
     inputs: [...new Set(mentions.map((mention) => mention.relation.id))].sort((a, b) => a - b),
     functions: functionsIn(source.select),
-    probeSql: probeSql(single, staged, storage),
+    probeSql: probe,
+    singleProbeSql: probeSql(single, { ...staged, stages: [] }, storage),
+    stagesSql: staged.stages.length === 0 ? null : stagesSql(single, probe),
     hashableSql: [
       ...(join === null || join.groups.length === 0 ? [] : [hashableSql(join.groups, fromWhere(join.source, storage))]),
       ...staged.stages.flatMap((stage) => {
@@ -88,7 +92,8 @@ function readStages(resolved: ResolvedQuery, functions: FunctionKinds): StagedRe
     };
     return { stages: stages.map((stage) => readStage(stage, relations, functions)), live, problem: null };
   } catch (error) {
-    if (!(error instanceof NotRewritable)) throw error;
+    // Whatever is not understood is kept as a whole; parts of queries are parsed, too.
+    if (!(error instanceof NotRewritable || error instanceof MillraceError)) throw error;
     return { stages: [], live, problem: error.message };
   }
 }
@@ -232,6 +237,17 @@ function probeSql(single: Shape, staged: StagedReading, storage: TableName): str
     items.push(`(${whole}) o(${outputs('o')})`, `"mr$stage${staged.stages.length}" f(${outputs('f')})`);
   }
   return items.length === 0 ? null : `${withStages(staged, storage)}SELECT *\nFROM ${items.join(', ')}\nLIMIT 0`;
+}
+
+/** The probe can be run, and the outputs of the last stage have the collations of the query's own. */
+function stagesSql(single: Shape, probe: string | null): string {
+  const same = single.columns.map(
+    (_, i) => `
+  AND CASE WHEN (SELECT t.typcollation FROM pg_catalog.pg_type t WHERE t.oid = pg_catalog.pg_typeof(q.o${i + 1})) <> 0 THEN
+    pg_catalog.pg_collation_for(q.o${i + 1}) IS NOT DISTINCT FROM pg_catalog.pg_collation_for(q.f${i + 1})
+  ELSE true END`,
+  );
+  return `SELECT true${same.join('')}\nFROM (SELECT) one LEFT JOIN (${probe}) q ON true`;
 }
 
 /** Stages as common table expressions, for probes. */

@@ -8,7 +8,7 @@ import { quoteIdentifier } from '../sql/quote.ts';
 import { knownAggregate } from './aggregate-calls.ts';
 import { planAggregates } from './aggregate-plan.ts';
 import { probedExpressions, type ReadAnalysis, type StagedReading } from './analyze.ts';
-import { parseExpression } from './ast.ts';
+import { NotRewritable, parseExpression } from './ast.ts';
 import { looksOneWay, numericType, typmodScale } from './numeric-scale.ts';
 import type { AggregatePlan, GroupsPlan, RowsPlan, StagePlan, ViewPlan } from './plans.ts';
 import { eachNode, relationOf } from './query-parts.ts';
@@ -37,14 +37,15 @@ GROUP BY f.name`.trim();
 
 /** Chooses the way. Pure: the same analysis and probe give the same plan. */
 export function planView(analysis: ReadAnalysis, probe: ProbeResult): ViewPlan {
-  const { single, staged, clock } = analysis.shape;
+  const { single, clock } = analysis.shape;
+  const staged = probe.staged === false ? { ...analysis.shape.staged, stages: [] } : analysis.shape.staged;
   const given = dealt(probe, single, staged);
   const base = { version: 2 as const, inputs: analysis.inputs, clock };
   // What was counted at one time cannot be taken away at another: only the whole query is right then.
   const plain = clock ? wholePlan(single, 'the time, which changes the result although no row does,') : planShape(single, given.single);
   const alone = { ...base, ...plain, last: plain.reason, stages: [] };
   if (clock || rank(plain.reason) === 0 || staged.stages.length === 0) return alone;
-  const planned = planStages(staged, given.stages);
+  const planned = tryStages(staged, given.stages);
   const last = planned.at(-1);
   if (last === undefined || !given.sameTypes) return alone;
   const stages = planned.slice(0, -1).map((plan, i): StagePlan => {
@@ -81,6 +82,16 @@ function planShape(shape: Shape, probe: ProbeResult): StagePlan {
   const aggregated = is(join.outerFunctions, 'aggregate');
   if (join.distinct && aggregated) return wholePlan(shape, 'DISTINCT over groups');
   return !join.grouped && !aggregated ? rowsPlan(shape, join) : groupedPlan(shape, join, probe);
+}
+
+/** None when a stage turns out to be none that can be planned. */
+function tryStages(staged: StagedReading, probes: readonly ProbeResult[]): StagePlan[] {
+  try {
+    return planStages(staged, probes);
+  } catch (error) {
+    if (error instanceof NotRewritable) return [];
+    throw error;
+  }
 }
 
 /** Plans of all stages, each made when those it reads are. */

@@ -64,7 +64,7 @@ export function writeDifference(
   const list = columns.map(quoteIdentifier).join(', ');
   const stored = part?.stored ?? `SELECT s.ctid AS "mr$row", ${columnsOf('s', columns)} FROM ${storage} s`;
   return `
-WITH ${part === null ? '' : `${part.ctes}, `}fresh AS MATERIALIZED (
+WITH ${part === null || part.ctes === '' ? '' : `${part.ctes}, `}fresh AS MATERIALIZED (
   SELECT f.*, row_number() OVER (PARTITION BY f."mr$image") AS "mr$copy"
   FROM (SELECT q.*, ROW(q.*)::text AS "mr$image" FROM (${select}) q(${list})) f
 ), stored AS MATERIALIZED (

@@ -88,6 +88,8 @@ export interface ProbeResult {
   readonly columns: readonly ProbeColumn[];
   /** By the names that `viewFunctions` gives; rows of `functionKindsSql`. */
   readonly functions: Readonly<Record<string, FunctionKind>>;
+  /** False: `Analysis.stagesSql` failed, and `columns` are those of `singleProbeSql`. */
+  readonly staged?: boolean;
   /** For each of `Analysis.hashableSql` its one value; false when that statement fails (take a savepoint). */
   readonly groupsHashable: readonly boolean[];
 }
@@ -100,6 +102,10 @@ export interface Analysis {
   readonly functions: readonly string[];
   /** `SELECT ... LIMIT 0` whose RowDescription types the expressions `planView` needs; null when it needs none. */
   readonly probeSql: string | null;
+  /** As `probeSql` without stages: for when `stagesSql` fails. */
+  readonly singleProbeSql: string | null;
+  /** One row, true, when the stages can be computed; null when there are none. A query that is written anew may not be understood. */
+  readonly stagesSql: string | null;
   /** One row, one boolean: can groups be found by hash? Each may fail with 42883, which means no. */
   readonly hashableSql: readonly string[];
   /** For `planView` only. */

@@ -224,7 +224,7 @@ function maintain(body: PlanBody, table: string, present: ReadonlySet<number>, d
     case 'keyed':
       return keyedMaintain(body, table, changed, delta, storage);
     case 'whole':
-      return wholeMaintain(body, table, storage);
+      return wholeMaintain(body, table, delta, storage);
   }
 }
 

@@ -4,7 +4,7 @@
  */
 import type { WholePlan } from './plans.ts';
 import { renderTemplate } from './relation-sql.ts';
-import { nameList, writeDifference } from './sql-text.ts';
+import { columnsOf, nameList, writeDifference } from './sql-text.ts';
 import type { TableName } from './types.ts';
 
 export function wholeDdl(plan: WholePlan, table: string, storage: TableName): string[] {
@@ -18,6 +18,16 @@ export function wholeSelect(plan: WholePlan, storage: TableName): string {
   return `SELECT * FROM (\n${renderTemplate(plan.query, plan.occurrences, { storage })}\n) q(${nameList(plan.columns)})`;
 }
 
-export function wholeMaintain(plan: WholePlan, table: string, storage: TableName): string[] {
-  return [writeDifference(table, plan.columns, wholeSelect(plan, storage))];
+export function wholeMaintain(plan: WholePlan, table: string, delta: TableName, storage: TableName): string[] {
+  const select = wholeSelect(plan, storage);
+  const inputs = [...new Set(plan.occurrences.map(({ input }) => input))];
+  // Whether a hidden stage changed is known to the server alone.
+  if (!inputs.every((input) => input < 0)) return [writeDifference(table, plan.columns, select)];
+  const changed = inputs.map((input) => `EXISTS (SELECT FROM ${delta(input)})`).join(' OR ');
+  return [
+    writeDifference(table, plan.columns, `SELECT * FROM (${select}) g WHERE ${changed}`, {
+      ctes: '',
+      stored: `SELECT s.ctid AS "mr$row", ${columnsOf('s', plan.columns)} FROM ${table} s WHERE ${changed}`,
+    }),
+  ];
 }

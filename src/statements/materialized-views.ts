@@ -157,21 +157,23 @@ export async function probe(
   functions: ProbeResult['functions'],
   id: number,
 ): Promise<ProbeResult> {
+  const holds = async (sql: string): Promise<boolean> =>
+    (await perform(context, session, [`SELECT to_jsonb(millrace.holds(${quoteLiteral(sql)}))`])) === true;
+  const staged = analysis.stagesSql === null || (await holds(analysis.stagesSql));
+  const probeSql = staged ? analysis.probeSql : analysis.singleProbeSql;
   let columns: readonly ProbeColumn[] = [];
-  if (analysis.probeSql !== null) {
+  if (probeSql !== null) {
     const view = `millrace_data.probe${id}`;
     columns = (await perform(context, session, [
-      `CREATE VIEW ${view} AS ${analysis.probeSql}`,
+      `CREATE VIEW ${view} AS ${probeSql}`,
       `SELECT jsonb_agg(jsonb_build_object('typeOid', a.atttypid::bigint, 'typeModifier', a.atttypmod) ORDER BY a.attnum)
          FROM pg_attribute a WHERE a.attrelid = '${view}'::regclass AND a.attnum > 0`,
     ])) as ProbeColumn[];
     await perform(context, session, [`DROP VIEW ${view}`]);
   }
   const groupsHashable: boolean[] = [];
-  for (const sql of analysis.hashableSql) {
-    groupsHashable.push((await perform(context, session, [`SELECT to_jsonb(millrace.holds(${quoteLiteral(sql)}))`])) === true);
-  }
-  return { columns, functions, groupsHashable };
+  for (const sql of analysis.hashableSql) groupsHashable.push(await holds(sql));
+  return { columns, functions, groupsHashable, staged };
 }
 
 /** The compiler's promise, checked against Postgres for every view. `definition`: the view that has the query's own types. */

@@ -97,6 +97,11 @@ export class LiveDatabase {
       kinds.rows.map((row) => [row.name, { aggregate: row.aggregate === true, setReturning: row.set_returning === true }]),
     );
     const analysis = analyzeView(definition, lookup, undefined, functions);
+    // Here a query that is written anew has to be understood.
+    if (analysis.stagesSql !== null) {
+      const held = await this.client.query({ text: analysis.stagesSql, rowMode: 'array' });
+      if (held.rows[0]?.[0] !== true) throw new Error(`stages with other collations: ${definition}`);
+    }
     const columns: ProbeResult['columns'] =
       analysis.probeSql === null
         ? []

@@ -73,6 +73,28 @@ test.each([
   expect(explainPlan(plan(query))).toBe(way);
 });
 
+test('a query whose result changes with time is computed as a whole, and says so', () => {
+  const made = plan('SELECT t.a FROM t WHERE (t.b > now())');
+  expect([made.clock, made.reason.way]).toEqual([true, 'full']);
+  expect(plan('SELECT t.a FROM t').clock).toBe(false);
+});
+
+test('a query that cannot be written anew is kept without stages', () => {
+  const query = 'SELECT t.a FROM t UNION SELECT u.a FROM u';
+  const made = planView(analyzeView(query, lookup), { columns: [], functions: {}, groupsHashable: [], staged: false });
+  expect([made.stages.length, made.body.kind, made.reason.way]).toEqual([0, 'whole', 'full']);
+});
+
+test('a step reads stages by negative numbers, which are tables of the view', () => {
+  const made = plan('SELECT q.n, count(*) AS m FROM (SELECT t.a, count(*) AS n FROM t GROUP BY t.a) q GROUP BY q.n');
+  expect(made.stages).toHaveLength(1);
+  const [first, second, last] = maintainSql(made, 9, new Set([1]));
+  expect(first).toContain('MERGE INTO millrace_data.s9_1 s');
+  expect(second).toContain('INSERT INTO millrace_data.s9 ');
+  expect(last).toContain('DELETE FROM millrace_data.d9_1');
+  expect(maintainSql(made, 9, new Set([2]))).toEqual([]);
+});
+
 test('functions are listed once each, as printed', () => {
   const query = 'SELECT upper(x.f(t.b)) AS u, count(*) FILTER (WHERE (lower(t.b) = upper(t.b))) AS c FROM t GROUP BY (upper(x.f(t.b)))';
   expect(analyzeView(query, lookup).functions).toEqual(['upper', 'x.f', 'count', 'lower']);
