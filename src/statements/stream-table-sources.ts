@@ -27,7 +27,6 @@ export interface SourceTable {
   readonly name: string;
   /** Of its `base_table`; taken from the series of ids when there is none yet. */
   readonly id: number;
-  readonly registered: boolean;
   /** relkind */
   readonly kind: 'r' | 'p' | 'm' | 'f';
   readonly persistence: 'p' | 'u' | 't';
@@ -53,7 +52,7 @@ export interface Sources {
   readonly storage: TableName;
 }
 
-interface RawTable extends Omit<SourceTable, 'id' | 'registered' | 'schema' | 'name' | 'used'> {
+interface RawTable extends Omit<SourceTable, 'id' | 'schema' | 'name' | 'used'> {
   readonly base: number | null;
   readonly newId: number;
   readonly readable: boolean;
@@ -88,7 +87,7 @@ export async function readSources(context: StatementContext, session: CallerSess
   const tables = raw.map((table): SourceTable => {
     const { schema = '', name = '' } = named.get(table.oid) ?? {};
     requireReadable(table, { schema, name });
-    return { ...table, schema, name, id: table.base ?? table.newId, registered: table.base !== null };
+    return { ...table, schema, name, id: table.base ?? table.newId };
   });
   await requireNoRowSecurity(session, raw, named, views.length > 0 && !role.superuser);
   const byName = new Map(tables.map((table) => [JSON.stringify([table.schema, table.name]), table]));
@@ -198,17 +197,22 @@ export function notCapturable(table: SourceTable, streams: boolean): string | nu
   return null;
 }
 
-/** Statements that register the tables not yet known, with their parameters for `perform` under `bases`. */
+/**
+ * Statements that register the tables, with their parameters for `perform` under `bases`. Those known already are among them: the engine
+ * takes a table that nobody reads out of the catalog, and may have done so since it was looked up.
+ */
 export const registerBases: readonly string[] = [
   'LOCK TABLE millrace.base_table IN SHARE ROW EXCLUSIVE MODE',
-  `INSERT INTO millrace.relation (id, kind) SELECT (b ->> 'id')::bigint, 'base' FROM jsonb_array_elements($1 -> 'bases') b`,
+  `INSERT INTO millrace.relation (id, kind) SELECT (b ->> 'id')::bigint, 'base' FROM jsonb_array_elements($1 -> 'bases') b
+   ON CONFLICT (id) DO NOTHING`,
   `INSERT INTO millrace.base_table (relation_id, table_oid, columns, key_attnums)
    SELECT (b ->> 'id')::bigint, (b ->> 'oid')::oid, b -> 'columns', ARRAY(SELECT jsonb_array_elements_text(b -> 'keyAttnums')::integer)
-     FROM jsonb_array_elements($1 -> 'bases') b`,
+     FROM jsonb_array_elements($1 -> 'bases') b
+   ON CONFLICT (relation_id) DO NOTHING`,
 ];
 
-export function newBases(tables: readonly SourceTable[]): readonly Record<string, unknown>[] {
-  return tables.filter((table) => !table.registered).map(({ id, oid, columns, keyAttnums }) => ({ id, oid, columns, keyAttnums }));
+export function baseRows(tables: readonly SourceTable[]): readonly Record<string, unknown>[] {
+  return tables.map(({ id, oid, columns, keyAttnums }) => ({ id, oid, columns, keyAttnums }));
 }
 
 /** What pgtrickle.pgt_dependencies shows: rows of millrace.stream_table_source. */
