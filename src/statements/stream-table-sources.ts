@@ -27,6 +27,8 @@ export interface SourceTable {
   readonly name: string;
   /** Of its `base_table`; taken from the series of ids when there is none yet. */
   readonly id: number;
+  /** It has a `base_table`. */
+  readonly registered: boolean;
   /** relkind */
   readonly kind: 'r' | 'p' | 'm' | 'f';
   readonly persistence: 'p' | 'u' | 't';
@@ -52,7 +54,7 @@ export interface Sources {
   readonly storage: TableName;
 }
 
-interface RawTable extends Omit<SourceTable, 'id' | 'schema' | 'name' | 'used'> {
+interface RawTable extends Omit<SourceTable, 'id' | 'registered' | 'schema' | 'name' | 'used'> {
   readonly base: number | null;
   readonly newId: number;
   readonly readable: boolean;
@@ -87,7 +89,7 @@ export async function readSources(context: StatementContext, session: CallerSess
   const tables = raw.map((table): SourceTable => {
     const { schema = '', name = '' } = named.get(table.oid) ?? {};
     requireReadable(table, { schema, name });
-    return { ...table, schema, name, id: table.base ?? table.newId };
+    return { ...table, schema, name, id: table.base ?? table.newId, registered: table.base !== null };
   });
   await requireNoRowSecurity(session, raw, named, views.length > 0 && !role.superuser);
   const byName = new Map(tables.map((table) => [JSON.stringify([table.schema, table.name]), table]));
