@@ -6,8 +6,9 @@
 //                         MILLRACE_BENCH_ROWS=100000  MILLRACE_BENCH_CHANGES=1,10,50  MILLRACE_BENCH_TPCH=0.1 (1: 150,000 orders)
 // FULL is TRUNCATE and INSERT of the query into a plain table, in one transaction on the same server. After every cycle both are compared.
 // "view" is the time of the view's own statements, as the history of refreshes has it: the rest is waiting for the WAL, the epoch, the proxy.
-import { cleanUp, median, show } from './support/peers.mjs';
+
 import { measureLive, measureWriters } from './support/live.mjs';
+import { cleanUp, median, show } from './support/peers.mjs';
 import { changeRows, createRows, queries as rowQueries } from './support/region-rows.mjs';
 import { createBoth, cycles, dropBoth, refresh, startStage, timed } from './support/streams.mjs';
 import { changeOrders, createTpch } from './support/tpch/data.mjs';
@@ -40,7 +41,9 @@ const e2e = () =>
   onStage(async (stage) => {
     await createRows(stage.direct, rows);
     console.log(`\nsrc of ${rows} rows, medians of ${measured} cycles\n`);
-    console.log('| query | way | changed | FULL ms | refresh ms | of it view ms | FULL / refresh | done |\n|---|---|--:|--:|--:|--:|--:|---|');
+    console.log(
+      '| query | way | changed | FULL ms | refresh ms | of it view ms | FULL / refresh | done |\n|---|---|--:|--:|--:|--:|--:|---|',
+    );
     for (const [name, query] of chosen(rowQueries)) {
       const { way, reason } = await createBoth(stage, name, query);
       const empty = [];
@@ -58,7 +61,9 @@ const e2e = () =>
 const tpch = () =>
   onStage(async (stage) => {
     const size = await createTpch(stage.direct, scale);
-    console.log(`\nTPC-H, ${size.orders} orders; each batch: so many new, so many deleted, so many changed orders; medians of ${measured} cycles\n`);
+    console.log(
+      `\nTPC-H, ${size.orders} orders; each batch: so many new, so many deleted, so many changed orders; medians of ${measured} cycles\n`,
+    );
     console.log('| q | way | changed | FULL ms | refresh ms | of it view ms | FULL / refresh | done |\n|---|---|--:|--:|--:|--:|--:|---|');
     const sums = new Map();
     for (const [name, query] of chosen(tpchQueries)) {
@@ -73,7 +78,8 @@ const tpch = () =>
       }
       await dropBoth(stage, name);
     }
-    for (const [share, sum] of sums) console.log(`| Σ | | ${share} % | ${timesOf({ ...sum, ratio: sum.fullMs / sum.refreshMs }).join(' | ')} | |`);
+    for (const [share, sum] of sums)
+      console.log(`| Σ | | ${share} % | ${timesOf({ ...sum, ratio: sum.fullMs / sum.refreshMs }).join(' | ')} | |`);
     await together(stage, size);
   });
 

@@ -90,9 +90,16 @@ END;
   );
   const query = 'SELECT branch, count(*) AS n, sum(balance) AS total FROM accounts GROUP BY branch';
   const contenders = { 'nothing captured': null, 'captured, refreshed hourly': '1h', 'refreshed at once': 'calculated' };
-  const loads = [{ clients: 4, rate: null }, { clients: 4, rate: perSecond }];
+  const loads = [
+    { clients: 4, rate: null },
+    { clients: 4, rate: perSecond },
+  ];
   console.log(`\nupdate and insert in a transaction, pgbench on the server, ${rounds} rounds of ${seconds} s, medians\n`);
-  console.log(`| clients | rate | ${Object.keys(contenders).map((name) => `${name}, tps | p99 ms`).join(' | ')} | captured / not | at once / not |`);
+  console.log(
+    `| clients | rate | ${Object.keys(contenders)
+      .map((name) => `${name}, tps | p99 ms`)
+      .join(' | ')} | captured / not | at once / not |`,
+  );
   console.log('|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|');
   for (const { clients, rate } of loads) {
     const seen = Object.fromEntries(Object.keys(contenders).map((name) => [name, { tps: [], p99: [] }]));

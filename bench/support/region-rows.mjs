@@ -4,10 +4,10 @@ export const queries = {
   filter: 'SELECT id, region, amount FROM src WHERE amount > 5000',
   aggregate: 'SELECT region, SUM(amount) AS total, COUNT(*) AS cnt FROM src GROUP BY region',
   join: 'SELECT s.id, s.region, s.amount, d.region_name FROM src s JOIN dim d ON s.region = d.region',
-  join_agg: 'SELECT d.region_name, SUM(s.amount) AS total, COUNT(*) AS cnt FROM src s JOIN dim d ON s.region = d.region GROUP BY d.region_name',
+  join_agg:
+    'SELECT d.region_name, SUM(s.amount) AS total, COUNT(*) AS cnt FROM src s JOIN dim d ON s.region = d.region GROUP BY d.region_name',
   window: 'SELECT id, region, amount, ROW_NUMBER() OVER (PARTITION BY region ORDER BY amount DESC, id) AS rn FROM src',
-  lateral:
-    'SELECT d.region, d.region_name, m.top FROM dim d, LATERAL (SELECT MAX(s.score) AS top FROM src s WHERE s.region = d.region) m',
+  lateral: 'SELECT d.region, d.region_name, m.top FROM dim d, LATERAL (SELECT MAX(s.score) AS top FROM src s WHERE s.region = d.region) m',
   cte: `WITH totals AS (SELECT region, SUM(amount) AS total, COUNT(*) AS cnt FROM src GROUP BY region)
         SELECT d.region_name, t.total, t.cnt FROM totals t JOIN dim d ON d.region = t.region`,
   union_all: `SELECT id, region, amount, 'high' AS level FROM src WHERE amount > 5000

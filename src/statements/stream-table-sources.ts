@@ -27,6 +27,7 @@ export interface SourceTable {
   readonly name: string;
   /** Of its `base_table`; taken from the series of ids when there is none yet. */
   readonly id: number;
+  /** It has a `base_table`. */
   readonly registered: boolean;
   /** relkind */
   readonly kind: 'r' | 'p' | 'm' | 'f';
@@ -198,17 +199,22 @@ export function notCapturable(table: SourceTable, streams: boolean): string | nu
   return null;
 }
 
-/** Statements that register the tables not yet known, with their parameters for `perform` under `bases`. */
+/**
+ * Statements that register the tables, with their parameters for `perform` under `bases`. Those known already are among them: the engine
+ * takes a table that nobody reads out of the catalog, and may have done so since it was looked up.
+ */
 export const registerBases: readonly string[] = [
   'LOCK TABLE millrace.base_table IN SHARE ROW EXCLUSIVE MODE',
-  `INSERT INTO millrace.relation (id, kind) SELECT (b ->> 'id')::bigint, 'base' FROM jsonb_array_elements($1 -> 'bases') b`,
+  `INSERT INTO millrace.relation (id, kind) SELECT (b ->> 'id')::bigint, 'base' FROM jsonb_array_elements($1 -> 'bases') b
+   ON CONFLICT (id) DO NOTHING`,
   `INSERT INTO millrace.base_table (relation_id, table_oid, columns, key_attnums)
    SELECT (b ->> 'id')::bigint, (b ->> 'oid')::oid, b -> 'columns', ARRAY(SELECT jsonb_array_elements_text(b -> 'keyAttnums')::integer)
-     FROM jsonb_array_elements($1 -> 'bases') b`,
+     FROM jsonb_array_elements($1 -> 'bases') b
+   ON CONFLICT (relation_id) DO NOTHING`,
 ];
 
-export function newBases(tables: readonly SourceTable[]): readonly Record<string, unknown>[] {
-  return tables.filter((table) => !table.registered).map(({ id, oid, columns, keyAttnums }) => ({ id, oid, columns, keyAttnums }));
+export function baseRows(tables: readonly SourceTable[]): readonly Record<string, unknown>[] {
+  return tables.map(({ id, oid, columns, keyAttnums }) => ({ id, oid, columns, keyAttnums }));
 }
 
 /** What pgtrickle.pgt_dependencies shows: rows of millrace.stream_table_source. */

@@ -35,7 +35,7 @@ import {
   requireDifferential,
   scratch,
 } from './stream-table-plan.ts';
-import { insertSources, newBases, registerBases, sourceRows } from './stream-table-sources.ts';
+import { baseRows, insertSources, registerBases, sourceRows } from './stream-table-sources.ts';
 import { attachFacade } from './tables.ts';
 import { awaitReady, waitsForEngine } from './wait.ts';
 
@@ -142,7 +142,7 @@ async function makeStreamTable(
     {
       id,
       gate: gateView(id),
-      bases: newBases(sources.tables),
+      bases: baseRows(sources.tables),
       plan,
       inputs: definition.analysis.inputs.map(String),
       query: wanted.query,

@@ -26,7 +26,11 @@ const indexes = `
   CREATE INDEX ON partsupp (ps_suppkey); CREATE INDEX ON orders (o_custkey); CREATE INDEX ON lineitem (l_partkey, l_suppkey); CREATE INDEX ON lineitem (l_suppkey);
 `;
 
-const array = (text) => `'{${text.split(',').map((item) => `"${item}"`).join(',')}}'::text[]`;
+const array = (text) =>
+  `'{${text
+    .split(',')
+    .map((item) => `"${item}"`)
+    .join(',')}}'::text[]`;
 /** A number below `n` that looks random, from the expression `i`. */
 const any = (i, salt, n) => `(hashint8extended((${i})::bigint, ${salt}) & 2147483647)::int % (${n})`;
 const oneOf = (i, salt, text) => `(${array(text)})[1 + ${any(i, salt, text.split(',').length)}]`;

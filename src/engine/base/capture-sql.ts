@@ -262,6 +262,28 @@ export async function removeTable(
   }
 }
 
+/**
+ * Takes a table that nobody reads out of the catalog. The lock is that of the statements that register tables: they see it gone, or this sees
+ * that it is read again. False: to be tried again later.
+ */
+export async function forgetTable(client: Client, baseId: number): Promise<boolean> {
+  await client.query(`BEGIN; SET LOCAL lock_timeout = '${lockTimeout}'`);
+  try {
+    await client.query('LOCK TABLE millrace.base_table IN SHARE ROW EXCLUSIVE MODE');
+    const gone = await client.query(
+      `DELETE FROM millrace.relation r WHERE r.id = $1 AND NOT EXISTS (SELECT FROM millrace.live_view_input i WHERE i.input_id = r.id)
+         AND NOT EXISTS (SELECT FROM millrace.base_table b WHERE b.relation_id = r.id AND b.state = 'captured')`,
+      [baseId],
+    );
+    await client.query('COMMIT');
+    return gone.rowCount !== 0;
+  } catch (error) {
+    await client.query('ROLLBACK').catch(() => undefined);
+    if (error instanceof Error && 'code' in error && error.code === '55P03') return false;
+    throw error;
+  }
+}
+
 async function formerIdentity(client: Client, baseId: number, before: string, member: Member): Promise<string> {
   if (before === 'n') return 'NOTHING';
   if (before !== 'i' || !member.isRoot) return 'DEFAULT';

@@ -13,7 +13,7 @@ import type { ReadCatalog } from '../catalog-reader.ts';
 import type { EngineContext } from '../context.ts';
 import { Epoch } from '../epoch.ts';
 import { upkeepOf } from '../view-upkeep.ts';
-import { addTable, CaptureRefusedError, followColumns, identifyPartitions, removeTable } from './capture-sql.ts';
+import { addTable, CaptureRefusedError, followColumns, forgetTable, identifyPartitions, removeTable } from './capture-sql.ts';
 import { findTarget, loseDeltas, methodOf } from './facts.ts';
 import { BaseRunner, StreamLostError } from './runner.ts';
 import { markerPrefix } from './transactions.ts';
@@ -167,7 +167,8 @@ export class BaseCapture {
     const exists = this.#runner !== null || captured.length > 0 || catalog.baseCapture;
     if (wanted.size === 0 && !exists && catalog.unusedBases.length === 0) return;
     // The catalog is read for every refresh that is asked for; a session is opened only when there is something to bring in line.
-    if (this.runner !== null && catalog.unusedBases.length === 0 && wanted.size > 0 && present.every((base) => inLine(base, wanted))) return;
+    if (this.runner !== null && catalog.unusedBases.length === 0 && wanted.size > 0 && present.every((base) => inLine(base, wanted)))
+      return;
     const client = await openOrigin(this.#engine.config.upstream, {
       database: this.#engine.config.database,
       applicationName: 'millrace capture',
@@ -201,12 +202,7 @@ export class BaseCapture {
         }
       }
       for (const base of catalog.unusedBases) {
-        await client.query(
-          `DELETE FROM millrace.relation r WHERE r.id = $1 AND NOT EXISTS (SELECT FROM millrace.live_view_input i WHERE i.input_id = r.id)
-             AND NOT EXISTS (SELECT FROM millrace.base_table b WHERE b.relation_id = r.id AND b.state = 'captured')`,
-          [base.id],
-        );
-        changed = true;
+        changed = (await forgetTable(client, base.id)) || changed;
       }
       if (!streams && (this.#runner !== null || catalog.baseCapture)) await this.#end(client);
       if (changed) {
