@@ -81,13 +81,17 @@ export type BaseState = 'new' | 'captured' | 'failed';
 export interface BaseTable {
   readonly id: number;
   readonly tableOid: number;
+  /** LOCK TABLE knows it: not a materialized view, not a foreign table. */
+  readonly lockable: boolean;
   /** Qualified and quoted, as it is called now; null when it is gone. */
   readonly name: string | null;
-  /** All columns when last seen. */
+  /** All columns when last seen, and now. */
   readonly columns: readonly BaseColumn[];
+  readonly columnsNow: readonly BaseColumn[];
   readonly keyAttnums: readonly number[];
   /** relreplident before Millrace set FULL; null: not changed. */
   readonly identityBefore: string | null;
+  readonly method: 'wal' | 'trigger';
   readonly state: BaseState;
   readonly error: RelationError | null;
   /** Partitions with their files, when last looked at and now; null for a table without, or not looked at yet. */
@@ -130,6 +134,8 @@ export interface LiveView<Plan> extends Relation {
 /** Names of what Millrace keeps in millrace_data; `id` is a storage id, for views the relation id. */
 export const storageTable = (id: number): string => `millrace_data.s${id}`;
 export const deltaTable = (id: number): string => `millrace_data.d${id}`;
+/** What triggers on a base table have written. */
+export const triggerTable = (id: number): string => `millrace_data.t${id}`;
 /** Changes on their way into a storage. */
 export const stagingTable = (id: number): string => `millrace_data.i${id}`;
 /** Changes that wait until the copy of a storage is done. */

@@ -19,7 +19,7 @@ import type {
 import type { ServerAddress } from '../config.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { parseLsn } from '../replication/lsn.ts';
-import { partsSql } from './base/shapes.ts';
+import { columnsSql, partsSql } from './base/shapes.ts';
 import type { CatalogState } from './context.ts';
 import type { SourceRow } from './source-row.ts';
 
@@ -54,8 +54,9 @@ SELECT jsonb_build_object(
                  LEFT JOIN millrace.table_version v ON v.relation_id = r.id
                  LEFT JOIN millrace.live_view lv ON lv.relation_id = r.id),
   'bases', (SELECT coalesce(jsonb_agg(jsonb_build_object(
-                 'id', b.relation_id, 'tableOid', b.table_oid::bigint, 'name', millrace.qualified_name(b.table_oid), 'columns', b.columns,
-                 'keyAttnums', b.key_attnums, 'identityBefore', b.identity_before, 'state', b.state, 'error', b.error,
+                 'id', b.relation_id, 'tableOid', b.table_oid::bigint,
+                 'lockable', EXISTS (SELECT FROM pg_class c WHERE c.oid = b.table_oid AND c.relkind IN ('r', 'p')), 'name', millrace.qualified_name(b.table_oid), 'columns', b.columns,
+                 'columnsNow', ${columnsSql('b.table_oid')}, 'keyAttnums', b.key_attnums, 'identityBefore', b.identity_before, 'method', b.method, 'state', b.state, 'error', b.error,
                  'parts', b.parts, 'partsNow', ${partsSql('b.table_oid')},
                  'deltaAttnums', (SELECT coalesce(jsonb_agg(substr(a.attname, 2)::integer ORDER BY a.attnum), '[]')
                                     FROM pg_attribute a
@@ -105,10 +106,13 @@ interface RawStorage {
 interface RawBase {
   id: number;
   tableOid: number;
+  lockable: boolean;
   name: string | null;
   columns: BaseColumn[];
+  columnsNow: BaseColumn[];
   keyAttnums: number[];
   identityBefore: string | null;
+  method: BaseTable['method'];
   state: BaseState;
   error: RelationError | null;
   parts: string | null;
@@ -195,7 +199,7 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
         columns: row.columns ?? [],
       });
     } else if (row.plan !== null) {
-      if (!row.defined) undefinedViews.push(row.id);
+      if (!row.defined && row.definition !== null) undefinedViews.push(row.id);
       views.set(row.id, { ...common, kind: 'view', definition: row.definition ?? 0, plan: row.plan, inputs: row.inputs ?? [] });
     }
   }

@@ -275,7 +275,7 @@ export class Epoch {
     if (view === undefined) return;
     const outcomes = await Promise.allSettled([
       session.query('SAVEPOINT rebuild'),
-      session.query(rebuildSql(view.plan, viewId, (input) => storageTable(storageOf(state, input)))),
+      ...rebuildSql(view.plan, viewId, (input) => storageTable(storageOf(state, input))).map((sql) => session.query(sql)),
       session.query('RELEASE SAVEPOINT rebuild'),
     ]);
     const failure = outcomes.find((outcome) => outcome.status === 'rejected');

@@ -3,6 +3,7 @@
  * Invariant: everything here starts from the catalog alone, so it is the same after a crash, in another process, or when two things happen at once.
  */
 import {
+  type BaseTable,
   definitionView,
   deltaTable,
   gateView,
@@ -17,17 +18,16 @@ import { dropCaptureDdl } from '../ivm/capture.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import type { BaseCapture } from './base/capture.ts';
-import { type BaseShape, baseError, baseProblem, shapesSql, usedAttnums } from './base/shapes.ts';
+import { baseError, baseProblem, sameColumns, usedAttnums } from './base/shapes.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { suspend } from './refresh-epoch.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
-import { failRelation } from './relation-errors.ts';
+import { failRelation, relationGate } from './relation-errors.ts';
 import type { SourceManager } from './source-manager.ts';
 import { copyStorage, goLive, restartCopy } from './table-copy.ts';
 import { populateView } from './view-populate.ts';
-import { isDeferred } from './view-upkeep.ts';
 
 export class Reconciler {
   readonly #engine: EngineContext;
@@ -72,7 +72,7 @@ export class Reconciler {
       const captures = stream?.refreshMode !== 'FULL';
       const ready = view.inputs.every((input) => {
         const base = catalog.bases.get(input);
-        if (base !== undefined) return !captures || (base.state === 'captured' && this.#capture.runner !== null);
+        if (base !== undefined) return !captures || this.#capture.serves(base);
         return (catalog.tables.get(input) ?? catalog.views.get(input))?.state === 'ready';
       });
       if (ready) this.#startPopulating(view.id);
@@ -186,22 +186,57 @@ export class Reconciler {
     await this.#reload();
   }
 
-  /** Something it reads was dropped with CASCADE. */
-  async #lostDefinition(catalog: ReadCatalog, view: LiveView<ViewPlan>): Promise<void> {
-    if (view.state === 'error') return;
-    const bases = view.inputs.filter((input) => catalog.bases.has(input));
-    let problem: string | null = null;
-    if (bases.length > 0) {
-      const [result] = await this.#engine.session.query(shapesSql(bases));
-      const shapes = JSON.parse(result?.rows[0]?.[0] ?? '[]') as BaseShape[];
-      for (const input of bases) {
-        const base = catalog.bases.get(input);
-        const shape = shapes.find((one) => one.id === input) ?? null;
-        if (base !== undefined) problem ??= baseProblem(base, shape, usedAttnums(view.plan, input));
+  /**
+   * Stream tables in error that were told to go on, or that depended on one that has recovered: populated anew.
+   * Where the cause is still there they are suspended for it again.
+   */
+  async #resume(catalog: ReadCatalog): Promise<boolean> {
+    let resumed = false;
+    for (const view of catalog.views.values()) {
+      const stream = catalog.streams.get(view.id);
+      if (view.state !== 'error' || stream === undefined) continue;
+      const asked = stream.status === 'ERROR' && stream.refreshRequested > stream.refreshDone;
+      if (!asked && stream.status !== 'ACTIVE' && stream.status !== 'INITIALIZING') continue;
+      const inputsReady = view.inputs.every(
+        (input) => catalog.bases.has(input) || (catalog.tables.get(input) ?? catalog.views.get(input))?.state === 'ready',
+      );
+      if (!inputsReady) continue;
+      resumed = true;
+      const bases = view.inputs.flatMap((input) => catalog.bases.get(input) ?? []);
+      const problem = bases.map((base) => problemNow(base, view)).find((found) => found !== null);
+      if (problem !== undefined) {
+        await this.#suspend(view.id, baseError(problem, `${stream.schema}.${stream.name}`));
+        continue;
+      }
+      const epoch = await Epoch.begin(this.#engine);
+      await epoch.run([
+        relationGate(this.#engine.state, view.id, 'pending'),
+        `UPDATE millrace.relation SET state = 'pending', error = NULL, state_since = now() WHERE id = ${view.id} AND state = 'error'`,
+        `UPDATE millrace.stream_table SET status = 'INITIALIZING' WHERE relation_id = ${view.id} AND status = 'ERROR'`,
+        `UPDATE millrace.base_table SET state = 'new', error = NULL
+          WHERE state = 'failed' AND relation_id IN (SELECT i.input_id FROM millrace.live_view_input i WHERE i.relation_id = ${view.id})`,
+      ]);
+      await epoch.commit(new Map());
+    }
+    return resumed;
+  }
+
+  /** Deferred views whose base tables lost what they use. A change that harms nobody is noted by the next epoch that reads the table. */
+  async #followBases(catalog: ReadCatalog): Promise<boolean> {
+    let suspended = false;
+    for (const base of catalog.bases.values()) {
+      if (base.name !== null && sameColumns(base.columns, base.columnsNow)) continue;
+      for (const view of catalog.views.values()) {
+        if (!view.inputs.includes(base.id) || view.state === 'error') continue;
+        const problem = problemNow(base, view);
+        if (problem === null) continue;
+        const stream = catalog.streams.get(view.id);
+        this.#engine.log.error({ view: view.id, name: stream?.name, problem }, 'a stream table is suspended');
+        await this.#suspend(view.id, baseError(problem, `${stream?.schema}.${stream?.name}`));
+        suspended = true;
       }
     }
-    const stream = catalog.streams.get(view.id);
-    await this.#suspend(view.id, baseError(problem ?? 'something it reads was dropped with CASCADE', `${stream?.schema}.${stream?.name}`));
+    return suspended;
   }
 
   /** Relations that can no longer be kept, in a transaction of their own. To be called exclusively. */
@@ -224,7 +259,8 @@ export class Reconciler {
         `DROP VIEW IF EXISTS ${definitionView(relation.id)}`,
         `DROP VIEW IF EXISTS ${gateView(relation.id)}`,
         ...(relation.kind === 'view' ? [`DROP TABLE IF EXISTS ${storageTable(relation.id)} CASCADE`, ...dropCaptureDdl(relation.id)] : []),
-        `DO $$ DECLARE t regclass; BEGIN FOR t IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relname ~ '^w${relation.id}_' LOOP EXECUTE format('DROP TABLE %s', t); END LOOP; END $$`,
+        `DO $$ DECLARE t regclass; BEGIN FOR t IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^[wsd]${relation.id}_' LOOP EXECUTE format('DROP TABLE %s CASCADE', t); END LOOP; END $$`,
+        `DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid FROM pg_proc p WHERE p.pronamespace = 'millrace_data'::regnamespace AND p.proname ~ '^capture_s${relation.id}_' LOOP EXECUTE format('DROP FUNCTION %s', f); END LOOP; END $$`,
         `DELETE FROM millrace.live_view_input WHERE relation_id = ${relation.id}`,
         `DELETE FROM millrace.relation WHERE id = ${relation.id} AND NOT EXISTS (SELECT FROM millrace.live_view_input i WHERE i.input_id = ${relation.id})`,
       ];
@@ -239,10 +275,14 @@ export class Reconciler {
         cleared = true;
       }
     }
+    cleared = (await this.#followBases(catalog)) || cleared;
+    cleared = (await this.#resume(catalog)) || cleared;
     for (const viewId of catalog.undefinedViews) {
-      const view = catalog.views.get(viewId);
-      if (view !== undefined && isDeferred(catalog, view)) {
-        await this.#lostDefinition(catalog, view);
+      const stream = catalog.streams.get(viewId);
+      if (stream !== undefined) {
+        // A column or table that it names is known by now to be the cause, if it is.
+        if (this.#engine.state.views.get(viewId)?.state === 'error') continue;
+        await this.#suspend(viewId, baseError('something it reads was dropped with CASCADE', `${stream.schema}.${stream.name}`));
         cleared = true;
         continue;
       }
@@ -309,4 +349,9 @@ export class Reconciler {
       return false;
     }
   }
+}
+
+/** Why a view over this table, as it is now, cannot be kept; null: it can. */
+function problemNow(base: BaseTable, view: LiveView<ViewPlan>): string | null {
+  return baseProblem(base, { id: base.id, name: base.name, columns: base.columnsNow, parts: null }, usedAttnums(view.plan, base.id));
 }

@@ -3,17 +3,28 @@
  * Invariant: it reads ordinary tables at one snapshot, and their deltas are exactly the transactions that this snapshot sees and no
  * earlier one of these epochs saw; which they are is recorded (the snapshot) together with what was made of them.
  */
-import { type LiveView, type RelationError, storageTable } from '../catalog/model.ts';
+import { type BaseTable, type LiveView, type RelationError, storageTable, triggerTable } from '../catalog/model.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import { quoteLiteral } from '../sql/quote.ts';
-import { type BaseCapture, loseDeltas } from './base/capture.ts';
+import type { BaseCapture } from './base/capture.ts';
 import { insertDeltas } from './base/delta-rows.ts';
+import { loseDeltas } from './base/facts.ts';
 import { type BaseRunner, StreamLostError } from './base/runner.ts';
-import { type BaseShape, baseError, baseProblem, baseStorage, shapesSql, usedAttnums } from './base/shapes.ts';
+import {
+  type BaseShape,
+  baseError,
+  baseProblem,
+  baseStorage,
+  notedColumns,
+  sameColumns,
+  shapesSql,
+  usedAttnums,
+  usedByAny,
+} from './base/shapes.ts';
 import { type EngineContext, storageOf } from './context.ts';
-import { Epoch, type EpochSnapshot, LockRefusedError } from './epoch.ts';
+import { Epoch, type EpochSnapshot, LockRefusedError, requireStatementError } from './epoch.ts';
 import { alert } from './streams/bookkeeping.ts';
 import type { DueReason } from './streams/due.ts';
 import type { StreamMemory } from './streams/memory.ts';
@@ -23,6 +34,8 @@ export interface RefreshRequest {
   readonly due: ReadonlyMap<number, DueReason>;
   /** Takes in changes of base tables; null: there is no stream, or none is needed. */
   readonly capture: { readonly capture: BaseCapture; readonly runner: BaseRunner } | null;
+  /** Base tables whose triggers have written down changes; those that are taken in are removed. */
+  readonly triggers: Set<number>;
   /** A view that begins to be populated at this epoch's snapshot: called within the epoch. */
   readonly beginPopulation?: {
     readonly view: LiveView<ViewPlan>;
@@ -49,14 +62,22 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
     },
   );
   const read = new Set(reading.flatMap((view) => view.inputs.filter((input) => state.bases.has(input))));
-  const tables = [...read].flatMap((id) => state.bases.get(id)?.name ?? []);
+  // What is told from here on may be later than the snapshot.
+  const told = [...request.triggers];
+  request.triggers.clear();
+  const logged = new Set([...told, ...read].filter((id) => isLogged(state.bases.get(id))));
+  const tables = [...read].flatMap((id) => {
+    const base = state.bases.get(id);
+    return base?.lockable === true ? (base.name ?? []) : [];
+  });
   let epoch: Epoch | null = null;
   try {
     const begun = await Epoch.beginAtSnapshot(engine, tables);
     epoch = begun.epoch;
-    return await new RefreshRun(engine, memory, request, begun.epoch, begun.snapshot, read).run(tables);
+    return await new RefreshRun(engine, memory, request, begun.epoch, begun.snapshot, read, logged).run(tables);
   } catch (thrown) {
     const error: unknown = (await epoch?.failure(thrown)) ?? thrown;
+    for (const id of told) request.triggers.add(id);
     if (error instanceof LockRefusedError) {
       const base = [...state.bases.values()].find((one) => one.name === error.table);
       const without = reading.filter((view) => base !== undefined && view.inputs.includes(base.id)).map((view) => view.id);
@@ -78,6 +99,8 @@ class RefreshRun {
   readonly #epoch: Epoch;
   readonly #snapshot: EpochSnapshot;
   readonly #read: ReadonlySet<number>;
+  /** Base tables whose changes triggers have written down. */
+  readonly #logged: ReadonlySet<number>;
   readonly #shapes = new Map<number, BaseShape>();
   readonly #lost = new Map<number, string>();
   readonly #broken = new Set<number>();
@@ -92,6 +115,7 @@ class RefreshRun {
     epoch: Epoch,
     snapshot: EpochSnapshot,
     read: ReadonlySet<number>,
+    logged: ReadonlySet<number>,
   ) {
     this.#engine = engine;
     this.#memory = memory;
@@ -99,6 +123,7 @@ class RefreshRun {
     this.#epoch = epoch;
     this.#snapshot = snapshot;
     this.#read = read;
+    this.#logged = logged;
   }
 
   async run(tables: readonly string[]): Promise<RefreshResult> {
@@ -128,6 +153,7 @@ class RefreshRun {
         await this.#lose(baseId, `its changes could not be read: ${failure.message}`);
       }
     }
+    for (const baseId of this.#logged) rows += await this.#takeLogged(baseId);
     if (capture !== null) this.#epoch.send([progressSql(this.#snapshot)]);
     const population = await this.#beginPopulation(tables);
     const { due } = this.#request;
@@ -170,6 +196,33 @@ class RefreshRun {
     return { kind: 'done', taken: transactions.length, rows, left: capture?.runner.waiting.length ?? 0 };
   }
 
+  /** Takes in what triggers wrote and the snapshot sees: as many rows as came. */
+  async #takeLogged(baseId: number): Promise<number> {
+    const { session } = this.#engine;
+    const outcomes = await Promise.allSettled([
+      session.query('SAVEPOINT logged'),
+      session.query(`SELECT taken, truncated FROM millrace.take_base_changes(${baseId})`),
+      session.query('RELEASE SAVEPOINT logged'),
+    ]);
+    const [, taken] = outcomes;
+    const failure = outcomes.find((outcome) => outcome.status === 'rejected');
+    if (failure !== undefined) {
+      const reason = requireStatementError(failure.reason);
+      if (reason.code === '40001') throw reason;
+      await session.query(`ROLLBACK TO SAVEPOINT logged; RELEASE SAVEPOINT logged; DELETE FROM ${triggerTable(baseId)}`);
+      await this.#lose(baseId, `its changes could not be read: ${reason.message}`);
+      return 0;
+    }
+    const [count, truncated] = (taken.status === 'fulfilled' ? taken.value[0]?.rows[0] : undefined) ?? [];
+    const rows = Number(count ?? 0);
+    if (rows > 0) {
+      this.#epoch.wrote(baseId, rows);
+      this.#counts.set(baseId, rows);
+    }
+    if (truncated === 't') await this.#lose(baseId, 'TRUNCATE');
+    return rows;
+  }
+
   #acknowledge(runner: BaseRunner, transactions: Parameters<BaseRunner['taken']>[0]): void {
     const lsn: Lsn = runner.taken(transactions);
     this.#engine.whenFlushed(() => runner.flushed(lsn));
@@ -199,24 +252,27 @@ class RefreshRun {
         if (base.parts !== null) await this.#lose(shape.id, 'partitions came, went or were truncated');
         this.#catalogChanged = true;
       }
-      if (base === undefined || sameColumns(base.columns, shape.columns)) continue;
+      if (base === undefined) continue;
+      const noted = notedColumns(base, shape.columns, usedByAny(state.views.values(), shape.id));
+      if (sameColumns(base.columns, noted) && noted.length === shape.columns.length) continue;
       for (const view of state.views.values()) {
         if (!view.inputs.includes(shape.id) || view.state === 'error' || this.#broken.has(view.id)) continue;
         const problem = baseProblem(base, shape, usedAttnums(view.plan, shape.id));
         if (problem !== null) await this.#suspend(view, problem);
       }
-      if (shape.name !== null) {
+      if (shape.name !== null && !sameColumns(base.columns, noted)) {
+        this.#catalogChanged = true;
         await this.#epoch.run([
-          `UPDATE millrace.base_table SET columns = ${quoteLiteral(JSON.stringify(shape.columns))}::jsonb WHERE relation_id = ${shape.id}`,
+          `UPDATE millrace.base_table SET columns = ${quoteLiteral(JSON.stringify(noted))}::jsonb WHERE relation_id = ${shape.id}`,
         ]);
       }
-      this.#catalogChanged = true;
     }
   }
 
   async #suspend(view: LiveView<ViewPlan>, problem: string): Promise<void> {
     const stream = this.#engine.state.streams.get(view.id);
     this.#broken.add(view.id);
+    this.#catalogChanged = true;
     this.#engine.log.error({ view: view.id, name: stream?.name, problem }, 'a stream table is suspended');
     await suspend(this.#engine, this.#epoch, view.id, baseError(problem, `${stream?.schema}.${stream?.name}`));
   }
@@ -241,6 +297,8 @@ class RefreshRun {
   }
 }
 
+const isLogged = (base: BaseTable | undefined): boolean => base?.state === 'captured' && base.method === 'trigger';
+
 /** Puts a stream table aside, with the error that says why, within an epoch. */
 export async function suspend(engine: EngineContext, epoch: Epoch, viewId: number, error: RelationError): Promise<void> {
   const stream = engine.state.streams.get(viewId);
@@ -251,13 +309,6 @@ export async function suspend(engine: EngineContext, epoch: Epoch, viewId: numbe
   ]);
   if (stream !== undefined) await engine.session.executeAll([alert(stream, 'auto_suspended', { reason: error.message })]);
 }
-
-const sameColumns = (known: BaseShape['columns'], now: BaseShape['columns']): boolean =>
-  known.length === now.length &&
-  known.every((column, i) => {
-    const other = now[i];
-    return other !== undefined && column.attnum === other.attnum && column.name === other.name && column.type === other.type;
-  });
 
 function progressSql(snapshot: EpochSnapshot): string {
   return `UPDATE millrace.base_progress SET snapshot = ${quoteLiteral(snapshot.text)}, lsn = ${quoteLiteral(snapshot.lsn)}, committed_at = clock_timestamp()`;

@@ -37,6 +37,9 @@ export interface EngineHooks {
 /** Two-part advisory lock of the leader ("mill" in ASCII, then 2). */
 const leaderLock = '1835625580, 2';
 const watchEveryMs = 1000;
+/** How often tables that are captured by triggers are looked at. */
+const lookEveryMs = 250;
+const tidyEveryMs = 30_000;
 
 export async function runEngine(config: EngineConfig, hooks: EngineHooks): Promise<{ stop(): Promise<void> }> {
   const log = createLogger('engine').child({ database: config.database });
@@ -136,8 +139,9 @@ class EngineLoop {
     };
     this.#session.onClose((error) => fail(error ?? new Error('the upstream closed the session')));
     this.#admin.on('error', fail);
-    this.#admin.on('notification', () => {
-      this.#catalogDue = true;
+    let takes: (payload: string | undefined) => boolean = () => false;
+    this.#admin.on('notification', ({ payload }) => {
+      if (!takes(payload)) this.#catalogDue = true;
       this.#kick();
     });
     await this.#admin.query('LISTEN millrace');
@@ -172,6 +176,7 @@ class EngineLoop {
     };
     const capture = new BaseCapture(engine, { ready: () => this.#kick() });
     const refreshes = new RefreshLoop(engine, capture);
+    takes = (payload) => refreshes.asked(payload);
     const reload = async (): Promise<void> => {
       catalog = await readCatalog(this.#admin, this.#config.secretKey);
       engine.state = catalog;
@@ -189,7 +194,7 @@ class EngineLoop {
     });
     const reconciler = new Reconciler(engine, sources, capture, refreshes, reload);
     await reconciler.recover();
-    this.#startTimers(engine, sources, capture);
+    this.#startTimers(engine, sources, capture, refreshes);
     this.#hooks.ready();
     this.#log.info({ token: String(token) }, 'leading');
 
@@ -229,7 +234,7 @@ class EngineLoop {
     for (const then of waiting) then();
   }
 
-  #startTimers(engine: EngineContext, sources: SourceManager, capture: BaseCapture): void {
+  #startTimers(engine: EngineContext, sources: SourceManager, capture: BaseCapture, refreshes: RefreshLoop): void {
     let watching = false;
     let acknowledging = false;
     this.#timers.push(
@@ -256,6 +261,10 @@ class EngineLoop {
             watching = false;
           });
       }, watchEveryMs),
+      setInterval(() => capture.look(), lookEveryMs),
+      setInterval(() => {
+        void refreshes.tidy().catch((error: unknown) => engine.fail(error));
+      }, tidyEveryMs),
       // NOTIFY is lost when the upstream restarts between two sessions; facades dropped outside Millrace never notify.
       setInterval(() => engine.wake(), 3000),
     );

@@ -8,7 +8,7 @@ import { deltaTable, type LiveView, pendingDeltaTable, storageTable } from '../c
 import { nextTime } from '../catalog/schedule.ts';
 import { captureDdl } from '../ivm/capture.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
-import { maintainSql, populateSql } from '../ivm/view-plan.ts';
+import { maintainSql, populateSql, storageTables } from '../ivm/view-plan.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import { connectRaw } from '../replication/raw-connection.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
@@ -19,7 +19,7 @@ import { Epoch } from './epoch.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
 import { relationGate } from './relation-errors.ts';
 import { freePlanner } from './session-settings.ts';
-import { refreshed } from './streams/bookkeeping.ts';
+import { populationRefused, refreshed } from './streams/bookkeeping.ts';
 import { scheduleOf } from './streams/due.ts';
 import { isDeferred } from './view-upkeep.ts';
 
@@ -61,8 +61,11 @@ export async function populateView(engine: EngineContext, deferral: Deferral, vi
     const begun = performance.now();
     let rows = 0;
     try {
-      const [filled] = await filler.query(populateSql(view.plan, viewId, filling.storage));
-      rows = Number(/(\d+)$/.exec(filled?.tag ?? '')?.[1] ?? 0);
+      for (const sql of populateSql(view.plan, viewId, filling.storage)) {
+        const [filled] = await filler.query(sql);
+        // The last statement fills what users see.
+        rows = Number(/(\d+)$/.exec(filled?.tag ?? '')?.[1] ?? 0);
+      }
       await filler.query(`ANALYZE ${storageTable(viewId)}`);
       await filler.query('COMMIT');
     } catch (error) {
@@ -142,7 +145,7 @@ function emptied({ state }: EngineContext, view: LiveView<ViewPlan>): string[] {
       .filter((storageId) => !state.captured.has(storageId)),
   );
   const wanted = state.streams.get(view.id)?.refreshMode === 'FULL' ? [] : [...captures];
-  return [...wanted.flatMap((storageId) => captureDdl(storageId)), `TRUNCATE ${storageTable(view.id)}`];
+  return [...wanted.flatMap((storageId) => captureDdl(storageId)), `TRUNCATE ${storageTables(view.plan, view.id).join(', ')}`];
 }
 
 /** Tables for deltas set aside. */
@@ -231,6 +234,7 @@ async function finish(engine: EngineContext, viewId: number, reload: () => Promi
 }
 
 async function populationFailed(engine: EngineContext, viewId: number, error: PostgresError): Promise<void> {
+  const stream = engine.state.streams.get(viewId);
   const epoch = await Epoch.begin(engine);
   await epoch.fail(viewId, {
     code: error.code,
@@ -238,5 +242,18 @@ async function populationFailed(engine: EngineContext, viewId: number, error: Po
     ...(error.fields.detail === undefined ? {} : { detail: error.fields.detail }),
     ...(error.fields.hint === undefined ? {} : { hint: error.fields.hint }),
   });
+  if (stream !== undefined) {
+    const failure = { message: error.message, code: error.code };
+    const outcome = {
+      action: 'INITIALIZE',
+      reason: 'initial',
+      startedAt: Date.now(),
+      inserted: 0,
+      deleted: 0,
+      deltaRows: 0,
+      failure,
+    } as const;
+    epoch.sendAll(populationRefused(stream, outcome));
+  }
   await epoch.commit(new Map());
 }

@@ -36,6 +36,11 @@ const help: Readonly<Record<string, string>> = {
   millrace_database_wait_seconds_total: 'Time clients waited for a server connection.',
   millrace_epochs_total: 'Epochs committed.',
   millrace_rows_applied_total: 'Row changes applied to storage.',
+  millrace_base_transactions_total: 'Transactions on ordinary tables of the upstream that epochs have taken in.',
+  millrace_base_waits_total: 'How often a decoded transaction had to wait for a later epoch, because the snapshot did not see it yet.',
+  millrace_base_waiting_transactions: 'Decoded transactions on ordinary tables that no epoch has taken in yet.',
+  millrace_base_lag_bytes: 'WAL of the upstream since the first of them.',
+  millrace_refreshes_total: 'Refreshes of stream tables, by what was done.',
   millrace_replication_lag_bytes: 'WAL of an origin that is not applied yet.',
 };
 

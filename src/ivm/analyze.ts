@@ -2,82 +2,109 @@
  * First step of planning: what a query is made of.
  * Invariant: nothing here depends on types; whatever does is asked for in the probes.
  */
+import { MillraceError } from '../errors.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
-import { type AggregateCall, groupTexts, knownAggregate, type TargetPiece, takeApart } from './aggregate-calls.ts';
+import { type AggregateCall, groupTexts, knownAggregate, takeApart } from './aggregate-calls.ts';
+import { NotRewritable } from './ast.ts';
 import { functionsIn, hasWindow, type JoinReading, readJoin } from './join-source.ts';
-import { renderFrom } from './relation-sql.ts';
+import { normalise, refuseUnknown } from './normalise.ts';
+import type { FunctionKinds } from './query-parts.ts';
+import { renderFrom, renderTemplate } from './relation-sql.ts';
 import { applyEdits, occurrencesOf, type ResolvedQuery, resolveQuery } from './relations.ts';
 import { type SelectParts, selectParts, textOrNull } from './select-parts.ts';
+import { columnText, type JoinShape, type Shape, type ShapeTarget } from './shape.ts';
 import { textOf } from './source-text.ts';
+import { splitQuery } from './split.ts';
+import { draftRelation, type ReadStage, readStage } from './staged.ts';
 import { at, contains, type Fields, kindOf, list, strings, walk } from './tree.ts';
-import type { Analysis, JoinSource, Occurrence, RelationLookup, TableName, Template } from './types.ts';
+import type { Analysis, JoinSource, LiveRelation, RelationLookup, TableName } from './types.ts';
 
-export interface ShapeTarget {
-  readonly name: string;
-  readonly text: string;
-  /** Null: it cannot be put together from group expressions and aggregates. */
-  readonly pieces: readonly TargetPiece[] | null;
-  /** The relation and the place of the key column that this target is, if it is just that. */
-  readonly key: { readonly relation: number; readonly index: number } | null;
-}
-
-/** A query whose FROM is a join of live relations. */
-export interface JoinShape {
-  readonly source: JoinSource;
-  readonly targets: readonly ShapeTarget[];
-  readonly distinct: boolean;
-  readonly groups: readonly string[];
-  readonly having: string | null;
-  readonly calls: readonly AggregateCall[];
-  /** Something asks for groups: GROUP BY, HAVING, or one of the known aggregates. */
-  readonly grouped: boolean;
-  /** Functions in the target list and HAVING, which may turn out to be aggregates or to return sets. */
-  readonly outerFunctions: readonly string[];
-  /** Functions elsewhere, which must be plain. */
-  readonly innerFunctions: readonly string[];
-  /** Columns named in arguments of numeric aggregates: probed behind groups and arguments. */
-  readonly argumentColumns: readonly string[];
-}
-
-export interface Shape {
-  readonly whole: Template;
-  readonly occurrences: readonly Occurrence[];
-  readonly columns: readonly string[];
-  /** Null with the reason in `notJoined`. */
-  readonly join: JoinShape | null;
-  readonly notJoined: string;
+/** The query as stages; or why it cannot be. */
+export interface StagedReading {
+  readonly stages: readonly ReadStage[];
+  readonly live: readonly LiveRelation[];
+  readonly problem: string | null;
 }
 
 /** `Analysis` with its shape known. */
 export interface ReadAnalysis extends Analysis {
-  readonly shape: Shape;
+  readonly shape: { readonly single: Shape; readonly staged: StagedReading; readonly clock: boolean };
+}
+
+/** Names of the functions that the query calls, plain views looked through: what `analyzeView` wants to know more of. */
+export function viewFunctions(query: string, lookup: RelationLookup): string[] {
+  return functionsIn(resolveQuery(query, lookup).source.select);
 }
 
 /**
  * Reads the defining query (as pg_get_viewdef prints it) over the relations that `lookup` finds. Throws feature_not_supported for queries
- * without a defined answer. `loadViewParser()` must have finished before. Probes read `storage` of the inputs.
+ * without a defined answer. `loadViewParser()` must have finished before. Probes read `storage` of the inputs. `functions`: what is known of
+ * those that `viewFunctions` names.
  */
-export function analyzeView(query: string, lookup: RelationLookup, storage: TableName = (id) => `millrace_data.s${id}`): ReadAnalysis {
+export function analyzeView(
+  query: string,
+  lookup: RelationLookup,
+  storage: TableName = (id) => `millrace_data.s${id}`,
+  functions: FunctionKinds = {},
+): ReadAnalysis {
   const resolved = resolveQuery(query, lookup);
   const { source, mentions } = resolved;
   const edits = mentions.map(({ place }, relation) => ({ place, piece: { relation } }));
   const all = occurrencesOf(resolved).map((occurrence) => ({ ...occurrence, used: null }));
   const read = readShape(resolved);
   const join = typeof read === 'string' ? null : read;
-  const shape: Shape = {
+  const single: Shape = {
     whole: applyEdits(source.text, { start: 0, end: source.text.length }, edits),
     occurrences: all,
     columns: columnNames(source.select),
     join,
     notJoined: typeof read === 'string' ? read : '',
   };
+  const staged = readStages(resolved, functions);
+  const probe = probeSql(single, staged, storage);
   return {
     inputs: [...new Set(mentions.map((mention) => mention.relation.id))].sort((a, b) => a - b),
     functions: functionsIn(source.select),
-    probeSql: join === null ? null : probeSql(join, storage),
-    hashableSql: join === null ? null : hashableSql(join, storage),
-    shape,
+    probeSql: probe,
+    singleProbeSql: probeSql(single, { ...staged, stages: [] }, storage),
+    stagesSql: staged.stages.length === 0 ? null : stagesSql(single, probe),
+    hashableSql: [
+      ...(join === null || join.groups.length === 0 ? [] : [hashableSql(join.groups, fromWhere(join.source, storage))]),
+      ...staged.stages.flatMap((stage) => {
+        const groups = stage.shape.join?.groups ?? [];
+        return groups.length === 0 ? [] : [withStages(staged, storage) + hashableSql(groups, stageFrom(stage, storage))];
+      }),
+    ],
+    shape: { single, staged, clock: readsClock(source.select) },
   };
+}
+
+function readStages(resolved: ResolvedQuery, functions: FunctionKinds): StagedReading {
+  const { live } = resolved;
+  try {
+    const select = normalise(resolved.source.select, live);
+    refuseUnknown(select);
+    const stages = splitQuery(select, live, functions);
+    const relations = (stage: boolean, number: number): LiveRelation => {
+      const relation = stage ? draftRelation(number, stages[number]?.columns ?? []) : live[number];
+      if (relation === undefined) throw new NotRewritable('a relation that is not known');
+      return relation;
+    };
+    return { stages: stages.map((stage) => readStage(stage, relations, functions)), live, problem: null };
+  } catch (error) {
+    // Whatever is not understood is kept as a whole; parts of queries are parsed, too.
+    if (!(error instanceof NotRewritable || error instanceof MillraceError)) throw error;
+    return { stages: [], live, problem: error.message };
+  }
+}
+
+const clockFunctions = new Set(['now', 'transaction_timestamp', 'statement_timestamp', 'clock_timestamp', 'timeofday']);
+
+function readsClock(select: Fields): boolean {
+  return (
+    contains(select, new Set(['SQLValueFunction'])) ||
+    functionsIn(select).some((name) => clockFunctions.has(name.replace(/^pg_catalog\./, '')))
+  );
 }
 
 /** The reading, or why the query cannot be taken apart. */
@@ -186,15 +213,61 @@ function columnsIn(value: unknown): string[] {
   return found;
 }
 
-/** A column reference as SQL; also a key to find it by. */
-export function columnText(fields: Fields): string {
-  return strings(fields['fields']).map(quoteIdentifier).join('.');
+/**
+ * Types of what the single query asks for, then of what each stage asks for, then of what stages are ordered by, then of the outputs of the query and of its last stage.
+ * Null when there is nothing to ask.
+ */
+function probeSql(single: Shape, staged: StagedReading, storage: TableName): string | null {
+  const expressions = single.join === null ? [] : probedExpressions(single.join);
+  const parts = single.join === null || expressions.length === 0 ? [] : [{ expressions, from: fromWhere(single.join.source, storage) }];
+  for (const stage of staged.stages) {
+    if (stage.probed.length > 0) parts.push({ expressions: [...stage.probed], from: stageFrom(stage, storage) });
+  }
+  staged.stages.forEach(({ stage }, i) => {
+    if (stage.order === undefined || stage.order.length === 0) return;
+    parts.push({ expressions: stage.order.map(({ column }) => `t.${quoteIdentifier(column)}`), from: `FROM "mr$stage${i + 1}" t` });
+  });
+  let count = 0;
+  const items = parts.map(
+    ({ expressions: list, from }, i) => `(SELECT ${list.map((text) => `${text} AS p${++count}`).join(', ')}\n${from}) a${i}`,
+  );
+  if (staged.stages.length > 0) {
+    const whole = renderTemplate(single.whole, single.occurrences, { storage });
+    const outputs = (letter: string): string => single.columns.map((_, i) => `${letter}${i + 1}`).join(', ');
+    items.push(`(${whole}) o(${outputs('o')})`, `"mr$stage${staged.stages.length}" f(${outputs('f')})`);
+  }
+  return items.length === 0 ? null : `${withStages(staged, storage)}SELECT *\nFROM ${items.join(', ')}\nLIMIT 0`;
 }
 
-function probeSql(join: JoinShape, storage: TableName): string | null {
-  const expressions = probedExpressions(join);
-  if (expressions.length === 0) return null;
-  return `SELECT ${expressions.map((text, i) => `${text} AS p${i + 1}`).join(', ')}\n${fromWhere(join.source, storage)}\nLIMIT 0`;
+/** The probe can be run, and the outputs of the last stage have the collations of the query's own. */
+function stagesSql(single: Shape, probe: string | null): string {
+  const same = single.columns.map(
+    (_, i) => `
+  AND CASE WHEN (SELECT t.typcollation FROM pg_catalog.pg_type t WHERE t.oid = pg_catalog.pg_typeof(q.o${i + 1})) <> 0 THEN
+    pg_catalog.pg_collation_for(q.o${i + 1}) IS NOT DISTINCT FROM pg_catalog.pg_collation_for(q.f${i + 1})
+  ELSE true END`,
+  );
+  return `SELECT true${same.join('')}\nFROM (SELECT) one LEFT JOIN (${probe}) q ON true`;
+}
+
+/** Stages as common table expressions, for probes. */
+function withStages(staged: StagedReading, storage: TableName): string {
+  const ctes = staged.stages.map(
+    ({ stage, text }, i) =>
+      `"mr$stage${i + 1}"(${stage.columns.map(quoteIdentifier).join(', ')}) AS (${renderTemplate(text.template, text.occurrences, { storage: stageStorage(storage) })})`,
+  );
+  return ctes.length === 0 ? '' : `WITH ${ctes.join(', ')}\n`;
+}
+
+const stageStorage =
+  (storage: TableName): TableName =>
+  (input) =>
+    input < 0 ? `"mr$stage${-input}"` : storage(input);
+
+/** FROM of a stage, for probes. */
+function stageFrom(stage: ReadStage, storage: TableName): string {
+  if (stage.over === null) return '';
+  return renderTemplate(stage.over.template, stage.over.occurrences, { storage: stageStorage(storage) }).slice('SELECT 1 '.length);
 }
 
 /** What the columns of the probe are: groups, then arguments of the aggregates that have one, then columns in those. */
@@ -206,10 +279,9 @@ export function probedExpressions(join: JoinShape): string[] {
  * The outer join gives typed NULLs, so that the hash functions are looked up without a row being read. Row hashes use the default
  * collation of a type, so a key under a collation that takes different texts for equal cannot be found by them.
  */
-function hashableSql(join: JoinShape, storage: TableName): string | null {
-  if (join.groups.length === 0) return null;
-  const names = join.groups.map((_, i) => `k${i + 1}`);
-  const keys = join.groups.map((text, i) => `${text} AS k${i + 1}`).join(', ');
+function hashableSql(groups: readonly string[], from: string): string {
+  const names = groups.map((_, i) => `k${i + 1}`);
+  const keys = groups.map((text, i) => `${text} AS k${i + 1}`).join(', ');
   const deterministic = names.map(
     (name) => `
   AND CASE WHEN (SELECT t.typcollation FROM pg_catalog.pg_type t WHERE t.oid = pg_catalog.pg_typeof(q.${name})) <> 0 THEN
@@ -217,7 +289,7 @@ function hashableSql(join: JoinShape, storage: TableName): string | null {
   END IS NOT FALSE`,
   );
   return `SELECT pg_catalog.hash_record_extended(ROW(q.*), 0) IS NOT NULL${deterministic.join('')}
-FROM (SELECT) one LEFT JOIN (SELECT ${keys} ${fromWhere(join.source, storage)} LIMIT 0) q ON true`;
+FROM (SELECT) one LEFT JOIN (SELECT ${keys} ${from} LIMIT 0) q ON true`;
 }
 
 function fromWhere(source: JoinSource, storage: TableName): string {

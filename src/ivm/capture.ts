@@ -18,7 +18,7 @@ const events = [
  * Statements that create `millrace_data.d<id>` (w, then the storage's columns) and the triggers that fill it. The trigger function names
  * no columns: when the storage gets another column, add it to the delta table too, last.
  */
-export function captureDdl(id: number): string[] {
+export function captureDdl(id: number | string): string[] {
   const storage = storageName(id);
   const delta = deltaName(id);
   const routine = routineName(id);
@@ -49,10 +49,22 @@ END`;
   ];
 }
 
+/** A statement that writes to the storage, uncaptured. */
+export function withoutCapture(id: number | string, statement: string): string[] {
+  const storage = storageName(id);
+  return [
+    `ALTER TABLE ${storage} DISABLE TRIGGER USER`,
+    statement,
+    ...[...events.map(({ event }) => event), 'TRUNCATE'].map(
+      (event) => `ALTER TABLE ${storage} ENABLE ALWAYS TRIGGER ${triggerName(event)}`,
+    ),
+  ];
+}
+
 /** Undoes `captureDdl`; also when only part of it is there. */
-export function dropCaptureDdl(id: number): string[] {
+export function dropCaptureDdl(id: number | string): string[] {
   return [`DROP FUNCTION IF EXISTS ${routineName(id)}() CASCADE`, `DROP TABLE IF EXISTS ${deltaName(id)}`];
 }
 
-const routineName = (id: number): string => `millrace_data.capture_s${id}`;
+const routineName = (id: number | string): string => `millrace_data.capture_s${id}`;
 const triggerName = (event: string): string => `millrace_capture_${event.toLowerCase()}`;

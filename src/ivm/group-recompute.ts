@@ -24,7 +24,12 @@ export function touchedGroups(
   const where = whereAll(source.where === null ? null : `(${source.where})`);
   const list = groups.map((text, i) => `${text} AS ${groupName(i)}`).join(', ');
   const terms = touchingTerms(isChanged).map(
-    (term) => `SELECT ${list} FROM ${renderFrom(source, { storage, delta, states: term.states })} ${where}`,
+    (term) =>
+      `SELECT ${list} FROM ${renderFrom(source, {
+        storage,
+        delta,
+        states: term.states.map((state) => (state === 'changes' ? 'effective' : state)),
+      })} ${where}`,
   );
   const names = groups.map((_, i) => groupName(i));
   return `SELECT ${hashOf(names)} AS "mr$h", ${names.join(', ')}

@@ -19,6 +19,21 @@ export function typmodScale(typeModifier: number): number | null {
   return Math.max(scale, 0);
 }
 
+/** Fields of dates and times that extract() gives as whole numbers (infinite ones for infinite times). */
+const wholeFields: ReadonlySet<string> = new Set(
+  'year month day hour minute quarter week century decade millennium isoyear dow isodow doy'.split(' '),
+);
+
+/** True when equal values of a numeric expression look the same, so that one can stand for all of a group. */
+export function looksOneWay(expression: unknown, typeOf: (column: Fields) => ProbeColumn | undefined): boolean {
+  const { kind, fields } = kindOf(expression);
+  if (kind === 'FuncCall' && strings(fields['funcname']).at(-1) === 'extract') {
+    const field = at(list(fields['args'])[0], 'A_Const', 'sval')?.['sval'];
+    return typeof field === 'string' && wholeFields.has(field.toLowerCase());
+  }
+  return possibleScales(expression, typeOf)?.length === 1;
+}
+
 /** All scales that values of the expression can have, ascending; null when that is not known. */
 export function possibleScales(expression: unknown, typeOf: (column: Fields) => ProbeColumn | undefined): number[] | null {
   const scales = scalesOf(expression, typeOf);
@@ -50,6 +65,7 @@ function scalesOf(expression: unknown, typeOf: (column: Fields) => ProbeColumn |
 
 function columnScales(column: ProbeColumn | undefined): Scales {
   if (column === undefined) return null;
+  if (column.scales !== undefined) return new Set(column.scales);
   if (integerTypes.has(column.typeOid)) return new Set([0]);
   const scale = column.typeOid === numericType ? typmodScale(column.typeModifier) : null;
   return scale === null ? null : new Set([scale]);

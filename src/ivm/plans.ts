@@ -57,14 +57,62 @@ export interface WholePlan {
   readonly columns: readonly string[];
 }
 
-export interface ViewPlan {
-  readonly version: 1;
+/** Rows of several linear queries, duplicates kept, found by their image. */
+export interface BagPlan {
+  readonly kind: 'bag';
+  readonly arms: readonly { readonly source: JoinSource; readonly outputs: readonly string[] }[];
+  /** c1, c2, .. */
+  readonly columns: readonly string[];
+}
+
+/** A query that is computed again for the keys that changes touch. */
+export interface KeyedPlan {
+  readonly kind: 'keyed';
+  /** The query, then the query for the keys in "mr$touched" without NULL, then for those with one. */
+  readonly queries: { readonly all: Template; readonly touched: Template; readonly touchedNull: Template };
+  readonly occurrences: readonly Occurrence[];
+  /** The relation whose own key is used, if it is that. */
+  readonly anchor: number | null;
+  /** Storage columns: those shown, then keys that none of them shows. */
+  readonly columns: readonly string[];
+  /** Storage columns of the key. */
+  readonly key: readonly string[];
+  readonly nullable: boolean;
+  readonly touch:
+    | { readonly kind: 'paths'; readonly paths: readonly TouchQuery[] }
+    | { readonly kind: 'terms'; readonly source: JoinSource; readonly keys: readonly string[] };
+}
+
+/** Keys that changes of one relation touch. */
+export interface TouchQuery {
+  readonly query: Template;
+  readonly occurrences: readonly Occurrence[];
+  readonly trigger: number;
+  readonly keysOf: readonly number[];
+}
+
+export type PlanBody = RowsPlan | AggregatePlan | GroupsPlan | BagPlan | KeyedPlan | WholePlan;
+
+/** One stored step. A hidden one is an input of later ones by its number: -1 is the first. */
+export interface StagePlan {
   readonly reason: PlanReason;
+  /** What the facade, or the next stage, sees. */
+  readonly columns: readonly VisibleColumn[];
+  /** Storage columns that identify a row. */
+  readonly key: readonly string[];
+  readonly body: PlanBody;
+  /** Columns of another index, by which a later stage reads it in order. */
+  readonly index?: readonly string[];
+}
+
+export interface ViewPlan extends StagePlan {
+  readonly version: 2;
   /** Ids of the inputs, each once, ascending. */
   readonly inputs: readonly number[];
-  /** What the facade shows. */
-  readonly columns: readonly VisibleColumn[];
-  /** Storage columns that identify a row, for views over this one. */
-  readonly key: readonly string[];
-  readonly body: RowsPlan | AggregatePlan | GroupsPlan | WholePlan;
+  /** Way of the last step alone; `reason` is that of the whole. */
+  readonly last: PlanReason;
+  /** Hidden stages in the order in which they are maintained; the plan itself is the last. */
+  readonly stages: readonly StagePlan[];
+  /** The result changes with time although no row does: to be refreshed by a schedule. */
+  readonly clock: boolean;
 }

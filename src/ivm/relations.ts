@@ -4,6 +4,7 @@
  */
 import { millraceError } from '../errors.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
+import { liveSchema } from './ast.ts';
 import { refuseUndefined } from './refusals.ts';
 import { readSource, type Source, type Span } from './source-text.ts';
 import { at, type Fields, isFields, list, node, strings, walk } from './tree.ts';
@@ -11,8 +12,6 @@ import type { LiveRelation, Occurrence, RelationLookup, RelationName, Template, 
 
 /** How deep plain views may lie in each other; Postgres itself forbids circles. */
 const deepest = 64;
-/** Schema of the numbers that stand for live relations in an expanded query. */
-const liveSchema = 'mr$live';
 
 export interface Mention {
   readonly relation: LiveRelation;
@@ -26,6 +25,8 @@ export interface Mention {
 export interface ResolvedQuery {
   readonly source: Source;
   readonly mentions: readonly Mention[];
+  /** Relations by the numbers that stand for them in the text. */
+  readonly live: readonly LiveRelation[];
 }
 
 /** An edit of the text: what stands at `place` gives way to `piece`. An empty place is an insertion. */
@@ -53,7 +54,7 @@ export function resolveQuery(query: string, lookup: RelationLookup): ResolvedQue
     if (relation === undefined) throw millraceError('internal_error', { message: 'an expanded query names an unknown relation' });
     return { relation, place: placeOf(source, fields), renames: list(at(fields, 'alias')?.['colnames']).length > 0, fields };
   });
-  return { source, mentions };
+  return { source, mentions, live };
 }
 
 /**

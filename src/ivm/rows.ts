@@ -6,12 +6,11 @@
  */
 import type { RowsPlan } from './plans.ts';
 import { changedKeys, keyName, renderFrom } from './relation-sql.ts';
-import { columnsOf, imageDiffers, nameList, sameKey, selectList, storageName, whereAll } from './sql-text.ts';
+import { columnsOf, imageDiffers, nameList, sameKey, selectList, whereAll } from './sql-text.ts';
 import { presentTerms, type Term } from './terms.ts';
 import type { Occurrence, TableName } from './types.ts';
 
-export function rowsDdl(plan: RowsPlan, id: number, storage: TableName): string[] {
-  const table = storageName(id);
+export function rowsDdl(plan: RowsPlan, table: string, storage: TableName): string[] {
   // The primary key serves look-ups by the first relation's key.
   const others = plan.keys.slice(1).map((key) => `CREATE INDEX ON ${table} (${nameList(key)})`);
   return [
@@ -26,8 +25,7 @@ export function rowsSelect(plan: RowsPlan, storage: TableName): string {
   return termSelect(plan, storage, { sign: 1, states: plan.source.occurrences.map(() => 'new') });
 }
 
-export function rowsMaintain(plan: RowsPlan, id: number, changed: ReadonlySet<number>, delta: TableName, storage: TableName): string[] {
-  const table = storageName(id);
+export function rowsMaintain(plan: RowsPlan, table: string, changed: ReadonlySet<number>, delta: TableName, storage: TableName): string[] {
   const names = plan.columns.map((column) => column.name);
   const key = plan.keys.flat();
   const isChanged = plan.source.occurrences.map((occurrence) => changed.has(occurrence.input));

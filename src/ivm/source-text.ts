@@ -42,13 +42,7 @@ export function readSource(query: string): Source {
     throw millraceError('feature_not_supported', { message: 'a live view is defined by one SELECT' });
   }
   const toChars = characterOffsets(text);
-  const raw = scanSql(text).tokens.map((token) => ({
-    start: toChars(token.start),
-    end: toChars(token.end),
-    keyword: token.keywordKind > 0 ? token.text.toUpperCase() : '',
-  }));
-  const partners = pairBrackets(raw.map((token) => text.slice(token.start, token.end)));
-  const tokens = raw.map((token, i) => ({ ...token, text: text.slice(token.start, token.end), partner: partners[i] ?? -1 }));
+  const tokens = tokensOf(text);
   const starts = new Map(tokens.map((token, i) => [token.start, i]));
   const tokenOf = (fields: Fields): number => {
     // The parser leaves a location of 0 out.
@@ -57,6 +51,18 @@ export function readSource(query: string): Source {
     return index;
   };
   return { text, tokens, select, tokenOf };
+}
+
+/** The tokens of any piece of SQL. */
+export function tokensOf(text: string): Token[] {
+  const toChars = characterOffsets(text);
+  const raw = scanSql(text).tokens.map((token) => ({
+    start: toChars(token.start),
+    end: toChars(token.end),
+    keyword: token.keywordKind > 0 ? token.text.toUpperCase() : '',
+  }));
+  const partners = pairBrackets(raw.map((token) => text.slice(token.start, token.end)));
+  return raw.map((token, i) => ({ ...token, text: text.slice(token.start, token.end), partner: partners[i] ?? -1 }));
 }
 
 export function textOf(source: Source, span: Span): string {

@@ -6,8 +6,9 @@
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { NamedExpression } from './types.ts';
 
-export const storageName = (id: number): string => `millrace_data.s${id}`;
-export const deltaName = (id: number): string => `millrace_data.d${id}`;
+/** `id`: of a relation, or `<id>_<n>` of a hidden stage of a view. */
+export const storageName = (id: number | string): string => `millrace_data.s${id}`;
+export const deltaName = (id: number | string): string => `millrace_data.d${id}`;
 
 /** `a.c1, a.c2` */
 export function columnsOf(alias: string, names: readonly string[]): string {
@@ -52,15 +53,23 @@ export function whereAll(...conditions: readonly (string | null)[]): string {
 /**
  * Makes the storage hold exactly the rows of `select` (whose columns are `columns`, in order) as a multiset of row images, writing only
  * what differs. Rows are compared by their text, which tells apart whatever a reader can tell apart and exists for every type.
+ * `part`: only for a part of the storage, `stored` (ctid AS "mr$row", columns); `ctes` are there for both queries.
  */
-export function writeDifference(storage: string, columns: readonly string[], select: string): string {
+export function writeDifference(
+  storage: string,
+  columns: readonly string[],
+  select: string,
+  part: { readonly ctes: string; readonly stored: string } | null = null,
+): string {
+  const list = columns.map(quoteIdentifier).join(', ');
+  const stored = part?.stored ?? `SELECT s.ctid AS "mr$row", ${columnsOf('s', columns)} FROM ${storage} s`;
   return `
-WITH fresh AS MATERIALIZED (
+WITH ${part === null || part.ctes === '' ? '' : `${part.ctes}, `}fresh AS MATERIALIZED (
   SELECT f.*, row_number() OVER (PARTITION BY f."mr$image") AS "mr$copy"
-  FROM (SELECT q.*, ROW(q.*)::text AS "mr$image" FROM (${select}) q(${nameList(columns)})) f
+  FROM (SELECT q.*, ROW(q.*)::text AS "mr$image" FROM (${select}) q(${list})) f
 ), stored AS MATERIALIZED (
   SELECT f.*, row_number() OVER (PARTITION BY f."mr$image") AS "mr$copy"
-  FROM (SELECT s.ctid AS "mr$row", ROW(${columnsOf('s', columns)})::text AS "mr$image" FROM ${storage} s) f
+  FROM (SELECT s."mr$row", ROW(${columnsOf('s', columns)})::text AS "mr$image" FROM (${stored}) s) f
 ), gone AS (
   DELETE FROM ${storage} s
   USING stored o
@@ -68,7 +77,7 @@ WITH fresh AS MATERIALIZED (
     AND NOT EXISTS (SELECT FROM fresh n WHERE n."mr$image" = o."mr$image" AND n."mr$copy" = o."mr$copy")
   RETURNING 1
 )
-INSERT INTO ${storage} (${nameList(columns)})
+INSERT INTO ${storage} (${list})
 SELECT ${columnsOf('n', columns)}
 -- Counted so that rows go before others with the same key come.
 FROM (SELECT count(*) FROM gone) first, fresh n

@@ -8,7 +8,7 @@ export interface LiveRelation {
   readonly kind: 'live';
   /** Internal id: storage `millrace_data.s<id>`, delta table `millrace_data.d<id>`. */
   readonly id: number;
-  /** Storage columns that identify a row: unique, never null. */
+  /** Storage columns that identify a row: unique, never null. Empty: rows may be equal to each other. */
   readonly key: readonly string[];
   /** What users see, in order. */
   readonly columns: readonly VisibleColumn[];
@@ -72,6 +72,8 @@ export interface NamedExpression {
 export interface ProbeColumn {
   readonly typeOid: number;
   readonly typeModifier: number;
+  /** Digits behind the point that its numeric values can show, where more is known than the type says. */
+  readonly scales?: readonly number[];
 }
 
 /** What is known of a function by its name; when several share the name, true if true of any. */
@@ -84,10 +86,12 @@ export interface FunctionKind {
 export interface ProbeResult {
   /** One for each column of `probeSql`; empty when that is null. */
   readonly columns: readonly ProbeColumn[];
-  /** By the names in `Analysis.functions`; rows of `functionKindsSql`. */
+  /** By the names that `viewFunctions` gives; rows of `functionKindsSql`. */
   readonly functions: Readonly<Record<string, FunctionKind>>;
-  /** The one value of `Analysis.hashableSql`; false when that statement fails (take a savepoint) or is null. */
-  readonly groupsHashable: boolean;
+  /** False: `Analysis.stagesSql` failed, and `columns` are those of `singleProbeSql`. */
+  readonly staged?: boolean;
+  /** For each of `Analysis.hashableSql` its one value; false when that statement fails (take a savepoint). */
+  readonly groupsHashable: readonly boolean[];
 }
 
 /** First step of planning: all that can be known without types. */
@@ -98,8 +102,12 @@ export interface Analysis {
   readonly functions: readonly string[];
   /** `SELECT ... LIMIT 0` whose RowDescription types the expressions `planView` needs; null when it needs none. */
   readonly probeSql: string | null;
-  /** One row, one boolean: can groups be found by hash? May fail with 42883, which means no. */
-  readonly hashableSql: string | null;
+  /** As `probeSql` without stages: for when `stagesSql` fails. */
+  readonly singleProbeSql: string | null;
+  /** One row, true, when the stages can be computed; null when there are none. A query that is written anew may not be understood. */
+  readonly stagesSql: string | null;
+  /** One row, one boolean: can groups be found by hash? Each may fail with 42883, which means no. */
+  readonly hashableSql: readonly string[];
   /** For `planView` only. */
   readonly shape: unknown;
 }

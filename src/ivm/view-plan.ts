@@ -10,28 +10,47 @@
  *   one comes, because without any the planner goes by the length of the file;
  * - small epochs: the same text gives the same statement, so it can be prepared under its text; emptying a delta table by TRUNCATE
  *   invalidates prepared plans, DELETE does not (but leaves dead rows: TRUNCATE after large epochs, DELETE after small ones);
+ * - a view with hidden stages: its statements in order, one after the other, in one transaction;
  * - jit off: expressions are many and rows few; from_collapse_limit and join_collapse_limit at least as large as the widest join.
  */
 import { aggregateColumns, aggregateDdl, aggregateMaintain, aggregateSelect } from './aggregate.ts';
+import { bagColumns, bagDdl, bagMaintain, bagSelect } from './bag.ts';
+import { captureDdl, dropCaptureDdl, withoutCapture } from './capture.ts';
 import { groupsColumns, groupsDdl, groupsMaintain, groupsSelect } from './groups.ts';
-import type { ViewPlan } from './plans.ts';
+import { keyedDdl, keyedMaintain, keyedSelect } from './keyed.ts';
+import type { PlanBody, StagePlan, ViewPlan } from './plans.ts';
 import { rowsDdl, rowsMaintain, rowsSelect } from './rows.ts';
 import { deltaName, nameList, storageName, writeDifference } from './sql-text.ts';
 import type { LiveRelation, TableName, VisibleColumn } from './types.ts';
 import { wholeDdl, wholeMaintain, wholeSelect } from './whole.ts';
 
-/** Statements that create the empty storage `millrace_data.s<id>`. Columns have the types, typmods and collations of the query's own. */
+/**
+ * Statements that create the empty storage `millrace_data.s<id>`, and those of hidden stages (`millrace_data.s<id>_<n>`) with capture of
+ * their changes. Columns have the types, typmods and collations of the query's own.
+ */
 export function storageDdl(plan: ViewPlan, id: number, storage: TableName = storageName): string[] {
-  switch (plan.body.kind) {
-    case 'rows':
-      return rowsDdl(plan.body, id, storage);
-    case 'aggregate':
-      return aggregateDdl(plan.body, id, storage);
-    case 'groups':
-      return groupsDdl(plan.body, id, storage);
-    case 'whole':
-      return wholeDdl(plan.body, id, storage);
-  }
+  const names = tables(plan, id, storage, deltaName);
+  return [
+    ...plan.stages.flatMap((stage, i) => [
+      ...ddl(stage.body, stageTable(id, i), names.storage),
+      ...order(stage, stageTable(id, i)),
+      ...captureDdl(stageId(id, i)),
+    ]),
+    ...ddl(plan.body, storageName(id), names.storage),
+  ];
+}
+
+/** Undoes `storageDdl`. */
+export function dropDdl(plan: ViewPlan, id: number): string[] {
+  return [
+    `DROP TABLE IF EXISTS ${storageName(id)} CASCADE`,
+    ...plan.stages.flatMap((_, i) => [`DROP TABLE IF EXISTS ${stageTable(id, i)} CASCADE`, ...dropCaptureDdl(stageId(id, i))]),
+  ];
+}
+
+/** The tables that `populateSql` fills, to be emptied before it, in one TRUNCATE. */
+export function storageTables(plan: ViewPlan, id: number): string[] {
+  return [...plan.stages.flatMap((_, i) => [stageTable(id, i), deltaName(stageId(id, i))]), storageName(id)];
 }
 
 /** Columns of the facade: `SELECT <expression> AS <name>, .. FROM millrace_data.s<id> s`. */
@@ -44,10 +63,20 @@ export function asLiveRelation(plan: ViewPlan, id: number): LiveRelation {
   return { kind: 'live', id, key: plan.key, columns: plan.columns };
 }
 
-/** Fills the empty storage from the present state of the inputs. */
-export function populateSql(plan: ViewPlan, id: number, storage: TableName = storageName): string {
-  const { columns, select } = content(plan, storage);
-  return `INSERT INTO ${storageName(id)} (${nameList(columns)})\n${select}`;
+/** Statements that fill the empty storage from the present state of the inputs. */
+export function populateSql(plan: ViewPlan, id: number, storage: TableName = storageName): string[] {
+  const names = tables(plan, id, storage, deltaName);
+  const fill = (body: PlanBody, table: string): string => {
+    const { columns, select } = content(body, names.storage);
+    return `INSERT INTO ${table} (${nameList(columns)})\n${select}`;
+  };
+  return [
+    ...plan.stages.flatMap((stage, i) => [
+      ...withoutCapture(stageId(id, i), fill(stage.body, stageTable(id, i))),
+      `ANALYZE ${stageTable(id, i)}`,
+    ]),
+    fill(plan.body, storageName(id)),
+  ];
 }
 
 /**
@@ -61,18 +90,19 @@ export function maintainSql(
   delta: TableName = deltaName,
   storage: TableName = storageName,
 ): string[] {
-  const relevant = new Set(plan.inputs.filter((input) => changed.has(input)));
-  if (relevant.size === 0) return [];
-  switch (plan.body.kind) {
-    case 'rows':
-      return rowsMaintain(plan.body, id, relevant, delta, storage);
-    case 'aggregate':
-      return aggregateMaintain(plan.body, id, relevant, delta, storage);
-    case 'groups':
-      return groupsMaintain(plan.body, id, relevant, delta, storage);
-    case 'whole':
-      return wholeMaintain(plan.body, id, storage);
-  }
+  const names = tables(plan, id, storage, delta);
+  const present = new Set(plan.inputs.filter((input) => changed.has(input)));
+  const statements: string[] = [];
+  const used: number[] = [];
+  plan.stages.forEach((stage, i) => {
+    const made = maintain(stage.body, stageTable(id, i), present, names.delta, names.storage);
+    if (made.length === 0) return;
+    statements.push(...made);
+    present.add(-1 - i);
+    used.push(i);
+  });
+  statements.push(...maintain(plan.body, storageName(id), present, names.delta, names.storage));
+  return [...statements, ...emptied(id, used)];
 }
 
 /**
@@ -87,13 +117,24 @@ export function boundedDelta(table: string, rows: number): string {
 }
 
 /**
- * Makes the storage right whatever is in it, writing only what differs, without looking at deltas. For repair, and for an epoch whose
- * maintenance fails: delta terms of joins evaluate expressions on pairs of rows that never stood side by side, so one that can fail (a
- * division) may fail there although the query does not.
+ * Statements that make the storage right whatever is in it, writing only what differs, without looking at deltas. For repair, and for an
+ * epoch whose maintenance fails: delta terms of joins evaluate expressions on pairs of rows that never stood side by side, so one that can
+ * fail (a division) may fail there although the query does not.
  */
-export function rebuildSql(plan: ViewPlan, id: number, storage: TableName = storageName): string {
-  const { columns, select } = content(plan, storage);
-  return writeDifference(storageName(id), columns, select);
+export function rebuildSql(plan: ViewPlan, id: number, storage: TableName = storageName): string[] {
+  const names = tables(plan, id, storage, deltaName);
+  const again = (body: PlanBody, table: string): string => {
+    const { columns, select } = content(body, names.storage);
+    return writeDifference(table, columns, select);
+  };
+  return [
+    ...plan.stages.map((stage, i) => again(stage.body, stageTable(id, i))),
+    ...emptied(
+      id,
+      plan.stages.map((_, i) => i),
+    ),
+    again(plan.body, storageName(id)),
+  ];
 }
 
 /** The way chosen and why, for users. */
@@ -102,8 +143,107 @@ export function explainPlan(plan: ViewPlan): string {
   return `${way}: ${reason}`;
 }
 
-function content(plan: ViewPlan, storage: TableName): { readonly columns: readonly string[]; readonly select: string } {
-  const { body } = plan;
+/** The steps of a plan, each with its way and why, and the statements of an epoch in which all inputs change. */
+export function explainSteps(plan: ViewPlan, id: number): { readonly lines: readonly string[]; readonly sql: readonly string[] } {
+  const line = (stage: StagePlan, name: string): string => `${name}: ${stage.body.kind}, ${stage.reason.way}: ${stage.reason.reason}`;
+  return {
+    lines: [...plan.stages.map((stage, i) => line(stage, `stage ${i + 1}`)), line({ ...plan, reason: plan.last }, 'result')],
+    sql: maintainSql(plan, id, new Set(plan.inputs)),
+  };
+}
+
+const stageId = (id: number, stage: number): string => `${id}_${stage + 1}`;
+const stageTable = (id: number, stage: number): string => storageName(stageId(id, stage));
+
+/** Names of the tables of inputs, hidden stages among them. */
+function tables(
+  plan: ViewPlan,
+  id: number,
+  storage: TableName,
+  delta: TableName,
+): { readonly storage: TableName; readonly delta: TableName } {
+  const named =
+    (outer: TableName, hidden: (id: string) => string): TableName =>
+    (input) => {
+      if (input < -plan.stages.length) throw new RangeError('a plan reads a stage that it does not have');
+      return input < 0 ? hidden(stageId(id, -1 - input)) : outer(input);
+    };
+  return { storage: named(storage, storageName), delta: named(delta, deltaName) };
+}
+
+/** Changes of hidden stages are used up. Dead rows of small ones are left for a TRUNCATE now and then, which never waits. */
+function emptied(id: number, stages: readonly number[]): string[] {
+  return stages.map((stage) => {
+    const table = deltaName(stageId(id, stage));
+    return `DO $$BEGIN
+  IF pg_catalog.pg_relation_size('${table}') > 163840 THEN
+    LOCK TABLE ${table} IN ACCESS EXCLUSIVE MODE NOWAIT;
+    TRUNCATE ${table};
+  ELSE
+    DELETE FROM ${table};
+  END IF;
+EXCEPTION WHEN lock_not_available THEN
+  DELETE FROM ${table};
+END$$`;
+  });
+}
+
+function order(stage: StagePlan, table: string): string[] {
+  return stage.index === undefined ? [] : [`CREATE INDEX ON ${table} (${stage.index.join(', ')})`];
+}
+
+function ddl(body: PlanBody, table: string, storage: TableName): string[] {
+  switch (body.kind) {
+    case 'rows':
+      return rowsDdl(body, table, storage);
+    case 'aggregate':
+      return aggregateDdl(body, table, storage);
+    case 'groups':
+      return groupsDdl(body, table, storage);
+    case 'bag':
+      return bagDdl(body, table, storage);
+    case 'keyed':
+      return keyedDdl(body, table, storage);
+    case 'whole':
+      return wholeDdl(body, table, storage);
+  }
+}
+
+function maintain(body: PlanBody, table: string, present: ReadonlySet<number>, delta: TableName, storage: TableName): string[] {
+  const changed = new Set(inputsOf(body).filter((input) => present.has(input)));
+  if (changed.size === 0) return [];
+  switch (body.kind) {
+    case 'rows':
+      return rowsMaintain(body, table, changed, delta, storage);
+    case 'aggregate':
+      return aggregateMaintain(body, table, changed, delta, storage);
+    case 'groups':
+      return groupsMaintain(body, table, changed, delta, storage);
+    case 'bag':
+      return bagMaintain(body, table, changed, delta, storage);
+    case 'keyed':
+      return keyedMaintain(body, table, changed, delta, storage);
+    case 'whole':
+      return wholeMaintain(body, table, delta, storage);
+  }
+}
+
+/** Inputs that a step reads; hidden stages are negative. */
+export function inputsOf(body: PlanBody): number[] {
+  switch (body.kind) {
+    case 'rows':
+    case 'aggregate':
+    case 'groups':
+      return body.source.occurrences.map(({ input }) => input);
+    case 'bag':
+      return body.arms.flatMap(({ source }) => source.occurrences.map(({ input }) => input));
+    case 'keyed':
+    case 'whole':
+      return body.occurrences.map(({ input }) => input);
+  }
+}
+
+function content(body: PlanBody, storage: TableName): { readonly columns: readonly string[]; readonly select: string } {
   switch (body.kind) {
     case 'rows':
       return { columns: body.columns.map(({ name }) => name), select: rowsSelect(body, storage) };
@@ -111,6 +251,10 @@ function content(plan: ViewPlan, storage: TableName): { readonly columns: readon
       return { columns: aggregateColumns(body), select: aggregateSelect(body, storage) };
     case 'groups':
       return { columns: groupsColumns(body), select: groupsSelect(body, storage) };
+    case 'bag':
+      return { columns: bagColumns(body), select: bagSelect(body, storage) };
+    case 'keyed':
+      return { columns: body.columns, select: keyedSelect(body, storage) };
     case 'whole':
       return { columns: body.columns, select: wholeSelect(body, storage) };
   }

@@ -22,7 +22,7 @@ const SHORT_TEXT = 192;
 const COMMENT_BUDGET = 65_536;
 
 /** Lower case; upper case is found as well. A call may stand anywhere in a text, so this one word is looked for in all of it. */
-const anywhere = Buffer.from('pgtrickle');
+const anywhere = new Uint8Array(Buffer.from('pgtrickle'));
 
 /** How far the search may go on by the byte it sees last (Horspool): nearly always by the whole word. */
 const strides = new Uint8Array(256).fill(anywhere.length);
@@ -72,12 +72,17 @@ export function mayBeExtended(text: Uint8Array, start: number, end: number): boo
 
 function mentionsPgtrickle(text: Uint8Array, start: number, end: number): boolean {
   const last = anywhere.length - 1;
-  for (let at = start + last; at < end; at += strides[text[at] ?? 0] ?? 1) {
-    let i = last;
-    while (i >= 0 && ((text[at - last + i] ?? 0) | 0x20) === anywhere[i]) i--;
-    if (i < 0) return true;
+  for (let at = start + last; at < end; ) {
+    const byte = text[at] ?? 0;
+    if ((byte | 0x20) === 0x65 && isPgtrickle(text, at - last)) return true;
+    at += strides[byte] ?? 1;
   }
   return false;
+}
+
+function isPgtrickle(text: Uint8Array, at: number): boolean {
+  for (let i = 0; i < anywhere.length; i++) if (((text[at + i] ?? 0) | 0x20) !== anywhere[i]) return false;
+  return true;
 }
 
 function findSemicolon(text: Uint8Array, from: number, end: number): number {

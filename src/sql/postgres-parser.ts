@@ -62,6 +62,23 @@ export function relationNames(sql: string): WrittenName[] {
   return [...found.values()];
 }
 
+/** Tables named with ONLY: those below them are left out. */
+export function namedWithOnly(sql: string): WrittenName[] {
+  const found: WrittenName[] = [];
+  const visit = (node: unknown): void => {
+    if (Array.isArray(node)) for (const item of node) visit(item);
+    else if (isTree(node)) {
+      for (const [key, value] of Object.entries(node)) {
+        if (key === 'RangeVar' && isTree(value) && value['inh'] !== true) {
+          found.push({ schema: textAt(value, 'schemaname'), name: textAt(value, 'relname') ?? '' });
+        } else visit(value);
+      }
+    }
+  };
+  visit(parseSql(sql).stmts ?? []);
+  return found;
+}
+
 type Tree = Readonly<Record<string, unknown>>;
 
 function isTree(value: unknown): value is Tree {

@@ -32,6 +32,9 @@ export class UpstreamError extends Error {
   }
 }
 
+/** The same about a query that the client gave as an argument: `p` is the place in it and `q` its text, as for texts inside a function. */
+export class GivenQueryError extends UpstreamError {}
+
 export interface QueryOptions {
   readonly quiet?: boolean;
   /** The parameters are those the client has bound to the statement that is being carried out: $1 means what it means there. */

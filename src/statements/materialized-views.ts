@@ -6,7 +6,7 @@
 import { definitionView, gateView, storageTable } from '../catalog/model.ts';
 import { gateSql } from '../catalog/storage-ddl.ts';
 import { MillraceError, millraceError } from '../errors.ts';
-import { analyzeView } from '../ivm/analyze.ts';
+import { analyzeView, viewFunctions } from '../ivm/analyze.ts';
 import { planView } from '../ivm/plan-view.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { loadViewParser } from '../ivm/source-text.ts';
@@ -73,7 +73,9 @@ export async function createMaterializedView(
     read.flatMap((relation) => (relation.relationId === null ? [] : [[relation.relationId, relation.storageId ?? relation.relationId]])),
   );
   const storage = (input: number): string => storageTable(storageOf.get(input) ?? input);
-  const analysis = analyzeView(definition, relationLookup(read), storage);
+  const lookup = relationLookup(read);
+  const functions = await functionKinds(context, session, viewFunctions(definition, lookup));
+  const analysis = analyzeView(definition, lookup, storage, functions);
   const plain = read.filter((relation) => relation.kind === 'plain view');
   await requireMaterializable(
     context,
@@ -82,7 +84,7 @@ export async function createMaterializedView(
     [definition, ...plain.map((relation) => relation.query ?? '')],
     role,
   );
-  const plan = planView(analysis, await probe(context, session, analysis, id));
+  const plan = planView(analysis, await probe(context, session, analysis, functions, id));
   const list = visibleColumns(plan).map((column) => `${column.expression} AS ${quoteIdentifier(column.name)}`);
   await perform(
     context,
@@ -148,22 +150,30 @@ function atUserPosition(error: unknown, prefixLength: number, queryAt: number): 
 }
 
 /** Types are asked of a view that lives for a moment: the storages it reads are Millrace's own, so the caller may not select from them. */
-export async function probe(context: StatementContext, session: CallerSession, analysis: Analysis, id: number): Promise<ProbeResult> {
+export async function probe(
+  context: StatementContext,
+  session: CallerSession,
+  analysis: Analysis,
+  functions: ProbeResult['functions'],
+  id: number,
+): Promise<ProbeResult> {
+  const holds = async (sql: string): Promise<boolean> =>
+    (await perform(context, session, [`SELECT to_jsonb(millrace.holds(${quoteLiteral(sql)}))`])) === true;
+  const staged = analysis.stagesSql === null || (await holds(analysis.stagesSql));
+  const probeSql = staged ? analysis.probeSql : analysis.singleProbeSql;
   let columns: readonly ProbeColumn[] = [];
-  if (analysis.probeSql !== null) {
+  if (probeSql !== null) {
     const view = `millrace_data.probe${id}`;
     columns = (await perform(context, session, [
-      `CREATE VIEW ${view} AS ${analysis.probeSql}`,
+      `CREATE VIEW ${view} AS ${probeSql}`,
       `SELECT jsonb_agg(jsonb_build_object('typeOid', a.atttypid::bigint, 'typeModifier', a.atttypmod) ORDER BY a.attnum)
          FROM pg_attribute a WHERE a.attrelid = '${view}'::regclass AND a.attnum > 0`,
     ])) as ProbeColumn[];
     await perform(context, session, [`DROP VIEW ${view}`]);
   }
-  const hashable =
-    analysis.hashableSql === null
-      ? false
-      : await perform(context, session, [`SELECT to_jsonb(millrace.holds(${quoteLiteral(analysis.hashableSql)}))`]);
-  return { columns, functions: await functionKinds(context, session, analysis.functions), groupsHashable: hashable === true };
+  const groupsHashable: boolean[] = [];
+  for (const sql of analysis.hashableSql) groupsHashable.push(await holds(sql));
+  return { columns, functions, groupsHashable, staged };
 }
 
 /** The compiler's promise, checked against Postgres for every view. `definition`: the view that has the query's own types. */

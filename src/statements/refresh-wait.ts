@@ -33,7 +33,8 @@ async function awaitRefresh(session: CallerSession, id: string, number: number):
       if (message !== null && message !== undefined) throw failed(name ?? '', code ?? '55000', message);
       return;
     }
-    if (status === 'SUSPENDED' || status === 'PAUSED') throw failed(name ?? '', '55000', `it is ${status.toLowerCase()}`);
+    if (status === 'SUSPENDED' || status === 'PAUSED')
+      throw failed(name ?? '', code ?? '55000', message ?? `it is ${status.toLowerCase()}`);
   }
 }
 

@@ -2,9 +2,9 @@
  * Arguments of the functions that create and alter stream tables.
  * Invariant: no argument is ignored: it is honoured, or refused with the reason.
  */
+import { parseSchedule, ScheduleError } from '../catalog/schedule.ts';
 import { type MillraceError, millraceError } from '../errors.ts';
-import type { CallerSession } from './caller-session.ts';
-import { firstRow } from './context.ts';
+import { quoteLiteral } from '../sql/quote.ts';
 
 export type RefreshMode = 'AUTO' | 'DIFFERENTIAL' | 'FULL';
 
@@ -44,24 +44,13 @@ export function refreshMode(value: unknown): RefreshMode {
 }
 
 /** A schedule as it is kept. Raises for one that never comes due. */
-export async function checkedSchedule(session: CallerSession, value: unknown): Promise<string> {
+export function checkedSchedule(value: unknown): string {
   if (typeof value !== 'string') throw invalidArgument("use 'calculated' instead of NULL to set CALCULATED schedule");
-  const schedule = value.trim();
-  if (schedule === '') throw invalidArgument('schedule cannot be empty');
-  if (schedule.toLowerCase() === 'calculated') return 'calculated';
-  if (/[\s@]/.test(schedule)) {
-    requireCron(schedule);
-    return schedule;
+  try {
+    return parseSchedule(value).kind === 'calculated' ? 'calculated' : value.trim();
+  } catch (error) {
+    throw error instanceof ScheduleError ? invalidArgument(error.message) : error;
   }
-  const seconds = Number((await firstRow(session, 'SELECT pgtrickle.parse_duration_seconds($1)', [schedule]))?.[0]);
-  if (seconds < 1) throw invalidArgument(`schedule must be at least 1s, got ${seconds}s`);
-  return schedule;
-}
-
-function requireCron(expression: string): void {
-  if (expression.startsWith('@')) return;
-  const fields = expression.split(/\s+/).length;
-  if (fields !== 5 && fields !== 6) throw invalidArgument(`invalid cron expression '${expression}': expected 5 or 6 fields, got ${fields}`);
 }
 
 interface Rule {
@@ -90,7 +79,7 @@ const rules: Readonly<Record<string, Rule>> = {
   cdc_mode: {
     values: ['auto', 'trigger', 'wal'],
     honoured: ['auto', 'wal'],
-    why: "Changes are taken from the WAL; nothing is put into the transactions of writers. 'auto' and 'wal' mean that.",
+    why: 'Changes are taken from the WAL; triggers are for servers that do not stream it.',
   },
   append_only: { values: null, honoured: [false], why: 'Updates and deletes of the sources are always taken in.' },
   pooler_compatibility_mode: { values: null, honoured: [false, true], why: '' },
@@ -127,7 +116,8 @@ export function checkedOptions(given: Arguments): StreamOptions {
       throw invalidArgument(`invalid ${name} value: '${String(value)}' (expected ${alternatives(rule.values)})`);
     }
     requirePositive(name, value);
-    if (!rule.honoured.includes(known)) throw refused(name, rule.why, 'Leave it out.');
+    if (!rule.honoured.includes(known))
+      throw refused(`${name} => ${typeof value === 'string' ? quoteLiteral(value) : String(value)}`, rule.why, 'Leave it out.');
     options[name] = known;
   }
   return options;

@@ -4,17 +4,19 @@
  * what is kept afterwards refers to relations by id and columns by attnum.
  */
 import { MillraceError, millraceError } from '../errors.ts';
-import { analyzeView, type ReadAnalysis } from '../ivm/analyze.ts';
+import { analyzeView, type ReadAnalysis, viewFunctions } from '../ivm/analyze.ts';
 import { planView } from '../ivm/plan-view.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { loadViewParser } from '../ivm/source-text.ts';
-import { quoteIdentifier } from '../sql/quote.ts';
-import { type CallerSession, UpstreamError } from './caller-session.ts';
+import type { ProbeResult } from '../ivm/types.ts';
+import { namedWithOnly } from '../sql/postgres-parser.ts';
+import { quoteIdentifier, quoteQualified } from '../sql/quote.ts';
+import { type CallerSession, GivenQueryError, UpstreamError } from './caller-session.ts';
 import { type CallerRole, firstRow, type StatementContext } from './context.ts';
 import { probe } from './materialized-views.ts';
 import { facadeOid } from './sources.ts';
-import { notCapturable, readSources, type Sources } from './stream-table-sources.ts';
-import { functionsOfView, type UnstableFunction } from './view-functions.ts';
+import { notCapturable, readSources, type Sources, type SourceTable } from './stream-table-sources.ts';
+import { functionKinds, functionsOfView, type UnstableFunction } from './view-functions.ts';
 
 export const scratch = 'pg_temp.millrace_new_view';
 const scratchPrefix = 'CREATE TEMPORARY VIEW millrace_new_view AS ';
@@ -24,6 +26,7 @@ export interface Definition {
   readonly text: string;
   readonly sources: Sources;
   readonly analysis: ReadAnalysis;
+  readonly functions: ProbeResult['functions'];
   /** A function in it whose result changes although no row does. */
   readonly unstable: UnstableFunction | null;
 }
@@ -48,7 +51,7 @@ export async function createScratch(session: CallerSession, query: string): Prom
     if (!(error instanceof UpstreamError)) throw error;
     const { P: position, ...fields } = error.fields;
     const inner = Number(position) - scratchPrefix.length;
-    throw new UpstreamError(position === undefined || inner < 1 ? fields : { ...fields, p: String(inner), q: trimmed(query) });
+    throw position === undefined || inner < 1 ? error : new GivenQueryError({ ...fields, p: String(inner), q: trimmed(query) });
   }
 }
 
@@ -62,7 +65,13 @@ export async function readDefinition(context: StatementContext, session: CallerS
   const text = (await firstRow(session, `SELECT millrace.definition_of('${scratch}'::regclass)`))?.[0] ?? '';
   const sources = await readSources(context, session, scratch, role);
   const plain = sources.read.filter((relation) => relation.kind === 'plain view');
-  const analysis = analyzeView(text, sources.lookup, sources.storage);
+  const functions = await functionKinds(context, session, viewFunctions(text, sources.lookup));
+  requireWholeTables(
+    [text, ...plain.map((relation) => relation.query ?? '')],
+    sources.tables.filter((table) => table.kind === 'p' || table.hasChildren),
+  );
+  await requireNoRowTypes(session, sources);
+  const analysis = analyzeView(text, sources.lookup, sources.storage, functions);
   const unstable = await functionsOfView(
     context,
     session,
@@ -70,7 +79,33 @@ export async function readDefinition(context: StatementContext, session: CallerS
     [text, ...plain.map((relation) => relation.query ?? '')],
     role,
   );
-  return { text, sources, analysis, unstable };
+  return { text, sources, analysis, functions, unstable };
+}
+
+/** Rows are read from a table with all below it. */
+function requireWholeTables(queries: readonly string[], parents: readonly SourceTable[]): void {
+  const named = queries.flatMap((query) => (parents.length === 0 ? [] : namedWithOnly(query)));
+  const table = parents.find((parent) => named.some(({ schema, name }) => schema === parent.schema && name === parent.name));
+  if (table === undefined) return;
+  const shown = quoteQualified(table.schema, table.name);
+  throw millraceError('feature_not_supported', { message: `ONLY ${shown} in a stream table: it is read with the tables below it` });
+}
+
+/** A column kept with the row type of a table would keep the table from being altered or dropped. */
+async function requireNoRowTypes(session: CallerSession, { tables }: Sources): Promise<void> {
+  const row = await firstRow(
+    session,
+    `SELECT a.attname, t.typrelid::pg_catalog.regclass
+       FROM pg_catalog.pg_attribute a
+       JOIN pg_catalog.pg_type shown ON shown.oid = a.atttypid
+       JOIN pg_catalog.pg_type t ON t.oid IN (shown.oid, shown.typelem)
+      WHERE a.attrelid = $1::pg_catalog.regclass AND a.attnum > 0 AND t.typrelid = ANY ($2::oid[])`,
+    [scratch, `{${tables.map((table) => table.oid).join(',')}}`],
+  );
+  if (row === null) return;
+  throw millraceError('feature_not_supported', {
+    message: `column ${quoteIdentifier(row[0] ?? '')} of the stream table would have the row type of table ${row[1]}: name its columns instead`,
+  });
 }
 
 export type Chosen =
@@ -80,45 +115,50 @@ export type Chosen =
 
 /** The best way to keep it. */
 export async function choosePlan(context: StatementContext, session: CallerSession, definition: Definition, id: number): Promise<Chosen> {
-  const reason = await notDifferential(session, definition);
+  const reason = notDifferential(definition);
   if (reason !== null) return { mode: 'FULL', plan: fullPlan(definition, reason), reason, possible: false };
-  const { analysis } = definition;
+  const { analysis, functions } = definition;
   let plan: ViewPlan;
   try {
-    plan = planView(analysis, await probe(context, session, analysis, id));
+    plan = planView(analysis, await probe(context, session, analysis, functions, id));
   } catch (error) {
     if (!(error instanceof MillraceError) || error.condition !== 'feature_not_supported') throw error;
     return { mode: 'FULL', plan: fullPlan(definition, error.message), reason: error.message, possible: false };
+  }
+  if (plan.body.kind === 'rows' && plan.body.source.occurrences.some((occurrence) => occurrence.key.length === 0)) {
+    const why = 'rows of a relation without a key cannot be found again';
+    return { mode: 'FULL', plan: fullPlan(definition, why), reason: why, possible: true };
   }
   return plan.reason.way === 'full' ? { mode: 'FULL', plan, reason: plan.reason.reason, possible: true } : { mode: 'DIFFERENTIAL', plan };
 }
 
 /** The plan for a refresh by the whole query, whatever else would be possible. */
-export function fullPlan({ analysis: { shape, inputs } }: Definition, reason: string): ViewPlan {
+export function fullPlan({ analysis }: Definition, reason: string): ViewPlan {
+  const { single: shape, clock } = analysis.shape;
+  const way = { way: 'full', reason } as const;
   const columns = shape.columns.map((_, i) => `c${i + 1}`);
   return {
-    version: 1,
-    inputs,
-    reason: { way: 'full', reason },
+    version: 2,
+    inputs: analysis.inputs,
+    reason: way,
+    last: way,
+    stages: [],
+    clock,
     columns: shape.columns.map((name, i) => ({ name, expression: `s.${quoteIdentifier(columns[i] ?? '')}` })),
     key: ['rid'],
     body: { kind: 'whole', query: shape.whole, occurrences: shape.occurrences, columns },
   };
 }
 
-async function notDifferential(session: CallerSession, { sources, unstable }: Definition): Promise<string | null> {
+function notDifferential({ sources, unstable }: Definition): string | null {
   if (unstable !== null) {
     return unstable.volatile
       ? `Defining query contains volatile expressions (e.g., ${unstable.name}()), whose result no change tells of`
       : `The result of ${unstable.name}() changes although no row changes`;
   }
   for (const table of sources.tables) {
-    const why = notCapturable(table);
+    const why = notCapturable(table, sources.streams);
     if (why !== null) return why;
-  }
-  if (sources.tables.length > 0) {
-    const level = (await firstRow(session, "SELECT pg_catalog.current_setting('wal_level')"))?.[0];
-    if (level !== 'logical') return `The server has wal_level = ${level ?? '?'}: changes of tables need logical`;
   }
   return null;
 }

@@ -16,7 +16,8 @@ interface SourceColumn {
   readonly name: string;
   readonly type: string;
   readonly collation: string | null;
-  readonly generated: boolean;
+  /** attgenerated: s is stored, v virtual, empty neither. */
+  readonly generated: string;
 }
 
 /** An ordinary table, view of another kind or foreign table that the query reads. */
@@ -26,6 +27,8 @@ export interface SourceTable {
   readonly name: string;
   /** Of its `base_table`; taken from the series of ids when there is none yet. */
   readonly id: number;
+  /** It was in the catalog when it was looked up. */
+  readonly registered: boolean;
   /** relkind */
   readonly kind: 'r' | 'p' | 'm' | 'f';
   readonly persistence: 'p' | 'u' | 't';
@@ -44,12 +47,14 @@ export interface SourceTable {
 export interface Sources {
   readonly read: readonly ReadRelation[];
   readonly tables: readonly SourceTable[];
+  /** Whether changes of the tables come from the WAL; else from triggers. */
+  readonly streams: boolean;
   readonly lookup: RelationLookup;
   /** What stands in FROM for an input; its columns are those of the compiler. */
   readonly storage: TableName;
 }
 
-interface RawTable extends Omit<SourceTable, 'id' | 'schema' | 'name' | 'used'> {
+interface RawTable extends Omit<SourceTable, 'id' | 'registered' | 'schema' | 'name' | 'used'> {
   readonly base: number | null;
   readonly newId: number;
   readonly readable: boolean;
@@ -84,7 +89,7 @@ export async function readSources(context: StatementContext, session: CallerSess
   const tables = raw.map((table): SourceTable => {
     const { schema = '', name = '' } = named.get(table.oid) ?? {};
     requireReadable(table, { schema, name });
-    return { ...table, schema, name, id: table.base ?? table.newId };
+    return { ...table, schema, name, id: table.base ?? table.newId, registered: table.base !== null };
   });
   await requireNoRowSecurity(session, raw, named, views.length > 0 && !role.superuser);
   const byName = new Map(tables.map((table) => [JSON.stringify([table.schema, table.name]), table]));
@@ -98,6 +103,7 @@ export async function readSources(context: StatementContext, session: CallerSess
   return {
     read,
     tables,
+    streams: (await firstRow(session, 'SELECT millrace.can_stream()'))?.[0] === 't',
     lookup: (schema, name) => {
       const table = byName.get(JSON.stringify([schema, name]));
       if (table !== undefined) return asInput(table);
@@ -111,12 +117,12 @@ export async function readSources(context: StatementContext, session: CallerSess
 
 function requireReadable(table: RawTable, named: { readonly schema: string; readonly name: string }): void {
   const shown = quoteQualified(named.schema, named.name);
-  if (table.isSystem) throw systemCatalog(shown);
   if (table.persistence === 't') {
     throw millraceError('feature_not_supported', {
-      message: `temporary table ${shown} cannot be a source of a stream table: one session only sees it`,
+      message: `temporary table ${quoteIdentifier(named.name)} cannot be a source of a stream table: one session only sees it`,
     });
   }
+  if (table.isSystem) throw systemCatalog(shown);
   if (!table.readable) {
     throw millraceError('source_table_unreadable', {
       name: shown,
@@ -172,18 +178,24 @@ function tableText(table: SourceTable): string {
   return `(SELECT ${columns.join(', ')} FROM ${quoteQualified(table.schema, table.name)})`;
 }
 
-/** Why changes of a table cannot be had from the WAL; null when they can. */
-export function notCapturable(table: SourceTable): string | null {
+/** Why changes of a table cannot be had, from the WAL or (`streams` false) from triggers; null when they can. */
+export function notCapturable(table: SourceTable, streams: boolean): string | null {
   const shown = `'${table.schema}.${table.name}'`;
+  const typed = quoteQualified(table.schema, table.name);
   if (table.kind === 'm') return `Materialized view ${shown} cannot be used as a source in DIFFERENTIAL mode: REFRESH tells of no changes`;
   if (table.kind === 'f') return `Foreign table ${shown} cannot be used as a source in DIFFERENTIAL mode: its changes happen elsewhere`;
   if (table.hasChildren) return `Table ${shown} has inheritance children, whose rows come and go without it`;
-  if (table.persistence === 'u') return `Table ${shown} is unlogged: its changes are not in the WAL`;
-  const generated = table.columns.find((column) => column.generated && table.used.includes(column.attnum));
-  if (generated !== undefined) return `Column ${quoteIdentifier(generated.name)} of ${shown} is generated: its values are not in the WAL`;
-  if (table.identity !== 'f' && !table.owned) {
-    return `Table ${shown} needs REPLICA IDENTITY FULL, which only its owner can give it: ALTER TABLE ${quoteQualified(table.schema, table.name)} REPLICA IDENTITY FULL;`;
+  if (table.persistence === 'u') return `Table ${shown} is unlogged: its changes are not in the WAL; ALTER TABLE ${typed} SET LOGGED;`;
+  // A replica identity, a place in a publication and a trigger that always fires are its owner's to give.
+  if (!table.owned) return `Table ${shown} does not belong to the role that Millrace connects as: ALTER TABLE ${typed} OWNER TO ...;`;
+  if (!streams) {
+    return table.kind === 'p'
+      ? `Table ${shown} is partitioned, and Millrace cannot read the WAL here (wal_level = logical and REPLICATION)`
+      : null;
   }
+  if (table.kind === 'p' && table.keyAttnums.length === 0) return `Table ${shown} is partitioned and has no primary key`;
+  const virtual = table.columns.find((column) => column.generated === 'v');
+  if (virtual !== undefined) return `Column ${quoteIdentifier(virtual.name)} of ${shown} is a virtual generated column; make it STORED`;
   return null;
 }
 

@@ -60,7 +60,7 @@ export async function createStreamTable(
   const name = await parsedName(session, requiredText(given, 'name'));
   const wanted: Wanted = {
     query: requiredText(given, 'query'),
-    schedule: await checkedSchedule(session, given['schedule']),
+    schedule: checkedSchedule(given['schedule']),
     mode: refreshMode(given['refresh_mode']),
     options: { ...checkedOptions(given), ...(given['initialize'] === false ? { initialize: false } : {}) },
   };
@@ -111,6 +111,9 @@ async function makeStreamTable(
 ): Promise<number> {
   await createScratch(session, wanted.query);
   const definition = await readDefinition(context, session, role);
+  if (wanted.options['cdc_mode'] === 'wal' && !definition.sources.streams) {
+    throw invalidArgument("cdc_mode = 'wal' requires wal_level = logical and an available replication slot");
+  }
   if (replaced !== null && definition.sources.read.some((relation) => relation.oid === replaced.facade)) {
     throw millraceError('stream_table_cycle', { path: `${replaced.name} -> ${replaced.name}` });
   }
@@ -181,8 +184,18 @@ function tell(session: CallerSession, mode: RefreshMode, chosen: Chosen, { sourc
     return;
   }
   for (const table of sources.tables) {
-    if (table.identity === 'f') continue;
+    if (sources.streams ? table.identity === 'f' : table.registered) continue;
     const shown = quoteQualified(table.schema, table.name);
+    if (!sources.streams) {
+      session.notice({
+        severity: 'NOTICE',
+        code: '00000',
+        message: `table ${shown} is given triggers that tell of its changes`,
+        detail: 'Millrace cannot read the WAL here.',
+        hint: 'ALTER SYSTEM SET wal_level = logical; restart the server, and give the role that Millrace connects as REPLICATION.',
+      });
+      continue;
+    }
     session.notice({
       severity: 'NOTICE',
       code: '00000',
@@ -214,7 +227,7 @@ export async function alterStreamTable(context: StatementContext, session: Calle
   await requireOwner(session, 'stream table', shown, found.owner, role);
   const [, query, oldSchedule, oldMode] = row;
   const options = checkedOptions(given);
-  const schedule = isGiven(given['schedule']) ? await checkedSchedule(session, given['schedule']) : (oldSchedule ?? 'calculated');
+  const schedule = isGiven(given['schedule']) ? checkedSchedule(given['schedule']) : (oldSchedule ?? 'calculated');
   const mode = isGiven(given['refresh_mode']) ? refreshMode(given['refresh_mode']) : refreshMode(oldMode);
   await perform(
     context,

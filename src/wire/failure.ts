@@ -4,7 +4,7 @@
  */
 import { MillraceError, millraceError } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import { UpstreamError } from '../statements/caller-session.ts';
+import { GivenQueryError, UpstreamError } from '../statements/caller-session.ts';
 import { ConnectionLost } from './driver.ts';
 import { type Charset, errorResponse, fieldsMessage } from './encode.ts';
 import { Reply } from './tags.ts';
@@ -34,7 +34,8 @@ export function failureResponse(error: unknown, offset: number, charset: Charset
     return fieldsMessage(Reply.error, { ...error.fields, ...moved }, charset);
   }
   if (error instanceof UpstreamError) {
-    const kept = Object.entries(error.fields).filter(([code]) => !internalFields.has(code));
+    const given = error instanceof GivenQueryError;
+    const kept = Object.entries(error.fields).filter(([code]) => !internalFields.has(code) || (given && (code === 'p' || code === 'q')));
     return fieldsMessage(Reply.error, Object.fromEntries(kept), charset);
   }
   if (error instanceof MillraceError) {

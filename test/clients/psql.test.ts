@@ -180,6 +180,9 @@ x\tbad
         target,
         `\\set ON_ERROR_STOP on\nSELECT amount, 1 / (20 - orders)::integer FROM live.totals WHERE customer = 'bob' \\watch 0.1\n`,
       );
+      // On a busy machine psql would find all orders written already, and no row to show.
+      const begun = `SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT amount, 1 / (20%'\n`;
+      while ((await psql(target, begun)).stdout.trim() === '0') await new Promise((resolve) => setTimeout(resolve, 50));
       for (let amount = 1; amount < 20; amount++) {
         await view.order('bob', amount);
         await new Promise((resolve) => setTimeout(resolve, 20));

@@ -7,7 +7,7 @@ import { ensureCatalog } from '../../src/catalog/install.ts';
 import { definitionView, gateView, storageTable } from '../../src/catalog/model.ts';
 import { gateSql } from '../../src/catalog/storage-ddl.ts';
 import { type BaseShape, baseStorage, shapesSql } from '../../src/engine/base/shapes.ts';
-import { analyzeView } from '../../src/ivm/analyze.ts';
+import { analyzeView, viewFunctions } from '../../src/ivm/analyze.ts';
 import { functionKindsSql, planView } from '../../src/ivm/plan-view.ts';
 import { loadViewParser } from '../../src/ivm/source-text.ts';
 import type { LiveRelation, RelationLookup } from '../../src/ivm/types.ts';
@@ -65,7 +65,11 @@ export async function createStream(client: pg.Client, name: string, query: strin
       const shape = shapes.get(input);
       return shape === undefined ? storageTable(input) : baseStorage(shape);
     };
-    const analysis = analyzeView(definition, lookup, storage);
+    const kinds = await client.query(functionKindsSql, [viewFunctions(definition, lookup)]);
+    const functions = Object.fromEntries(
+      kinds.rows.map((row) => [row.name, { aggregate: row.aggregate === true, setReturning: row.set_returning === true }]),
+    );
+    const analysis = analyzeView(definition, lookup, storage, functions);
     const columns =
       analysis.probeSql === null
         ? []
@@ -73,14 +77,7 @@ export async function createStream(client: pg.Client, name: string, query: strin
             typeOid: field.dataTypeID,
             typeModifier: field.dataTypeModifier,
           }));
-    const kinds = await client.query(functionKindsSql, [analysis.functions]);
-    const plan = planView(analysis, {
-      columns,
-      groupsHashable: true,
-      functions: Object.fromEntries(
-        kinds.rows.map((row) => [row.name, { aggregate: row.aggregate === true, setReturning: row.set_returning === true }]),
-      ),
-    });
+    const plan = planView(analysis, { columns, groupsHashable: analysis.hashableSql.map(() => true), functions });
     const id = Number((await client.query("SELECT nextval('millrace.object_id') AS id")).rows[0]?.id);
     await client.query(`CREATE VIEW ${definitionView(id)} AS ${definition}`);
     for (const sql of storageDdl(plan, id, storage)) await client.query(sql);

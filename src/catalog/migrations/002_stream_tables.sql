@@ -18,6 +18,8 @@ CREATE TABLE millrace.base_table (
     identity_index  oid,                   -- the index that was the identity, when identity_before is i
     -- of a partitioned table: its partitions and their files when last looked at; another set means rows came or went beside the WAL
     parts       text,
+    -- wal: its changes come from the stream; trigger: from triggers on it, where the server or the role cannot stream
+    method      text NOT NULL DEFAULT 'wal' CHECK (method IN ('wal', 'trigger')),
     -- new: not captured (only views refreshed in FULL read it, or the engine has not come to it); failed: error says why it cannot be
     state       text NOT NULL DEFAULT 'new' CHECK (state IN ('new', 'captured', 'failed')),
     error       jsonb
@@ -84,3 +86,54 @@ CREATE TABLE millrace.refresh_history (
     sqlstate      text
 );
 CREATE INDEX ON millrace.refresh_history (relation_id, refresh_id DESC);
+
+-- Statement trigger of a base table that is captured without the WAL: its changes go to millrace_data.t<id> as text, within the writer's
+-- transaction. It looks at the table's columns each time, so that no change of them makes a write fail. Argument: the base table's id.
+CREATE FUNCTION millrace.base_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC' SET extra_float_digits = 3 SET bytea_output = 'hex' SET lc_monetary = 'C' AS $$
+DECLARE
+    changes text := 'millrace_data.t' || TG_ARGV[0];
+    targets text;
+    vals text;
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        EXECUTE format('INSERT INTO %s (w) VALUES (0)', changes);
+    ELSE
+        SELECT string_agg('c' || a.attnum, ', ' ORDER BY a.attnum), string_agg(format('x.%I::text', a.attname), ', ' ORDER BY a.attnum)
+          INTO targets, vals
+          FROM pg_attribute a
+          JOIN pg_attribute k ON k.attrelid = changes::regclass AND k.attname = 'c' || a.attnum AND NOT k.attisdropped
+         WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped;
+        IF TG_OP IN ('UPDATE', 'DELETE') THEN
+            EXECUTE format('INSERT INTO %s (w, %s) SELECT -1, %s FROM old_rows x', changes, targets, vals);
+        END IF;
+        IF TG_OP IN ('INSERT', 'UPDATE') THEN
+            EXECUTE format('INSERT INTO %s (w, %s) SELECT 1, %s FROM new_rows x', changes, targets, vals);
+        END IF;
+    END IF;
+    -- No NOTIFY: with it the writer could not PREPARE TRANSACTION, and all writers would commit one after the other. The engine looks now and then.
+    RETURN NULL;
+END $$;
+
+-- Whoever may put it on a table of his own could write changes of any.
+REVOKE EXECUTE ON FUNCTION millrace.base_changed() FROM PUBLIC;
+
+-- Moves what triggers have written and the transaction's snapshot sees to the delta table.
+CREATE FUNCTION millrace.take_base_changes(base bigint, OUT taken bigint, OUT truncated boolean)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    targets text;
+    vals text;
+BEGIN
+    EXECUTE format('SELECT coalesce(bool_or(w = 0), false) FROM millrace_data.t%s', base) INTO truncated;
+    SELECT string_agg(d.attname, ', ' ORDER BY d.attnum), string_agg(format('x.%I::%s', d.attname, format_type(d.atttypid, d.atttypmod)), ', ' ORDER BY d.attnum)
+      INTO targets, vals
+      FROM pg_attribute d
+      JOIN pg_attribute k ON k.attrelid = ('millrace_data.t' || base)::regclass AND k.attname = d.attname AND NOT k.attisdropped
+     WHERE d.attrelid = ('millrace_data.d' || base)::regclass AND d.attnum > 1 AND NOT d.attisdropped AND d.attgenerated = '';
+    EXECUTE format('WITH taken AS (DELETE FROM millrace_data.t%s RETURNING *)
+                    INSERT INTO millrace_data.d%s (w, %s) SELECT x.w, %s FROM taken x WHERE x.w <> 0', base, base, targets, vals);
+    GET DIAGNOSTICS taken = ROW_COUNT;
+END $$;
+REVOKE EXECUTE ON FUNCTION millrace.take_base_changes(bigint) FROM PUBLIC;

@@ -72,7 +72,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                                        FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
                                        JOIN pg_type t ON t.oid = a.atttypid
                                       WHERE co.oid = a.attcollation AND a.attcollation <> t.typcollation),
-                       'generated', a.attgenerated <> '') ORDER BY a.attnum), '[]')
+                       'generated', a.attgenerated) ORDER BY a.attnum), '[]')
               FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
       FROM unnest(relations) AS wanted(oid)
       JOIN pg_class c ON c.oid = wanted.oid
@@ -80,6 +80,15 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
       LEFT JOIN millrace.base_table b ON b.table_oid = c.oid
 $$;
 REVOKE EXECUTE ON FUNCTION millrace.source_tables(oid[]) FROM PUBLIC;
+
+-- Whether Millrace's role can have changes from the WAL here. Without, they come from triggers (src/engine/base/capture.ts decides by the same facts).
+CREATE FUNCTION millrace.can_stream() RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT current_setting('wal_level') = 'logical'
+           AND (r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_roles x WHERE x.rolname = 'rds_replication' AND pg_has_role(r.oid, x.oid, 'MEMBER')))
+           AND has_database_privilege(current_database(), 'CREATE')
+      FROM pg_roles r WHERE r.rolname = current_user
+$$;
 
 -- Whether a statement works, as the caller: null, or the error. What it did stays done when it works.
 CREATE FUNCTION millrace.attempt(statement text) RETURNS jsonb
@@ -299,10 +308,15 @@ CREATE VIEW pgtrickle.pgt_dependencies AS
     SELECT s.relation_id AS pgt_id, s.source AS source_relid, s.source_type,
            coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
                       WHERE a.attrelid = s.source AND a.attnum = ANY (s.attnums) AND NOT a.attisdropped), s.names) AS columns_used,
-           NULL::jsonb AS column_snapshot, NULL::text AS schema_fingerprint, 'WAL'::text AS cdc_mode,
-           NULL::text AS slot_name, NULL::pg_lsn AS decoder_confirmed_lsn, NULL::timestamptz AS transition_started_at,
+           NULL::jsonb AS column_snapshot, NULL::text AS schema_fingerprint, CASE b.method WHEN 'trigger' THEN 'TRIGGER' ELSE 'WAL' END AS cdc_mode,
+           CASE WHEN b.state = 'captured' AND b.method = 'wal' THEN capture.slot END AS slot_name,
+           CASE WHEN b.state = 'captured' AND b.method = 'wal' THEN progress.lsn END AS decoder_confirmed_lsn,
+           NULL::timestamptz AS transition_started_at,
            coalesce(millrace.qualified_name(s.source), s.name) AS source_stable_name, 'local'::text AS source_placement
       FROM millrace.stream_table_source s
+      LEFT JOIN millrace.base_table b ON b.table_oid = s.source
+      LEFT JOIN millrace.base_capture capture ON true
+      LEFT JOIN millrace.base_progress progress ON true
       JOIN millrace.relation r ON r.id = s.relation_id AND r.state <> 'dropped';
 
 CREATE VIEW pgtrickle.pgt_refresh_history AS
@@ -407,7 +421,7 @@ DECLARE
 BEGIN
     UPDATE millrace.own_stream_table SET refresh_requested = refresh_requested + 1 WHERE relation_id = id RETURNING refresh_requested INTO wanted;
     PERFORM pg_catalog.set_config('millrace.awaited', (awaited || pg_catalog.jsonb_build_object(id::text, wanted))::text, true);
-    PERFORM pg_catalog.pg_notify('millrace', '');
+    PERFORM pg_catalog.pg_notify('millrace', pg_catalog.format('refresh %s %s', id, wanted));
 END $$;
 
 CREATE FUNCTION pgtrickle.refresh_stream_table(name text) RETURNS void
@@ -710,26 +724,31 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
      ORDER BY 1, 2
 $$;
 
+-- One slot for all tables: source_relid is null.
 CREATE FUNCTION pgtrickle.slot_health()
 RETURNS TABLE (slot_name text, source_relid bigint, active boolean, retained_wal_bytes bigint, wal_status text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.slot_name::text, NULL::bigint, p.active, pg_wal_lsn_diff(pg_current_wal_lsn(), p.restart_lsn)::bigint, p.wal_status
-      FROM pg_replication_slots p
-     WHERE p.database = current_database() AND p.slot_name ~ '^millrace' AND NOT pg_is_in_recovery()
+      FROM millrace.base_capture c JOIN pg_replication_slots p ON p.slot_name = c.slot
+     WHERE NOT pg_is_in_recovery()
 $$;
 
 CREATE FUNCTION pgtrickle.check_cdc_health()
 RETURNS TABLE (source_relid bigint, source_table text, cdc_mode text, slot_name text, lag_bytes bigint, confirmed_lsn text, alert text, selective_capture boolean)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT b.table_oid::bigint, millrace.qualified_name(b.table_oid), 'WAL', p.slot_name::text,
+    SELECT b.table_oid::bigint, millrace.qualified_name(b.table_oid), CASE b.method WHEN 'trigger' THEN 'TRIGGER' ELSE 'WAL' END, p.slot_name::text,
            pg_wal_lsn_diff(pg_current_wal_lsn(), p.confirmed_flush_lsn)::bigint, p.confirmed_flush_lsn::text,
-           CASE WHEN c.oid IS NULL THEN 'source_dropped'
+           CASE WHEN t.oid IS NULL THEN 'source_dropped'
+                WHEN b.state = 'failed' THEN b.error ->> 'message'
+                WHEN b.state = 'new' OR b.method = 'trigger' THEN NULL
                 WHEN p.slot_name IS NULL THEN 'replication_slot_missing'
                 WHEN p.wal_status = 'lost' THEN 'replication_slot_lost'
-                WHEN NOT p.active THEN 'replication_slot_inactive' END, false
+                WHEN NOT p.active THEN 'replication_slot_inactive'
+                ELSE c.error END, false
       FROM millrace.base_table b
-      LEFT JOIN pg_class c ON c.oid = b.table_oid
-      LEFT JOIN LATERAL (SELECT * FROM pg_replication_slots s WHERE s.database = current_database() AND s.slot_name ~ '^millrace_base' LIMIT 1) p ON true
+      LEFT JOIN pg_class t ON t.oid = b.table_oid
+      LEFT JOIN millrace.base_capture c ON true
+      LEFT JOIN pg_replication_slots p ON p.slot_name = c.slot AND b.method = 'wal'
      WHERE NOT pg_is_in_recovery()
      ORDER BY 2
 $$;

@@ -4,7 +4,7 @@
  * with all of its changes of the table or with none; those with none have ended before the lock was had, and any later snapshot sees them.
  */
 import type { Client } from 'pg';
-import { deltaTable, type RelationError, storageColumn } from '../../catalog/model.ts';
+import { type BaseTable, deltaTable, type RelationError, storageColumn, triggerTable } from '../../catalog/model.ts';
 import { quoteIdentifier } from '../../sql/quote.ts';
 
 /** Writers of the table are kept waiting behind the lock for so long at most. */
@@ -27,7 +27,13 @@ interface Member {
 }
 
 /** Answers whether its REPLICA IDENTITY was changed. Errors of locks (55P03) mean: again later. */
-export async function addTable(client: Client, publication: string, baseId: number, tableOid: number): Promise<boolean> {
+export async function addTable(
+  client: Client,
+  method: BaseTable['method'],
+  publication: string,
+  baseId: number,
+  tableOid: number,
+): Promise<boolean> {
   const described = await client.query<{
     name: string;
     relkind: string;
@@ -59,6 +65,17 @@ export async function addTable(client: Client, publication: string, baseId: numb
   }
   if (table.children) {
     throw refused('0A000', `changes of ${name} cannot be captured: other tables inherit from it`, "Use refresh_mode => 'FULL'.");
+  }
+  if (method === 'trigger') {
+    if (table.relkind === 'p') {
+      throw refused(
+        '0A000',
+        `changes of ${name} cannot be captured: it is partitioned, and this server does not stream`,
+        "ALTER SYSTEM SET wal_level = 'logical'; restart the server, and give Millrace's role REPLICATION; or use refresh_mode => 'FULL'.",
+      );
+    }
+    await addTriggers(client, name, baseId, tableOid);
+    return false;
   }
   // With either, Postgres would refuse the user's own UPDATEs: of partitions still to come, and of every row.
   if (table.relkind === 'p' && !table.hasKey) {
@@ -109,6 +126,51 @@ export async function addTable(client: Client, publication: string, baseId: numb
       '42501',
       `changes of ${name} cannot be captured: ${error.message}`,
       `Its owner, or a superuser, may type: ALTER TABLE ${name} OWNER TO ${quoteIdentifier(client.user ?? '')}; or use refresh_mode => 'FULL'.`,
+    );
+  }
+}
+
+const events = [
+  { event: 'INSERT', referencing: 'AFTER INSERT', tables: 'REFERENCING NEW TABLE AS new_rows' },
+  { event: 'UPDATE', referencing: 'AFTER UPDATE', tables: 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows' },
+  { event: 'DELETE', referencing: 'AFTER DELETE', tables: 'REFERENCING OLD TABLE AS old_rows' },
+  { event: 'TRUNCATE', referencing: 'AFTER TRUNCATE', tables: '' },
+] as const;
+const triggerName = (event: string): string => `millrace_base_${event.toLowerCase()}`;
+
+/** Triggers in place of the stream. CREATE TRIGGER waits for the table's writers, as joining the publication does. */
+async function addTriggers(client: Client, name: string, baseId: number, tableOid: number): Promise<void> {
+  await client.query(`BEGIN; SET LOCAL lock_timeout = '${lockTimeout}'`);
+  try {
+    await createDelta(client, baseId, tableOid);
+    await client.query(`DROP TABLE IF EXISTS ${triggerTable(baseId)}`);
+    const columns = await client.query<{ attnum: number }>(
+      'SELECT attnum FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum',
+      [tableOid],
+    );
+    const list = columns.rows.map(({ attnum }) => `, ${storageColumn(attnum)} text`).join('');
+    await client.query(`CREATE TABLE ${triggerTable(baseId)} (w smallint NOT NULL${list})`);
+    for (const { event, referencing, tables } of events) {
+      const trigger = triggerName(event);
+      await client.query(`DROP TRIGGER IF EXISTS ${trigger} ON ${name}`);
+      await client.query(
+        `CREATE TRIGGER ${trigger} ${referencing} ON ${name} ${tables} FOR EACH STATEMENT EXECUTE FUNCTION millrace.base_changed('${baseId}')`,
+      );
+      await client.query(`ALTER TABLE ${name} ENABLE ALWAYS TRIGGER ${trigger}`);
+    }
+    await client.query("UPDATE millrace.base_table SET state = 'captured', method = 'trigger', error = NULL WHERE relation_id = $1", [
+      baseId,
+    ]);
+    await client.query("SELECT pg_notify('millrace', '')");
+    await client.query('COMMIT');
+  } catch (error) {
+    await client.query('ROLLBACK').catch(() => undefined);
+    const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+    if (code !== '42501' || !(error instanceof Error)) throw error;
+    throw refused(
+      '42501',
+      `changes of ${name} cannot be captured: ${error.message}`,
+      `Its owner may type: GRANT TRIGGER ON ${name} TO ${quoteIdentifier(client.user ?? '')}; or use refresh_mode => 'FULL'.`,
     );
   }
 }
@@ -165,7 +227,7 @@ export async function createDelta(client: Client, baseId: number, tableOid: numb
 export async function removeTable(
   client: Client,
   publication: string,
-  base: { readonly id: number; readonly tableOid: number; readonly identityBefore: string | null },
+  base: Pick<BaseTable, 'id' | 'tableOid' | 'identityBefore' | 'method'>,
 ): Promise<void> {
   await client.query(`BEGIN; SET LOCAL lock_timeout = '${lockTimeout}'`);
   try {
@@ -183,9 +245,14 @@ export async function removeTable(
         await client.query(`ALTER TABLE ONLY ${member.name} REPLICA IDENTITY ${identity}`);
       }
     }
-    await client.query(`DROP TABLE IF EXISTS ${deltaTable(base.id)}`);
+    const there = await client.query<{ name: string | null }>('SELECT millrace.qualified_name($1) AS name', [base.tableOid]);
+    const name = there.rows[0]?.name ?? null;
+    if (base.method === 'trigger' && name !== null) {
+      for (const { event } of events) await client.query(`DROP TRIGGER IF EXISTS ${triggerName(event)} ON ${name}`);
+    }
+    await client.query(`DROP TABLE IF EXISTS ${deltaTable(base.id)}, ${triggerTable(base.id)}`);
     await client.query(
-      "UPDATE millrace.base_table SET state = 'new', error = NULL, identity_before = NULL, identity_index = NULL WHERE relation_id = $1",
+      "UPDATE millrace.base_table SET state = 'new', method = 'wal', error = NULL, identity_before = NULL, identity_index = NULL WHERE relation_id = $1",
       [base.id],
     );
     await client.query('COMMIT');
@@ -244,6 +311,14 @@ export async function followColumns(client: Client, baseId: number, tableOid: nu
   await client.query("BEGIN; SET LOCAL lock_timeout = '5s'");
   try {
     await createDelta(client, baseId, tableOid);
+    const unlogged = await client.query<{ attnum: number }>(
+      `SELECT a.attnum FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND to_regclass($2) IS NOT NULL
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute k WHERE k.attrelid = to_regclass($2) AND k.attname = 'c' || a.attnum AND NOT k.attisdropped)`,
+      [tableOid, triggerTable(baseId)],
+    );
+    for (const { attnum } of unlogged.rows)
+      await client.query(`ALTER TABLE ${triggerTable(baseId)} ADD COLUMN ${storageColumn(attnum)} text`);
     const missing = await client.query<{ table: string; column: string; type: string; collation: string | null }>(
       `SELECT w.relname AS table, a.attname AS column, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
               CASE WHEN a.attcollation <> t.typcollation THEN pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(co.collname) END AS collation

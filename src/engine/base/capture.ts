@@ -4,20 +4,19 @@
  * wanted them are told so in the catalog before the stream goes on, and are rebuilt by difference.
  */
 import type { Client } from 'pg';
-import type { BaseTable } from '../../catalog/model.ts';
+import { type BaseTable, triggerTable } from '../../catalog/model.ts';
 import { connectionProblem, openOrigin } from '../../replication/origin.ts';
-import type { RelationMessage } from '../../replication/pgoutput.ts';
 import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../../replication/slots.ts';
 import { parseSnapshot, type Snapshot } from '../../replication/snapshot-visibility.ts';
-import { quoteIdentifier, quoteLiteral } from '../../sql/quote.ts';
+import { quoteIdentifier } from '../../sql/quote.ts';
 import type { ReadCatalog } from '../catalog-reader.ts';
 import type { EngineContext } from '../context.ts';
 import { Epoch } from '../epoch.ts';
 import { upkeepOf } from '../view-upkeep.ts';
 import { addTable, CaptureRefusedError, followColumns, forgetTable, identifyPartitions, removeTable } from './capture-sql.ts';
-import { BaseRunner } from './runner.ts';
-import { type TargetFacts, targetOf } from './shapes.ts';
-import { type BaseTarget, markerPrefix } from './transactions.ts';
+import { findTarget, loseDeltas, methodOf } from './facts.ts';
+import { BaseRunner, StreamLostError } from './runner.ts';
+import { markerPrefix } from './transactions.ts';
 
 const firstPauseMs = 200;
 const longestPauseMs = 10_000;
@@ -39,6 +38,12 @@ export class BaseCapture {
   #retry: NodeJS.Timeout | null = null;
   #stopped = false;
   #markers = 0;
+  #looking = false;
+  /** Base tables whose triggers have written down changes. */
+  readonly touched = new Set<number>();
+  /** Session for markers and look-ups, one at a time. */
+  #client: Client | null = null;
+  #asked: Promise<unknown> = Promise.resolve();
 
   constructor(engine: EngineContext, hooks: CaptureHooks) {
     this.#engine = engine;
@@ -61,8 +66,9 @@ export class BaseCapture {
     this.#busy = true;
     this.#again = false;
     this.#work = this.#reconcile(catalog)
-      .then(() => {
+      .then(async () => {
         this.#pauseMs = firstPauseMs;
+        if (this.runner !== null) await this.#status('running', null);
       })
       .catch((error: unknown) => this.#failed(error))
       .finally(() => {
@@ -75,7 +81,13 @@ export class BaseCapture {
     this.#stopped = true;
     if (this.#retry !== null) clearTimeout(this.#retry);
     await this.#runner?.stop();
+    await this.#client?.end().catch(() => undefined);
     await this.#work.catch(() => undefined);
+  }
+
+  /** Whether changes of a base table can be taken in now. */
+  serves(base: BaseTable): boolean {
+    return base.state === 'captured' && (base.method === 'trigger' || this.runner !== null);
   }
 
   /** Resolves when every transaction that has committed by now is with the runner. */
@@ -83,7 +95,9 @@ export class BaseCapture {
     const marker = `${this.#engine.token}:${++this.#markers}`;
     const passed = runner.passed(marker);
     passed.catch(() => undefined);
-    await writeMarker(this.#engine.admin, marker);
+    await this.#ask((client) => writeMarker(client, marker)).catch((error: unknown) => {
+      throw new StreamLostError('a marker could not be written', { cause: error });
+    });
     await passed;
   }
 
@@ -96,6 +110,51 @@ export class BaseCapture {
     this.#engine.metrics['millrace_base_waiting_transactions'] = runner.waiting.length;
   }
 
+  /** Questions are asked one after the other; when the session is gone the stream is taken for lost. */
+  #ask<T>(work: (client: Client) => Promise<T>): Promise<T> {
+    const asked = this.#asked.then(async () => {
+      const client = this.#client;
+      if (client === null) throw new StreamLostError('the session for base tables is closed');
+      return await work(client);
+    });
+    this.#asked = asked.catch(() => undefined);
+    return asked;
+  }
+
+  async #openClient(): Promise<Client> {
+    const { upstream, database } = this.#engine.config;
+    await this.#client?.end().catch(() => undefined);
+    const client = await openOrigin(upstream, { database, applicationName: 'millrace markers' });
+    this.#client = client;
+    client.on('error', (error) => {
+      if (this.#client !== client) return;
+      this.#client = null;
+      void this.#runner?.stop();
+      this.#failed(error);
+    });
+    return client;
+  }
+
+  /** Called a few times a second: sees what triggers have written. Does nothing where nothing is captured by triggers. */
+  look(): void {
+    const bases = [...this.#engine.state.bases.values()].filter((base) => base.state === 'captured' && base.method === 'trigger');
+    if (bases.length === 0 || this.#looking || this.#stopped || this.#retry !== null) return;
+    this.#looking = true;
+    const work = async (): Promise<void> => {
+      if (this.#client === null) await this.#openClient();
+      const exists = bases.map((base) => `SELECT ${base.id} AS id WHERE EXISTS (SELECT FROM ${triggerTable(base.id)})`);
+      const found = await this.#ask((client) => client.query<{ id: number }>(exists.join(' UNION ALL ')));
+      for (const { id } of found.rows) this.touched.add(id);
+      if (found.rows.length > 0) this.#hooks.ready();
+    };
+    work()
+      // A table that was just dropped, a session that is gone: next time.
+      .catch((error: unknown) => this.#engine.log.debug({ err: error }, 'tables captured by triggers cannot be looked at'))
+      .finally(() => {
+        this.#looking = false;
+      });
+  }
+
   #names(): { slot: string; publication: string } {
     const name = `millrace_base_${this.#engine.databaseOid}`;
     return { slot: name, publication: name };
@@ -104,21 +163,34 @@ export class BaseCapture {
   async #reconcile(catalog: ReadCatalog): Promise<void> {
     const wanted = capturedBases(catalog);
     const present = [...catalog.bases.values()];
-    const exists = this.#runner !== null || present.some((base) => base.state === 'captured') || catalog.baseCapture;
+    const captured = present.filter((base) => base.state === 'captured');
+    const exists = this.#runner !== null || captured.length > 0 || catalog.baseCapture;
     if (wanted.size === 0 && !exists && catalog.unusedBases.length === 0) return;
-    // The catalog is read for every refresh that is asked for; a session is opened only when there is something to bring in line.
-    if (this.runner !== null && catalog.unusedBases.length === 0 && wanted.size > 0 && present.every((base) => inLine(base, wanted)))
-      return;
+    // The catalog is read often; a session is opened only when there is something to bring in line.
+    const streamed = captured.some((base) => base.method === 'wal');
+    const settled = streamed === (this.runner !== null) && (streamed || !catalog.baseCapture) && catalog.unusedBases.length === 0;
+    if (settled && present.every((base) => inLine(base, wanted))) return;
     const client = await openOrigin(this.#engine.config.upstream, {
       database: this.#engine.config.database,
       applicationName: 'millrace capture',
     });
     try {
-      if (wanted.size > 0 && this.runner === null) await this.#startStream(client, present);
+      const unmet = present.some((base) => wanted.has(base.id) && base.state !== 'captured');
+      const method = unmet ? await methodOf(client) : 'wal';
+      const streams = present.some((base) => wanted.has(base.id) && (base.state === 'captured' ? base.method : method) === 'wal');
+      if (streams && this.runner === null) await this.#startStream(client, present);
       let changed = false;
+      let locked: unknown = null;
       for (const base of present) {
-        if (wanted.has(base.id) && base.state !== 'captured' && this.runner !== null) changed = (await this.#add(client, base)) || changed;
-        else if (wanted.has(base.id) && base.state === 'captured' && base.parts !== base.partsNow && base.partsNow !== null) {
+        if (wanted.has(base.id) && base.state !== 'captured' && (method === 'trigger' || this.runner !== null)) {
+          try {
+            changed = (await this.#add(client, method, base)) || changed;
+          } catch (error) {
+            // Someone writes to it, or has locked it: again later, and the others now.
+            if (!(error instanceof Error && 'code' in error && error.code === '55P03')) throw error;
+            locked = error;
+          }
+        } else if (wanted.has(base.id) && base.state === 'captured' && base.parts !== base.partsNow && base.partsNow !== null) {
           await identifyPartitions(client, base.tableOid).catch(async (error: unknown) => {
             await client.query('ROLLBACK');
             this.#engine.log.debug({ table: base.name, err: error }, 'replica identity of a partition cannot be set yet');
@@ -133,20 +205,25 @@ export class BaseCapture {
       for (const base of catalog.unusedBases) {
         changed = (await forgetTable(client, base.id)) || changed;
       }
-      if (wanted.size === 0 && exists) await this.#end(client);
+      if (!streams && (this.#runner !== null || catalog.baseCapture)) await this.#end(client);
       if (changed) {
         this.#engine.wake();
         await this.#runner?.retarget();
       }
+      if (locked !== null) throw locked;
     } finally {
       await client.end().catch(() => undefined);
     }
   }
 
-  async #add(client: Client, base: BaseTable): Promise<boolean> {
+  async #add(client: Client, method: BaseTable['method'], base: BaseTable): Promise<boolean> {
     try {
-      if (await addTable(client, this.#names().publication, base.id, base.tableOid)) {
+      if (await addTable(client, method, this.#names().publication, base.id, base.tableOid)) {
         this.#engine.log.info({ table: base.name }, 'REPLICA IDENTITY FULL set: stream tables over it need old row images');
+      }
+      if (method === 'trigger') {
+        this.touched.add(base.id);
+        this.#engine.log.info({ table: base.name }, 'changes are captured by triggers: the server or the role does not stream');
       }
       return true;
     } catch (error) {
@@ -162,20 +239,19 @@ export class BaseCapture {
   async #startStream(client: Client, bases: readonly BaseTable[]): Promise<void> {
     const { config, admin, log } = this.#engine;
     const { slot, publication } = this.#names();
-    await this.#runner?.stop();
+    const former = this.#runner;
+    await former?.stop();
     this.#runner = null;
-    const level = await client.query<{ wal_level: string }>('SHOW wal_level');
-    if (level.rows[0]?.wal_level !== 'logical') {
-      await refuseAll(client, bases);
-      return;
-    }
     await admin.query(
       'INSERT INTO millrace.base_capture (slot, publication) VALUES ($1, $2) ON CONFLICT (only_row) DO UPDATE SET slot = excluded.slot, publication = excluded.publication',
       [slot, publication],
     );
     const created = await this.#ensurePublication(client, publication);
     // Between epochs: what a former stream had under way is recorded by then.
-    const recorded = await this.#engine.exclusively(() => this.#recorded());
+    const recorded = await this.#engine.exclusively(() => {
+      former?.discard();
+      return this.#recorded();
+    });
     const found = await lookUpSlot(client, slot);
     const usable = found !== undefined && found.walStatus !== 'lost' && recorded !== undefined && !created;
     let taken: Snapshot | null = null;
@@ -190,11 +266,11 @@ export class BaseCapture {
       await admin.query('INSERT INTO millrace.base_progress (snapshot) VALUES (NULL) ON CONFLICT (only_row) DO NOTHING');
     }
     // What the last epoch recorded is on disk before the slot may be acknowledged because of it.
-    await writeMarker(admin, 'start');
+    await writeMarker(await this.#openClient(), 'start');
     const runner: BaseRunner = new BaseRunner(
       { address: config.upstream, database: config.database, slot, publication, taken },
       {
-        resolve: (message) => this.#resolve(message),
+        resolve: (message) => this.#ask((asked) => findTarget(asked, message)),
         ready: this.#hooks.ready,
         failed: (error) => {
           if (this.#runner === runner) this.#failed(error);
@@ -236,10 +312,10 @@ export class BaseCapture {
 
   /** Changes may have been missed: tables have to be brought in again, views over them to be rebuilt. */
   async #lost(bases: readonly BaseTable[], reason: string | null): Promise<void> {
-    const captured = bases.filter((base) => base.state === 'captured').map((base) => base.id);
+    const captured = bases.filter((base) => base.state === 'captured' && base.method === 'wal').map((base) => base.id);
     const epoch = await Epoch.begin(this.#engine);
     await epoch.run([
-      "UPDATE millrace.base_table SET state = 'new' WHERE state = 'captured'",
+      "UPDATE millrace.base_table SET state = 'new' WHERE state = 'captured' AND method = 'wal'",
       'DELETE FROM millrace.base_progress',
       ...(captured.length === 0 || reason === null ? [] : [loseDeltas(captured, reason)]),
     ]);
@@ -281,27 +357,6 @@ export class BaseCapture {
     );
   }
 
-  /** The target of a relation, as the database describes it now. */
-  async #resolve(message: RelationMessage): Promise<BaseTarget | null> {
-    const types = JSON.stringify(message.columns.map((column) => ({ type: column.typeOid, typmod: column.typmod })));
-    const result = await this.#engine.admin.query<{ facts: TargetFacts; types: string[] }>(
-      `SELECT jsonb_build_object('id', b.relation_id, 'known', b.columns,
-                'now', (SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', a.attnum, 'name', a.attname) ORDER BY a.attnum), '[]')
-                          FROM pg_catalog.pg_attribute a WHERE a.attrelid = b.table_oid AND a.attnum > 0 AND NOT a.attisdropped),
-                'delta', (SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', substr(a.attname, 2)::integer,
-                                   'type', pg_catalog.format_type(a.atttypid, a.atttypmod)) ORDER BY a.attnum), '[]')
-                            FROM pg_catalog.pg_attribute a
-                           WHERE a.attrelid = to_regclass('millrace_data.d' || b.relation_id) AND a.attnum > 1 AND NOT a.attisdropped
-                             AND a.attgenerated = '')) AS facts,
-              ARRAY(SELECT pg_catalog.format_type((c.value ->> 'type')::oid, (c.value ->> 'typmod')::integer)
-                      FROM jsonb_array_elements($2::jsonb) WITH ORDINALITY c(value, place) ORDER BY c.place) AS types
-         FROM millrace.base_table b WHERE b.table_oid = $1 AND b.state = 'captured'`,
-      [message.oid, types],
-    );
-    const [row] = result.rows;
-    return row === undefined ? null : targetOf(row.facts, message, row.types);
-  }
-
   /** To be called between epochs: delta tables get the columns their tables have now. */
   async followColumns(bases: readonly BaseTable[]): Promise<void> {
     const { upstream, database } = this.#engine.config;
@@ -332,29 +387,9 @@ function capturedBases(catalog: ReadCatalog): ReadonlySet<number> {
   return wanted;
 }
 
-/** Statement that tells the stream tables over these bases that changes were missed. */
-export function loseDeltas(inputs: readonly number[], reason: string): string {
-  return `UPDATE millrace.stream_table s SET delta_lost = ${quoteLiteral(reason)}
-   WHERE s.refresh_mode <> 'FULL' AND s.delta_lost IS NULL
-     AND EXISTS (SELECT FROM millrace.live_view_input i WHERE i.relation_id = s.relation_id AND i.input_id IN (${inputs.join(', ')}))`;
-}
-
-async function refuseAll(client: Client, bases: readonly BaseTable[]): Promise<void> {
-  const error = {
-    code: '55000',
-    message: 'changes of ordinary tables cannot be captured: wal_level of this server is not "logical"',
-    hint: "ALTER SYSTEM SET wal_level = 'logical'; and restart the server, or use refresh_mode => 'FULL'.",
-  };
-  await client.query("UPDATE millrace.base_table SET state = 'failed', error = $1 WHERE state <> 'failed' AND relation_id = ANY ($2)", [
-    JSON.stringify(error),
-    bases.map((base) => base.id),
-  ]);
-  await client.query("SELECT pg_notify('millrace', '')");
-}
-
 /** A logical message whose commit puts everything before it on disk, so that the stream comes to it. */
-async function writeMarker(admin: Client, content: string): Promise<void> {
-  await admin.query("SELECT set_config('synchronous_commit', 'local', true), pg_catalog.pg_logical_emit_message(true, $1, $2)", [
+async function writeMarker(client: Client, content: string): Promise<void> {
+  await client.query("SELECT set_config('synchronous_commit', 'local', true), pg_catalog.pg_logical_emit_message(true, $1, $2)", [
     markerPrefix,
     content,
   ]);

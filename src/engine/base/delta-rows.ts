@@ -14,7 +14,7 @@ export async function insertDeltas(session: RawConnection, baseId: number, parts
     const columns = ['w', ...(group[0]?.attnums ?? []).map(storageColumn)];
     const into = session.copyIn(`COPY ${deltaTable(baseId)} (${columns.join(', ')}) FROM STDIN`);
     for (const { frames } of group) {
-      for (const frame of frames) if (!into.writeFrames(frame)) await into.drain();
+      for (const frame of frames) if (!into.writeFrames(Buffer.isBuffer(frame) ? frame : frame.read())) await into.drain();
     }
     sent.push(into.finish());
   }

@@ -28,6 +28,9 @@ export interface BaseRunnerOptions {
   readonly taken: Snapshot | null;
 }
 
+/** Bytes decoded ahead of an upstream that is busy with an epoch. */
+const aheadBytes = 64 * 1024 * 1024;
+
 /** The stream ended while something waited for it. */
 export class StreamLostError extends Error {}
 
@@ -53,6 +56,7 @@ export class BaseRunner {
   #stopped = false;
   #announced = false;
   #bytes = 0;
+  #pausedForBytes = false;
   /** When the server was last known to have sent everything. */
   heardAt = 0;
 
@@ -66,6 +70,8 @@ export class BaseRunner {
       committed: (transaction) => {
         this.#waiting.push(transaction);
         this.#bytes += transaction.bytes;
+        // While an epoch waits for a marker the stream must come to it; a busy one takes its time.
+        if (this.#bytes > aheadBytes && this.#markers.size === 0) this.#pauseForBytes();
         this.#announce();
       },
       marker: (content) => {
@@ -115,6 +121,11 @@ export class BaseRunner {
     await this.#stream?.close().catch(() => undefined);
   }
 
+  /** No epoch will ask for what waits here. */
+  discard(): void {
+    for (const transaction of this.#waiting.splice(0)) transaction.release();
+  }
+
   get stopped(): boolean {
     return this.#stopped;
   }
@@ -151,15 +162,18 @@ export class BaseRunner {
     if (this.#stopped || this.#stream === null) return Promise.reject(new StreamLostError('the stream of base tables is not open'));
     return new Promise((resolve, reject) => {
       this.#markers.set(marker, { resolve, reject });
+      this.#resumeIfFree();
     });
   }
 
   /** An epoch that took these in has committed. To be followed by `flushed`. Answers the position to give it. */
   taken(transactions: readonly BaseTransaction[]): Lsn {
     const gone = new Set(transactions);
+    for (const transaction of transactions) transaction.release();
     this.#waiting = this.#waiting.filter((transaction) => !gone.has(transaction));
     this.#bytes = this.#waiting.reduce((sum, transaction) => sum + transaction.bytes, 0);
     this.#unflushed++;
+    this.#resumeIfFree();
     return this.#waiting[0]?.commitLsn ?? this.#reached;
   }
 
@@ -203,9 +217,19 @@ export class BaseRunner {
         return;
       }
       this.#resolving--;
-      if (this.#resolving === 0) this.#stream?.resume();
+      this.#resumeIfFree();
     });
     return this.#lookups;
+  }
+
+  #pauseForBytes(): void {
+    this.#pausedForBytes = true;
+    this.#stream?.pause();
+  }
+
+  #resumeIfFree(): void {
+    if (this.#pausedForBytes && (this.#markers.size > 0 || this.#bytes <= aheadBytes)) this.#pausedForBytes = false;
+    if (this.#resolving === 0 && !this.#pausedForBytes) this.#stream?.resume();
   }
 
   #announce(): void {
@@ -221,5 +245,6 @@ export class BaseRunner {
     this.#stopped = true;
     for (const waiter of this.#markers.values()) waiter.reject(error);
     this.#markers.clear();
+    this.#handler.discard();
   }
 }

@@ -23,16 +23,20 @@ export const partsSql = (oid: string): string =>
   `(SELECT md5(string_agg(c.oid || ':' || c.relfilenode, ',' ORDER BY c.oid)) FROM pg_catalog.pg_partition_tree(${oid}::regclass) t
      JOIN pg_catalog.pg_class c ON c.oid = t.relid WHERE t.isleaf AND c.oid <> ${oid})`;
 
-/** SQL that answers one jsonb array of BaseShape, as of its snapshot. */
-export function shapesSql(ids: readonly number[]): string {
-  return `SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.relation_id, 'name', millrace.qualified_name(b.table_oid),
-    'parts', ${partsSql('b.table_oid')}, 'columns',
-    (SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', a.attnum, 'name', a.attname, 'type', pg_catalog.format_type(a.atttypid, a.atttypmod),
+/** SQL expression of a table's columns, as BaseColumn. */
+export const columnsSql = (oid: string): string =>
+  `(SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', a.attnum, 'name', a.attname, 'type', pg_catalog.format_type(a.atttypid, a.atttypmod),
               'collation', CASE WHEN a.attcollation <> t.typcollation
                 THEN pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(co.collname) END) ORDER BY a.attnum), '[]')
        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
        LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation LEFT JOIN pg_catalog.pg_namespace n ON n.oid = co.collnamespace
-      WHERE a.attrelid = b.table_oid AND a.attnum > 0 AND NOT a.attisdropped))), '[]')
+      WHERE a.attrelid = ${oid} AND a.attnum > 0 AND NOT a.attisdropped)`;
+
+/** SQL that answers one jsonb array of BaseShape, as of its snapshot. */
+export function shapesSql(ids: readonly number[]): string {
+  return `SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.relation_id, 'name', millrace.qualified_name(b.table_oid),
+    'parts', ${partsSql('b.table_oid')}, 'columns',
+    ${columnsSql('b.table_oid')})), '[]')
   FROM millrace.base_table b WHERE b.relation_id IN (${ids.join(', ')})`;
 }
 
@@ -83,7 +87,31 @@ export function baseProblem(base: BaseTable, now: BaseShape | null, used: Readon
   return null;
 }
 
-const shownBefore = (base: BaseTable): string => base.name ?? `columns ${base.columns.map((column) => column.name).join(', ')}`;
+/** What is to be noted of a table's columns: those there are, and dropped ones that someone still names, so that they can be told by name. */
+export function notedColumns(base: BaseTable, now: readonly BaseColumn[], used: ReadonlySet<number>): BaseColumn[] {
+  const dropped = base.columns.filter((column) => used.has(column.attnum) && !now.some((other) => other.attnum === column.attnum));
+  return [...now, ...dropped].sort((a, b) => a.attnum - b.attnum);
+}
+
+/** Columns of a base table that any view uses. */
+export function usedByAny(
+  views: Iterable<{ readonly plan: ViewPlan; readonly inputs: readonly number[] }>,
+  baseId: number,
+): ReadonlySet<number> {
+  const used = new Set<number>();
+  for (const view of views) if (view.inputs.includes(baseId)) for (const attnum of usedAttnums(view.plan, baseId)) used.add(attnum);
+  return used;
+}
+
+/** Same columns under the same names with the same types. */
+export const sameColumns = (known: readonly BaseColumn[], now: readonly BaseColumn[]): boolean =>
+  known.length === now.length &&
+  known.every((column, i) => {
+    const other = now[i];
+    return other !== undefined && column.attnum === other.attnum && column.name === other.name && column.type === other.type;
+  });
+
+const shownBefore = (base: BaseTable): string => `its columns were ${base.columns.map((column) => column.name).join(', ')}`;
 
 /** The error of a stream table whose base table lost what it uses. `{relation}` is filled with its name when it is read. */
 export function baseError(problem: string, name: string): RelationError {

@@ -7,6 +7,7 @@ import { RowBuffer } from '../../replication/copy-rows.ts';
 import type { Lsn } from '../../replication/lsn.ts';
 import type { ChangeHandler, RelationMessage, TupleView } from '../../replication/pgoutput.ts';
 import { mergedTuple } from '../tuples.ts';
+import { type Frames, Spill, type SpilledFrames } from './spill.ts';
 
 /** Where rows of one relation of the stream go. */
 export interface BaseTarget {
@@ -23,7 +24,7 @@ export interface BaseTarget {
 export interface BaseRows {
   readonly baseId: number;
   readonly attnums: readonly number[];
-  readonly frames: readonly Buffer[];
+  readonly frames: readonly Frames[];
   readonly count: number;
 }
 
@@ -40,7 +41,10 @@ export interface BaseTransaction {
   readonly rows: readonly BaseRows[];
   /** Base tables whose change is not known in rows, and why. */
   readonly unknown: ReadonlyMap<number, string>;
+  /** Of memory. */
   readonly bytes: number;
+  /** Lets go of what is not in memory. */
+  readonly release: () => void;
 }
 
 export interface TransactionHooks {
@@ -61,29 +65,36 @@ export const markerPrefix = 'millrace';
 
 const postgresEpochMs = Date.UTC(2000, 0, 1);
 
+/** Bytes of one transaction that are kept in memory. */
+const inMemory = 4 * 1024 * 1024;
+
 interface Collected {
   readonly target: BaseTarget;
   readonly rows: RowBuffer;
+  readonly spilled: SpilledFrames[];
   count: number;
 }
 
 /** A handler for the decoder. Buffers are kept from transaction to transaction. */
-export function transactionHandler(
-  hooks: TransactionHooks,
-): ChangeHandler & { readonly openBytes: () => number; readonly isOpen: () => boolean } {
+export function transactionHandler(hooks: TransactionHooks): ChangeHandler & {
+  readonly isOpen: () => boolean;
+  /** The stream is gone, in the middle of a transaction perhaps. */
+  readonly discard: () => void;
+} {
   const spare = new Map<number, RowBuffer>();
   const collected = new Map<number, Collected>();
   const unknown = new Map<number, string>();
   const finished: BaseRows[] = [];
   const markers: string[] = [];
+  let spill: Spill | null = null;
   let xid = 0;
   let open = false;
   let skipping = false;
   let bytes = 0;
 
   const finish = (one: Collected): void => {
-    const { target, rows, count } = one;
-    if (count > 0) finished.push({ baseId: target.baseId, attnums: target.attnums, count, frames: rows.takeTight() });
+    const { target, rows, spilled, count } = one;
+    if (count > 0) finished.push({ baseId: target.baseId, attnums: target.attnums, count, frames: [...spilled, ...rows.takeTight()] });
   };
   const rowsOf = (target: BaseTarget): Collected => {
     const known = collected.get(target.baseId);
@@ -92,7 +103,7 @@ export function transactionHandler(
     if (known !== undefined) finish(known);
     const rows = known?.rows ?? spare.get(target.baseId) ?? new RowBuffer();
     spare.set(target.baseId, rows);
-    const fresh = { target, rows, count: 0 };
+    const fresh = { target, rows, spilled: [], count: 0 };
     collected.set(target.baseId, fresh);
     return fresh;
   };
@@ -109,11 +120,20 @@ export function transactionHandler(
     into.rows.appendLine(`${weight}\t`, row, target.places);
     into.count++;
     bytes += into.rows.bytes - before;
+    if (bytes > inMemory) spillAll();
+  };
+  const spillAll = (): void => {
+    spill ??= new Spill();
+    for (const one of collected.values()) one.spilled.push(...spill.append(one.rows.take()));
+    bytes = 0;
   };
 
   return {
-    openBytes: () => bytes,
     isOpen: () => open,
+    discard: () => {
+      spill?.release();
+      spill = null;
+    },
     begin: (_finalLsn, _time, topXid) => {
       open = true;
       xid = topXid;
@@ -123,6 +143,8 @@ export function transactionHandler(
       open = false;
       for (const one of collected.values()) finish(one);
       collected.clear();
+      const file = spill;
+      spill = null;
       if (!skipping && (finished.length > 0 || unknown.size > 0)) {
         hooks.committed({
           xid,
@@ -133,8 +155,9 @@ export function transactionHandler(
           rows: finished.splice(0),
           unknown: new Map(unknown),
           bytes,
+          release: () => file?.release(),
         });
-      }
+      } else file?.release();
       finished.length = 0;
       unknown.clear();
       bytes = 0;

@@ -78,6 +78,21 @@ export function refreshFailed(stream: StreamTable, outcome: Outcome, errors: num
   ];
 }
 
+/** The stream table whose query failed when it was to be filled: it is tried again when that is asked for. */
+export function populationRefused(stream: StreamTable, outcome: Outcome): Execution[] {
+  const message = outcome.failure?.message ?? '';
+  return [
+    {
+      name: 'stream_unfilled',
+      sql: `UPDATE millrace.stream_table SET status = 'ERROR', status_reason = $2, refresh_done = greatest(refresh_done, $3::bigint)
+ WHERE relation_id = $1::bigint`,
+      params: [String(stream.relationId), message, String(stream.refreshRequested)],
+    },
+    history(stream, outcome),
+    alert(stream, 'refresh_failed', { action: outcome.action, error: message }),
+  ];
+}
+
 export function history(stream: Pick<StreamTable, 'relationId'>, outcome: Outcome): Execution {
   return {
     name: 'refresh_history',

@@ -24,6 +24,8 @@ export interface DueFacts {
   /** Changes are set aside for the view, or wait in the stream of base tables. */
   readonly hasChanges: (view: LiveView<ViewPlan>) => boolean;
   readonly remembered: (viewId: number) => Remembered | undefined;
+  /** Last request heard of, beside the catalog. */
+  readonly requested: (viewId: number) => number;
 }
 
 export interface Due {
@@ -46,7 +48,8 @@ export function dueViews(state: CatalogState, facts: DueFacts): Due {
   for (const view of active) {
     const stream = state.streams.get(view.id);
     const remembered = facts.remembered(view.id);
-    if (stream !== undefined && stream.refreshRequested > Math.max(stream.refreshDone, remembered?.done ?? 0)) {
+    const requested = Math.max(stream?.refreshRequested ?? 0, facts.requested(view.id));
+    if (stream !== undefined && requested > Math.max(stream.refreshDone, remembered?.done ?? 0)) {
       views.set(view.id, 'manual');
       continue;
     }
@@ -58,7 +61,7 @@ export function dueViews(state: CatalogState, facts: DueFacts): Due {
       continue;
     }
     const schedule = scheduleOf(stream);
-    if (schedule.kind === 'calculated' && stream?.refreshMode !== 'FULL') {
+    if (schedule.kind === 'calculated' && !computedWhole(view, stream)) {
       // For the sake of those that read it, when there are any.
       if ((readers.get(view.id) ?? []).length > 0) continue;
       if (stream?.deltaLost == null && !changesBelow(state, view, facts)) continue;
@@ -94,6 +97,11 @@ export function dueViews(state: CatalogState, facts: DueFacts): Due {
 
 const isActive = (stream: StreamTable | undefined): boolean =>
   stream === undefined || stream.status === 'ACTIVE' || stream.status === 'INITIALIZING';
+
+/** Changes of its inputs do not tell when its result changes, or are not known. */
+export function computedWhole(view: LiveView<ViewPlan>, stream: StreamTable | undefined): boolean {
+  return stream?.refreshMode === 'FULL' || ('clock' in view.plan && view.plan.clock === true);
+}
 
 /** One that cannot be read was refused when it was given; should one be there, hourly does no harm. */
 export function scheduleOf(stream: StreamTable | undefined): Schedule {

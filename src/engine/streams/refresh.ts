@@ -14,7 +14,7 @@ import { type Epoch, requireStatementError } from '../epoch.ts';
 import { fewRows } from '../row-arrays.ts';
 import { settingAside } from '../view-statements.ts';
 import { alert, errorsAllowed, type Outcome, refreshed, refreshFailed } from './bookkeeping.ts';
-import { type DueReason, scheduleOf } from './due.ts';
+import { computedWhole, type DueReason, scheduleOf } from './due.ts';
 import type { StreamMemory } from './memory.ts';
 
 export interface RefreshFacts {
@@ -69,19 +69,21 @@ export async function refreshView(facts: RefreshFacts, view: LiveView<ViewPlan>,
     result = await attempt(engine, view.id, statements(facts, view, stream, { action, reason }, pending));
   }
   const took = performance.now() - begun;
-  const requested = stream?.refreshRequested ?? 0;
+  const requested = Math.max(stream?.refreshRequested ?? 0, memory.requested(view.id));
   const failure = result instanceof PostgresError ? result : null;
   const { inserted, deleted } = result instanceof PostgresError ? { inserted: 0, deleted: 0 } : result;
   const outcome: Outcome = { action, reason, startedAt, inserted, deleted, deltaRows, failure };
   if (failure !== null) return failed(facts, view, stream, outcome, requested);
 
   const rebuilt = action === 'FULL' || action === 'REINITIALIZE';
-  const nextAt = stream === undefined ? null : nextAfter(stream, startedAt, took, rebuilt);
+  const nextAt = stream === undefined ? null : nextAfter(view, stream, startedAt, took, rebuilt);
   if (stream !== undefined) epoch.sendAll(refreshed(stream, outcome, facts.dataAt, requested, nextAt, rebuilt));
   return {
     changed: inserted + deleted > 0,
     catalogChanged: stream !== undefined && (rebuilt || stream.consecutiveErrors > 0 || stream.status !== 'ACTIVE'),
     committed: () => {
+      const metric = `millrace_refreshes_total{action=${JSON.stringify(action)}}`;
+      engine.metrics[metric] = (engine.metrics[metric] ?? 0) + 1;
       engine.clean.add(view.id);
       memory.set(view.id, { done: requested, nextAt });
       if (rebuilt) memory.tookFull(view.id, took);
@@ -161,6 +163,8 @@ async function choose(
 ): Promise<Choice> {
   if (stream?.reinitialize === true) return { action: 'REINITIALIZE', reason: 'reinitialize' };
   if (stream?.refreshMode === 'FULL') return { action: 'FULL', reason: due };
+  // What it shows depends on the time, too.
+  if ('clock' in view.plan && view.plan.clock === true) return { action: 'FULL', reason: 'time' };
   const missing = lost.get(view.id) ?? stream?.deltaLost ?? null;
   if (missing !== null) return { action: 'FULL', reason: missing };
   if (deltaRows === 0) return { action: 'NO_DATA', reason: due };
@@ -189,7 +193,7 @@ function statements(
     }
     case 'FULL':
     case 'REINITIALIZE':
-      work.push(rebuildSql(view.plan, view.id, storage));
+      work.push(...rebuildSql(view.plan, view.id, storage));
       break;
   }
   if (stream?.refreshMode === 'FULL' || fresh !== null) return work;
@@ -248,8 +252,8 @@ async function totalRows({ session, state }: EngineContext, view: LiveView<ViewP
 }
 
 /** When it is due next, by its schedule. One without, that has to be computed as a whole each time, is due when that has become a tenth of the time. */
-function nextAfter(stream: StreamTable, startedAt: number, tookMs: number, rebuilt: boolean): number | null {
+function nextAfter(view: LiveView<ViewPlan>, stream: StreamTable, startedAt: number, tookMs: number, rebuilt: boolean): number | null {
   const schedule = scheduleOf(stream);
   if (schedule.kind !== 'calculated') return nextTime(schedule, startedAt);
-  return stream.refreshMode === 'FULL' && rebuilt ? startedAt + Math.max(1000, 10 * tookMs) : null;
+  return computedWhole(view, stream) && rebuilt ? startedAt + Math.max(1000, 10 * tookMs) : null;
 }

@@ -216,8 +216,8 @@ describe('CASCADE through plain views', () => {
     await build();
     expect(await client.failure('DROP SCHEMA w')).toMatchInlineSnapshot(`
       "ERROR 2BP01: cannot drop schema "w" because other objects depend on it
-      DETAIL: materialized view w.m1 depends on schema w
-      table w.t depends on schema w
+      DETAIL: table w.t depends on schema w
+      materialized view w.m1 depends on schema w
       HINT: Use DROP ... CASCADE to drop the dependent objects too."
     `);
     await client.query("CREATE SECRET w.x AS 'x'; DROP SCHEMA w CASCADE");

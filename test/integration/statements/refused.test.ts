@@ -176,8 +176,8 @@ describe('DROP', () => {
       secret public.sec depends on schema public
       source public.s depends on schema public
       source public.narrow depends on schema public
-      materialized view public.v depends on schema public
       table public.t depends on schema public
+      materialized view public.v depends on schema public
       HINT: Use DROP ... CASCADE to drop the dependent objects too.",
       ]
     `);

@@ -64,12 +64,16 @@ async function open(config: pg.ClientConfig): Promise<TestClient> {
 
 export async function startStage(
   options: {
+    readonly upstream?: TestPostgresOptions;
     readonly origin?: TestPostgresOptions;
     /** Further flags of `serve`. */
     readonly args?: readonly string[];
   } = {},
 ): Promise<Stage> {
-  const [upstream, origin] = await Promise.all([startPostgres(), startPostgres({ settings: { wal_level: 'logical' }, ...options.origin })]);
+  const [upstream, origin] = await Promise.all([
+    startPostgres(options.upstream),
+    startPostgres({ settings: { wal_level: 'logical' }, ...options.origin }),
+  ]);
   const millrace = await startMillrace({ upstream: upstream.address, ...(options.args === undefined ? {} : { args: options.args }) });
   const clients: TestClient[] = [];
   const keep = async (client: Promise<TestClient>): Promise<TestClient> => {

@@ -60,6 +60,13 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
     expect((await streamRow(client, usesB))['status_reason']).toBe('stream table is suspended: column "b" of public.wide was dropped');
     await expect(client.query('SELECT * FROM uses_b')).rejects.toThrow('stream table is suspended: column "b" of public.wide was dropped');
     expect(await streamRow(client, usesC)).toMatchObject({ status: 'ACTIVE' });
+    // Told to go on, it says so again.
+    await client.query(
+      `UPDATE millrace.stream_table SET status = 'ACTIVE', status_reason = NULL WHERE relation_id = ${usesB}; NOTIFY millrace, ''`,
+    );
+    await expect
+      .poll(async () => (await streamRow(client, usesB))['status_reason'], { timeout: 15_000 })
+      .toBe('stream table is suspended: column "b" of public.wide was dropped');
   });
 
   test('a dropped table suspends what reads it', async () => {
@@ -148,6 +155,17 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
     const id = await createStream(client, 'of_light', 'SELECT count(*) AS n FROM light');
     await expect.poll(async () => (await streamRow(client, id))['status'], { timeout: 15_000 }).toBe('SUSPENDED');
     expect((await streamRow(client, id))['status_reason']).toBe('changes of public.light cannot be captured: it is unlogged');
+    await client.query('CREATE UNLOGGED TABLE mended (id integer PRIMARY KEY); INSERT INTO mended VALUES (1)');
+    const mended = await createStream(client, 'of_mended', 'SELECT count(*) AS n FROM mended');
+    const over = await createStream(client, 'over_mended', 'SELECT n FROM of_mended');
+    await expect.poll(async () => (await streamRow(client, mended))['status'], { timeout: 15_000 }).toBe('SUSPENDED');
+    await client.query(
+      `ALTER TABLE mended SET LOGGED; UPDATE millrace.stream_table SET status = 'ACTIVE' WHERE relation_id = ${mended}; NOTIFY millrace, ''`,
+    );
+    await streamReady(client, mended);
+    await streamReady(client, over);
+    await client.query('INSERT INTO mended VALUES (2)');
+    await followsQuery(client, 'over_mended', 'SELECT count(*) AS n FROM mended');
     const full = await createStream(client, 'of_light_full', 'SELECT count(*) AS n FROM light', { mode: 'FULL', schedule: '1h' });
     await streamReady(client, full);
     await client.query('INSERT INTO light VALUES (2)');

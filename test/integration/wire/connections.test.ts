@@ -328,7 +328,7 @@ describe('back-pressure', () => {
     c.write(query("SELECT repeat('x', 1000) FROM generate_series(1, 100000)", 'utf8'));
     await pause(1000);
     const after = process.memoryUsage();
-    expect(after.arrayBuffers + after.external - before.arrayBuffers - before.external).toBeLessThan(20_000_000);
+    expect(after.external - before.external).toBeLessThan(20_000_000);
     c.resume();
     const messages = await c.until('Z');
     expect(messages).toHaveLength(100_003);

@@ -189,7 +189,7 @@ describe.each(versions)('views, case by case, on PostgreSQL %i', (version) => {
     await database.createView('g', 'SELECT x, sum(i) AS s FROM pp GROUP BY x');
     await database.createView('o', 'SELECT * FROM grouped WHERE n > 1');
     await database.createView('cte', 'WITH t AS (SELECT x FROM public.t WHERE id > 1) SELECT t.x, p.x AS px FROM t JOIN p USING (x)');
-    expect([kind('v'), kind('g'), kind('o')]).toEqual(['rows', 'aggregate', 'whole']);
+    expect([kind('v'), kind('g'), kind('o')]).toEqual(['rows', 'aggregate', 'rows']);
     await epochs(
       'INSERT INTO millrace_data.s1 VALUES (1, 1), (2, 2), (3, 3), (4, 3)',
       'UPDATE millrace_data.s1 SET c2 = c2 + 1',
@@ -239,7 +239,7 @@ describe.each(versions)('views, case by case, on PostgreSQL %i', (version) => {
       const plan = await database.plan(definition);
       const id = 50 + i;
       for (const statement of storageDdl(plan, id)) await client.query(statement);
-      await client.query(populateSql(plan, id));
+      for (const statement of populateSql(plan, id)) await client.query(statement);
       await client.query('DROP TABLE IF EXISTS gathered; DELETE FROM millrace_data.d1; CREATE TABLE gathered AS TABLE millrace_data.d1');
       for (const write of [
         'DELETE FROM millrace_data.s1 WHERE c1 > 18',
@@ -259,9 +259,13 @@ describe.each(versions)('views, case by case, on PostgreSQL %i', (version) => {
       await client.query(
         `UPDATE millrace_data.s${id} SET ${column} = ${column} + 1000 WHERE ${column} = (SELECT max(${column}) FROM millrace_data.s${id})`,
       );
-      const repaired = await client.query(rebuildSql(plan, id));
-      expect(repaired.rowCount).toBeGreaterThan(0);
-      expect((await client.query(rebuildSql(plan, id))).rowCount).toBe(0);
+      const repair = async (): Promise<number> => {
+        let rows = 0;
+        for (const statement of rebuildSql(plan, id)) rows += (await client.query(statement)).rowCount ?? 0;
+        return rows;
+      };
+      expect(await repair()).toBeGreaterThan(0);
+      expect(await repair()).toBe(0);
     }
     await client.query('DROP TABLE gathered; DROP VIEW def');
   });
@@ -303,7 +307,7 @@ describe.each(versions)('views, case by case, on PostgreSQL %i', (version) => {
     await database.createView('product', 'SELECT g, product(id) FROM t GROUP BY g');
     await database.createView('all', 'SELECT product(id) FROM t');
     await database.createView('set', 'SELECT id, unnest(ARRAY[g, id]) AS u FROM t');
-    expect([kind('product'), kind('all'), kind('set')]).toEqual(['groups', 'whole', 'whole']);
+    expect([kind('product'), kind('all'), kind('set')]).toEqual(['groups', 'whole', 'bag']);
     expect(explainPlan(database.views[0]?.plan ?? expect.fail())).toBe('keyed: touched groups are computed again because of product()');
     await epochs(
       'INSERT INTO millrace_data.s1 VALUES (1, 1), (2, 1), (3, NULL)',

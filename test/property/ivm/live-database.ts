@@ -3,7 +3,7 @@
  * Invariant checked by `verify`: every facade equals its query, as rows and as text.
  */
 import type pg from 'pg';
-import { analyzeView } from '../../../src/ivm/analyze.ts';
+import { analyzeView, viewFunctions } from '../../../src/ivm/analyze.ts';
 import { captureDdl } from '../../../src/ivm/capture.ts';
 import { functionKindsSql, planView } from '../../../src/ivm/plan-view.ts';
 import type { ViewPlan } from '../../../src/ivm/plans.ts';
@@ -47,8 +47,11 @@ export class LiveDatabase {
     this.nextId = 1;
   }
 
-  /** A table as replication would keep it. `key`: indexes of its primary key columns; empty: keyless. */
-  async createTable(name: string, columns: readonly TableColumn[], key: readonly number[]): Promise<number> {
+  /**
+   * A table as replication would keep it. `key`: indexes of its primary key columns; empty: keyless. `bag`: nothing is said that tells
+   * its rows apart, as of an ordinary table without a key.
+   */
+  async createTable(name: string, columns: readonly TableColumn[], key: readonly number[], bag = false): Promise<number> {
     const id = this.nextId++;
     const definitions = columns.map((column, i) => `c${i + 1} ${column.type}`);
     const keyNames = key.length > 0 ? key.map((i) => `c${i + 1}`) : ['rid'];
@@ -57,7 +60,7 @@ export class LiveDatabase {
     const relation: LiveRelation = {
       kind: 'live',
       id,
-      key: keyNames,
+      key: bag ? [] : keyNames,
       columns: columns.map((column, i) => ({ name: column.name, expression: `s.c${i + 1}` })),
     };
     await this.publish(name, relation);
@@ -77,7 +80,7 @@ export class LiveDatabase {
     const plan = await this.plan(await this.definition(definition));
     for (const statement of storageDdl(plan, id)) await this.client.query(statement);
     await this.publish(name, asLiveRelation(plan, id));
-    await this.client.query(populateSql(plan, id));
+    for (const statement of populateSql(plan, id)) await this.client.query(statement);
     await this.client.query(`DELETE FROM millrace_data.d${id}`);
     // The plan has been through the catalog.
     const view = { name, id, query, plan: JSON.parse(JSON.stringify(plan)) as ViewPlan, exact };
@@ -87,9 +90,18 @@ export class LiveDatabase {
   }
 
   async plan(definition: string): Promise<ViewPlan> {
-    const analysis = analyzeView(definition, (schema, name) =>
-      schema === null || schema === 'public' ? this.relations.get(name) : undefined,
+    const lookup = (schema: string | null, name: string): LiveRelation | PlainView | undefined =>
+      schema === null || schema === 'public' ? this.relations.get(name) : undefined;
+    const kinds = await this.client.query(functionKindsSql, [viewFunctions(definition, lookup)]);
+    const functions = Object.fromEntries(
+      kinds.rows.map((row) => [row.name, { aggregate: row.aggregate === true, setReturning: row.set_returning === true }]),
     );
+    const analysis = analyzeView(definition, lookup, undefined, functions);
+    // Here a query that is written anew has to be understood.
+    if (analysis.stagesSql !== null) {
+      const held = await this.client.query({ text: analysis.stagesSql, rowMode: 'array' });
+      if (held.rows[0]?.[0] !== true) throw new Error(`stages with other collations: ${definition}`);
+    }
     const columns: ProbeResult['columns'] =
       analysis.probeSql === null
         ? []
@@ -97,20 +109,18 @@ export class LiveDatabase {
             typeOid: field.dataTypeID,
             typeModifier: field.dataTypeModifier,
           }));
-    let groupsHashable = false;
-    if (analysis.hashableSql !== null) {
-      groupsHashable = await this.client.query({ text: analysis.hashableSql, rowMode: 'array' }).then(
-        (result) => result.rows[0]?.[0] === true,
-        (error: { code?: string }) => {
-          if (error.code !== '42883') throw error;
-          return false;
-        },
+    const groupsHashable: boolean[] = [];
+    for (const text of analysis.hashableSql) {
+      groupsHashable.push(
+        await this.client.query({ text, rowMode: 'array' }).then(
+          (result) => result.rows[0]?.[0] === true,
+          (error: { code?: string }) => {
+            if (error.code !== '42883') throw error;
+            return false;
+          },
+        ),
       );
     }
-    const kinds = await this.client.query(functionKindsSql, [analysis.functions]);
-    const functions = Object.fromEntries(
-      kinds.rows.map((row) => [row.name, { aggregate: row.aggregate === true, setReturning: row.set_returning === true }]),
-    );
     return planView(analysis, { columns, functions, groupsHashable });
   }
 

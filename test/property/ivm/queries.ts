@@ -1,4 +1,5 @@
 /** Random queries over the tables of the property test: every construct that has a way of its own, and those that have none. */
+import { constructs } from './constructs.ts';
 import type { Random } from './random.ts';
 
 export interface RandomQuery {
@@ -30,8 +31,12 @@ export function randomQuery(random: Random, relations: readonly string[]): Rando
     recomputed,
     recomputed,
     distinct,
-    whole,
-    whole,
+    listed,
+    listed,
+    composed,
+    composed,
+    composed,
+    composed,
   ];
   return random.pick(kinds)(random, relations);
 }
@@ -205,33 +210,80 @@ function distinct(random: Random, relations: readonly string[]): RandomQuery {
   return { sql: `SELECT DISTINCT ${named(outputs)} FROM ${from} ${condition(random, aliases)}`, exact: !loose };
 }
 
-function whole(random: Random, relations: readonly string[]): RandomQuery {
-  const one = random.pick(relations);
-  const two = random.pick(relations);
+/** One of the constructs. */
+function listed(random: Random, relations: readonly string[]): RandomQuery {
+  const { sql, exact } = random.pick(constructs);
+  const chosen = [random.pick(relations), random.pick(relations), random.pick(relations)];
+  return { sql: sql.replace(/\$(\d)/g, (_, n: string) => chosen[Number(n) - 1] ?? ''), exact: exact !== false };
+}
+
+const five = (alias: string): string => ['a', 'b', 'c', 'd', weird].map((column) => `${alias}.${column}`).join(', ');
+
+/** Something to select from with the columns a, b, c, d and "Weird ""col", whose equal values look the same. */
+function source(random: Random, relations: readonly string[], depth: number): string {
+  if (depth === 0 || random.chance(0.35)) return random.pick(relations);
+  const inner = (): string => source(random, relations, depth - 1);
   const sql = random.pick([
-    `SELECT t1.a, t1.c, t2.b, t2.f FROM ${one} t1 LEFT JOIN ${two} t2 ON t1.a = t2.a AND t2.b > 1`,
-    `SELECT t1.*, t2.c AS c2 FROM (SELECT a, c AS x FROM ${one}) t1 FULL JOIN (SELECT c, a FROM ${two}) t2 USING (a)`,
-    `SELECT t1.a, t1.u FROM ${one} t1 WHERE EXISTS (SELECT 1 FROM ${two} t2 WHERE t2.a = t1.a AND t2.b IS NOT NULL LIMIT 1)`,
-    `SELECT t1.a, t1.c FROM ${one} t1 WHERE t1.a NOT IN (SELECT t2.${weird} FROM ${two} t2 WHERE t2.${weird} IS NOT NULL)`,
-    `SELECT t1.a, t1.b, rank() OVER (PARTITION BY t1.c ORDER BY t1.a), sum(t1.b) OVER w FROM ${one} t1 WINDOW w AS (PARTITION BY t1.a)`,
-    `SELECT a, c FROM ${one} UNION SELECT (${weird} % 10)::int, c FROM ${two}`,
-    `SELECT a, c FROM ${one} UNION ALL SELECT a, c FROM ${two}`,
-    `SELECT a, d FROM ${one} EXCEPT SELECT a, d FROM ${two}`,
-    `SELECT a, b FROM ${one} INTERSECT ALL SELECT a, b FROM ${two}`,
-    `WITH q AS (SELECT a, sum(b) AS total FROM ${one} GROUP BY a) SELECT q.a, q.total, t.c FROM q JOIN ${two} t ON t.a = q.a`,
-    `SELECT a, b, c FROM ${one} ORDER BY a, b, c LIMIT 3`,
-    `SELECT a, c, sum(b), grouping(a) FROM ${one} GROUP BY GROUPING SETS ((a), (c), ())`,
-    `SELECT t1.a, (SELECT max(t2.b) FROM ${two} t2 WHERE t2.a = t1.a) AS best, t1.u FROM ${one} t1`,
-    `SELECT t1.a, l.c FROM ${one} t1, LATERAL (SELECT t2.c FROM ${two} t2 WHERE t2.a = t1.a ORDER BY t2.c LIMIT 2) l`,
-    `SELECT DISTINCT ON (a) a, b FROM ${one} ORDER BY a, b`,
-    `SELECT q.a, q.n, t.b FROM (SELECT a, count(*) AS n FROM ${one} GROUP BY a) q, ${two} t WHERE t.a = q.a`,
-    `SELECT sum(f), string_agg(c, '' ORDER BY c) FROM ${one}`,
-    `SELECT count(*) FROM ${one} HAVING count(*) > 3`,
-    `SELECT a, generate_series(1, least(a, 3)) AS g FROM ${one}`,
-    `SELECT DISTINCT count(*) AS n FROM ${one} GROUP BY a`,
-    `WITH RECURSIVE r(n) AS (SELECT min(a) FROM ${one} UNION SELECT r.n + 1 FROM r WHERE r.n < 4) SELECT n FROM r`,
-    `SELECT t1.a, x.n FROM ${one} t1, unnest(ARRAY[t1.a, 1]) x(n)`,
-    `SELECT v.x, count(t1.a) FROM (VALUES (1), (2)) v(x) LEFT JOIN ${one} t1 ON t1.a = v.x GROUP BY v.x`,
-  ]);
-  return { sql, exact: true };
+    () => `SELECT ${five('x')} FROM ${inner()} x ${filter(random, relations, ['x'], depth)}`,
+    () => `SELECT x.a, sum(x.b) AS b, min(x.c) AS c, max(x.d) AS d, count(*) AS ${weird} FROM ${inner()} x GROUP BY x.a`,
+    () => `SELECT x.a, max(x.b) AS b, x.c, min(x.d) AS d, sum(x.a) AS ${weird} FROM ${inner()} x GROUP BY x.c, x.a HAVING count(*) > 1`,
+    () => `SELECT ${five('x')} FROM ${inner()} x ${random.pick(setOperators)} SELECT ${five('y')} FROM ${inner()} y`,
+    () => `SELECT DISTINCT ${five('x')} FROM ${inner()} x`,
+    () => `SELECT ${five('x')} FROM ${inner()} x ORDER BY ${five('x')} LIMIT ${1 + random.int(8)}`,
+    () => `SELECT x.a, y.b, x.c, y.d, y.${weird} FROM ${joinOf(random, inner(), inner())} ${filter(random, relations, ['x', 'y'], depth)}`,
+    () =>
+      `SELECT x.a, x.b, x.c, x.d, rank() OVER (PARTITION BY x.${random.pick(['a', 'c'])} ORDER BY x.d, x.b) AS ${weird} FROM ${inner()} x`,
+    () => `SELECT DISTINCT ON (x.c) ${five('x')} FROM ${inner()} x ORDER BY x.c, ${five('x')}`,
+    () =>
+      `SELECT x.a, (SELECT max(z.b) FROM ${inner()} z WHERE z.a = x.a) AS b, x.c, x.d, (SELECT count(*) FROM ${random.pick(relations)} z WHERE z.c = x.c) AS ${weird} FROM ${inner()} x`,
+    () =>
+      `SELECT x.a, l.b, x.c, l.d, x.${weird} FROM ${inner()} x ${random.pick(['CROSS', 'LEFT'])} JOIN LATERAL (SELECT z.b, z.d FROM ${random.pick(relations)} z WHERE z.a = x.a ORDER BY z.b, z.d LIMIT 1) l ${''}`,
+  ])();
+  return `(${sql.replace(/LEFT JOIN LATERAL (.*) l $/, 'LEFT JOIN LATERAL $1 l ON true')})`;
+}
+
+const setOperators = ['UNION', 'UNION ALL', 'EXCEPT', 'EXCEPT ALL', 'INTERSECT', 'INTERSECT ALL'];
+
+function joinOf(random: Random, left: string, right: string): string {
+  const column = random.pick(['a', 'c', weird]);
+  const kind = random.pick(['JOIN', 'LEFT JOIN', 'LEFT JOIN', 'RIGHT JOIN', 'FULL JOIN']);
+  const more = kind !== 'FULL JOIN' && random.chance(0.4) ? random.pick([' AND y.b > 1', ' AND x.b >= y.b', ' AND y.d IS NOT NULL']) : '';
+  return `${left} x ${kind} ${right} y ON x.${column} = y.${column}${more}`;
+}
+
+function filter(random: Random, relations: readonly string[], aliases: readonly string[], depth: number): string {
+  const condition = (): string => {
+    const t = random.pick(aliases);
+    const other = (): string => `${source(random, relations, depth - 1)} z`;
+    const k = random.pick(['a', 'c', weird]);
+    return random.pick([
+      () => `${t}.a > ${random.int(4)}`,
+      () => `${t}.b IS NULL OR ${t}.c <> 'a'`,
+      () =>
+        `${random.pick(['', 'NOT '])}EXISTS (SELECT FROM ${other()} WHERE z.${k} = ${t}.${k}${random.pick(['', ' AND z.b > 1', ` AND z.d <> ${t}.d`])})`,
+      () => `${t}.${k} ${random.pick(['', 'NOT '])}IN (SELECT z.${k} FROM ${other()} WHERE z.b > ${random.int(3)})`,
+      () => `${t}.b > (SELECT avg(z.a) FROM ${other()} WHERE z.${k} = ${t}.${k})`,
+      () => `${t}.a >= (SELECT avg(z.a) FROM ${other()})`,
+      () => `(SELECT count(*) FROM ${other()} WHERE z.a = ${t}.a) < 3`,
+      () => `${t}.b <= ALL (SELECT z.b FROM ${other()} WHERE z.c = ${t}.c)`,
+    ])();
+  };
+  const conditions = Array.from({ length: random.int(3) }, () => `(${condition()})`);
+  return conditions.length === 0 ? '' : `WHERE ${conditions.join(' AND ')}`;
+}
+
+/** Constructs in each other. */
+function composed(random: Random, relations: readonly string[]): RandomQuery {
+  const depth = 1 + random.int(2);
+  const top = random.pick([
+    () => `SELECT ${five('q')} FROM ${source(random, relations, depth)} q`,
+    () =>
+      `SELECT q.c, count(*) AS n, sum(q.a) AS s, max(q.d) AS m FROM ${source(random, relations, depth)} q ${filter(random, relations, ['q'], 1)} GROUP BY q.c`,
+    () => `SELECT count(*) AS n, sum(q.a) AS s, min(q.b) AS m FROM ${source(random, relations, depth)} q`,
+    () => `SELECT q.a, r.c, q.b FROM ${source(random, relations, depth)} q JOIN ${source(random, relations, 1)} r ON r.a = q.a`,
+    () =>
+      `WITH w AS (SELECT ${five('q')} FROM ${source(random, relations, depth)} q) SELECT x.a, y.b, x.d FROM w x LEFT JOIN w y ON y.a = x.${weird}`,
+    () => `SELECT q.a, q.c, count(*) AS n FROM ${source(random, relations, 1)} q GROUP BY ROLLUP (q.a, q.c)`,
+  ])();
+  return { sql: top, exact: true };
 }

@@ -1,9 +1,26 @@
 /** Random transactions on the storages of the property test. */
 import type pg from 'pg';
+import type { LiveDatabase } from './live-database.ts';
 import type { Random } from './random.ts';
 
 /** c1.. of a test table in this order; `Weird` is bigint. */
 export const columnTypes = ['int', 'numeric(10,2)', 'text', 'date', 'bigint', 'float8', 'numeric'] as const;
+
+const names = ['a', 'b', 'c', 'd', 'Weird "col', 'f', 'u'];
+
+/** t_1 with a key, t_2 without, t_3 with or without: all with the same columns, and rows. */
+export async function createTables(random: Random, database: LiveDatabase): Promise<WritableTable[]> {
+  const tables: WritableTable[] = [];
+  for (const [i, keyed] of [true, false, random.chance(0.5)].entries()) {
+    const columns = names.map((name, column) => ({ name, type: columnTypes[column] ?? 'int' }));
+    if (keyed) columns.push({ name: 'id', type: 'int' });
+    const id = await database.createTable(`t_${i + 1}`, columns, keyed ? [columns.length - 1] : [], !keyed && random.chance(0.5));
+    tables.push({ id, keyed });
+    await database.client.query(insertRows(random, { id, keyed }, 5 + random.int(25)));
+    await database.client.query(`DELETE FROM millrace_data.d${id}`);
+  }
+  return tables;
+}
 
 export function randomValue(random: Random, column: number): string {
   if (random.chance(0.12)) return 'NULL';

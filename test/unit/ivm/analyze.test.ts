@@ -16,8 +16,9 @@ const table = (id: number): LiveRelation => ({
   columns: ['id', 'a', 'b'].map((name, i) => ({ name, expression: `s.c${i + 1}` })),
 });
 const lookup = (_: string | null, name: string): LiveRelation | undefined => ({ t: table(1), u: table(2) })[name];
+const functions = { string_agg: { aggregate: true, setReturning: false } };
 const plan = (query: string): ReturnType<typeof planView> =>
-  planView(analyzeView(query, lookup), { columns: [], functions: {}, groupsHashable: true });
+  planView(analyzeView(query, lookup, undefined, functions), { columns: [], functions, groupsHashable: [true] });
 
 test('names of relations, without those of common table expressions', () => {
   const query = 'WITH t AS (SELECT * FROM s.t) SELECT (SELECT 1 FROM u) FROM t, "S"."x y" x, (SELECT 1 FROM t) q';
@@ -62,10 +63,36 @@ test.each([
   ['SELECT t.a FROM t', 'algebraic: rows of one relation, found by the keys of what changed'],
   ['SELECT t.a FROM (t JOIN u ON ((t.a = u.a)))', 'algebraic: rows of a join of 2 relations, found by the keys of what changed'],
   ['SELECT count(*) AS count FROM t', 'algebraic: aggregates kept by adding and subtracting'],
-  ['SELECT t.a FROM (t LEFT JOIN u ON ((t.a = u.a)))', 'full: an outer join needs the whole query; only rows that differ are written'],
-  ['SELECT t.a FROM t UNION SELECT t.a FROM t', 'full: a set operation needs the whole query; only rows that differ are written'],
+  ['SELECT t.a FROM (t LEFT JOIN u ON ((t.a = u.a)))', 'keyed: rows whose own or joined rows changed are computed again'],
+  ['SELECT t.a FROM t UNION ALL SELECT t.a FROM t', 'algebraic: rows of 2 arms, counted by what they look like'],
+  [
+    'SELECT string_agg(t.b, t.b) AS s FROM t',
+    'full: string_agg() without GROUP BY needs the whole query; only rows that differ are written',
+  ],
 ])('%s: %s', (query, way) => {
   expect(explainPlan(plan(query))).toBe(way);
+});
+
+test('a query whose result changes with time is computed as a whole, and says so', () => {
+  const made = plan('SELECT t.a FROM t WHERE (t.b > now())');
+  expect([made.clock, made.reason.way]).toEqual([true, 'full']);
+  expect(plan('SELECT t.a FROM t').clock).toBe(false);
+});
+
+test('a query that cannot be written anew is kept without stages', () => {
+  const query = 'SELECT t.a FROM t UNION SELECT u.a FROM u';
+  const made = planView(analyzeView(query, lookup), { columns: [], functions: {}, groupsHashable: [], staged: false });
+  expect([made.stages.length, made.body.kind, made.reason.way]).toEqual([0, 'whole', 'full']);
+});
+
+test('a step reads stages by negative numbers, which are tables of the view', () => {
+  const made = plan('SELECT q.n, count(*) AS m FROM (SELECT t.a, count(*) AS n FROM t GROUP BY t.a) q GROUP BY q.n');
+  expect(made.stages).toHaveLength(1);
+  const [first, second, last] = maintainSql(made, 9, new Set([1]));
+  expect(first).toContain('MERGE INTO millrace_data.s9_1 s');
+  expect(second).toContain('INSERT INTO millrace_data.s9 ');
+  expect(last).toContain('DELETE FROM millrace_data.d9_1');
+  expect(maintainSql(made, 9, new Set([2]))).toEqual([]);
 });
 
 test('functions are listed once each, as printed', () => {
