@@ -21,6 +21,7 @@ const named = env.MILLRACE_BENCH_QUERIES?.split(',');
 /** Some of these names are words of SQL. */
 const chosen = (queries) =>
   Object.entries(queries).flatMap(([name, query]) => (named === undefined || named.includes(name) ? [[`st_${name}`, query]] : []));
+const shown = (name) => name.slice('st_'.length);
 const measured = Number(env.MILLRACE_BENCH_CYCLES ?? 5);
 const rows = Number(env.MILLRACE_BENCH_ROWS ?? 100_000);
 const shares = (env.MILLRACE_BENCH_CHANGES ?? '1,10,50').split(',').map(Number);
@@ -48,11 +49,11 @@ const e2e = () =>
       const { way, reason } = await createBoth(stage, name, query);
       const empty = [];
       for (let i = 0; i < 12; i++) empty.push(await refresh(stage, name));
-      console.log(`| ${name} | ${way} | 0 % | – | ${show(median(empty), 1)} | – | – | ${way === 'full' ? reason : 'NO_DATA'} |`);
+      console.log(`| ${shown(name)} | ${way} | 0 % | – | ${show(median(empty), 1)} | – | – | ${way === 'full' ? reason : 'NO_DATA'} |`);
       for (const share of shares) {
         const change = () => changeRows(stage.direct, (rows * share) / 100);
         const result = await cycles(stage, { name, query, change, warmUp: 2, measured });
-        console.log(`| ${[name, way, `${share} %`, ...timesOf(result), result.actions].join(' | ')} |`);
+        console.log(`| ${[shown(name), way, `${share} %`, ...timesOf(result), result.actions].join(' | ')} |`);
       }
       await dropBoth(stage, name);
     }
@@ -71,7 +72,7 @@ const tpch = () =>
       for (const share of [1, 0.01]) {
         const change = () => changeOrders(stage.direct, size, share / 100);
         const result = await cycles(stage, { name, query, change, warmUp: 1, measured });
-        console.log(`| ${[name, way, `${share} %`, ...timesOf(result), result.actions].join(' | ')} |`);
+        console.log(`| ${[shown(name), way, `${share} %`, ...timesOf(result), result.actions].join(' | ')} |`);
         const sum = sums.get(share) ?? { refreshMs: 0, viewMs: 0, fullMs: 0 };
         for (const key of Object.keys(sum)) sum[key] += result[key];
         sums.set(share, sum);

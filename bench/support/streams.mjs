@@ -91,7 +91,7 @@ export async function cycles(stage, { name, query, change, warmUp, measured }) {
     times.refresh.push(refreshed);
     times.full.push(computed);
     times.view.push(last.ms);
-    actions.add(last.action === 'FULL' ? `FULL (${last.reason})` : last.action);
+    actions.add(last.action === 'FULL' ? `FULL (${last.reason.split(':')[0]})` : last.action);
   }
   const [refreshMs, viewMs, fullMs] = [median(times.refresh), median(times.view), median(times.full)];
   return { refreshMs, viewMs, fullMs, ratio: fullMs / refreshMs, actions: [...actions].join(', ') };

@@ -39,9 +39,12 @@ export interface EpochSnapshot {
 /** An ordinary table could not be locked; nothing is open. */
 export class LockRefusedError extends Error {
   readonly table: string;
+  /** There is no table of that name. */
+  readonly isMissing: boolean;
   constructor(table: string, cause: PostgresError) {
     super(`${table} cannot be locked: ${cause.message}`, { cause });
     this.table = table;
+    this.isMissing = cause.code === '42P01' || cause.code === '3F000';
   }
 }
 

@@ -80,10 +80,14 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
     for (const id of told) request.triggers.add(id);
     if (error instanceof LockRefusedError) {
       const base = [...state.bases.values()].find((one) => one.name === error.table);
+      // Renamed or dropped since the catalog was read.
+      if (error.isMissing) engine.wake();
       const without = reading.filter((view) => base !== undefined && view.inputs.includes(base.id)).map((view) => view.id);
       return { kind: 'again', without, reason: error.message };
     }
-    if (error instanceof StreamLostError || (error instanceof PostgresError && /^(40001|40P01)$/.test(error.code))) {
+    // The capture of a table may end, with its delta table, while a view over it begins: the catalog says so by now.
+    const passing = request.beginPopulation === undefined ? /^(40001|40P01)$/ : /^(40001|40P01|42P01)$/;
+    if (error instanceof StreamLostError || (error instanceof PostgresError && passing.test(error.code))) {
       await session.query('ROLLBACK');
       engine.wake();
       return { kind: 'again', without: [], reason: error.message };

@@ -45,6 +45,16 @@ export class RefreshLoop {
     this.#capture = capture;
   }
 
+  /** Takes a request from its notification (millrace.request_refresh). False: the catalog has to be read. */
+  asked(payload: string | undefined): boolean {
+    const [, id, request] = /^refresh (\d+) (\d+)$/.exec(payload ?? '') ?? [];
+    const { state } = this.#engine;
+    // One that is not populated, or stands still, is not refreshed as it is.
+    if (state.views.get(Number(id))?.state !== 'ready' || state.streams.get(Number(id))?.status !== 'ACTIVE') return false;
+    this.memory.asked(Number(id), Number(request));
+    return true;
+  }
+
   /** Refreshes what is due. False when nothing was done. */
   async work(): Promise<boolean> {
     const now = Date.now();
@@ -157,6 +167,7 @@ export class RefreshLoop {
           (input) => runner?.waitingFor(input) === true || this.#capture.touched.has(input) || otherPartitions(state.bases.get(input)),
         ),
       remembered: (viewId) => this.memory.get(viewId),
+      requested: (viewId) => this.memory.requested(viewId),
     });
   }
 

@@ -139,8 +139,9 @@ class EngineLoop {
     };
     this.#session.onClose((error) => fail(error ?? new Error('the upstream closed the session')));
     this.#admin.on('error', fail);
-    this.#admin.on('notification', () => {
-      this.#catalogDue = true;
+    let takes: (payload: string | undefined) => boolean = () => false;
+    this.#admin.on('notification', ({ payload }) => {
+      if (!takes(payload)) this.#catalogDue = true;
       this.#kick();
     });
     await this.#admin.query('LISTEN millrace');
@@ -175,6 +176,7 @@ class EngineLoop {
     };
     const capture = new BaseCapture(engine, { ready: () => this.#kick() });
     const refreshes = new RefreshLoop(engine, capture);
+    takes = (payload) => refreshes.asked(payload);
     const reload = async (): Promise<void> => {
       catalog = await readCatalog(this.#admin, this.#config.secretKey);
       engine.state = catalog;

@@ -27,7 +27,7 @@ export interface SourceTable {
   readonly name: string;
   /** Of its `base_table`; taken from the series of ids when there is none yet. */
   readonly id: number;
-  /** It has a `base_table`. */
+  /** It was in the catalog when it was looked up. */
   readonly registered: boolean;
   /** relkind */
   readonly kind: 'r' | 'p' | 'm' | 'f';

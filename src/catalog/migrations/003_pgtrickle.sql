@@ -421,7 +421,7 @@ DECLARE
 BEGIN
     UPDATE millrace.own_stream_table SET refresh_requested = refresh_requested + 1 WHERE relation_id = id RETURNING refresh_requested INTO wanted;
     PERFORM pg_catalog.set_config('millrace.awaited', (awaited || pg_catalog.jsonb_build_object(id::text, wanted))::text, true);
-    PERFORM pg_catalog.pg_notify('millrace', '');
+    PERFORM pg_catalog.pg_notify('millrace', pg_catalog.format('refresh %s %s', id, wanted));
 END $$;
 
 CREATE FUNCTION pgtrickle.refresh_stream_table(name text) RETURNS void

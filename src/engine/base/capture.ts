@@ -166,9 +166,10 @@ export class BaseCapture {
     const captured = present.filter((base) => base.state === 'captured');
     const exists = this.#runner !== null || captured.length > 0 || catalog.baseCapture;
     if (wanted.size === 0 && !exists && catalog.unusedBases.length === 0) return;
-    // The catalog is read for every refresh that is asked for; a session is opened only when there is something to bring in line.
-    if (this.runner !== null && catalog.unusedBases.length === 0 && wanted.size > 0 && present.every((base) => inLine(base, wanted)))
-      return;
+    // The catalog is read often; a session is opened only when there is something to bring in line.
+    const streamed = captured.some((base) => base.method === 'wal');
+    const settled = streamed === (this.runner !== null) && (streamed || !catalog.baseCapture) && catalog.unusedBases.length === 0;
+    if (settled && present.every((base) => inLine(base, wanted))) return;
     const client = await openOrigin(this.#engine.config.upstream, {
       database: this.#engine.config.database,
       applicationName: 'millrace capture',
@@ -269,7 +270,7 @@ export class BaseCapture {
     const runner: BaseRunner = new BaseRunner(
       { address: config.upstream, database: config.database, slot, publication, taken },
       {
-        resolve: (message) => this.#ask((asked) => findTarget(asked, message)),
+        resolve: (message, xid) => this.#ask((asked) => findTarget(asked, message, xid)),
         ready: this.#hooks.ready,
         failed: (error) => {
           if (this.#runner === runner) this.#failed(error);

@@ -2,15 +2,28 @@
  * What the database says of base tables and of itself, and what it is told of changes that were missed.
  * Invariant: asked of the catalog as it is now; nothing is remembered here.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from 'pg';
 import type { BaseTable } from '../../catalog/model.ts';
 import type { RelationMessage } from '../../replication/pgoutput.ts';
+import { isVisible, parseSnapshot } from '../../replication/snapshot-visibility.ts';
 import { quoteLiteral } from '../../sql/quote.ts';
 import { type TargetFacts, targetOf } from './shapes.ts';
 import type { BaseTarget } from './transactions.ts';
 
-/** Where rows of a relation of the stream go; null: it is no captured base table. */
-export async function findTarget(client: Client, message: RelationMessage): Promise<BaseTarget | null> {
+/** Pause between two looks for a transaction that is in the WAL and not yet visible. */
+const visiblePauseMs = 2;
+
+/**
+ * Where rows of a relation of the stream go; null: it is no captured base table. `xid`: the transaction that the message came in. It is in
+ * the WAL before the catalog shows what it did: a column renamed in it would not be found by its new name, so its turn is waited for.
+ */
+export async function findTarget(client: Client, message: RelationMessage, xid: number): Promise<BaseTarget | null> {
+  for (;;) {
+    const seen = await client.query<{ snapshot: string }>('SELECT pg_catalog.pg_current_snapshot()::text AS snapshot');
+    if (isVisible(parseSnapshot(seen.rows[0]?.snapshot ?? ''), xid)) break;
+    await sleep(visiblePauseMs);
+  }
   const types = JSON.stringify(message.columns.map((column) => ({ type: column.typeOid, typmod: column.typmod })));
   const result = await client.query<{ facts: TargetFacts; types: string[] }>(
     `SELECT jsonb_build_object('id', b.relation_id, 'known', b.columns,

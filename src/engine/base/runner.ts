@@ -12,8 +12,8 @@ import { type ReplicationStream, startStream } from '../../replication/stream.ts
 import { type BaseTarget, type BaseTransaction, transactionHandler } from './transactions.ts';
 
 export interface BaseRunnerHooks {
-  /** Where a relation's rows go; null: they are of no concern. */
-  readonly resolve: (message: RelationMessage) => Promise<BaseTarget | null>;
+  /** Where a relation's rows go; null: they are of no concern. `xid`: the transaction it came in. */
+  readonly resolve: (message: RelationMessage, xid: number) => Promise<BaseTarget | null>;
   /** A transaction has come. */
   readonly ready: () => void;
   readonly failed: (error: unknown) => void;
@@ -43,7 +43,7 @@ export class BaseRunner {
   readonly #options: BaseRunnerOptions;
   readonly #hooks: BaseRunnerHooks;
   readonly #targets = new Map<number, BaseTarget>();
-  readonly #messages = new Map<number, RelationMessage>();
+  readonly #messages = new Map<number, { readonly message: RelationMessage; readonly xid: number }>();
   readonly #handler: ReturnType<typeof transactionHandler>;
   readonly #markers = new Map<string, Waiter>();
   #waiting: BaseTransaction[] = [];
@@ -65,7 +65,7 @@ export class BaseRunner {
     this.#hooks = hooks;
     this.#handler = transactionHandler({
       targets: this.#targets,
-      relation: (message) => this.#relation(message),
+      relation: (message, xid) => this.#relation(message, xid),
       wanted: (xid) => options.taken === null || !isVisible(options.taken, xid),
       committed: (transaction) => {
         this.#waiting.push(transaction);
@@ -197,18 +197,18 @@ export class BaseRunner {
     this.#stream?.acknowledge(this.#reached);
   }
 
-  #relation(message: RelationMessage): void {
-    this.#messages.set(message.oid, message);
-    void this.#resolveAll([message]);
+  #relation(message: RelationMessage, xid: number): void {
+    this.#messages.set(message.oid, { message, xid });
+    void this.#resolveAll([{ message, xid }]);
   }
 
-  #resolveAll(messages: readonly RelationMessage[]): Promise<void> {
+  #resolveAll(messages: readonly { readonly message: RelationMessage; readonly xid: number }[]): Promise<void> {
     this.#resolving++;
     this.#stream?.pause();
     this.#lookups = this.#lookups.then(async () => {
       try {
-        for (const message of messages) {
-          const target = await this.#hooks.resolve(message);
+        for (const { message, xid } of messages) {
+          const target = await this.#hooks.resolve(message, xid);
           if (target === null) this.#targets.delete(message.oid);
           else this.#targets.set(message.oid, target);
         }

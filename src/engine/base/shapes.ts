@@ -70,6 +70,7 @@ export function usedAttnums(plan: ViewPlan, input: number): ReadonlySet<number> 
     }
     for (const value of Object.values(node)) walk(value);
   };
+  walk(plan.stages);
   walk(plan.body);
   return used;
 }

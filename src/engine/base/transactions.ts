@@ -48,8 +48,11 @@ export interface BaseTransaction {
 }
 
 export interface TransactionHooks {
-  /** Called for every relation of the stream before its first row and after it changed; `targets` is to hold its target by then. */
-  readonly relation: (message: RelationMessage) => void;
+  /**
+   * Called for every relation of the stream before its first row and after it changed, with the transaction (32 bits) it comes in;
+   * `targets` is to hold its target by then.
+   */
+  readonly relation: (message: RelationMessage, xid: number) => void;
   readonly targets: ReadonlyMap<number, BaseTarget>;
   /** False: it has been taken in before, and its rows are skipped. */
   readonly wanted: (xid: number) => boolean;
@@ -167,7 +170,7 @@ export function transactionHandler(hooks: TransactionHooks): ChangeHandler & {
     },
     origin: () => undefined,
     type: () => undefined,
-    relation: (message) => hooks.relation(message),
+    relation: (message) => hooks.relation(message, xid),
     message: (transactional, _lsn, prefix, buffer, start, end) => {
       if (transactional && prefix === markerPrefix) markers.push(buffer.toString('utf8', start, end));
     },

@@ -24,6 +24,8 @@ export interface DueFacts {
   /** Changes are set aside for the view, or wait in the stream of base tables. */
   readonly hasChanges: (view: LiveView<ViewPlan>) => boolean;
   readonly remembered: (viewId: number) => Remembered | undefined;
+  /** Last request heard of, beside the catalog. */
+  readonly requested: (viewId: number) => number;
 }
 
 export interface Due {
@@ -46,7 +48,8 @@ export function dueViews(state: CatalogState, facts: DueFacts): Due {
   for (const view of active) {
     const stream = state.streams.get(view.id);
     const remembered = facts.remembered(view.id);
-    if (stream !== undefined && stream.refreshRequested > Math.max(stream.refreshDone, remembered?.done ?? 0)) {
+    const requested = Math.max(stream?.refreshRequested ?? 0, facts.requested(view.id));
+    if (stream !== undefined && requested > Math.max(stream.refreshDone, remembered?.done ?? 0)) {
       views.set(view.id, 'manual');
       continue;
     }

@@ -15,6 +15,17 @@ interface Costs {
 export class StreamMemory {
   readonly #remembered = new Map<number, Remembered>();
   readonly #costs = new Map<number, Costs>();
+  readonly #requested = new Map<number, number>();
+
+  /** A refresh was asked for since the catalog was read. */
+  asked(viewId: number, request: number): void {
+    this.#requested.set(viewId, Math.max(request, this.requested(viewId)));
+  }
+
+  /** The last request heard of; 0: none. */
+  requested(viewId: number): number {
+    return this.#requested.get(viewId) ?? 0;
+  }
 
   get(viewId: number): Remembered | undefined {
     return this.#remembered.get(viewId);

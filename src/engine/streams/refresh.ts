@@ -69,7 +69,7 @@ export async function refreshView(facts: RefreshFacts, view: LiveView<ViewPlan>,
     result = await attempt(engine, view.id, statements(facts, view, stream, { action, reason }, pending));
   }
   const took = performance.now() - begun;
-  const requested = stream?.refreshRequested ?? 0;
+  const requested = Math.max(stream?.refreshRequested ?? 0, memory.requested(view.id));
   const failure = result instanceof PostgresError ? result : null;
   const { inserted, deleted } = result instanceof PostgresError ? { inserted: 0, deleted: 0 } : result;
   const outcome: Outcome = { action, reason, startedAt, inserted, deleted, deltaRows, failure };

@@ -61,3 +61,27 @@ test('a stream table over a table that leaves the catalog at that moment', async
   await user.query("SELECT pgtrickle.refresh_stream_table('second')");
   expect((await user.query('SELECT * FROM second ORDER BY id')).rows).toHaveLength(2);
 });
+
+test('a stream table over a table whose capture ends at that moment', async () => {
+  const { rows } = await beside.query<{ id: string }>("SELECT relation_id AS id FROM millrace.base_table WHERE table_oid = 't'::regclass");
+  const delta = `d${rows[0]?.id}`;
+  const leader = async (): Promise<unknown> => (await beside.query('SELECT token FROM millrace.epoch')).rows;
+  const before = await leader();
+  // What the engine does when nobody wants the changes of a table any more, here while the next stream table over it begins.
+  await beside.query(`BEGIN; LOCK TABLE millrace_data.${delta} IN ACCESS EXCLUSIVE MODE`);
+  const created = user.query("SELECT pgtrickle.create_stream_table('third', 'SELECT count(*) AS n FROM t', schedule => '1h')");
+  created.catch(() => undefined);
+  const waits = async (): Promise<unknown> =>
+    (
+      await beside.query(
+        `SELECT count(*)::integer AS n FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+          WHERE NOT l.granted AND l.relation = 'millrace_data.${delta}'::regclass AND a.application_name = 'millrace epochs'`,
+      )
+    ).rows[0]?.n;
+  for (let tries = 0; (await waits()) !== 1 && tries < 200; tries++) await sleep(20);
+  expect(await waits()).toBe(1);
+  await beside.query(`DROP TABLE millrace_data.${delta}; COMMIT`);
+  await created;
+  expect((await user.query('SELECT n FROM third')).rows).toEqual([{ n: '2' }]);
+  expect(await leader()).toEqual(before);
+});

@@ -55,11 +55,13 @@ const now = 1_000_000;
 function due(
   state: CatalogState,
   changed: readonly number[] = [],
+  heard: Readonly<Record<number, number>> = {},
 ): { readonly views: Record<string, string>; readonly nextAt: number | null } {
   const found = dueViews(state, {
     now,
     hasChanges: (view) => changed.includes(view.id) || view.inputs.some((input) => changed.includes(input)),
     remembered: () => undefined,
+    requested: (viewId) => heard[viewId] ?? 0,
   });
   return { views: Object.fromEntries(found.views), nextAt: found.nextAt };
 }
@@ -122,6 +124,14 @@ describe('which stream tables are due', () => {
     });
     expect(due(catalog([{ id: 10, reads: [1], stream: { ...stream, status: 'PAUSED' } }]), [1]).views).toEqual({});
     expect(due(catalog([{ id: 10, reads: [1], stream: { status: 'SUSPENDED' } }]), [1]).views).toEqual({});
+  });
+
+  test('a request is enough that the catalog, as it was read, does not have', () => {
+    const state = catalog([
+      { id: 10, reads: [1], schedule: '1h', stream: { refreshRequested: 2, refreshDone: 2, nextRefreshAt: now + 9 } },
+    ]);
+    expect(due(state, [], { 10: 3 }).views).toEqual({ 10: 'manual' });
+    expect(due(state, [], { 10: 2 }).views).toEqual({});
   });
 
   test('after a failure it waits, although its input has changed', () => {
