@@ -40,13 +40,14 @@ async function judge(context: StatementContext, session: CallerSession): Promise
   try {
     const definition = await readDefinition(context, session, await callerRole(session));
     const chosen = await choosePlan(context, session, definition, 0);
-    const keyless = definition.sources.tables.filter((table) => table.keyAttnums.length === 0);
     if (chosen.mode === 'FULL' && !chosen.possible) {
       return { result: 'not_eligible', detail: `${chosen.reason}. Recommended mode: FULL` };
     }
     if (chosen.mode === 'FULL')
       return { result: 'warnings', detail: `Query is computed again at each refresh: ${chosen.reason}. Recommended mode: FULL` };
-    if (keyless.length > 0) {
+    const keyless = definition.sources.tables.filter((table) => table.keyAttnums.length === 0);
+    // What is only counted and summed has no use for a key.
+    if (keyless.length > 0 && (chosen.plan.body.kind !== 'aggregate' || chosen.plan.stages.length > 0)) {
       const names = keyless.map((table) => `${table.schema}.${table.name}`).join(', ');
       return {
         result: 'warnings',
