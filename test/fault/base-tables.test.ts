@@ -117,7 +117,8 @@ describe.each(['logical', 'replica'])('with wal_level %s', (level) => {
     expect(
       (await client.query('SELECT relation_id FROM millrace.stream_table WHERE delta_lost IS NOT NULL OR consecutive_errors > 0')).rows,
     ).toEqual([]);
-    const rebuilt = await client.query("SELECT reason FROM millrace.refresh_history WHERE action = 'FULL'");
+    // What is cheaper may be computed as a whole; nothing has to be because changes were missed.
+    const rebuilt = await client.query("SELECT reason FROM millrace.refresh_history WHERE action = 'FULL' AND reason NOT LIKE 'cost:%'");
     expect(rebuilt.rows).toEqual([]);
     console.log(
       `${transactions} transactions, ${(await sortedRows(client, "SELECT count(*) FROM millrace.refresh_history WHERE action = 'DIFFERENTIAL'"))[0]} refreshes`,
