@@ -44,6 +44,8 @@ export class BaseCapture {
   /** Session for markers and look-ups, one at a time. */
   #client: Client | null = null;
   #asked: Promise<unknown> = Promise.resolve();
+  /** Work on delta tables, one piece at a time: two sessions that make the same one would meet. */
+  #turns: Promise<unknown> = Promise.resolve();
 
   constructor(engine: EngineContext, hooks: CaptureHooks) {
     this.#engine = engine;
@@ -121,6 +123,12 @@ export class BaseCapture {
     return asked;
   }
 
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#turns.then(work);
+    this.#turns = done.catch(() => undefined);
+    return done;
+  }
+
   async #openClient(): Promise<Client> {
     const { upstream, database } = this.#engine.config;
     await this.#client?.end().catch(() => undefined);
@@ -184,7 +192,7 @@ export class BaseCapture {
       for (const base of present) {
         if (wanted.has(base.id) && base.state !== 'captured' && (method === 'trigger' || this.runner !== null)) {
           try {
-            changed = (await this.#add(client, method, base)) || changed;
+            changed = (await this.#inTurn(() => this.#add(client, method, base))) || changed;
           } catch (error) {
             // Someone writes to it, or has locked it: again later, and the others now.
             if (!(error instanceof Error && 'code' in error && error.code === '55P03')) throw error;
@@ -196,14 +204,14 @@ export class BaseCapture {
             this.#engine.log.debug({ table: base.name, err: error }, 'replica identity of a partition cannot be set yet');
           });
         } else if (!wanted.has(base.id) && base.state === 'captured') {
-          await removeTable(client, this.#names().publication, base);
+          await this.#inTurn(() => removeTable(client, this.#names().publication, base));
           if (base.identityBefore !== null)
             this.#engine.log.info({ table: base.name }, 'replica identity of a base table is as it was before');
           changed = true;
         }
       }
       for (const base of catalog.unusedBases) {
-        changed = (await forgetTable(client, base.id)) || changed;
+        changed = (await this.#inTurn(() => forgetTable(client, base.id))) || changed;
       }
       if (!streams && (this.#runner !== null || catalog.baseCapture)) await this.#end(client);
       if (changed) {
@@ -363,7 +371,7 @@ export class BaseCapture {
     const client = await openOrigin(upstream, { database, applicationName: 'millrace capture' });
     let changed = false;
     try {
-      for (const base of bases) changed = (await followColumns(client, base.id, base.tableOid)) || changed;
+      for (const base of bases) changed = (await this.#inTurn(() => followColumns(client, base.id, base.tableOid))) || changed;
     } finally {
       await client.end().catch(() => undefined);
     }
