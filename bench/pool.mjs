@@ -45,14 +45,15 @@ async function main() {
   }
   if (!wanted('idle')) return;
   console.log(`\n${idleClients} idle clients, each of which has asked once, over 20 server connections\n`);
-  console.log('| proxy | connected and answered | seconds | resident MB in all | of each process |\n|---|--:|--:|--:|---|');
+  console.log(
+    '| proxy | connected and answered | seconds | resident MB in all, shared pages once | of each process |\n|---|--:|--:|--:|---|',
+  );
   for (const proxy of [pgbouncer, millrace]) {
     if (proxy === null) continue;
     const before = performance.now();
     const clients = await connectAll(proxy.port);
     const time = (performance.now() - before) / 1000;
-    const each = peers.memory(proxy.pid);
-    const all = each.reduce((sum, one) => sum + one, 0);
+    const { each, all } = peers.memory(proxy.pid);
     console.log(
       `| ${proxy.name} | ${clients.length} | ${peers.show(time, 1)} | ${peers.show(all)} | ${each.map((one) => one.toFixed(0)).join(', ')} |`,
     );

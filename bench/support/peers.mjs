@@ -161,15 +161,17 @@ export function cpu(pid) {
   return ticks * 10_000;
 }
 
-/** Resident memory of each of a proxy's processes, in MB. */
+/** Resident memory of a proxy's processes in MB: of each, and of all together with pages that they share (Node's own code) counted once. */
 export function memory(pid) {
-  return family(pid).flatMap((id) => {
+  const kilobytes = (file, name) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(readFileSync(file, 'utf8'))?.[1] ?? 0);
+  const processes = family(pid).flatMap((id) => {
     try {
-      return [Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${id}/status`, 'utf8'))?.[1] ?? 0) / 1024];
+      return [{ own: kilobytes(`/proc/${id}/status`, 'VmRSS') / 1024, share: kilobytes(`/proc/${id}/smaps_rollup`, 'Pss') / 1024 }];
     } catch {
       return [];
     }
   });
+  return { each: processes.map(({ own }) => own), all: processes.reduce((sum, { share }) => sum + share, 0) };
 }
 
 /** Runs pgbench; answers tps, the number of transactions and, with `latencies`, the 99th percentile in ms. */
