@@ -4,7 +4,7 @@
  * rewriting can refuse a query but not misprint it.
  */
 import { deparseSql } from '../sql/deparse.ts';
-import { parseSql } from '../sql/postgres-parser.ts';
+import { type Node, parseSql } from '../sql/postgres-parser.ts';
 import { type Fields, isFields, kindOf, list, node, strings } from './tree.ts';
 
 /** A node or the fields of one, which may be changed. */
@@ -95,7 +95,7 @@ export function expressionText(expression: unknown): string {
 
 function deparse(tree: Fields): string {
   try {
-    return deparseSql(ordered(tree) as never);
+    return deparseSql(ordered(tree) as Node);
   } catch (error) {
     throw new NotRewritable('a construct that cannot be written back', { cause: error });
   }

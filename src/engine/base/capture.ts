@@ -12,11 +12,10 @@ import { quoteIdentifier } from '../../sql/quote.ts';
 import type { ReadCatalog } from '../catalog-reader.ts';
 import type { EngineContext } from '../context.ts';
 import { Epoch } from '../epoch.ts';
-import { upkeepOf } from '../view-upkeep.ts';
 import { addTable, CaptureRefusedError, followColumns, forgetTable, identifyPartitions, removeTable } from './capture-sql.ts';
-import { findTarget, loseDeltas, methodOf } from './facts.ts';
+import { findTarget, loseDeltas, methodOf, writeMarker } from './facts.ts';
 import { BaseRunner, StreamLostError } from './runner.ts';
-import { markerPrefix } from './transactions.ts';
+import { capturedBases, inLine } from './wanted.ts';
 
 const firstPauseMs = 200;
 const longestPauseMs = 10_000;
@@ -377,28 +376,4 @@ export class BaseCapture {
     }
     if (changed) await this.#runner?.retarget();
   }
-}
-
-/** Captured if and only if that is wanted, with the partitions it has now. */
-function inLine(base: BaseTable, wanted: ReadonlySet<number>): boolean {
-  if (wanted.has(base.id) !== (base.state === 'captured')) return false;
-  return !wanted.has(base.id) || base.parts === base.partsNow || base.partsNow === null;
-}
-
-/** Base tables whose changes some view wants. */
-function capturedBases(catalog: ReadCatalog): ReadonlySet<number> {
-  const wanted = new Set<number>();
-  for (const view of catalog.views.values()) {
-    if (!upkeepOf(catalog, view).wantsDeltas) continue;
-    for (const input of view.inputs) if (catalog.bases.has(input)) wanted.add(input);
-  }
-  return wanted;
-}
-
-/** A logical message whose commit puts everything before it on disk, so that the stream comes to it. */
-async function writeMarker(client: Client, content: string): Promise<void> {
-  await client.query("SELECT set_config('synchronous_commit', 'local', true), pg_catalog.pg_logical_emit_message(true, $1, $2)", [
-    markerPrefix,
-    content,
-  ]);
 }

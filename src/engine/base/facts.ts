@@ -9,7 +9,7 @@ import type { RelationMessage } from '../../replication/pgoutput.ts';
 import { isVisible, parseSnapshot } from '../../replication/snapshot-visibility.ts';
 import { quoteLiteral } from '../../sql/quote.ts';
 import { type TargetFacts, targetOf } from './shapes.ts';
-import type { BaseTarget } from './transactions.ts';
+import { type BaseTarget, markerPrefix } from './transactions.ts';
 
 /** Pause between two looks for a transaction that is in the WAL and not yet visible. */
 const visiblePauseMs = 2;
@@ -60,4 +60,12 @@ export async function methodOf(client: Client): Promise<BaseTable['method']> {
        FROM pg_catalog.pg_roles r WHERE r.rolname = current_user`,
   );
   return found.rows[0]?.streams === true ? 'wal' : 'trigger';
+}
+
+/** A logical message whose commit puts everything before it on disk, so that the stream comes to it. */
+export async function writeMarker(client: Client, content: string): Promise<void> {
+  await client.query("SELECT set_config('synchronous_commit', 'local', true), pg_catalog.pg_logical_emit_message(true, $1, $2)", [
+    markerPrefix,
+    content,
+  ]);
 }
