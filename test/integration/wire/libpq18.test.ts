@@ -1,7 +1,5 @@
 /** What libpq 17 and 18 can ask of a server: TLS without a question before it, channel binding, protocol 3.2. */
 import { spawn } from 'node:child_process';
-import { chownSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -10,6 +8,7 @@ import type { Worker } from '../../../src/wire/worker.ts';
 import { type TestAuthority, testAuthority } from '../../support/certificates.ts';
 import { libpq18 } from '../../support/libpq.ts';
 import { type PsqlResult, psql, startPostgres, type TestPostgres } from '../../support/postgres.ts';
+import { serveTls } from '../../support/server-tls.ts';
 import { fakeRunner, startProxy } from './proxy.ts';
 
 let postgres: TestPostgres;
@@ -24,20 +23,7 @@ describe.skipIf(libpq18 === null)('libpq 18 (needs psql)', () => {
     await direct.connect();
     await direct.query("CREATE ROLE joe LOGIN PASSWORD 'secret'");
     authority = testAuthority();
-    const certificate = authority.issue('localhost');
-    const owner = statSync(postgres.dataDir);
-    for (const [name, text] of [
-      ['server.key', certificate.key],
-      ['server.crt', certificate.cert],
-    ] as const) {
-      const path = join(postgres.dataDir, name);
-      writeFileSync(path, text, { mode: 0o600 });
-      chownSync(path, owner.uid, owner.gid);
-    }
-    const hba = join(postgres.dataDir, 'pg_hba.conf');
-    writeFileSync(hba, `host all joe all scram-sha-256\n${readFileSync(hba, 'utf8')}`);
-    await direct.query('ALTER SYSTEM SET ssl = on');
-    await direct.query('SELECT pg_reload_conf()');
+    await serveTls(postgres, direct, authority.issue('localhost'), ['host all joe all scram-sha-256']);
   });
   afterAll(async () => {
     await direct?.end();

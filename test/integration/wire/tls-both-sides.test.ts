@@ -1,6 +1,4 @@
 /** TLS towards the client and towards the upstream: authentication where channel binding cannot hold. */
-import { chownSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { SslMode } from '../../../src/config.ts';
@@ -9,6 +7,7 @@ import { defaultProxySettings, type ProxySettings } from '../../../src/wire/pool
 import type { Worker } from '../../../src/wire/worker.ts';
 import { type TestAuthority, testAuthority } from '../../support/certificates.ts';
 import { havePsql, type PsqlResult, psql, startPostgres, type TestPostgres } from '../../support/postgres.ts';
+import { serveTls } from '../../support/server-tls.ts';
 import { fakeRunner, startProxy } from './proxy.ts';
 
 const password = 'pässword';
@@ -27,20 +26,11 @@ for (const version of [18, 15] as const) {
       await direct.query(`SET password_encryption = 'scram-sha-256'; CREATE ROLE scram LOGIN PASSWORD '${password}';
         SET password_encryption = 'md5'; CREATE ROLE md LOGIN PASSWORD 'secret'`);
       authority = testAuthority();
-      const certificate = authority.issue('localhost');
-      const owner = statSync(postgres.dataDir);
-      for (const [name, text] of [
-        ['server.key', certificate.key],
-        ['server.crt', certificate.cert],
-      ] as const) {
-        const path = join(postgres.dataDir, name);
-        writeFileSync(path, text, { mode: 0o600 });
-        chownSync(path, owner.uid, owner.gid);
-      }
-      const hba = join(postgres.dataDir, 'pg_hba.conf');
-      writeFileSync(hba, `host all md all md5\nhost all postgres all trust\nhost all all all scram-sha-256\n${readFileSync(hba, 'utf8')}`);
-      await direct.query('ALTER SYSTEM SET ssl = on');
-      await direct.query('SELECT pg_reload_conf()');
+      await serveTls(postgres, direct, authority.issue('localhost'), [
+        'host all md all md5',
+        'host all postgres all trust',
+        'host all all all scram-sha-256',
+      ]);
     });
     afterAll(async () => {
       await direct?.end();
