@@ -3,15 +3,13 @@
  * MILLRACE_PIPELINE_ROUNDS for more of them (and MILLRACE_PIPELINE_SECONDS, in which they have to fit), MILLRACE_SEED to see the same again.
  */
 import fc from 'fast-check';
-import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Worker } from '../../../src/wire/worker.ts';
 import { startProxy } from '../../integration/wire/proxy.ts';
 import { type PostgresMajor, startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { converse, cut } from './conversation.ts';
-import { finale, type Pipeline, pipelines, preparation, runner, type Step, simple } from './pipeline-steps.ts';
+import { type Pipeline, pipelines, runner } from './pipeline-steps.ts';
 import { driverFlows, found, foundInBlocks } from './pipelines-found.ts';
-import { replies } from './replies.ts';
+import { createSides, saidToBoth } from './side-by-side.ts';
 
 const rounds = Number(process.env['MILLRACE_PIPELINE_ROUNDS'] ?? 200);
 const seconds = Number(process.env['MILLRACE_PIPELINE_SECONDS'] ?? 50);
@@ -23,30 +21,17 @@ describe.each<PostgresMajor>([18, 15])('a pipeline, on PostgreSQL %i', (version)
   beforeAll(async () => {
     postgres = await startPostgres({ version });
     proxy = await startProxy(postgres.address, runner);
-    const direct = new pg.Client(postgres.url);
-    await direct.connect();
-    // Each side has its own, or they would see each other's notifications and locks.
-    await direct.query('CREATE DATABASE one');
-    await direct.query('CREATE DATABASE two');
-    await direct.end();
+    await createSides(postgres);
   });
   afterAll(async () => {
     await proxy?.stop(0);
     await postgres?.stop();
   });
 
-  async function compare({ steps, sizes }: Pipeline, loosely: boolean): Promise<void> {
-    const all: readonly Step[] = [simple({ millrace: preparation, postgres: preparation }), ...steps, ...finale];
-    const [there, here] = await Promise.all([
-      converse(postgres.port, cut(Buffer.concat(all.map((one) => one.postgres)), sizes), { database: 'one' }),
-      converse(proxy.port, cut(Buffer.concat(all.map((one) => one.millrace)), sizes), { database: 'two' }),
-    ]);
-    const expected = replies(there.bytes, loosely);
-    const got = replies(here.bytes, loosely);
-    // A server that hangs up on a client that still talks may take its last words with it.
-    const common = there.bytes.includes('the_end') || here.bytes.includes('the_end') ? Infinity : Math.min(expected.length, got.length);
+  async function compare(pipeline: Pipeline, loosely: boolean): Promise<void> {
+    const { there, here, expected, got, comparable } = await saidToBoth(postgres, proxy, pipeline, loosely);
     expect(here.stalled).toBe(there.stalled);
-    expect(got.slice(0, common)).toEqual(expected.slice(0, common));
+    expect(got.slice(0, comparable)).toEqual(expected.slice(0, comparable));
   }
 
   async function check(share: number, count: number): Promise<void> {

@@ -4,16 +4,14 @@
  * MILLRACE_PIPELINE_ROUNDS for more of them (and MILLRACE_PIPELINE_SECONDS, in which they have to fit), MILLRACE_SEED to see the same again.
  */
 import fc from 'fast-check';
-import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { defaultProxySettings } from '../../../src/wire/pool/settings.ts';
 import type { Worker } from '../../../src/wire/worker.ts';
 import { startProxy } from '../../integration/wire/proxy.ts';
 import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { converse, cut } from './conversation.ts';
-import { finale, type Pipeline, pipelines, preparation, runner, type Step, simple } from './pipeline-steps.ts';
+import { type Pipeline, pipelines, runner } from './pipeline-steps.ts';
 import { driverFlows, found, foundInBlocks } from './pipelines-found.ts';
-import { replies } from './replies.ts';
+import { createSides, saidToBoth } from './side-by-side.ts';
 
 const rounds = Number(process.env['MILLRACE_PIPELINE_ROUNDS'] ?? 120);
 const seconds = Number(process.env['MILLRACE_PIPELINE_SECONDS'] ?? 40);
@@ -26,30 +24,19 @@ describe('a pipeline through a transaction pool', () => {
     postgres = await startPostgres({ version: 18 });
     const settings = { ...defaultProxySettings, poolMode: 'transaction', authType: 'trust', defaultPoolSize: 2 } as const;
     proxy = await startProxy(postgres.address, runner, {}, settings);
-    const direct = new pg.Client(postgres.url);
-    await direct.connect();
-    await direct.query('CREATE DATABASE one');
-    await direct.query('CREATE DATABASE two');
-    await direct.end();
+    await createSides(postgres);
   });
   afterAll(async () => {
     await proxy?.stop(0);
     await postgres?.stop();
   });
 
-  async function compare({ steps, sizes }: Pipeline, loosely: boolean): Promise<void> {
-    const all: readonly Step[] = [simple({ millrace: preparation, postgres: preparation }), ...steps, ...finale];
-    const [there, here] = await Promise.all([
-      converse(postgres.port, cut(Buffer.concat(all.map((one) => one.postgres)), sizes), { database: 'one' }),
-      converse(proxy.port, cut(Buffer.concat(all.map((one) => one.millrace)), sizes), { database: 'two' }),
-    ]);
-    const expected = replies(there.bytes, loosely);
-    const got = replies(here.bytes, loosely);
+  async function compare(pipeline: Pipeline, loosely: boolean): Promise<void> {
+    const { there, here, expected, got, comparable } = await saidToBoth(postgres, proxy, pipeline, loosely);
     // A Close or Parse that Millrace answers itself does not reach the server: among COPY data, where it does not belong, it passes unseen,
     // and the server does not hang up.
     const hungUp = there.bytes.includes('protocol synchronization was lost');
-    const end = there.bytes.includes('the_end') || here.bytes.includes('the_end') ? Infinity : Math.min(expected.length, got.length);
-    const common = hungUp ? expected.findIndex((line) => line.includes('type during COPY') || line.includes('message type')) : end;
+    const common = hungUp ? expected.findIndex((line) => line.includes('type during COPY') || line.includes('message type')) : comparable;
     expect(here.stalled).toBe(there.stalled);
     expect(got.slice(0, common)).toEqual(expected.slice(0, common));
   }
