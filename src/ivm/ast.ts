@@ -13,10 +13,9 @@ export type Tree = Record<string, unknown>;
 /** The query cannot be rewritten; `message` says what stands in the way, as "<message> needs the whole query". */
 export class NotRewritable extends Error {}
 
-/** Schema of the numbers that stand for relations while a query is rewritten: live ones, hidden stages, shared common table expressions. */
+/** Schemas of the numbers that stand for relations while a query is rewritten: live ones, hidden stages. */
 export const liveSchema = 'mr$live';
 export const stageSchema = 'mr$stage';
-export const cteSchema = 'mr$cte';
 
 /** The parser's order of fields: trees are compared as text. */
 const selectOrder = [

@@ -15,7 +15,7 @@
  */
 import { aggregateColumns, aggregateDdl, aggregateMaintain, aggregateSelect } from './aggregate.ts';
 import { bagColumns, bagDdl, bagMaintain, bagSelect } from './bag.ts';
-import { captureDdl, dropCaptureDdl, withoutCapture } from './capture.ts';
+import { captureDdl, withoutCapture } from './capture.ts';
 import { groupsColumns, groupsDdl, groupsMaintain, groupsSelect } from './groups.ts';
 import { keyedDdl, keyedMaintain, keyedSelect } from './keyed.ts';
 import type { PlanBody, StagePlan, ViewPlan } from './plans.ts';
@@ -37,14 +37,6 @@ export function storageDdl(plan: ViewPlan, id: number, storage: TableName = stor
       ...captureDdl(stageId(id, i)),
     ]),
     ...ddl(plan.body, storageName(id), names.storage),
-  ];
-}
-
-/** Undoes `storageDdl`. */
-export function dropDdl(plan: ViewPlan, id: number): string[] {
-  return [
-    `DROP TABLE IF EXISTS ${storageName(id)} CASCADE`,
-    ...plan.stages.flatMap((_, i) => [`DROP TABLE IF EXISTS ${stageTable(id, i)} CASCADE`, ...dropCaptureDdl(stageId(id, i))]),
   ];
 }
 
