@@ -1,0 +1,34 @@
+-- Versions of origin tables, in the order of the origin's WAL. A row is written in the epoch that applies the first rows after it.
+
+CREATE TABLE millrace.origin_table_version (
+    source_id    bigint  NOT NULL REFERENCES millrace.source ON DELETE CASCADE,
+    table_oid    oid     NOT NULL,
+    commit_lsn   pg_lsn  NOT NULL,           -- of the commit record of the transaction that made it; of the first versions: where the stream began
+    ordinal      integer NOT NULL,           -- order within that transaction
+    schema_name  text    NOT NULL,
+    table_name   text    NOT NULL,
+    shape        jsonb,                      -- TableShape of src/replication/origin-tables.ts; null: the table was dropped
+    changes      text[]  NOT NULL,           -- subcommands of ALTER TABLE that lead from the version before to this one
+    learned      text    NOT NULL CHECK (learned IN ('start', 'message', 'catalog')),
+    command      text,                       -- tag of the command
+    session_role text,
+    changed_at   timestamptz NOT NULL,
+    PRIMARY KEY (source_id, table_oid, commit_lsn, ordinal)
+);
+
+CREATE VIEW millrace.origin_table_versions AS
+    SELECT n.nspname AS source_schema, c.relname AS source_name, v.table_oid, v.schema_name, v.table_name,
+           row_number() OVER (PARTITION BY v.source_id, v.table_oid ORDER BY v.commit_lsn, v.ordinal) AS version,
+           v.commit_lsn, v.ordinal, v.changes, v.shape IS NULL AS is_dropped,
+           (SELECT jsonb_agg(jsonb_build_object('attnum', k -> 'attnum', 'name', k -> 'name', 'type', k -> 'formattedType',
+                     'not_null', k -> 'notNull', 'default', k -> 'default', 'generated', k ->> 'generated' <> '', 'identity', k ->> 'identity' <> '') ORDER BY (k ->> 'attnum')::integer)
+              FROM jsonb_array_elements(v.shape -> 'columns') k) AS columns,
+           v.shape -> 'primaryKey' AS primary_key, v.shape ->> 'replicaIdentity' AS replica_identity,
+           v.learned, v.command, v.session_role, v.changed_at,
+           lead(v.table_oid) OVER (PARTITION BY v.source_id, v.table_oid ORDER BY v.commit_lsn, v.ordinal) IS NULL AS is_current
+      FROM millrace.origin_table_version v
+      JOIN millrace.source s ON s.id = v.source_id
+      JOIN pg_class c ON c.oid = s.facade
+      JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE s.status <> 'dropped' AND pg_has_role(c.relowner, 'USAGE');
+GRANT SELECT ON millrace.origin_table_versions TO PUBLIC;
