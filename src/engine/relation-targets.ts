@@ -26,7 +26,7 @@ export async function resolveRelation(
   report: (versions: readonly BrokenVersion[]) => void,
 ): Promise<ResolvedRelation> {
   const storages = storagesOf(engine, source.id).filter(
-    (storage) => storage.originOid === message.oid && ['copying', 'copied', 'live'].includes(storage.state),
+    (storage) => storage.originOid === message.oid && !storage.stale && ['copying', 'copied', 'live'].includes(storage.state),
   );
   if (storages.length === 0 || source.address === null) return { targets: [], asked: null };
   if (shape !== null && storages.every((storage) => storage.state === 'live'))

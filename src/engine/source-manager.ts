@@ -4,15 +4,19 @@
  */
 import type { Client } from 'pg';
 import type { Storage } from '../catalog/model.ts';
+import type { ServerAddress } from '../config.ts';
 import { installDdlMessages, removeDdlMessages } from '../replication/ddl-messages.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import { connectionProblem, openOrigin } from '../replication/origin.ts';
+import { identifyOrigin, type OriginIdentity } from '../replication/origin-identity.ts';
 import { describeTables, listPublished, type OriginTable, shapeOf, type TableShape } from '../replication/origin-tables.ts';
-import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../replication/slots.ts';
+import { createSlot, dropSlot, freeSlot, lookUpSlot, type SlotInfo } from '../replication/slots.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { EngineContext } from './context.ts';
 import { type Learned, OriginHistory, recordVersions } from './origin-history.ts';
+import { type OriginLostError, whyLost } from './origin-lost.ts';
 import { resolveRelation, storagesOf } from './relation-targets.ts';
+import { beginResync } from './resync.ts';
 import { type BrokenVersion, brokenVersions } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import { SourceRunner } from './source-runner.ts';
@@ -25,12 +29,14 @@ export interface ManagerHooks {
   readonly ready: () => void;
   /** Some runner has reached a position without changes. */
   readonly idle: () => void;
+  /** The catalog is to be read at once. */
+  readonly reload: () => Promise<void>;
   /** Versions that can no longer be kept. */
   readonly broken: (versions: readonly BrokenVersion[]) => void;
 }
 
 interface Running {
-  readonly source: SourceRow;
+  source: SourceRow;
   runner: SourceRunner | null;
   pauseMs: number;
   retry: NodeJS.Timeout | null;
@@ -62,7 +68,8 @@ export class SourceManager {
     const { sources } = this.#engine.state;
     for (const [id, entry] of this.#running) {
       const now = sources.get(id);
-      if (now === undefined || now.addressKey !== entry.source.addressKey) {
+      const asked = now?.resyncRequested === true && !entry.source.resyncRequested;
+      if (now === undefined || now.addressKey !== entry.source.addressKey || asked) {
         this.#running.delete(id);
         void this.#stop(entry);
       }
@@ -93,6 +100,7 @@ export class SourceManager {
     const { source } = entry;
     try {
       const { startLsn, history } = await this.#prepareSlot(source);
+      entry.source = { ...source, resyncRequested: false };
       const runner: SourceRunner = new SourceRunner(source, startLsn, history, {
         resolve: (message, shape) => resolveRelation(this.#engine, source, message, shape, this.#hooks.broken),
         changed: (oid, shape) => this.#changed(source, oid, shape),
@@ -142,6 +150,7 @@ export class SourceManager {
     if (address === null) throw new Error(source.addressProblem ?? 'the connection cannot be opened');
     const client = await openOrigin(address, { applicationName: 'millrace' });
     try {
+      const identity = await identifyOrigin(address);
       const slot = await lookUpSlot(client, source.slot);
       const tells = await installDdlMessages(client);
       if (!tells)
@@ -149,23 +158,21 @@ export class SourceManager {
       // Between epochs: what a former stream of this source still had under way is recorded by then, and will not be asked for again.
       const recorded = await this.#engine.exclusively(() => this.#recordedLsn(source.id));
       if (recorded !== null) {
-        if (slot === undefined) {
-          throw Object.assign(new Error(`replication slot "${source.slot}" no longer exists on the origin`), { code: '42704' });
-        }
-        if (slot.walStatus === 'lost') {
-          throw Object.assign(
-            new Error(`replication slot "${source.slot}" has been invalidated: ${slot.invalidationReason ?? 'its WAL was removed'}`),
-            {
-              code: '55000',
-            },
-          );
-        }
-        if (slot.activePid !== undefined) await freeSlot(client, source.slot);
+        const lost = whyLost(source, slot, identity, recorded);
+        if (lost !== null && (!lost.isMendable || !(source.autoResync || source.resyncRequested))) throw lost;
+        if (lost !== null || source.resyncRequested) return await this.#resync(client, { ...source, address }, slot, identity, tells, lost);
+        if (source.timeline !== identity.timeline)
+          await this.#engine.admin.query('UPDATE millrace.source SET timeline = $2 WHERE id = $1', [source.id, identity.timeline]);
+        if (slot?.activePid !== undefined) await freeSlot(client, source.slot);
         return { startLsn: recorded, history: await this.#history(client, source, tells, recorded) };
       }
       // Created before a crash that came before its position was recorded: nothing was read from it.
       if (slot !== undefined) await dropSlot(client, source.slot, { terminate: true });
       const { consistentPoint } = await createSlot(address, source.slot);
+      await this.#engine.admin.query(
+        'UPDATE millrace.source SET timeline = $2, system_identifier = coalesce(system_identifier, $3) WHERE id = $1',
+        [source.id, identity.timeline, identity.systemIdentifier],
+      );
       await this.#engine.admin.query(
         'INSERT INTO millrace.source_progress (source_id, lsn) VALUES ($1, $2) ON CONFLICT (source_id) DO NOTHING',
         [source.id, formatLsn(consistentPoint)],
@@ -174,6 +181,42 @@ export class SourceManager {
     } finally {
       await client.end().catch(() => undefined);
     }
+  }
+
+  /** Every table is copied anew beside what there is: from a new slot where the old one is of no use. */
+  async #resync(
+    client: Client,
+    source: SourceRow & { readonly address: ServerAddress },
+    slot: SlotInfo | undefined,
+    identity: OriginIdentity,
+    tells: boolean,
+    lost: OriginLostError | null,
+  ): Promise<{ readonly startLsn: Lsn; readonly history: OriginHistory }> {
+    const { log, admin } = this.#engine;
+    log.warn({ source: source.name, reason: lost?.message ?? 'ALTER SOURCE .. RESYNC' }, 'a source is resynchronised');
+    if (lost !== null && slot !== undefined) await dropSlot(client, source.slot, { terminate: true });
+    else if (slot?.activePid !== undefined) await freeSlot(client, source.slot);
+    const begins = lost === null ? null : (await createSlot(source.address, source.slot)).consistentPoint;
+    await this.#engine.exclusively(async () => {
+      await this.#hooks.reload();
+      await beginResync(this.#engine, source, begins, identity.timeline);
+      await this.#hooks.reload();
+    });
+    const startLsn = begins ?? (await this.#recordedLsn(source.id)) ?? 0n;
+    const history = await this.#history(client, source, tells, startLsn);
+    if (begins === null) return { startLsn, history };
+    // What changed while nobody listened.
+    const published = await listPublished(client, source.publication);
+    const tables = await describeTables(
+      client,
+      published.map(({ oid }) => oid),
+    );
+    const learned: Learned = { from: 'catalog', tag: null, by: null, at: null };
+    const versions = [...tables.values()].flatMap(
+      (table) => history.learn(shapeOf(table), { commitLsn: startLsn, ordinal: 0 }, learned) ?? [],
+    );
+    for (const { sql, params } of recordVersions(versions)) await admin.query(sql, [...(params ?? [])]);
+    return { startLsn, history };
   }
 
   /** What was told before; for a source that begins, the tables of its publication as they are now: what changed since the slot was made is told again. */
@@ -330,7 +373,7 @@ function unpublished(storage: Storage, engine: EngineContext, source: SourceRow)
         code: '42704',
         message: `source table ${storage.originSchema}.${storage.originName} is no longer in publication "${source.publication}"`,
         detail: 'Changes made since it was taken out are not known here.',
-        hint: `On the origin: ALTER PUBLICATION ${quoteIdentifier(source.publication)} ADD TABLE ${reference}; then here: DROP TABLE {relation} CASCADE; CREATE TABLE {relation} FROM SOURCE ${source.name} (REFERENCE ${reference});`,
+        hint: `On the origin: ALTER PUBLICATION ${quoteIdentifier(source.publication)} ADD TABLE ${reference}; then here: ALTER SOURCE ${source.name} RESYNC;`,
       },
     }));
 }

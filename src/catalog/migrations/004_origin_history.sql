@@ -32,3 +32,20 @@ CREATE VIEW millrace.origin_table_versions AS
       JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE s.status <> 'dropped' AND pg_has_role(c.relowner, 'USAGE');
 GRANT SELECT ON millrace.origin_table_versions TO PUBLIC;
+
+-- Resynchronisation: a table is copied anew beside its storage, and what differs is written to it in one epoch.
+ALTER TABLE millrace.source
+    ADD COLUMN timeline         integer,                          -- of the origin's WAL, when last seen
+    ADD COLUMN auto_resync      boolean NOT NULL DEFAULT false,
+    ADD COLUMN resync_requested boolean NOT NULL DEFAULT false;
+ALTER TABLE millrace.storage
+    ADD COLUMN stale   boolean NOT NULL DEFAULT false,            -- no rows of the stream go there until the copy has been compared with it
+    ADD COLUMN resyncs bigint;                                    -- storage that this copy is made for
+
+-- Whether a source is still to be resynchronised, and what was said of it last.
+CREATE FUNCTION millrace.resync_state(source bigint)
+RETURNS TABLE (is_pending boolean, error text, code text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT s.resync_requested OR EXISTS (SELECT FROM millrace.storage t WHERE t.source_id = s.id AND t.stale), s.error, s.details ->> 'code'
+      FROM millrace.source s WHERE s.id = source AND s.status <> 'dropped'
+$$;
