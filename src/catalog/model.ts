@@ -12,6 +12,8 @@ export interface StorageColumn {
   readonly originType: string;
   /** COLLATE clause argument, quoted, or null for the default. */
   readonly collation: string | null;
+  /** The origin has it no more, or with another type: it holds NULL. */
+  readonly lost?: true;
 }
 
 export type StorageState = 'new' | 'copying' | 'copied' | 'live' | 'failed' | 'dropped';

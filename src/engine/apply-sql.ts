@@ -7,6 +7,7 @@
  */
 import { type Storage, stagingTable, storageColumn, storageTable } from '../catalog/model.ts';
 import { storageKey } from '../catalog/storage-ddl.ts';
+import { quoteLiteral } from '../sql/quote.ts';
 
 /** What a chunk of staged changes contains; a superset is always safe. */
 export interface ChunkShape {
@@ -17,6 +18,8 @@ export interface ChunkShape {
   readonly repeats: boolean;
   /** Some row leaves values out. Such a row's key never repeats in its chunk. */
   readonly keeps: boolean;
+  /** Hashes are computed here, not taken from the staged rows: see rowHash. */
+  readonly rehash: boolean;
 }
 
 type StorageShape = Pick<Storage, 'id' | 'columns' | 'keyAttnums'>;
@@ -66,14 +69,38 @@ function applyKeyed(storage: StorageShape, shape: ChunkShape, staged: string): s
   ];
 }
 
-function applyKeyless(storage: StorageShape, shape: ChunkShape, staged: string): string[] {
+/**
+ * Hash by which rows of a keyless storage are found once it has lost a column: of what is left, as text. The hash that comes with staged rows is
+ * of the line as the origin wrote it, which no longer has all that the stored rows were hashed with, and cannot be computed by a server.
+ */
+export const rowHash = (image: string): string => `('x' || substr(md5(${image}), 1, 8))::bit(32)::integer`;
+
+const imageOf = (storage: StorageShape, row: string): string =>
+  `ROW(${storage.columns.map((column) => `${row}.${storageColumn(column.attnum)}`).join(', ')})::text`;
+
+/** Columns that the origin has lost become NULL, and rows of a storage without key are found by what is left. */
+export function forgetColumns(storage: StorageShape, attnums: readonly number[]): string[] {
+  const table = storageTable(storage.id);
+  const lost = storage.columns.map((column) => (attnums.includes(column.attnum) ? { ...column, lost: true as const } : column));
+  const left = lost.map((column) => (column.lost === true ? `NULL::${column.type}` : `s.${storageColumn(column.attnum)}`));
+  const assignments = lost.filter((column) => column.lost === true).map((column) => `${storageColumn(column.attnum)} = NULL`);
+  return [
+    `UPDATE ${table} s SET ${[...assignments, `h = ${rowHash(`ROW(${left.join(', ')})::text`)}`].join(', ')}`,
+    `UPDATE millrace.storage SET columns = ${quoteLiteral(JSON.stringify(lost))}::jsonb WHERE id = ${storage.id}`,
+  ];
+}
+
+function applyKeyless(storage: StorageShape, shape: ChunkShape, given: string): string[] {
   const table = storageTable(storage.id);
   const columns = storage.columns.map((column) => storageColumn(column.attnum));
   const list = ['h', ...columns].join(', ');
   const statements: string[] = [];
+  const staged = shape.rehash
+    ? `(SELECT x.seq, x.op, ${rowHash(imageOf(storage, 'x'))} AS h, ${columns.map((column) => `x.${column}`).join(', ')} FROM ${given} x)`
+    : given;
   if (shape.inserts) statements.push(`INSERT INTO ${table} (${list}) SELECT ${list} FROM ${staged} d WHERE d.op = 'I' ORDER BY d.seq`);
   if (shape.deletes) {
-    const image = (row: string): string => `ROW(${columns.map((column) => `${row}.${column}`).join(', ')})::text`;
+    const image = (row: string): string => imageOf(storage, row);
     statements.push(
       `DELETE FROM ${table} s
  USING (

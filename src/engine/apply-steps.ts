@@ -4,7 +4,7 @@
  */
 import { type Storage, spoolTable, stagingTable, storageColumn, storageTable } from '../catalog/model.ts';
 import type { Execution, RawConnection } from '../replication/session-contract.ts';
-import { applyStaged, clearStorage, insertColumns, stagingColumns } from './apply-sql.ts';
+import { applyStaged, clearStorage, forgetColumns, insertColumns, stagingColumns } from './apply-sql.ts';
 import type { Step } from './change-batch.ts';
 import { isFew, rowsExecutions } from './row-arrays.ts';
 
@@ -17,6 +17,11 @@ export function stepExecutions(storage: Storage, step: Step): Execution[] | null
       return null;
     case 'truncate':
       return [{ name: `e${storage.id}`, sql: clearStorage(storage) }];
+    case 'forget':
+      return forgetColumns(storage, step.attnums).map((sql, index) => ({
+        name: `forget${index}_${storage.id}_${step.attnums.join('_')}`,
+        sql,
+      }));
     case 'rekey':
       return [moveRow(storage, step)];
   }

@@ -23,6 +23,8 @@ export interface Target {
   readonly keyOnly: readonly number[];
   /** The copy is not done: changes wait in the spool. */
   readonly spool: boolean;
+  /** Without key, and with columns that the origin has lost: rows are hashed by what is left, upstream. */
+  readonly rehash: boolean;
 }
 
 export type Step =
@@ -38,6 +40,8 @@ export type Step =
     }
   | { readonly kind: 'spool'; readonly storageId: number; readonly rows: readonly Buffer[] }
   | { readonly kind: 'truncate'; readonly storageId: number }
+  /** Columns of a storage without key that the origin has lost. */
+  | { readonly kind: 'forget'; readonly storageId: number; readonly attnums: readonly number[] }
   /** An update that moves a row to another key and leaves values out: old key, then the values sent (null: SQL NULL; undefined: left out). */
   | {
       readonly kind: 'rekey';
@@ -63,10 +67,10 @@ interface Chunk {
   readonly spool: RowBuffer;
   readonly keys: KeySet;
   seq: number;
-  shape: { inserts: boolean; updates: boolean; deletes: boolean; repeats: boolean; keeps: boolean };
+  shape: { inserts: boolean; updates: boolean; deletes: boolean; repeats: boolean; keeps: boolean; rehash: boolean };
 }
 
-const noShape = (): Chunk['shape'] => ({ inserts: false, updates: false, deletes: false, repeats: false, keeps: false });
+const noShape = (): Chunk['shape'] => ({ inserts: false, updates: false, deletes: false, repeats: false, keeps: false, rehash: false });
 /** COPY's NULL. */
 const none = '\\N';
 
@@ -97,6 +101,12 @@ export class BatchBuilder {
 
   version(version: OriginVersion): void {
     this.#versions.push(version);
+  }
+
+  /** From here on the rows of a storage without key lack these columns. */
+  forget(storageId: number, attnums: readonly number[]): void {
+    this.#flush(storageId);
+    this.#steps.push({ kind: 'forget', storageId, attnums });
   }
 
   insert(target: Target, row: TupleView): void {
@@ -204,7 +214,8 @@ export class BatchBuilder {
   }
 
   #keylessInsert(target: Target, chunk: Chunk, row: TupleView): void {
-    if (chunk.changes.rows === 0) {
+    chunk.shape.rehash = target.rehash;
+    if (chunk.changes.rows === 0 && !target.rehash) {
       chunk.inserts.appendHashedLine('', row, target.columns);
       return;
     }
@@ -219,6 +230,7 @@ export class BatchBuilder {
       else {
         chunk.changes.appendHashedLine(`${chunk.seq++}\tD\t`, oldRow, target.columns);
         chunk.shape.deletes = true;
+        chunk.shape.rehash = target.rehash;
       }
     } else if (target.spool) this.#spool(target, chunk, 'D', oldRow, target.keyOnly, '');
     else this.#change(target, chunk, 'D', oldRow, oldRow, target.keyOnly, '');

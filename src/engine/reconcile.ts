@@ -27,6 +27,7 @@ import { suspend } from './refresh-epoch.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
 import { failRelation, relationGate } from './relation-errors.ts';
 import { finishResync } from './resync.ts';
+import { lostColumns } from './schema-change.ts';
 import type { SourceManager } from './source-manager.ts';
 import { copyStorage, goLive, restartCopy } from './table-copy.ts';
 import { populateView } from './view-populate.ts';
@@ -99,7 +100,7 @@ export class Reconciler {
         this.#engine,
         runner,
         storage,
-        { schema: origin.schema, name: origin.name, names: new Map(origin.columns.map((column) => [column.attnum, column.name])) },
+        { schema: origin.schema, name: origin.name, names: copiedNames(storage, origin) },
         controller.signal,
       );
     };
@@ -160,7 +161,8 @@ export class Reconciler {
         await this.#engine.exclusively(async () => {
           const current = this.#engine.state.storages.get(storage.id);
           if (current?.state !== 'copied' || this.#sources.runner(storage.sourceId) !== runner) return;
-          const reached = await goLive(this.#engine, current, runner);
+          const lost = lostColumns(current, await this.#sources.describe(runner.source, current.originOid));
+          const reached = await goLive(this.#engine, current, runner, lost);
           if (reached !== null) this.#engine.reached(runner, reached);
           await this.#reload();
         });
@@ -402,6 +404,17 @@ export class Reconciler {
       return false;
     }
   }
+}
+
+/** Names of the columns that can be copied, by attnum: the others are of a type that the storage does not have, and no version that can be read shows them. */
+function copiedNames({ columns }: Storage, origin: OriginTable): ReadonlyMap<number, string> {
+  const types = new Map(columns.filter(({ lost }) => lost !== true).map((column) => [column.attnum, column]));
+  return new Map(
+    origin.columns.flatMap(({ attnum, name, formattedType }) => {
+      const column = types.get(attnum);
+      return column !== undefined && (column.originType === formattedType || column.type === 'text') ? [[attnum, name]] : [];
+    }),
+  );
 }
 
 /** Versions show the storage, or the one it is a copy for. */

@@ -9,9 +9,9 @@ import { openOrigin } from '../replication/origin.ts';
 import { describeTables, type OriginTable, shapeOf, type TableShape } from '../replication/origin-tables.ts';
 import type { RelationMessage } from '../replication/pgoutput.ts';
 import type { EngineContext } from './context.ts';
-import { type BrokenVersion, brokenVersions, columnPlaces } from './schema-change.ts';
+import { type BrokenVersion, brokenVersions, columnPlaces, lostColumns } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
-import type { ResolvedRelation } from './source-runner.ts';
+import type { ResolvedRelation, ResolvedTarget } from './source-runner.ts';
 
 export function storagesOf({ state }: EngineContext, sourceId: number): Storage[] {
   return [...state.storages.values()].filter((storage) => storage.sourceId === sourceId);
@@ -30,7 +30,7 @@ export async function resolveRelation(
   );
   if (storages.length === 0 || source.address === null) return { targets: [], asked: null };
   if (shape !== null && storages.every((storage) => storage.state === 'live'))
-    return { targets: storages.map((storage) => placed(storage, message, attnumsOf(shape), typesOf(shape))), asked: null };
+    return { targets: storages.map((storage) => placed(storage, message, attnumsOf(shape), typesOf(shape), shape)), asked: null };
   const { origin, types } = await ask(source, source.address, message);
   for (const storage of storages) {
     // Judged by what the origin has now: a message from before a column was added lacks it too, and that breaks nothing.
@@ -39,7 +39,7 @@ export async function resolveRelation(
   }
   const attnums = shape === null ? attnumsByName(storages, origin) : attnumsOf(shape);
   return {
-    targets: storages.map((storage) => placed(storage, message, attnums, types)),
+    targets: storages.map((storage) => placed(storage, message, attnums, types, shape ?? origin)),
     asked: origin === null ? null : shapeOf(origin),
   };
 }
@@ -70,13 +70,16 @@ function placed(
   message: RelationMessage,
   attnums: ReadonlyMap<string, number>,
   types: ReadonlyMap<string, string>,
-): ResolvedRelation['targets'][number] {
+  table: TableShape | null,
+): ResolvedTarget {
   const typeOf = new Map(message.columns.flatMap(({ name }) => (attnums.has(name) ? [[attnums.get(name), types.get(name)]] : [])));
   const unusable = storage.columns.filter(
     ({ attnum, type, originType }) => type !== 'text' && typeOf.has(attnum) && typeOf.get(attnum) !== originType,
   );
   const columns = columnPlaces(storage, message.columns, attnums, new Set(unusable.map(({ attnum }) => attnum)));
-  return { storage, columns, spool: storage.state !== 'live' };
+  const known = storage.columns.flatMap(({ attnum, lost }) => (lost === true ? [attnum] : []));
+  const lost = storage.keyAttnums.length > 0 ? [] : [...known, ...lostColumns(storage, table)];
+  return { storage, columns, spool: storage.state !== 'live', lost };
 }
 
 const attnumsOf = (shape: TableShape): ReadonlyMap<string, number> => new Map(shape.columns.map(({ name, attnum }) => [name, attnum]));

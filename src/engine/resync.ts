@@ -7,15 +7,16 @@ import { type Storage, spoolTable, stagingTable, storageColumn, storageTable } f
 import { createSpool, createStaging, createStorage, storageKey } from '../catalog/storage-ddl.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import type { TableShape } from '../replication/origin-tables.ts';
+import { forgetColumns, rowHash } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { dependentViews, relationGate } from './relation-errors.ts';
 import { storagesOf } from './relation-targets.ts';
-import { brokenVersions } from './schema-change.ts';
+import { brokenVersions, lostColumns } from './schema-change.ts';
 import { freePlanner } from './session-settings.ts';
 import type { SourceRow } from './source-row.ts';
 import type { SourceRunner } from './source-runner.ts';
-import { applySpool } from './table-copy.ts';
+import { applySpool, without } from './table-copy.ts';
 
 /**
  * Marks every table of a source for it. `startLsn`: where the new slot begins; null: the slot is good. Copies under way begin again.
@@ -79,14 +80,14 @@ export async function finishResync(
   for (const copy of copies) {
     const storage = state.storages.get(copy.resyncs ?? 0);
     if (storage === undefined) continue;
-    await applySpool(engine, copy);
-    await epoch.run(differenceSql(copy, storage));
+    const shape = shapes.get(storage.originOid) ?? null;
+    const lost = { copy: lostColumns(copy, shape), storage: lostColumns(storage, shape) };
+    if (lost.copy.length > 0) await epoch.run(forgetColumns(copy, lost.copy));
+    if (lost.storage.length > 0) await epoch.run(forgetColumns(storage, lost.storage));
+    await applySpool(engine, without(copy, lost.copy));
+    await epoch.run(differenceSql(copy, without(storage, lost.storage)));
     epoch.touch(storage.id);
-    const broken = new Set(
-      brokenVersions(storage, state.tables.values(), shapes.get(storage.originOid) ?? null, runner.source.name).map(
-        ({ relationId }) => relationId,
-      ),
-    );
+    const broken = new Set(brokenVersions(storage, state.tables.values(), shape, runner.source.name).map(({ relationId }) => relationId));
     for (const table of state.tables.values())
       if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id)) revived.add(table.id);
   }
@@ -139,9 +140,12 @@ export function differenceSql(copy: Storage, storage: Storage): string[] {
       `INSERT INTO ${to} (${columns.join(', ')}) SELECT ${list('n')} FROM ${from} n WHERE NOT EXISTS (SELECT FROM ${to} s WHERE ${same})`,
     ];
   }
-  const counted = (table: string): string => `(SELECT t.h, ${image('t')} AS image, count(*) AS n FROM ${table} t GROUP BY 1, 2)`;
+  // Once columns were lost the stored hash is not the one that a copy comes with.
+  const hash = (row: string): string => (storage.columns.some((column) => column.lost === true) ? rowHash(image(row)) : `${row}.h`);
+  const counted = (table: string): string =>
+    `(SELECT ${hash('t')} AS h, ${image('t')} AS image, count(*) AS n FROM ${table} t GROUP BY 1, 2)`;
   const placed = (table: string): string =>
-    `(SELECT t.*, ${image('t')} AS image, row_number() OVER (PARTITION BY t.h, ${image('t')} ORDER BY t.rid) AS place FROM ${table} t)`;
+    `(SELECT t.rid, ${list('t')}, ${hash('t')} AS h, ${image('t')} AS image, row_number() OVER (PARTITION BY ${hash('t')}, ${image('t')} ORDER BY t.rid) AS place FROM ${table} t)`;
   return [
     `DELETE FROM ${to} s USING (
    SELECT o.rid FROM ${placed(to)} o LEFT JOIN ${counted(from)} n ON n.h = o.h AND n.image = o.image WHERE o.place > coalesce(n.n, 0)

@@ -77,7 +77,7 @@ const params = (frames: readonly Buffer[], width: number): { readonly binary: Bu
   columnArrays(frames, width).map((array) => array.toParam());
 
 function shapeName(shape: ChunkShape): string {
-  return [shape.inserts, shape.updates, shape.deletes, shape.repeats, shape.keeps].map((set) => (set ? '1' : '0')).join('');
+  return [shape.inserts, shape.updates, shape.deletes, shape.repeats, shape.keeps, shape.rehash].map((set) => (set ? '1' : '0')).join('');
 }
 
 /** Lines in COPY text format, framed as CopyData messages, transposed. */

@@ -58,6 +58,17 @@ function firstProblem(
   return null;
 }
 
+/** attnums of columns that rows without key can no longer be told apart by: the origin has them no more, or with another type. `origin` null: it is gone. */
+export function lostColumns(storage: Storage, origin: OriginShape | null): number[] {
+  if (storage.keyAttnums.length > 0 || origin === null) return [];
+  const now = new Map(origin.columns.map((column) => [column.attnum, column.formattedType]));
+  return storage.columns
+    .filter(
+      ({ attnum, type, originType, lost }) => lost !== true && (!now.has(attnum) || (type !== 'text' && now.get(attnum) !== originType)),
+    )
+    .map(({ attnum }) => attnum);
+}
+
 /** For each column of a storage, its place among the columns of a Relation message; -1 when the message has none or another type. */
 export function columnPlaces(
   storage: Storage,
@@ -70,5 +81,5 @@ export function columnPlaces(
     const attnum = attnumOf.get(column.name);
     if (attnum !== undefined) places.set(attnum, place);
   });
-  return storage.columns.map((column) => (unusable.has(column.attnum) ? -1 : (places.get(column.attnum) ?? -1)));
+  return storage.columns.map((column) => (column.lost === true || unusable.has(column.attnum) ? -1 : (places.get(column.attnum) ?? -1)));
 }

@@ -19,9 +19,18 @@ const aheadBytes = 16 * 1024 * 1024;
 /** Transactions remembered by xid, to recognise one that a snapshot does not see yet although it was decoded. */
 const rememberedXids = 20_000;
 
+export interface ResolvedTarget {
+  readonly storage: Storage;
+  /** For each of its columns the place in the message; -1: it has none. */
+  readonly columns: readonly number[];
+  readonly spool: boolean;
+  /** attnums of columns that a storage without key has, and the origin no more, or with another type. */
+  readonly lost: readonly number[];
+}
+
 /** Where rows of a relation go. */
 export interface ResolvedRelation {
-  readonly targets: readonly { readonly storage: Storage; readonly columns: readonly number[]; readonly spool: boolean }[];
+  readonly targets: readonly ResolvedTarget[];
   /** The table as the origin's catalog has it, when that had to be asked. */
   readonly asked: TableShape | null;
 }
@@ -74,6 +83,7 @@ export class SourceRunner {
   #stopped = false;
   #announced = false;
   readonly #history: OriginHistory;
+  readonly #lost = new Map<number, Set<number>>();
   /** Of the transaction that is open: its commit record, and how many versions of tables have begun in it. */
   #commitLsn: Lsn = 0n;
   #ordinal = 0;
@@ -374,8 +384,16 @@ export class SourceRunner {
         );
         this.#targets.set(
           message.oid,
-          targets.map(({ storage, columns, spool }) => target(storage, columns, spool)),
+          targets.map((one) => target(one)),
         );
+        for (const one of targets) {
+          // What is being copied is dealt with when it goes live.
+          if (one.spool) continue;
+          const lost = one.lost.filter((attnum) => !this.#forgotten(one.storage).has(attnum));
+          if (lost.length === 0) continue;
+          for (const attnum of lost) this.#forgotten(one.storage).add(attnum);
+          this.#builder.forget(one.storage.id, lost);
+        }
         // Between transactions only our side has changed.
         if (asked !== null && this.#inTransaction && !this.#skipping)
           this.#record(this.#history.learn(asked, this.#here(), { from: 'catalog', tag: null, by: null, at: null }));
@@ -386,6 +404,16 @@ export class SourceRunner {
     }
     this.#resolving--;
     this.#resumeIfFree();
+  }
+
+  /** Columns that its rows have lost: as the catalog has it, or by a step on its way there. */
+  #forgotten({ id, columns }: Storage): Set<number> {
+    let known = this.#lost.get(id);
+    if (known === undefined) {
+      known = new Set(columns.flatMap((column) => (column.lost === true ? [column.attnum] : [])));
+      this.#lost.set(id, known);
+    }
+    return known;
   }
 
   #resumeIfFree(): void {
@@ -401,8 +429,15 @@ export class SourceRunner {
   }
 }
 
-function target(storage: Storage, columns: readonly number[], spool: boolean): Target {
+function target({ storage, columns, spool, lost }: ResolvedTarget): Target {
   const isKey = storage.columns.map((column) => storage.keyAttnums.includes(column.attnum));
   const key = storage.keyAttnums.map((attnum) => columns[storage.columns.findIndex((column) => column.attnum === attnum)] ?? -1);
-  return { storage, columns, key, keyOnly: columns.map((place, index) => (isKey[index] === true ? place : -1)), spool };
+  return {
+    storage,
+    columns,
+    key,
+    keyOnly: columns.map((place, index) => (isKey[index] === true ? place : -1)),
+    spool,
+    rehash: lost.length > 0,
+  };
 }

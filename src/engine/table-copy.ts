@@ -13,7 +13,7 @@ import { pinnedSettings } from '../replication/settings.ts';
 import { type OriginSnapshot, openSnapshot } from '../replication/snapshot.ts';
 import { isVisible, parseSnapshot } from '../replication/snapshot-visibility.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
-import { applyStaged, clearStorage, insertColumns } from './apply-sql.ts';
+import { applyStaged, clearStorage, forgetColumns, insertColumns } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { relationGate } from './relation-errors.ts';
@@ -111,15 +111,18 @@ const snapshotText = ({ snapshot }: OriginSnapshot): string => `${snapshot.xmin}
  * Makes a copied storage live, in one epoch with what its stream, held between two transactions, still had to give.
  * The stream must have applied up to the copy's LSN. Answers the position reached, when it moved.
  * Versions on a superseded storage move to this one in the same epoch.
+ * `lost`: columns of a storage without key that the origin has no more: rows spooled before and after that must look alike.
  */
-export async function goLive(engine: EngineContext, storage: Storage, runner: SourceRunner): Promise<Lsn | null> {
+export async function goLive(engine: EngineContext, copied: Storage, runner: SourceRunner, lost: readonly number[]): Promise<Lsn | null> {
   const { state } = engine;
+  const storage = without(copied, lost);
   const epoch = await Epoch.begin(engine);
   let reached: Lsn | null = null;
   for (let batch = runner.take(); batch !== null; batch = runner.take()) {
     await epoch.apply(batch);
     reached = batch.endLsn ?? reached;
   }
+  if (lost.length > 0) await epoch.run(forgetColumns(copied, lost));
   await applySpool(engine, storage);
   const superseded = storage.supersedes === null ? undefined : state.storages.get(storage.supersedes);
   const moves = superseded !== undefined && superseded.state === 'live';
@@ -145,6 +148,12 @@ export async function goLive(engine: EngineContext, storage: Storage, runner: So
   await epoch.run(statements);
   await epoch.commit(reached === null ? new Map() : new Map([[storage.sourceId, reached]]));
   return reached;
+}
+
+/** The storage as it is once it has forgotten columns. */
+export function without(storage: Storage, lost: readonly number[]): Storage {
+  if (lost.length === 0) return storage;
+  return { ...storage, columns: storage.columns.map((column) => (lost.includes(column.attnum) ? { ...column, lost: true } : column)) };
 }
 
 /** Applies what was spooled, chunk by chunk where order between chunks matters. */
@@ -176,10 +185,19 @@ export async function applySpool(engine: EngineContext, storage: Storage): Promi
 }
 
 async function applyRows(engine: EngineContext, storage: Storage, rows: string, keeps: boolean): Promise<void> {
-  const data = storage.columns.map((column) => storageColumn(column.attnum)).join(', ');
+  const data = storage.columns
+    .map((column) => (column.lost === true ? `NULL::${column.type} AS ${storageColumn(column.attnum)}` : storageColumn(column.attnum)))
+    .join(', ');
   const extra = storage.keyAttnums.length > 0 ? 'keep' : 'h';
   const staged = `(SELECT x.place AS seq, x.op, x.${extra}, ${data} FROM (${rows}) x)`;
-  const shape = { inserts: true, updates: true, deletes: true, repeats: !keeps, keeps };
+  const shape = {
+    inserts: true,
+    updates: true,
+    deletes: true,
+    repeats: !keeps,
+    keeps,
+    rehash: storage.columns.some((column) => column.lost === true),
+  };
   for (const sql of applyStaged(storage, shape, staged)) await engine.session.query(sql);
 }
 
