@@ -49,37 +49,3 @@ export function whereAll(...conditions: readonly (string | null)[]): string {
   const given = conditions.filter((condition) => condition !== null && condition !== '');
   return given.length === 0 ? '' : `WHERE ${given.join(' AND ')}`;
 }
-
-/**
- * Makes the storage hold exactly the rows of `select` (whose columns are `columns`, in order) as a multiset of row images, writing only
- * what differs. Rows are compared by their text, which tells apart whatever a reader can tell apart and exists for every type.
- * `part`: only for a part of the storage, `stored` (ctid AS "mr$row", columns); `ctes` are there for both queries.
- */
-export function writeDifference(
-  storage: string,
-  columns: readonly string[],
-  select: string,
-  part: { readonly ctes: string; readonly stored: string } | null = null,
-): string {
-  const list = columns.map(quoteIdentifier).join(', ');
-  const stored = part?.stored ?? `SELECT s.ctid AS "mr$row", ${columnsOf('s', columns)} FROM ${storage} s`;
-  return `
-WITH ${part === null || part.ctes === '' ? '' : `${part.ctes}, `}fresh AS MATERIALIZED (
-  SELECT f.*, row_number() OVER (PARTITION BY f."mr$image") AS "mr$copy"
-  FROM (SELECT q.*, ROW(q.*)::text AS "mr$image" FROM (${select}) q(${list})) f
-), stored AS MATERIALIZED (
-  SELECT f.*, row_number() OVER (PARTITION BY f."mr$image") AS "mr$copy"
-  FROM (SELECT s."mr$row", ROW(${columnsOf('s', columns)})::text AS "mr$image" FROM (${stored}) s) f
-), gone AS (
-  DELETE FROM ${storage} s
-  USING stored o
-  WHERE s.ctid = o."mr$row"
-    AND NOT EXISTS (SELECT FROM fresh n WHERE n."mr$image" = o."mr$image" AND n."mr$copy" = o."mr$copy")
-  RETURNING 1
-)
-INSERT INTO ${storage} (${list})
-SELECT ${columnsOf('n', columns)}
--- Counted so that rows go before others with the same key come.
-FROM (SELECT count(*) FROM gone) first, fresh n
-WHERE NOT EXISTS (SELECT FROM stored o WHERE o."mr$image" = n."mr$image" AND o."mr$copy" = n."mr$copy")`.trim();
-}

@@ -16,13 +16,14 @@
 import { aggregateColumns, aggregateDdl, aggregateMaintain, aggregateSelect } from './aggregate.ts';
 import { bagColumns, bagDdl, bagMaintain, bagSelect } from './bag.ts';
 import { captureDdl, withoutCapture } from './capture.ts';
+import { type Pairing, writeDifference } from './difference.ts';
 import { groupsColumns, groupsDdl, groupsMaintain, groupsSelect } from './groups.ts';
-import { keyedDdl, keyedMaintain, keyedSelect } from './keyed.ts';
+import { keyedColumns, keyedDdl, keyedMaintain, keyedPairing, keyedSelect } from './keyed.ts';
 import type { PlanBody, StagePlan, ViewPlan } from './plans.ts';
 import { rowsDdl, rowsMaintain, rowsSelect } from './rows.ts';
-import { deltaName, nameList, storageName, writeDifference } from './sql-text.ts';
+import { deltaName, nameList, storageName } from './sql-text.ts';
 import type { LiveRelation, TableName, VisibleColumn } from './types.ts';
-import { wholeDdl, wholeMaintain, wholeSelect } from './whole.ts';
+import { wholeColumns, wholeDdl, wholeMaintain, wholeSelect } from './whole.ts';
 
 /**
  * Statements that create the empty storage `millrace_data.s<id>`, and those of hidden stages (`millrace_data.s<id>_<n>`) with capture of
@@ -116,8 +117,8 @@ export function boundedDelta(table: string, rows: number): string {
 export function rebuildSql(plan: ViewPlan, id: number, storage: TableName = storageName): string[] {
   const names = tables(plan, id, storage, deltaName);
   const again = (body: PlanBody, table: string): string => {
-    const { columns, select } = content(body, names.storage);
-    return writeDifference(table, columns, select);
+    const { columns, select, pairing } = content(body, names.storage);
+    return writeDifference(table, columns, select, pairing);
   };
   return [
     ...plan.stages.map((stage, i) => again(stage.body, stageTable(id, i))),
@@ -235,19 +236,33 @@ export function inputsOf(body: PlanBody): number[] {
   }
 }
 
-function content(body: PlanBody, storage: TableName): { readonly columns: readonly string[]; readonly select: string } {
+interface Content {
+  readonly columns: readonly string[];
+  readonly select: string;
+  readonly pairing: Pairing;
+}
+
+function content(body: PlanBody, storage: TableName): Content {
+  const groups = (plan: { readonly groups: readonly { readonly name: string }[] }): Pairing => ({
+    kind: 'group',
+    columns: plan.groups.map(({ name }) => name),
+  });
   switch (body.kind) {
     case 'rows':
-      return { columns: body.columns.map(({ name }) => name), select: rowsSelect(body, storage) };
+      return {
+        columns: body.columns.map(({ name }) => name),
+        select: rowsSelect(body, storage),
+        pairing: { kind: 'key', columns: body.keys.flat() },
+      };
     case 'aggregate':
-      return { columns: aggregateColumns(body), select: aggregateSelect(body, storage) };
+      return { columns: aggregateColumns(body), select: aggregateSelect(body, storage), pairing: groups(body) };
     case 'groups':
-      return { columns: groupsColumns(body), select: groupsSelect(body, storage) };
+      return { columns: groupsColumns(body), select: groupsSelect(body, storage), pairing: groups(body) };
     case 'bag':
-      return { columns: bagColumns(body), select: bagSelect(body, storage) };
+      return { columns: bagColumns(body), select: bagSelect(body, storage), pairing: { kind: 'image' } };
     case 'keyed':
-      return { columns: body.columns, select: keyedSelect(body, storage) };
+      return { columns: keyedColumns(body), select: keyedSelect(body, storage), pairing: keyedPairing(body) };
     case 'whole':
-      return { columns: body.columns, select: wholeSelect(body, storage) };
+      return { columns: wholeColumns(body), select: wholeSelect(body, storage), pairing: { kind: 'image' } };
   }
 }
