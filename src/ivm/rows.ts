@@ -3,9 +3,11 @@
  * Invariant: a storage row stands for one combination of input rows and carries their keys. A row can only come, go or change when one of
  * its input rows does, so the present combinations with a changed key are all there is to write, and stored ones with a changed key that
  * are no longer present are all there is to delete. Old values are never needed, so changes need not be netted.
+ * Of one relation, the changes alone say it all: the signs of a key's rows add up to what becomes of its row, and its last image is the
+ * one that came more often than it went.
  */
 import type { RowsPlan } from './plans.ts';
-import { changedKeys, keyName, renderFrom } from './relation-sql.ts';
+import { changedKeys, keyName, renderFrom, weightName } from './relation-sql.ts';
 import { columnsOf, imageDiffers, nameList, sameKey, selectList, whereAll } from './sql-text.ts';
 import { presentTerms, type Term } from './terms.ts';
 import type { Occurrence, TableName } from './types.ts';
@@ -31,10 +33,10 @@ export function rowsMaintain(plan: RowsPlan, table: string, changed: ReadonlySet
   const isChanged = plan.source.occurrences.map((occurrence) => changed.has(occurrence.input));
   const inputs = new Map(plan.source.occurrences.filter((o) => changed.has(o.input)).map((o) => [o.input, o]));
   if (inputs.size === 0) return [];
-  const several = plan.source.occurrences.length > 1;
+  if (plan.source.occurrences.length === 1) return [oneRelation(plan, table, delta, storage)];
   const ctes = [...inputs.values()].map(
     (occurrence) => `${changedKeys(occurrence.input)} AS MATERIALIZED (
-  ${several ? relevantKeys(plan, occurrence, delta(occurrence.input)) : `SELECT DISTINCT ${columnsOf('s', occurrence.key)} FROM ${delta(occurrence.input)} s`}
+  ${relevantKeys(plan, occurrence, delta(occurrence.input))}
 )`,
   );
   const present = presentTerms(isChanged).map((term) => termSelect(plan, storage, term));
@@ -57,6 +59,41 @@ WHEN MATCHED AND ${imageDiffers(columnsOf('s', names), columnsOf('n', names))} T
 WHEN NOT MATCHED THEN
   INSERT (${nameList(names)}) VALUES (${columnsOf('n', names)})`.trim(),
   ];
+}
+
+/** Most keys have one row that came, one that went, or one of each; images are compared where more versions came within an epoch. */
+function oneRelation(plan: RowsPlan, table: string, delta: TableName, storage: TableName): string {
+  const names = plan.columns.map((column) => column.name);
+  const key = plan.keys.flat();
+  const list = columnsOf('v', names);
+  const from = renderFrom(plan.source, { storage, delta, states: ['changes'], keysOf: [0] });
+  const { where } = plan.source;
+  return `
+WITH "mr$version" AS MATERIALIZED (
+  SELECT v.*, row_number() OVER same AS "mr$first", sum(v."mr$w") OVER same AS "mr$net", count(*) FILTER (WHERE v."mr$w" > 0) OVER same AS "mr$came"
+  FROM (
+    SELECT ${selectList(plan.columns)}, ${weightName(0)} AS "mr$w" FROM ${from} ${whereAll(where === null ? null : `(${where})`)}
+  ) v
+  WINDOW same AS (PARTITION BY ${columnsOf('v', key)} ORDER BY v."mr$w" DESC ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
+)
+MERGE INTO ${table} s
+USING (
+  SELECT ${list}, v."mr$net" FROM "mr$version" v WHERE v."mr$first" = 1 AND v."mr$came" <= 1
+  UNION ALL
+  SELECT ${list}, v."mr$net"
+  FROM (
+    SELECT v.*, row_number() OVER (PARTITION BY ${columnsOf('v', key)} ORDER BY v."mr$more" DESC) AS "mr$last"
+    FROM (
+      SELECT v.*, sum(v."mr$w") OVER (PARTITION BY ${columnsOf('v', key)}, ROW(${list})::text) AS "mr$more" FROM "mr$version" v WHERE v."mr$came" > 1
+    ) v
+  ) v
+  WHERE v."mr$last" = 1 AND (v."mr$more" > 0 OR v."mr$net" < 0)
+) n ON ${sameKey('s', 'n', key)}
+WHEN MATCHED AND n."mr$net" < 0 THEN DELETE
+WHEN MATCHED AND ${imageDiffers(columnsOf('s', names), columnsOf('n', names))} THEN
+  UPDATE SET ${names.map((name) => `${nameList([name])} = ${columnsOf('n', [name])}`).join(', ')}
+WHEN NOT MATCHED AND n."mr$net" > 0 THEN
+  INSERT (${nameList(names)}) VALUES (${columnsOf('n', names)})`.trim();
 }
 
 function termSelect(plan: RowsPlan, storage: TableName, term: Term): string {

@@ -35,7 +35,7 @@ export function storageDdl(plan: ViewPlan, id: number, storage: TableName = stor
     ...plan.stages.flatMap((stage, i) => [
       ...ddl(stage.body, stageTable(id, i), names.storage),
       ...order(stage, stageTable(id, i)),
-      ...captureDdl(stageId(id, i)),
+      ...captureDdl(stageId(id, i), isLookedUp(plan, i)),
     ]),
     ...ddl(plan.body, storageName(id), names.storage),
   ];
@@ -234,6 +234,11 @@ export function inputsOf(body: PlanBody): number[] {
     case 'whole':
       return body.occurrences.map(({ input }) => input);
   }
+}
+
+/** Whether later steps read a hidden stage by the keys of its rows. */
+function isLookedUp(plan: ViewPlan, stage: number): boolean {
+  return [...plan.stages, plan].some(({ body }) => (body.kind === 'rows' || body.kind === 'keyed') && inputsOf(body).includes(-1 - stage));
 }
 
 interface Content {
