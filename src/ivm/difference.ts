@@ -22,6 +22,8 @@ export interface Part {
   readonly ctes: string;
   /** Query for the stored rows of the part: `list` from the storage as `s`, which is named by `item`. */
   readonly stored: (item: string, list: string) => string;
+  /** Condition that holds for the rows `s` of the storage that belong to it, cheap for all of them together. */
+  readonly holds: string;
 }
 
 /** Hash of a row as it looks: the text tells apart whatever a reader can tell apart, and exists for every type. */
@@ -75,20 +77,20 @@ WITH ${part === null || part.ctes === '' ? '' : `${part.ctes}, `}"mr$fresh" AS M
   FROM "mr$sample" o
   WHERE EXISTS (SELECT FROM "mr$fresh" n WHERE ${same} AND NOT ${differs})
 ), "mr$gone" AS (
-  DELETE FROM ${table} s
-  ${part === null ? 'WHERE' : `USING (${stored(`${table} s`, row)}) o WHERE s.ctid = o."mr$row" AND`} ${mostly}
+  DELETE FROM ${table} s WHERE ${mostly}${part === null ? '' : ` AND ${part.holds}`}
   RETURNING 1
+), "mr$put" AS (
+  INSERT INTO ${table} (${list})
+  SELECT ${columnsOf('n', columns)}
+  -- Counted so that rows go before others with the same key come.
+  FROM (SELECT count(*) FROM "mr$gone") first, "mr$fresh" n
+  WHERE ${mostly}
 )
 MERGE INTO ${table} s
 USING (
   SELECT o."mr$row", n.${nameList([mark])} IS NULL AS "mr$none", ${columnsOf('n', columns)}
   FROM ${numbered(`(${rows})`)} o FULL JOIN ${numbered('"mr$fresh"')} n ON ${same}${copies}
   WHERE NOT ${mostly} AND (o."mr$row" IS NULL OR n.${nameList([mark])} IS NULL OR ${differs})
-  UNION ALL
-  -- Counted so that rows go before others with the same key come.
-  SELECT NULL, false, ${columnsOf('n', columns)}
-  FROM (SELECT count(*) FROM "mr$gone") first, "mr$fresh" n
-  WHERE ${mostly}
 ) x ON s.ctid = x."mr$row"
 WHEN MATCHED AND x."mr$none" THEN DELETE
 WHEN MATCHED THEN UPDATE SET ${columns.map((name) => `${nameList([name])} = ${columnsOf('x', [name])}`).join(', ')}

@@ -57,6 +57,7 @@ export function keyedMaintain(
   ) t(${keys.join(', ')})
 )`,
         stored: (item, list) => storedRows(plan, item, list),
+        holds: `EXISTS (SELECT FROM "mr$touched" t WHERE ${sameHash(plan)})`,
       },
     ),
   ];
@@ -65,12 +66,8 @@ export function keyedMaintain(
 /** Stored rows of the touched keys. */
 function storedRows(plan: KeyedPlan, item: string, list: string): string {
   const keys = plan.key.map((_, i) => `k${i + 1}`);
-  const stored = columnsOf('s', plan.key);
-  const touched = columnsOf('t', keys);
   const found = (on: string): string => `SELECT ${list} FROM "mr$touched" t JOIN ${item} ON ${on}`;
-  if (!plan.short) {
-    return found(`${hashOf([stored])} = ${hashOf([touched])} AND ${sameRow(stored, touched)}`);
-  }
+  if (!plan.short) return found(sameHash(plan));
   const all = found(plan.key.map((name, i) => `${columnsOf('s', [name])} = t.${keys[i]}`).join(' AND '));
   if (!plan.nullable) return all;
   const alike = plan.key.map((name, i) => `${columnsOf('s', [name])} IS NOT DISTINCT FROM t.${keys[i]}`).join(' AND ');
@@ -79,6 +76,16 @@ function storedRows(plan: KeyedPlan, item: string, list: string): string {
   return `${all}
     UNION ALL
     ${found(`(${someNull('s', plan.key)}) AND ${alike} WHERE ${someNull('t', keys)}`)}`;
+}
+
+/** Equal keys, NULL equal to NULL. */
+function sameHash(plan: KeyedPlan): string {
+  const stored = columnsOf('s', plan.key);
+  const touched = columnsOf(
+    't',
+    plan.key.map((_, i) => `k${i + 1}`),
+  );
+  return `${hashOf([stored])} = ${hashOf([touched])} AND ${sameRow(stored, touched)}`;
 }
 
 function query(plan: KeyedPlan, which: 'all' | 'touched' | 'touchedNull', storage: TableName): string {

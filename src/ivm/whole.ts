@@ -37,6 +37,7 @@ export function wholeMaintain(plan: WholePlan, table: string, delta: TableName, 
       {
         ctes: '',
         stored: (item, list) => `SELECT ${list} FROM ${item} WHERE ${changed}`,
+        holds: `(${changed})`,
       },
     ),
   ];
