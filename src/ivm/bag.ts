@@ -31,6 +31,7 @@ export function bagSelect(plan: BagPlan, storage: TableName): string {
   return `SELECT q.*, ${hash(image('q', plan.columns))} AS h FROM (${rows}) q`;
 }
 
+/** Images are compared by a function, not an operator, so that no plan looks at those of rows with another hash. */
 export function bagMaintain(plan: BagPlan, table: string, changed: ReadonlySet<number>, delta: TableName, storage: TableName): string[] {
   const terms = plan.arms.flatMap((arm, i) => {
     const isChanged = arm.source.occurrences.map((occurrence) => changed.has(occurrence.input));
@@ -40,25 +41,29 @@ export function bagMaintain(plan: BagPlan, table: string, changed: ReadonlySet<n
   return [
     `
 WITH "mr$change" AS MATERIALIZED (
-  SELECT x.*, ${hash('x."mr$image"')} AS h
+  SELECT x.*
   FROM (
     SELECT t.*, sum(t."mr$w") OVER same AS "mr$net", row_number() OVER same AS "mr$first"
     FROM (
-      SELECT t.*, ${image('t', plan.columns)} AS "mr$image"
+      SELECT t.*, ${hash('t."mr$image"')} AS h
       FROM (
-        SELECT ${columnsOf('s', plan.columns)}, 0 AS "mr$w" FROM ${table} s WHERE false
-        UNION ALL
-        ${terms.join('\n        UNION ALL\n        ')}
-      ) t(${names}, "mr$w")
+        SELECT t.*, ${image('t', plan.columns)} AS "mr$image"
+        FROM (
+          SELECT ${columnsOf('s', plan.columns)}, 0 AS "mr$w" FROM ${table} s WHERE false
+          UNION ALL
+          ${terms.join('\n          UNION ALL\n          ')}
+        ) t(${names}, "mr$w")
+      ) t
     ) t
-    WINDOW same AS (PARTITION BY t."mr$image")
+    -- Texts are compared, byte by byte, only where hashes are equal.
+    WINDOW same AS (PARTITION BY t.h, t."mr$image" COLLATE "C")
   ) x
   WHERE x."mr$first" = 1 AND x."mr$net" <> 0
 ), "mr$gone" AS (
   DELETE FROM ${table} s
   USING (
-    SELECT o.ctid AS "mr$row", x."mr$net", row_number() OVER (PARTITION BY x."mr$image") AS "mr$copy"
-    FROM "mr$change" x JOIN ${table} o ON o.h = x.h AND ${image('o', plan.columns)} = x."mr$image"
+    SELECT o.ctid AS "mr$row", x."mr$net", row_number() OVER (PARTITION BY x.h, x."mr$image" COLLATE "C") AS "mr$copy"
+    FROM "mr$change" x JOIN ${table} o ON o.h = x.h AND pg_catalog.texteq(${image('o', plan.columns)}, x."mr$image")
     WHERE x."mr$net" < 0
   ) o
   WHERE s.ctid = o."mr$row" AND o."mr$copy" <= - o."mr$net"

@@ -45,13 +45,7 @@ export function rowsMaintain(plan: RowsPlan, table: string, changed: ReadonlySet
     `
 WITH ${ctes.join(', ')}, "mr$present" AS MATERIALIZED (
   ${present.join('\n  UNION ALL\n  ')}
-), "mr$gone" AS (
-  DELETE FROM ${table} s
-  USING (
-    ${stale.join('\n    UNION\n    ')}
-  ) o
-  WHERE s.ctid = o."mr$row"
-)
+), ${stale.join(', ')}
 MERGE INTO ${table} s
 USING "mr$present" n ON ${sameKey('s', 'n', key)}
 WHEN MATCHED AND ${imageDiffers(columnsOf('s', names), columnsOf('n', names))} THEN
@@ -114,14 +108,16 @@ function relevantKeys(plan: RowsPlan, occurrence: Occurrence, delta: string): st
   HAVING sum(x."mr$w") <> 0`;
 }
 
-/** Stored rows with a changed key of one relation that are not among the present ones. */
+/** Deletes stored rows with a changed key of one relation that are not among the present ones. Several may meet in a row: the first does it. */
 function staleRows(plan: RowsPlan, relation: number, table: string): string {
   const occurrence = plan.source.occurrences[relation];
   const columns = plan.keys[relation] ?? [];
   if (occurrence === undefined) throw new RangeError('a plan has keys for each of its relations');
-  const on = occurrence.key.map((name, i) => `${columnsOf('k', [name])} = ${columnsOf('x', [columns[i] ?? ''])}`).join(' AND ');
-  return `SELECT x.ctid AS "mr$row" FROM ${table} x JOIN ${changedKeys(occurrence.input)} k ON ${on}
-    WHERE NOT EXISTS (SELECT FROM "mr$present" n WHERE ${sameKey('n', 'x', plan.keys.flat())})`;
+  const on = occurrence.key.map((name, i) => `${columnsOf('k', [name])} = ${columnsOf('s', [columns[i] ?? ''])}`).join(' AND ');
+  return `"mr$gone${relation + 1}" AS (
+  DELETE FROM ${table} s USING ${changedKeys(occurrence.input)} k
+  WHERE ${on} AND NOT EXISTS (SELECT FROM "mr$present" n WHERE ${sameKey('n', 's', plan.keys.flat())})
+)`;
 }
 
 /** Hidden storage column for a key column of a relation. */
