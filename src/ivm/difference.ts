@@ -56,16 +56,12 @@ export function writeDifference(
 ): string {
   const stored = part?.stored ?? ((item: string, wanted: string): string => `SELECT ${wanted} FROM ${item}`);
   const list = nameList(columns);
-  const row = `s.ctid AS "mr$row"`;
-  const rows = stored(`${table} s`, `${row}, ${columnsOf('s', columns)}`);
   const same = paired(pairing, 'o', 'n');
-  const [mark = ''] = pairing.kind === 'key' ? pairing.columns : ['h'];
   const differs = imageDiffers(columnsOf('o', columns), columnsOf('n', columns));
-  const numbered = (from: string): string =>
-    pairing.kind === 'image' ? `(SELECT f.*, row_number() OVER (PARTITION BY f.h) AS "mr$copy" FROM ${from} f)` : from;
-  const copies = pairing.kind === 'image' ? ' AND o."mr$copy" = n."mr$copy"' : '';
   const many = `(SELECT count(*) > greatest(${fewestNew}, pg_catalog.pg_relation_size(${quoteLiteral(table)}) * ${fewestNewPerPage} / 8192) FROM "mr$fresh")`;
   const mostly = '(SELECT m."mr$differ" FROM "mr$mostly" m)';
+  const rows = stored(`${table} s`, `s.ctid AS "mr$row", ${columnsOf('s', columns)}`);
+  const { ctes, pairs } = differing(columns, pairing, rows, `NOT ${mostly}`);
   return `
 WITH ${part === null || part.ctes === '' ? '' : `${part.ctes}, `}"mr$fresh" AS MATERIALIZED (
   SELECT * FROM (${select}) q(${list})
@@ -85,16 +81,48 @@ WITH ${part === null || part.ctes === '' ? '' : `${part.ctes}, `}"mr$fresh" AS M
   -- Counted so that rows go before others with the same key come.
   FROM (SELECT count(*) FROM "mr$gone") first, "mr$fresh" n
   WHERE ${mostly}
-)
+)${ctes}
 MERGE INTO ${table} s
 USING (
-  SELECT o."mr$row", n.${nameList([mark])} IS NULL AS "mr$none", ${columnsOf('n', columns)}
-  FROM ${numbered(`(${rows})`)} o FULL JOIN ${numbered('"mr$fresh"')} n ON ${same}${copies}
-  WHERE NOT ${mostly} AND (o."mr$row" IS NULL OR n.${nameList([mark])} IS NULL OR ${differs})
+  ${pairs.join('\n  UNION ALL\n  ')}
 ) x ON s.ctid = x."mr$row"
 WHEN MATCHED AND x."mr$none" THEN DELETE
 WHEN MATCHED THEN UPDATE SET ${columns.map((name) => `${nameList([name])} = ${columnsOf('x', [name])}`).join(', ')}
 WHEN NOT MATCHED THEN INSERT (${list}) VALUES (${columnsOf('x', columns)})`.trim();
+}
+
+/** Queries for what is to be written, with the place of the stored row, and the common table expressions they need. */
+function differing(
+  columns: readonly string[],
+  pairing: Pairing,
+  rows: string,
+  condition: string,
+): { readonly ctes: string; readonly pairs: readonly string[] } {
+  const [mark = ''] = pairing.kind === 'key' ? pairing.columns : ['h'];
+  const differs = imageDiffers(columnsOf('o', columns), columnsOf('n', columns));
+  const joined = (before: string, now: string, on: string): string =>
+    `SELECT o."mr$row", n.${nameList([mark])} IS NULL AS "mr$none", ${columnsOf('n', columns)}
+  FROM ${before} o FULL JOIN ${now} n ON ${on}
+  WHERE ${condition} AND (o."mr$row" IS NULL OR n.${nameList([mark])} IS NULL OR ${differs})`;
+  const same = paired(pairing, 'o', 'n');
+  if (pairing.kind !== 'image') return { ctes: '', pairs: [joined(`(${rows})`, '"mr$fresh"', same)] };
+  const once = (from: string): string => `(SELECT * FROM ${from} WHERE h NOT IN (SELECT h FROM "mr$twice"))`;
+  const copies = (from: string): string =>
+    `(SELECT *, row_number() OVER (PARTITION BY h) AS "mr$copy" FROM ${from} WHERE h IN (SELECT h FROM "mr$twice"))`;
+  return {
+    ctes: `, "mr$stored" AS MATERIALIZED (
+  ${rows}
+), "mr$twice" AS MATERIALIZED (
+  SELECT h FROM "mr$stored" GROUP BY h HAVING count(*) > 1
+  UNION
+  SELECT h FROM "mr$fresh" GROUP BY h HAVING count(*) > 1
+)`,
+    // Copies are numbered only where there are some: most rows have none.
+    pairs: [
+      joined(once('"mr$stored"'), once('"mr$fresh"'), same),
+      joined(copies('"mr$stored"'), copies('"mr$fresh"'), `${same} AND o."mr$copy" = n."mr$copy"`),
+    ],
+  };
 }
 
 function paired(pairing: Pairing, left: string, right: string): string {
