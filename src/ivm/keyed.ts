@@ -119,6 +119,8 @@ function touchedKeys(plan: KeyedPlan, changed: ReadonlySet<number>, delta: Table
             storage,
             delta,
             states: states.map((state) => (state === 'changes' ? 'effective' : state)),
+            // Rows that change places change what tells them apart.
+            keysOf: plan.keysOf,
           })} ${where}`,
       );
     }
