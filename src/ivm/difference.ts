@@ -70,8 +70,9 @@ WITH ${part === null || part.ctes === '' ? '' : `${part.ctes}, `}"mr$fresh" AS M
   WHERE ${many}
 ), "mr$mostly" AS MATERIALIZED (
   SELECT (SELECT count(*) FROM "mr$sample") > greatest(${fewestSampled}, 2 * count(*)) AS "mr$differ"
-  FROM "mr$sample" o
-  WHERE EXISTS (SELECT FROM "mr$fresh" n WHERE ${same} AND NOT ${differs})
+  -- The few are looked for by the many, so that these need not be hashed.
+  FROM "mr$fresh" n
+  WHERE EXISTS (SELECT FROM "mr$sample" o WHERE ${same} AND NOT ${differs})
 ), "mr$gone" AS (
   DELETE FROM ${table} s WHERE ${mostly}${part === null ? '' : ` AND ${part.holds}`}
   RETURNING 1

@@ -69,6 +69,8 @@ export function populateSql(plan: ViewPlan, id: number, storage: TableName = sto
       `ANALYZE ${stageTable(id, i)}`,
     ]),
     fill(plan.body, storageName(id)),
+    // Small epochs come before autovacuum does.
+    `ANALYZE ${storageName(id)}`,
   ];
 }
 
