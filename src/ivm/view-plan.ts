@@ -5,7 +5,8 @@
  *
  * Session settings that these statements want:
  * - search_path as it was when pg_get_viewdef printed the query, because the names in it were printed for that path;
- * - extra_float_digits at its default (1) or more, so that the text of a float tells all values apart; the plan compares images by text;
+ * - extra_float_digits at its default (1) or more, so that the text of a float tells all values apart, and other settings of
+ *   how values look always the same: rows without a key are found by the hash of their text;
  * - no ANALYZE and no autovacuum on delta tables (captureDdl turns it off): statistics of a small delta are worse than none when a large
  *   one comes, because without any the planner goes by the length of the file;
  * - small epochs: the same text gives the same statement, so it can be prepared under its text; emptying a delta table by TRUNCATE
@@ -69,8 +70,6 @@ export function populateSql(plan: ViewPlan, id: number, storage: TableName = sto
       `ANALYZE ${stageTable(id, i)}`,
     ]),
     fill(plan.body, storageName(id)),
-    // Small epochs come before autovacuum does.
-    `ANALYZE ${storageName(id)}`,
   ];
 }
 
