@@ -16,9 +16,9 @@ const events = [
 
 /**
  * Statements that create `millrace_data.d<id>` (w, then the storage's columns) and the triggers that fill it. The trigger function names
- * no columns: when the storage gets another column, add it to the delta table too, last.
+ * no columns: when the storage gets another column, add it to the delta table too, last. `lookedUp`: rows are read by their numbers.
  */
-export function captureDdl(id: number | string): string[] {
+export function captureDdl(id: number | string, lookedUp = true): string[] {
   const storage = storageName(id);
   const delta = deltaName(id);
   const routine = routineName(id);
@@ -36,6 +36,7 @@ BEGIN
   RETURN NULL;
 END`;
   return [
+    ...(lookedUp ? [numbersIndex(id)] : []),
     `CREATE UNLOGGED TABLE ${delta} WITH (autovacuum_enabled = off) AS SELECT 0::smallint AS w, s.* FROM ${storage} s WITH NO DATA`,
     `CREATE FUNCTION ${routine}() RETURNS trigger LANGUAGE plpgsql AS ${quoteLiteral(body)}`,
     ...events.map(
@@ -63,8 +64,25 @@ export function withoutCapture(id: number | string, statement: string): string[]
 
 /** Undoes `captureDdl`; also when only part of it is there. */
 export function dropCaptureDdl(id: number | string): string[] {
-  return [`DROP FUNCTION IF EXISTS ${routineName(id)}() CASCADE`, `DROP TABLE IF EXISTS ${deltaName(id)}`];
+  return [
+    `DROP INDEX IF EXISTS ${indexName(id)}`,
+    `DROP FUNCTION IF EXISTS ${routineName(id)}() CASCADE`,
+    `DROP TABLE IF EXISTS ${deltaName(id)}`,
+  ];
 }
 
+/** An index on row numbers, where the storage has them without one. */
+function numbersIndex(id: number | string): string {
+  const table = quoteLiteral(storageName(id));
+  return `DO $$BEGIN
+  IF EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = ${table}::regclass AND attname = 'rid' AND NOT attisdropped)
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = ${table}::regclass AND indisprimary)
+  THEN
+    CREATE UNIQUE INDEX ${indexName(id).replace('millrace_data.', '')} ON ${storageName(id)} (rid);
+  END IF;
+END$$`;
+}
+
+const indexName = (id: number | string): string => `millrace_data.s${id}_rid`;
 const routineName = (id: number | string): string => `millrace_data.capture_s${id}`;
 const triggerName = (event: string): string => `millrace_capture_${event.toLowerCase()}`;

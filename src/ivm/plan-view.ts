@@ -176,7 +176,11 @@ function planStage(stage: Stage, shape: Shape, probe: ProbeResult, relations: Re
     case 'keyed':
       if (way.key !== null && !probe.columns.every(canBeKey))
         return fromStages(wholePlan(shape, 'a key of a type that is not looked up by value'));
-      return { ...keyedPlan(stage, relations), key: ['rid'], reason: { way: 'keyed', reason: `${way.what} are computed again` } };
+      return {
+        ...keyedPlan(stage, relations, probe.columns, probe.functions),
+        key: ['rid'],
+        reason: { way: 'keyed', reason: `${way.what} are computed again` },
+      };
     case 'whole':
       return fromStages(wholePlan(shape, way.why));
   }

@@ -71,13 +71,17 @@ export interface KeyedPlan {
   /** The query, then the query for the keys in "mr$touched" without NULL, then for those with one. */
   readonly queries: { readonly all: Template; readonly touched: Template; readonly touchedNull: Template };
   readonly occurrences: readonly Occurrence[];
-  /** The relation whose own key is used, if it is that. */
-  readonly anchor: number | null;
+  /** Relations whose own keys the query mentions. */
+  readonly keysOf: readonly number[];
   /** Storage columns: those shown, then keys that none of them shows. */
   readonly columns: readonly string[];
   /** Storage columns of the key. */
   readonly key: readonly string[];
   readonly nullable: boolean;
+  /** An index entry may hold the key itself; otherwise it is found by its hash. */
+  readonly short: boolean;
+  /** Storage columns that identify a row; empty when rows may be equal: then they have a hash of their image. */
+  readonly unique: readonly string[];
   readonly touch:
     | { readonly kind: 'paths'; readonly paths: readonly TouchQuery[] }
     | { readonly kind: 'terms'; readonly source: JoinSource; readonly keys: readonly string[] };

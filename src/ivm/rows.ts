@@ -3,9 +3,11 @@
  * Invariant: a storage row stands for one combination of input rows and carries their keys. A row can only come, go or change when one of
  * its input rows does, so the present combinations with a changed key are all there is to write, and stored ones with a changed key that
  * are no longer present are all there is to delete. Old values are never needed, so changes need not be netted.
+ * Of one relation, the changes alone say it all: the signs of a key's rows add up to what becomes of its row, and its last image is the
+ * one that came more often than it went.
  */
 import type { RowsPlan } from './plans.ts';
-import { changedKeys, keyName, renderFrom } from './relation-sql.ts';
+import { changedKeys, keyName, renderFrom, weightName } from './relation-sql.ts';
 import { columnsOf, imageDiffers, nameList, sameKey, selectList, whereAll } from './sql-text.ts';
 import { presentTerms, type Term } from './terms.ts';
 import type { Occurrence, TableName } from './types.ts';
@@ -31,10 +33,10 @@ export function rowsMaintain(plan: RowsPlan, table: string, changed: ReadonlySet
   const isChanged = plan.source.occurrences.map((occurrence) => changed.has(occurrence.input));
   const inputs = new Map(plan.source.occurrences.filter((o) => changed.has(o.input)).map((o) => [o.input, o]));
   if (inputs.size === 0) return [];
-  const several = plan.source.occurrences.length > 1;
+  if (plan.source.occurrences.length === 1) return [oneRelation(plan, table, delta, storage)];
   const ctes = [...inputs.values()].map(
     (occurrence) => `${changedKeys(occurrence.input)} AS MATERIALIZED (
-  ${several ? relevantKeys(plan, occurrence, delta(occurrence.input)) : `SELECT DISTINCT ${columnsOf('s', occurrence.key)} FROM ${delta(occurrence.input)} s`}
+  ${relevantKeys(plan, occurrence, delta(occurrence.input))}
 )`,
   );
   const present = presentTerms(isChanged).map((term) => termSelect(plan, storage, term));
@@ -43,13 +45,7 @@ export function rowsMaintain(plan: RowsPlan, table: string, changed: ReadonlySet
     `
 WITH ${ctes.join(', ')}, "mr$present" AS MATERIALIZED (
   ${present.join('\n  UNION ALL\n  ')}
-), "mr$gone" AS (
-  DELETE FROM ${table} s
-  USING (
-    ${stale.join('\n    UNION\n    ')}
-  ) o
-  WHERE s.ctid = o."mr$row"
-)
+), ${stale.join(', ')}
 MERGE INTO ${table} s
 USING "mr$present" n ON ${sameKey('s', 'n', key)}
 WHEN MATCHED AND ${imageDiffers(columnsOf('s', names), columnsOf('n', names))} THEN
@@ -57,6 +53,41 @@ WHEN MATCHED AND ${imageDiffers(columnsOf('s', names), columnsOf('n', names))} T
 WHEN NOT MATCHED THEN
   INSERT (${nameList(names)}) VALUES (${columnsOf('n', names)})`.trim(),
   ];
+}
+
+/** Most keys have one row that came, one that went, or one of each; images are compared where more versions came within an epoch. */
+function oneRelation(plan: RowsPlan, table: string, delta: TableName, storage: TableName): string {
+  const names = plan.columns.map((column) => column.name);
+  const key = plan.keys.flat();
+  const list = columnsOf('v', names);
+  const from = renderFrom(plan.source, { storage, delta, states: ['changes'], keysOf: [0] });
+  const { where } = plan.source;
+  return `
+WITH "mr$version" AS MATERIALIZED (
+  SELECT v.*, row_number() OVER same AS "mr$first", sum(v."mr$w") OVER same AS "mr$net", count(*) FILTER (WHERE v."mr$w" > 0) OVER same AS "mr$came"
+  FROM (
+    SELECT ${selectList(plan.columns)}, ${weightName(0)} AS "mr$w" FROM ${from} ${whereAll(where === null ? null : `(${where})`)}
+  ) v
+  WINDOW same AS (PARTITION BY ${columnsOf('v', key)} ORDER BY v."mr$w" DESC ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
+)
+MERGE INTO ${table} s
+USING (
+  SELECT ${list}, v."mr$net" FROM "mr$version" v WHERE v."mr$first" = 1 AND v."mr$came" <= 1
+  UNION ALL
+  SELECT ${list}, v."mr$net"
+  FROM (
+    SELECT v.*, row_number() OVER (PARTITION BY ${columnsOf('v', key)} ORDER BY v."mr$more" DESC) AS "mr$last"
+    FROM (
+      SELECT v.*, sum(v."mr$w") OVER (PARTITION BY ${columnsOf('v', key)}, ROW(${list})::text) AS "mr$more" FROM "mr$version" v WHERE v."mr$came" > 1
+    ) v
+  ) v
+  WHERE v."mr$last" = 1 AND (v."mr$more" > 0 OR v."mr$net" < 0)
+) n ON ${sameKey('s', 'n', key)}
+WHEN MATCHED AND n."mr$net" < 0 THEN DELETE
+WHEN MATCHED AND ${imageDiffers(columnsOf('s', names), columnsOf('n', names))} THEN
+  UPDATE SET ${names.map((name) => `${nameList([name])} = ${columnsOf('n', [name])}`).join(', ')}
+WHEN NOT MATCHED AND n."mr$net" > 0 THEN
+  INSERT (${nameList(names)}) VALUES (${columnsOf('n', names)})`.trim();
 }
 
 function termSelect(plan: RowsPlan, storage: TableName, term: Term): string {
@@ -77,14 +108,16 @@ function relevantKeys(plan: RowsPlan, occurrence: Occurrence, delta: string): st
   HAVING sum(x."mr$w") <> 0`;
 }
 
-/** Stored rows with a changed key of one relation that are not among the present ones. */
+/** Deletes stored rows with a changed key of one relation that are not among the present ones. Several may meet in a row: the first does it. */
 function staleRows(plan: RowsPlan, relation: number, table: string): string {
   const occurrence = plan.source.occurrences[relation];
   const columns = plan.keys[relation] ?? [];
   if (occurrence === undefined) throw new RangeError('a plan has keys for each of its relations');
-  const on = occurrence.key.map((name, i) => `${columnsOf('k', [name])} = ${columnsOf('x', [columns[i] ?? ''])}`).join(' AND ');
-  return `SELECT x.ctid AS "mr$row" FROM ${table} x JOIN ${changedKeys(occurrence.input)} k ON ${on}
-    WHERE NOT EXISTS (SELECT FROM "mr$present" n WHERE ${sameKey('n', 'x', plan.keys.flat())})`;
+  const on = occurrence.key.map((name, i) => `${columnsOf('k', [name])} = ${columnsOf('s', [columns[i] ?? ''])}`).join(' AND ');
+  return `"mr$gone${relation + 1}" AS (
+  DELETE FROM ${table} s USING ${changedKeys(occurrence.input)} k
+  WHERE ${on} AND NOT EXISTS (SELECT FROM "mr$present" n WHERE ${sameKey('n', 's', plan.keys.flat())})
+)`;
 }
 
 /** Hidden storage column for a key column of a relation. */

@@ -25,6 +25,7 @@ import { possibleScales } from './numeric-scale.ts';
 import type { BagPlan, KeyedPlan, PlanBody, StagePlan, TouchQuery } from './plans.ts';
 import { distinctOn, eachOwnNode, type FunctionKinds, hasSetFunction, isAggregate, isGrouped } from './query-parts.ts';
 import { keyName } from './relation-sql.ts';
+import { anyRows, isShort, rowIdentity } from './row-identity.ts';
 import { columnText, type JoinShape, type Shape, type ShapeTarget } from './shape.ts';
 import { tokensOf } from './source-text.ts';
 import type { Stage } from './stage.ts';
@@ -199,8 +200,13 @@ export function canBeKey(column: ProbeColumn | undefined): boolean {
   return column !== undefined && keyTypes.has(column.typeOid);
 }
 
-/** Plan of a keyed stage, over relations whose keys are known. */
-export function keyedPlan(stage: Stage, relations: Relations): Omit<StagePlan, 'key' | 'reason'> & { readonly body: KeyedPlan } {
+/** Plan of a keyed stage, over relations whose keys are known. `types`: of its key, where that is not a relation's own. */
+export function keyedPlan(
+  stage: Stage,
+  relations: Relations,
+  types: readonly ProbeColumn[],
+  kinds: FunctionKinds,
+): Omit<StagePlan, 'key' | 'reason'> & { readonly body: KeyedPlan } {
   const { way, select } = stage;
   if (way.kind !== 'keyed') throw new RangeError('not a keyed stage');
   const places = placesOf(select);
@@ -220,6 +226,8 @@ export function keyedPlan(stage: Stage, relations: Relations): Omit<StagePlan, '
     hidden.push(resTarget(`k${i + 1}`, value));
     return `k${i + 1}`;
   });
+  const identity = needsBag(stage, kinds) ? anyRows(anchor) : rowIdentity(stage, relations, anchor, key);
+  hidden.push(...identity.hidden);
   const columns = [...targets.map((_, i) => `c${i + 1}`), ...hidden.map((entry) => String(at(entry, 'ResTarget')?.['name']))];
   const named = [...targets.map((entry, i) => resTarget(`c${i + 1}`, at(entry, 'ResTarget')?.['val'])), ...hidden];
   const all: Tree = { ...select, targetList: named };
@@ -254,10 +262,12 @@ export function keyedPlan(stage: Stage, relations: Relations): Omit<StagePlan, '
         touchedNull: stageText(restricted([someNull(keys), someNull(given), ...alike]), relations).template,
       },
       occurrences: text.occurrences,
-      anchor,
+      keysOf: identity.keysOf,
       columns,
       key,
       nullable: way.key !== null,
+      short: way.key === null || isShort(keys.map((_, i) => types[i])),
+      unique: identity.unique,
       touch,
     },
   };

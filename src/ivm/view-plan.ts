@@ -5,7 +5,8 @@
  *
  * Session settings that these statements want:
  * - search_path as it was when pg_get_viewdef printed the query, because the names in it were printed for that path;
- * - extra_float_digits at its default (1) or more, so that the text of a float tells all values apart; the plan compares images by text;
+ * - extra_float_digits at its default (1) or more, so that the text of a float tells all values apart, and other settings of
+ *   how values look always the same: rows without a key are found by the hash of their text;
  * - no ANALYZE and no autovacuum on delta tables (captureDdl turns it off): statistics of a small delta are worse than none when a large
  *   one comes, because without any the planner goes by the length of the file;
  * - small epochs: the same text gives the same statement, so it can be prepared under its text; emptying a delta table by TRUNCATE
@@ -16,13 +17,14 @@
 import { aggregateColumns, aggregateDdl, aggregateMaintain, aggregateSelect } from './aggregate.ts';
 import { bagColumns, bagDdl, bagMaintain, bagSelect } from './bag.ts';
 import { captureDdl, withoutCapture } from './capture.ts';
+import { type Pairing, writeDifference } from './difference.ts';
 import { groupsColumns, groupsDdl, groupsMaintain, groupsSelect } from './groups.ts';
-import { keyedDdl, keyedMaintain, keyedSelect } from './keyed.ts';
+import { keyedColumns, keyedDdl, keyedMaintain, keyedPairing, keyedSelect } from './keyed.ts';
 import type { PlanBody, StagePlan, ViewPlan } from './plans.ts';
 import { rowsDdl, rowsMaintain, rowsSelect } from './rows.ts';
-import { deltaName, nameList, storageName, writeDifference } from './sql-text.ts';
+import { deltaName, nameList, storageName } from './sql-text.ts';
 import type { LiveRelation, TableName, VisibleColumn } from './types.ts';
-import { wholeDdl, wholeMaintain, wholeSelect } from './whole.ts';
+import { wholeColumns, wholeDdl, wholeMaintain, wholeSelect } from './whole.ts';
 
 /**
  * Statements that create the empty storage `millrace_data.s<id>`, and those of hidden stages (`millrace_data.s<id>_<n>`) with capture of
@@ -34,7 +36,7 @@ export function storageDdl(plan: ViewPlan, id: number, storage: TableName = stor
     ...plan.stages.flatMap((stage, i) => [
       ...ddl(stage.body, stageTable(id, i), names.storage),
       ...order(stage, stageTable(id, i)),
-      ...captureDdl(stageId(id, i)),
+      ...captureDdl(stageId(id, i), isLookedUp(plan, i)),
     ]),
     ...ddl(plan.body, storageName(id), names.storage),
   ];
@@ -116,8 +118,8 @@ export function boundedDelta(table: string, rows: number): string {
 export function rebuildSql(plan: ViewPlan, id: number, storage: TableName = storageName): string[] {
   const names = tables(plan, id, storage, deltaName);
   const again = (body: PlanBody, table: string): string => {
-    const { columns, select } = content(body, names.storage);
-    return writeDifference(table, columns, select);
+    const { columns, select, pairing } = content(body, names.storage);
+    return writeDifference(table, columns, select, pairing);
   };
   return [
     ...plan.stages.map((stage, i) => again(stage.body, stageTable(id, i))),
@@ -235,19 +237,38 @@ export function inputsOf(body: PlanBody): number[] {
   }
 }
 
-function content(body: PlanBody, storage: TableName): { readonly columns: readonly string[]; readonly select: string } {
+/** Whether later steps read a hidden stage by the keys of its rows. */
+function isLookedUp(plan: ViewPlan, stage: number): boolean {
+  return [...plan.stages, plan].some(({ body }) => (body.kind === 'rows' || body.kind === 'keyed') && inputsOf(body).includes(-1 - stage));
+}
+
+interface Content {
+  readonly columns: readonly string[];
+  readonly select: string;
+  readonly pairing: Pairing;
+}
+
+function content(body: PlanBody, storage: TableName): Content {
+  const groups = (plan: { readonly groups: readonly { readonly name: string }[] }): Pairing => ({
+    kind: 'group',
+    columns: plan.groups.map(({ name }) => name),
+  });
   switch (body.kind) {
     case 'rows':
-      return { columns: body.columns.map(({ name }) => name), select: rowsSelect(body, storage) };
+      return {
+        columns: body.columns.map(({ name }) => name),
+        select: rowsSelect(body, storage),
+        pairing: { kind: 'key', columns: body.keys.flat() },
+      };
     case 'aggregate':
-      return { columns: aggregateColumns(body), select: aggregateSelect(body, storage) };
+      return { columns: aggregateColumns(body), select: aggregateSelect(body, storage), pairing: groups(body) };
     case 'groups':
-      return { columns: groupsColumns(body), select: groupsSelect(body, storage) };
+      return { columns: groupsColumns(body), select: groupsSelect(body, storage), pairing: groups(body) };
     case 'bag':
-      return { columns: bagColumns(body), select: bagSelect(body, storage) };
+      return { columns: bagColumns(body), select: bagSelect(body, storage), pairing: { kind: 'image' } };
     case 'keyed':
-      return { columns: body.columns, select: keyedSelect(body, storage) };
+      return { columns: keyedColumns(body), select: keyedSelect(body, storage), pairing: keyedPairing(body) };
     case 'whole':
-      return { columns: body.columns, select: wholeSelect(body, storage) };
+      return { columns: wholeColumns(body), select: wholeSelect(body, storage), pairing: { kind: 'image' } };
   }
 }
