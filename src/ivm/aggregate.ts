@@ -2,7 +2,7 @@
  * Grouped views kept by arithmetic on changes.
  * Invariant: hidden columns are sums over the group's rows, so adding the signed sums over the changes keeps them exact; a row of the
  * storage exists while its group has rows (without GROUP BY always). The least and greatest value need the group's rows only when one
- * that was as extreme may be gone.
+ * that was as extreme may be gone. A sum that is NaN stays so while no NaN comes or goes.
  * Source: counting and summary deltas of Mumick, Quass, Mumick 1997; terms for joins see terms.ts.
  */
 import { groupName, presentGroups } from './group-recompute.ts';
@@ -55,7 +55,7 @@ export function aggregateMaintain(
 WITH "mr$change" AS MATERIALIZED (
   SELECT ${list}
   FROM (
-    ${terms.join('\n    UNION ALL\n    ')}
+    ${onceEach(terms)}
   ) t
   ${groupTail(plan)} ${having}
 )`.trim();
@@ -65,11 +65,13 @@ WITH "mr$change" AS MATERIALIZED (
 
 function merge(plan: AggregatePlan, table: string, source: string, sums: readonly string[], extremes: readonly Extreme[]): string {
   const groups = plan.groups.map(({ name }) => name);
+  const summed = (name: string): string =>
+    plan.states.some((state) => state.column === name && state.kind === 'sum' && state.nan) ? orFail(`x.${name}`) : `x.${name}`;
   const inserted = (state: Extreme): string => `CASE WHEN x."mr$again" THEN x.${state.column}_again ELSE x.${state.column}_in END`;
   const updated = (state: Extreme): string =>
     `CASE WHEN x."mr$again" THEN x.${state.column}_again ELSE ${better(state)}(s.${state.column}, x.${state.column}_in) END`;
   const assignments = [
-    ...sums.map((name) => `${name} = s.${name} + x.${name}`),
+    ...sums.map((name) => `${name} = s.${name} + ${summed(name)}`),
     ...extremes.map((state) => `${state.column} = ${updated(state)}`),
   ];
   const guard =
@@ -83,7 +85,7 @@ function merge(plan: AggregatePlan, table: string, source: string, sums: readonl
           extremes.map(updated).join(', '),
         )})`;
   const names = ['h', ...groups, ...sums, ...extremes.map(({ column }) => column)];
-  const values = [columnsOf('x', ['h', ...groups, ...sums]), ...extremes.map(inserted)];
+  const values = [columnsOf('x', ['h', ...groups]), ...sums.map(summed), ...extremes.map(inserted)];
   return [
     `MERGE INTO ${table} s`,
     `USING ${source} x ON ${match(groups, 's', 'x')}`,
@@ -165,6 +167,11 @@ function argumentRows(
   return `SELECT ${list.join(', ')} FROM ${from} ${whereAll(where === null ? null : `(${where})`)}`;
 }
 
+/** Rows of all terms. OFFSET keeps arguments from being computed once for each mention. */
+function onceEach(terms: readonly string[]): string {
+  return terms.length === 1 ? `${terms[0]} OFFSET 0` : terms.join('\n    UNION ALL\n    ');
+}
+
 function groupHead(plan: AggregatePlan, rest: readonly string[]): string {
   const names = plan.groups.map(({ name }) => `t.${name}`);
   return [`${hashOf(names)} AS h`, ...names, ...rest].join(', ');
@@ -186,9 +193,7 @@ function freshState(state: AggregateState): string {
     case 'count':
       return `count(${value})`;
     case 'sum':
-      return `coalesce(sum(${value})${state.nan ? ` FILTER (WHERE ${notNan(value)})` : ''}, 0)`;
-    case 'nan':
-      return `count(*) FILTER (WHERE ${value} = 'NaN')`;
+      return `coalesce(sum(${value}), 0)`;
     case 'scale':
       return `count(*) FILTER (WHERE pg_catalog.scale(${value}) = ${state.scale})`;
     case 'min':
@@ -206,12 +211,9 @@ function changeOfState(state: AggregateState): string[] {
     case 'count':
       return [difference(`count(${value})`, '')];
     case 'sum': {
-      const condition = state.nan ? ` AND ${notNan(value)}` : '';
-      const part = (sign: string): string => `coalesce(sum(${value}) FILTER (WHERE t.w ${sign} 0${condition}), 0)`;
+      const part = (sign: string): string => `coalesce(sum(${value}) FILTER (WHERE t.w ${sign} 0), 0)`;
       return [`${part('>')} - ${part('<')} AS ${state.column}`];
     }
-    case 'nan':
-      return [difference('count(*)', ` AND ${value} = 'NaN'`)];
     case 'scale':
       return [difference('count(*)', ` AND pg_catalog.scale(${value}) = ${state.scale}`)];
     case 'min':
@@ -237,4 +239,6 @@ function isExtreme(state: AggregateState): state is Extreme {
 }
 
 const better = (state: Extreme): string => (state.kind === 'min' ? 'LEAST' : 'GREATEST');
-const notNan = (value: string): string => `${value} <> 'NaN'`;
+
+/** NaN cannot be taken away again: where one came or went, the statement fails, and the caller computes everything anew. */
+const orFail = (value: string): string => `CASE WHEN ${value} = 'NaN' THEN CAST('a sum with ' || ${value} AS integer) ELSE ${value} END`;

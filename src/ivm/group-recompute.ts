@@ -28,7 +28,7 @@ export function touchedGroups(
       `SELECT ${list} FROM ${renderFrom(source, {
         storage,
         delta,
-        states: term.states.map((state) => (state === 'changes' ? 'effective' : state)),
+        states: term.states.map((state) => (state === 'changes' ? 'moved' : state)),
       })} ${where}`,
   );
   const names = groups.map((_, i) => groupName(i));

@@ -72,7 +72,7 @@ function touchedKeys(plan: KeyedPlan, changed: ReadonlySet<number>, delta: Table
           renderTemplate(path.query, path.occurrences, {
             storage,
             delta,
-            states: path.occurrences.map((_, i) => (i === path.trigger ? 'effective' : 'new')),
+            states: path.occurrences.map((_, i) => (i === path.trigger ? 'moved' : 'new')),
             keysOf: path.keysOf,
           }),
         );
@@ -85,7 +85,7 @@ function touchedKeys(plan: KeyedPlan, changed: ReadonlySet<number>, delta: Table
           `SELECT ${keys.join(', ')} FROM ${renderFrom(source, {
             storage,
             delta,
-            states: states.map((state) => (state === 'changes' ? 'effective' : state)),
+            states: states.map((state) => (state === 'changes' ? 'moved' : state)),
           })} ${where}`,
       );
     }

@@ -29,9 +29,8 @@ export interface AggregatePlan {
 export type AggregateState =
   /** Values that are not null. */
   | { readonly kind: 'count'; readonly column: string; readonly argument: string }
-  /** Sum of the values that are neither null nor, for numeric, NaN. */
+  /** Sum of the values that are not null; 0 without any. `nan`: it may be NaN. */
   | { readonly kind: 'sum'; readonly column: string; readonly argument: string; readonly nan: boolean }
-  | { readonly kind: 'nan'; readonly column: string; readonly argument: string }
   /** Values that show so many digits behind the point. */
   | { readonly kind: 'scale'; readonly column: string; readonly argument: string; readonly scale: number }
   | { readonly kind: 'min' | 'max'; readonly column: string; readonly argument: string };

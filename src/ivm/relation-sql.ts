@@ -9,9 +9,9 @@ import type { JoinSource, Occurrence, TableName, Template } from './types.ts';
 /**
  * State of one relation of a join: `new` as it is now; `changes` its signed changes; `old` as it was, new minus changes, signed;
  * `either` rows it has or had (a superset of both states, without signs); `touched` present rows with a changed key;
- * `untouched` present rows without; `effective` changed rows, without changes that change nothing the query looks at.
+ * `untouched` present rows without; `moved` changed rows, those that came and those that went, without signs.
  */
-export type State = 'new' | 'changes' | 'old' | 'either' | 'touched' | 'untouched' | 'effective';
+export type State = 'new' | 'changes' | 'old' | 'either' | 'touched' | 'untouched' | 'moved';
 
 export interface Rendering {
   readonly storage: TableName;
@@ -83,18 +83,8 @@ function renderRelation(relation: number, occurrence: Occurrence, rendering: Ren
       return `(SELECT ${columns()} FROM ${storage} s)`;
     case 'changes':
       return `(SELECT ${columns('s.w')} FROM ${delta()} s)`;
-    case 'effective': {
-      const image = [
-        ...visible.map((text) => text.slice(0, text.lastIndexOf(' AS '))),
-        ...(keys.length > 0 ? occurrence.key.map((column) => `s.${quoteIdentifier(column)}`) : []),
-      ].join(', ');
-      const net = `SELECT ${[...visible, ...keys, `sum(s.w) OVER (PARTITION BY ROW(${image})::text) AS "mr$net"`].join(', ')} FROM ${delta()} s`;
-      const names = [
-        ...occurrence.columns.filter((column) => used === null || used.includes(column.name)).map((column) => quoteIdentifier(column.name)),
-        ...(keys.length > 0 ? occurrence.key.map((_, i) => keyName(relation, i)) : []),
-      ];
-      return `(SELECT ${names.map((name) => `e.${name}`).join(', ')} FROM (${net}) e WHERE e."mr$net" <> 0)`;
-    }
+    case 'moved':
+      return `(SELECT ${columns()} FROM ${delta()} s)`;
     // Both branches without WHERE and with equal types: only then does the planner push joins into them.
     case 'old':
       return `(SELECT ${columns('1::smallint')} FROM ${storage} s UNION ALL SELECT ${columns('(- s.w)')} FROM ${delta()} s)`;

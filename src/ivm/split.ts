@@ -320,7 +320,7 @@ class Splitter implements StageMaker {
   #subLink(fields: Fields, added: Tree[] | null): unknown {
     const given = node(at(fields, 'subselect', 'SelectStmt')) as Tree;
     const type = fields['subLinkType'];
-    const body = type === 'EXISTS_SUBLINK' ? withoutLimit(given) : given;
+    const body = type === 'EXISTS_SUBLINK' ? rowsOnly(withoutLimit(given), this.kinds) : given;
     const tested = fields['testexpr'] === undefined ? {} : { testexpr: fields['testexpr'] };
     const put = (select: Tree): Tree => ({ SubLink: { ...fields, ...tested, subselect: { SelectStmt: select } } });
     if (freeAliases(body).size > 0) return put(this.#inside(body));
@@ -353,6 +353,11 @@ interface Added {
   readonly items: Tree[];
   readonly conditions: unknown[];
   readonly optional: { readonly item: Tree; readonly quals: unknown }[];
+}
+
+/** EXISTS looks at no column: what is shown matters only where it decides how many rows there are. */
+function rowsOnly(body: Tree, kinds: FunctionKinds): Tree {
+  return isPlain(body, kinds) ? { ...body, targetList: [resTarget('x1', parseExpression('1'))] } : body;
 }
 
 /** EXISTS asks for one row at most. */
