@@ -85,7 +85,7 @@ function holdsKey(source: Source, columns: readonly unknown[], live: readonly Li
 }
 
 /** Names of the key columns of a relation; undefined where the key is hidden. */
-function keyColumns(relation: LiveRelation | undefined): (string | undefined)[] {
+export function keyColumns(relation: LiveRelation | undefined): (string | undefined)[] {
   return relation?.key.map((name) => relation.columns.find((column) => column.expression === `s.${name}`)?.name) ?? [];
 }
 

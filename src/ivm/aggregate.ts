@@ -7,7 +7,7 @@
  */
 import { groupName, presentGroups } from './group-recompute.ts';
 import type { AggregatePlan, AggregateState } from './plans.ts';
-import { renderFrom, type State, weightProduct } from './relation-sql.ts';
+import { renderFrom, type State, stageGates, weightProduct } from './relation-sql.ts';
 import { columnsOf, hashOf, imageDiffers, nameList, sameRow, selectList, whereAll } from './sql-text.ts';
 import { signedTerms } from './terms.ts';
 import type { TableName } from './types.ts';
@@ -164,7 +164,8 @@ function argumentRows(
     ...(term === null ? {} : { states: term.states }),
   });
   const { where } = plan.source;
-  return `SELECT ${list.join(', ')} FROM ${from} ${whereAll(where === null ? null : `(${where})`)}`;
+  const gates = term === null || delta === undefined ? [] : stageGates(plan.source, term.states, delta);
+  return `SELECT ${list.join(', ')} FROM ${from} ${whereAll(...gates, where === null ? null : `(${where})`)}`;
 }
 
 /** Rows of all terms. OFFSET keeps arguments from being computed once for each mention. */

@@ -54,6 +54,14 @@ export function weightProduct(states: readonly State[]): string | null {
   return names.length === 0 ? null : names.join(' * ');
 }
 
+/** Whether a hidden stage changed is known to the server alone: a term of its changes is not begun when there are none. */
+export function stageGates(source: JoinSource, states: readonly State[], delta: TableName): string[] {
+  const inputs = source.occurrences.flatMap(({ input }, i) =>
+    input < 0 && (states[i] === 'changes' || states[i] === 'moved') ? [input] : [],
+  );
+  return [...new Set(inputs)].map((input) => `EXISTS (SELECT FROM ${delta(input)})`);
+}
+
 function hiddenNames(relation: number, occurrence: Occurrence | undefined, rendering: Rendering): string[] {
   const state = rendering.states?.[relation] ?? 'new';
   const keys = rendering.keysOf?.includes(relation) === true ? (occurrence?.key ?? []) : [];

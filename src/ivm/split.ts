@@ -52,6 +52,7 @@ import type { Stage, StageMaker, StageWay } from './stage.ts';
 import { topRows } from './top-rows.ts';
 import { at, type Fields, kindOf, list, node } from './tree.ts';
 import type { LiveRelation } from './types.ts';
+import { onlyLookedUp, uniqueMembers } from './unique-rows.ts';
 
 /** Splits a normalised query. Throws NotRewritable. */
 export function splitQuery(select: Tree, live: readonly LiveRelation[], kinds: FunctionKinds): Stage[] {
@@ -193,8 +194,24 @@ class Splitter implements StageMaker {
     return { ...made.above, fromClause: [made.item, ...items.filter((item) => !below.includes(item))] };
   }
 
+  /** `x IN (query)` whose values come once each is a join. */
+  #members(select: Tree): Tree {
+    const items: Tree[] = [];
+    const from = list(select['fromClause']);
+    if (from.length === 0) return select;
+    const conditions = conjuncts(select['whereClause']).map((condition) => {
+      const found = uniqueMembers(condition, this.live, this.kinds);
+      if (found === null) return condition;
+      const aliasname = this.alias();
+      items.push({ RangeSubselect: { subquery: { SelectStmt: found.body }, alias: { aliasname } } });
+      return equal(found.tested, columnRef(aliasname, found.column));
+    });
+    return items.length === 0 ? select : { ...select, fromClause: [...from, ...items], whereClause: allOf(conditions) };
+  }
+
   /** Subqueries in FROM pulled up or made stages, full joins made stages. */
-  #from(select: Tree): Tree {
+  #from(given: Tree): Tree {
+    const select = this.#members(given);
     let { whereClause } = select;
     const pulled = new Map<string, ReadonlyMap<string, unknown>>();
     const visit = (item: unknown, inner: boolean): unknown[] => {
@@ -275,13 +292,13 @@ class Splitter implements StageMaker {
     const clause = (value: unknown, here: boolean): unknown =>
       replace(value, (kind, fields) => {
         if (kind !== 'SubLink') return undefined;
-        return (here ? this.#lookedUp(fields, own, added) : null) ?? this.#subLink(fields, here ? added.items : null);
+        return (here ? this.#lookedUp(fields, own, added, select) : null) ?? this.#subLink(fields, here ? added.items : null);
       });
     const { fromClause, whereClause, targetList, ...rest } = select;
     const made: Tree = {
       ...(clause(rest, false) as Tree),
       fromClause: clause(fromClause, false),
-      whereClause: allOf(conjuncts(whereClause).map((condition) => clause(this.#compared(condition, own, added), true))),
+      whereClause: allOf(conjuncts(whereClause).map((condition) => clause(this.#compared(condition, own, added, select), true))),
       targetList: clause(targetList, join),
     };
     const items = [...list(made['fromClause']), ...added.items];
@@ -293,13 +310,13 @@ class Splitter implements StageMaker {
   }
 
   /** `x < (SELECT avg(..) .. WHERE inner = outer)`: a join with groups, as no group means no result. */
-  #compared(condition: unknown, own: ReadonlySet<string>, added: Added): unknown {
+  #compared(condition: unknown, own: ReadonlySet<string>, added: Added, select: Tree): unknown {
     const sides = sidesOf(condition);
     const place = sides?.findIndex((side) => kindOf(side).kind === 'SubLink') ?? -1;
     const found = sides === null || place < 0 ? null : correlatedGroups(kindOf(sides[place]).fields, own, this.kinds);
     if (found === null || found.empty !== 'null') return condition;
     const alias = this.alias();
-    const stage = this.compile(found.select);
+    const stage = this.compile(onlyLookedUp(found, select, this.live, () => this.alias()) ?? found.select);
     added.items.push(this.item(stage, alias));
     added.conditions.push(...found.outer.map((value, i) => equal(columnRef(alias, `k${i + 1}`), value)));
     const { fields } = kindOf(condition);
@@ -307,11 +324,11 @@ class Splitter implements StageMaker {
   }
 
   /** Elsewhere: an outer join with groups. */
-  #lookedUp(fields: Fields, own: ReadonlySet<string>, added: Added): unknown {
+  #lookedUp(fields: Fields, own: ReadonlySet<string>, added: Added, select: Tree): unknown {
     const found = correlatedGroups(fields, own, this.kinds);
     if (found === null) return null;
     const alias = this.alias();
-    const item = this.item(this.compile(found.select), alias);
+    const item = this.item(this.compile(onlyLookedUp(found, select, this.live, () => this.alias()) ?? found.select), alias);
     added.optional.push({ item, quals: allOf(found.outer.map((value, i) => equal(columnRef(alias, `k${i + 1}`), value))) });
     if (found.empty === 'null') return columnRef(alias, 'v');
     return replace(parseExpression('COALESCE(x.v, 0::bigint)'), (kind) => (kind === 'ColumnRef' ? columnRef(alias, 'v') : undefined));

@@ -1,0 +1,144 @@
+/**
+ * Joins that find at most one row.
+ * Invariant: what is joined here adds no row and loses none: either its key is bound, or its values come once each.
+ */
+import { isEquality, keyColumns, sidesOf } from './affected.ts';
+import { allOf, columnOf, columnRef, conjuncts, copy, equal, meaningOf, replace, type Tree } from './ast.ts';
+import { outputNames } from './normalise.ts';
+import {
+  type FunctionKinds,
+  freeAliases,
+  fromAliases,
+  hasAggregate,
+  hasSetFunction,
+  hasSubquery,
+  hasWindowCall,
+  innerItems,
+  relationOf,
+  usedAliases,
+} from './query-parts.ts';
+import { at, contains, kindOf, list, node, strings } from './tree.ts';
+import type { LiveRelation } from './types.ts';
+
+/** `x IN (query)` where each value comes at most once: what is tested, the query, and the name of its column. */
+export function uniqueMembers(
+  condition: unknown,
+  live: readonly LiveRelation[],
+  kinds: FunctionKinds,
+): { readonly tested: unknown; readonly body: Tree; readonly column: string } | null {
+  const { kind, fields } = kindOf(condition);
+  if (kind !== 'SubLink' || fields['subLinkType'] !== 'ANY_SUBLINK') return null;
+  const tested = fields['testexpr'];
+  const operator = strings(fields['operName'])[0] ?? '=';
+  const body = node(at(fields, 'subselect', 'SelectStmt')) as Tree;
+  const [target, ...more] = list(body['targetList']);
+  const value = at(target, 'ResTarget')?.['val'];
+  if (operator !== '=' || kindOf(tested).kind === 'RowExpr' || hasSubquery([tested, value]) || value === undefined || more.length > 0)
+    return null;
+  const clauses = ['withClause', 'limitCount', 'limitOffset', 'distinctClause', 'valuesLists', 'windowClause'];
+  if (
+    body['op'] !== 'SETOP_NONE' ||
+    clauses.some((clause) => list(body[clause]).length > 0 || (body[clause] !== undefined && !Array.isArray(body[clause])))
+  )
+    return null;
+  if (freeAliases(body).size > 0 || hasSetFunction(value, kinds) || hasWindowCall(value) || hasAggregate(value, kinds)) return null;
+  const groups = list(body['groupClause']);
+  const [item, ...others] = list(body['fromClause']);
+  const once =
+    groups.length > 0
+      ? groups.length === 1 && !contains(groups, new Set(['GroupingSet'])) && meaningOf(groups[0]) === meaningOf(value)
+      : body['havingClause'] === undefined && others.length === 0 && isKey(item, [value], live);
+  const [column = ''] = outputNames(body);
+  return once ? { tested, body, column } : null;
+}
+
+/** The values are, or contain, the key of the relation. */
+function isKey(item: unknown, values: readonly unknown[], live: readonly LiveRelation[]): boolean {
+  const relation = relationOf(item);
+  if (relation === null || relation.stage) return false;
+  const key = keyColumns(live[relation.number]);
+  const columns = values.map(columnOf);
+  return key.length > 0 && key.every((name) => columns.some((column) => column?.alias === relation.alias && column.column === name));
+}
+
+interface Leaf {
+  readonly alias: string;
+  readonly item: unknown;
+  /** The leaves by which it is found. */
+  readonly by: ReadonlySet<string>;
+}
+
+/**
+ * Groups that are looked up by `outer`, values of rows of `select`: only those that rows can look up which pass the filters of the
+ * relation whose key they hold, and of those it refers to. Null: nothing says so.
+ */
+export function onlyLookedUp(
+  found: { readonly select: Tree; readonly outer: readonly unknown[] },
+  select: Tree,
+  live: readonly LiveRelation[],
+  newAlias: () => string,
+): Tree | null {
+  const from = innerItems(list(select['fromClause']));
+  const columns = found.outer.map(columnOf);
+  if (from === null || columns.includes(null)) return null;
+  const conditions = [select['whereClause'], ...from.conditions].flatMap(conjuncts).filter((condition) => !hasSubquery(condition));
+  const root = from.leaves.find((leaf) => isKey(leaf, found.outer, live));
+  if (root === undefined) return null;
+  const chosen: Leaf[] = [{ alias: fromAliases(root)[0] ?? '', item: root, by: new Set() }];
+  const isChosen = (alias: string): boolean => chosen.some((leaf) => leaf.alias === alias);
+  for (let more = true; more; ) {
+    more = false;
+    for (const item of from.leaves) {
+      const alias = fromAliases(item)[0] ?? '';
+      if (isChosen(alias)) continue;
+      const bound = conditions.flatMap((condition) => {
+        const sides = isEquality(condition) ? sidesOf(condition) : null;
+        return (sides ?? []).flatMap((side, i) => {
+          const other = sides?.[1 - i];
+          const used = [...usedAliases(other)];
+          return columnOf(side)?.alias === alias && used.length > 0 && used.every(isChosen) ? [{ side, used }] : [];
+        });
+      });
+      if (
+        !isKey(
+          item,
+          bound.map(({ side }) => side),
+          live,
+        )
+      )
+        continue;
+      chosen.push({ alias, item, by: new Set(bound.flatMap(({ used }) => used)) });
+      more = true;
+    }
+  }
+  const filtered = (alias: string): boolean =>
+    conditions.some((condition) => {
+      const used = usedAliases(condition);
+      return used.size === 1 && used.has(alias);
+    });
+  const kept: Leaf[] = [];
+  for (const leaf of chosen.toReversed()) if (filtered(leaf.alias) || kept.some(({ by }) => by.has(leaf.alias))) kept.push(leaf);
+  if (kept.length === 0) return null;
+  const renamed = new Map(kept.map(({ alias }) => [alias, newAlias()]));
+  const rename = (value: unknown): unknown =>
+    replace(copy(value), (kind, fields) => {
+      if (kind === 'ColumnRef') {
+        const column = columnOf({ ColumnRef: fields });
+        const alias = renamed.get(column?.alias ?? '');
+        return column === null || alias === undefined ? undefined : columnRef(alias, column.column);
+      }
+      const alias = kind === 'RangeVar' ? renamed.get(fromAliases({ RangeVar: fields })[0] ?? '') : undefined;
+      return alias === undefined ? undefined : { RangeVar: { ...fields, alias: { aliasname: alias } } };
+    });
+  const groups = list(found.select['groupClause']);
+  const own = conditions.filter((condition) => {
+    const used = [...usedAliases(condition)];
+    return used.length > 0 && used.every((alias) => renamed.has(alias));
+  });
+  const lookups = found.outer.flatMap((value, i) => (renamed.has(columns[i]?.alias ?? '') ? [equal(rename(value), copy(groups[i]))] : []));
+  return {
+    ...found.select,
+    fromClause: [...list(found.select['fromClause']), ...kept.map(({ item }) => rename(item))],
+    whereClause: allOf([...conjuncts(found.select['whereClause']), ...lookups, ...own.map(rename)]),
+  };
+}
