@@ -6,7 +6,7 @@
  * that of an outer join for the rows it adds, that of a subquery for the rows the subquery reads.
  * Source: the keyed rule of the prototype; compare the affected-tuple queries of Griffin and Kumar 1998 for outer joins.
  */
-import { columnOf, conjuncts, equal, meaningOf, parseExpression, type Tree } from './ast.ts';
+import { columnOf, columnRef, conjuncts, equal, meaningOf, parseExpression, replace, type Tree } from './ast.ts';
 import { eachNode, fromAliases, hasSubquery, isConstantRows, relationOf, usedAliases } from './query-parts.ts';
 import { at, type Fields, kindOf, list, node, strings } from './tree.ts';
 import type { LiveRelation } from './types.ts';
@@ -141,7 +141,25 @@ export function touchPaths(select: Tree, anchor: string): TouchPath[] {
     }
     paths.push(...pathsOf(graph, reached, source, anchor));
   }
-  return paths;
+  return paths.filter((path, i) => !paths.some((other, j) => j !== i && covers(other, path) && (j < i || !covers(path, other))));
+}
+
+/** Every key that `other` finds is found by `path`: the same relation triggers both, on the same way to the anchor, with fewer conditions. */
+function covers(path: TouchPath, other: TouchPath): boolean {
+  const [trigger, ...way] = path.items;
+  const [otherTrigger, ...otherWay] = other.items;
+  const [a, b] = [relationOf(trigger), relationOf(otherTrigger)];
+  if (a === null || b === null || a.stage !== b.stage || a.number !== b.number || path.gate !== null || other.gate !== null) return false;
+  if (path.items.length === 1 || other.items.length === 1 || meaningOf(way) !== meaningOf(otherWay)) return false;
+  const named = (condition: unknown): string =>
+    meaningOf(
+      replace(condition, (kind, fields) => {
+        const column = kind === 'ColumnRef' ? columnOf({ ColumnRef: fields }) : null;
+        return column?.alias === path.trigger ? columnRef(other.trigger, column.column) : undefined;
+      }),
+    );
+  const conditions = new Set(other.where.map(meaningOf));
+  return path.where.every((condition) => conditions.has(named(condition)));
 }
 
 function pathsOf(graph: Graph, reached: ReadonlyMap<string, Step>, source: Source, anchor: string): TouchPath[] {

@@ -18,7 +18,7 @@ import type { Stage } from './stage.ts';
 import type { Relations } from './stage-text.ts';
 import { bagPlan, canBeKey, keyedPlan, needsBag, outputScales, overall, rank, readStage, readsStagesOnly } from './staged.ts';
 import type { Fields } from './tree.ts';
-import type { NamedExpression, ProbeColumn, ProbeResult, VisibleColumn } from './types.ts';
+import type { LiveRelation, NamedExpression, ProbeColumn, ProbeResult, VisibleColumn } from './types.ts';
 
 /** Types whose equal values look the same: bool bytea char name int2/4/8 text oid varchar date time timestamp timestamptz uuid. */
 const plainTypes: ReadonlySet<number> = new Set([16, 17, 18, 19, 20, 21, 23, 25, 26, 1043, 1082, 1083, 1114, 1184, 2950]);
@@ -117,7 +117,7 @@ function planStages(staged: StagedReading, probes: readonly ProbeResult[]): Stag
     const probe = probes[i] ?? { columns: [], functions: {}, groupsHashable: [] };
     const read = readStage(stage, relations, probe.functions);
     const shape = withScales(read.shape, stage, staged, scales);
-    planned.push(planStage(stage, shape, probe, relations));
+    planned.push(planStage(stage, shape, probe, relations, staged.live));
     const { join } = shape;
     scales.push(outputScales(stage, join === null ? () => undefined : probedTypes(join, probe).column));
   }
@@ -145,7 +145,7 @@ function withScales(shape: Shape, stage: Stage, staged: StagedReading, scales: r
   return { ...shape, join: { ...join, knownScales: known } };
 }
 
-function planStage(stage: Stage, shape: Shape, probe: ProbeResult, relations: Relations): StagePlan {
+function planStage(stage: Stage, shape: Shape, probe: ProbeResult, relations: Relations, live: readonly LiveRelation[]): StagePlan {
   const { way } = stage;
   const shown = stage.columns.map((name, i) => ({ name, expression: `s.c${i + 1}` }));
   switch (way.kind) {
@@ -176,7 +176,7 @@ function planStage(stage: Stage, shape: Shape, probe: ProbeResult, relations: Re
     case 'keyed':
       if (way.key !== null && !probe.columns.every(canBeKey))
         return fromStages(wholePlan(shape, 'a key of a type that is not looked up by value'));
-      return { ...keyedPlan(stage, relations), key: ['rid'], reason: { way: 'keyed', reason: `${way.what} are computed again` } };
+      return { ...keyedPlan(stage, relations, live), key: ['rid'], reason: { way: 'keyed', reason: `${way.what} are computed again` } };
     case 'whole':
       return fromStages(wholePlan(shape, way.why));
   }

@@ -88,6 +88,8 @@ export interface TouchQuery {
   readonly occurrences: readonly Occurrence[];
   readonly trigger: number;
   readonly keysOf: readonly number[];
+  /** Conditions to add: what a key needs of other relations, true to be used while these have no changes. */
+  readonly needs: readonly { readonly condition: Template; readonly occurrences: readonly Occurrence[] }[];
 }
 
 export type PlanBody = RowsPlan | AggregatePlan | GroupsPlan | BagPlan | KeyedPlan | WholePlan;

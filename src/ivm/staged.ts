@@ -23,14 +23,15 @@ import {
 } from './ast.ts';
 import { possibleScales } from './numeric-scale.ts';
 import type { BagPlan, KeyedPlan, PlanBody, StagePlan, TouchQuery } from './plans.ts';
-import { distinctOn, eachOwnNode, type FunctionKinds, hasSetFunction, isAggregate, isGrouped } from './query-parts.ts';
+import { distinctOn, eachOwnNode, type FunctionKinds, fromAliases, hasSetFunction, isAggregate, isGrouped } from './query-parts.ts';
 import { keyName } from './relation-sql.ts';
 import { columnText, type JoinShape, type Shape, type ShapeTarget } from './shape.ts';
 import { tokensOf } from './source-text.ts';
 import type { Stage } from './stage.ts';
 import { joinSource, placesOf, type Relations, type StageText, stageText } from './stage-text.ts';
 import { at, type Fields, functionName, kindOf, list, node } from './tree.ts';
-import type { LiveRelation, PlanReason, ProbeColumn } from './types.ts';
+import type { LiveRelation, PlanReason, ProbeColumn, Template } from './types.ts';
+import { needed } from './unique-rows.ts';
 
 /** A stage with what can be said of it without types. */
 export interface ReadStage {
@@ -200,7 +201,11 @@ export function canBeKey(column: ProbeColumn | undefined): boolean {
 }
 
 /** Plan of a keyed stage, over relations whose keys are known. */
-export function keyedPlan(stage: Stage, relations: Relations): Omit<StagePlan, 'key' | 'reason'> & { readonly body: KeyedPlan } {
+export function keyedPlan(
+  stage: Stage,
+  relations: Relations,
+  live: readonly LiveRelation[],
+): Omit<StagePlan, 'key' | 'reason'> & { readonly body: KeyedPlan } {
   const { way, select } = stage;
   if (way.kind !== 'keyed') throw new RangeError('not a keyed stage');
   const places = placesOf(select);
@@ -243,7 +248,7 @@ export function keyedPlan(stage: Stage, relations: Relations): Omit<StagePlan, '
   const touch: KeyedPlan['touch'] =
     way.anchor === null
       ? { kind: 'terms', source: joinSource(select, relations), keys: keys.map(expressionText) }
-      : { kind: 'paths', paths: touchQueries(select, way.anchor, way.key, relations) };
+      : { kind: 'paths', paths: touchQueries(select, way.anchor, way.key, relations, live) };
   return {
     columns: targets.map((_, i) => ({ name: stage.columns[i] ?? '', expression: `s.c${i + 1}` })),
     body: {
@@ -263,20 +268,20 @@ export function keyedPlan(stage: Stage, relations: Relations): Omit<StagePlan, '
   };
 }
 
-function touchQueries(select: Tree, anchor: string, key: readonly unknown[] | null, relations: Relations): TouchQuery[] {
+function touchQueries(
+  select: Tree,
+  anchor: string,
+  key: readonly unknown[] | null,
+  relations: Relations,
+  live: readonly LiveRelation[],
+): TouchQuery[] {
   // What the query looks at decides which changes matter, also where the path does not mention it.
   return touchPaths(select, anchor).map((path) => {
     const exists =
       path.gate === null ? null : selectFields([resTarget('x1', parseExpression('1'))], [itemOf(select, path.trigger)], allOf(path.gate));
-    const gate =
-      exists === null
-        ? []
-        : [
-            replace(parseExpression('EXISTS (SELECT 1)'), (kind, fields) =>
-              kind === 'SubLink' ? { SubLink: { ...fields, subselect: { SelectStmt: exists } } } : undefined,
-            ),
-          ];
-    const bare: Tree = selectFields([], path.items, allOf([...path.where, ...gate]));
+    const gate = exists === null ? [] : [existing(exists)];
+    // TRUE, so that there is a condition to add others to.
+    const bare: Tree = selectFields([], path.items, allOf([...path.where, ...gate, parseExpression('true')]));
     const places = placesOf(bare);
     const place = places.get(anchor) ?? 0;
     const own = relationKey(select, anchor, relations).map((_, i) => columnRef(anchor, keyName(place, i).slice(1, -1)));
@@ -287,7 +292,29 @@ function touchQueries(select: Tree, anchor: string, key: readonly unknown[] | nu
       occurrences: text.occurrences,
       trigger: places.get(path.trigger) ?? 0,
       keysOf: key === null ? [place] : [],
+      needs: needed(select, new Set(path.items.flatMap(fromAliases)), live).map((found) => {
+        const { template, occurrences } = stageText(selectFields([resTarget('x1', existing(found))], []), relations, select);
+        return { condition: conditionOf(template), occurrences };
+      }),
     };
+  });
+}
+
+function existing(select: Tree): unknown {
+  return replace(parseExpression('EXISTS (SELECT 1)'), (kind, fields) =>
+    kind === 'SubLink' ? { SubLink: { ...fields, subselect: { SelectStmt: select } } } : undefined,
+  );
+}
+
+/** The text of `SELECT <condition> AS x1` without what is around the condition. */
+function conditionOf(template: Template): Template {
+  const [before, after] = ['SELECT ', ' AS x1'];
+  const last = template.length - 1;
+  return template.map((piece, i) => {
+    if (typeof piece !== 'string') return piece;
+    if ((i === 0 && !piece.startsWith(before)) || (i === last && !piece.endsWith(after)))
+      throw new NotRewritable('a condition of unknown layout');
+    return piece.slice(i === 0 ? before.length : 0, i === last ? -after.length : undefined);
   });
 }
 

@@ -3,7 +3,20 @@
  * Invariant: what is joined here adds no row and loses none: either its key is bound, or its values come once each.
  */
 import { isEquality, keyColumns, sidesOf } from './affected.ts';
-import { allOf, columnOf, columnRef, conjuncts, copy, equal, meaningOf, replace, type Tree } from './ast.ts';
+import {
+  allOf,
+  columnOf,
+  columnRef,
+  conjuncts,
+  copy,
+  equal,
+  meaningOf,
+  parseExpression,
+  replace,
+  resTarget,
+  selectFields,
+  type Tree,
+} from './ast.ts';
 import { outputNames } from './normalise.ts';
 import {
   type FunctionKinds,
@@ -68,6 +81,77 @@ interface Leaf {
   readonly by: ReadonlySet<string>;
 }
 
+/** Items of which there is at most one for the rows of those in `start`, found by their keys, in the order in which they are found. */
+function foundByKey(
+  items: readonly unknown[],
+  conditions: readonly unknown[],
+  start: ReadonlySet<string>,
+  live: readonly LiveRelation[],
+): Leaf[] {
+  const chosen: Leaf[] = [];
+  const known = new Set(start);
+  for (let more = true; more; ) {
+    more = false;
+    for (const item of items) {
+      const alias = fromAliases(item)[0] ?? '';
+      if (known.has(alias)) continue;
+      const bound = conditions.flatMap((condition) => {
+        const sides = isEquality(condition) ? sidesOf(condition) : null;
+        return (sides ?? []).flatMap((side, i) => {
+          const used = [...usedAliases(sides?.[1 - i])];
+          return columnOf(side)?.alias === alias && used.length > 0 && used.every((other) => known.has(other)) ? [{ side, used }] : [];
+        });
+      });
+      const values = bound.map(({ side }) => side);
+      if (!isKey(item, values, live)) continue;
+      chosen.push({ alias, item, by: new Set(bound.flatMap(({ used }) => used)) });
+      known.add(alias);
+      more = true;
+    }
+  }
+  return chosen;
+}
+
+/** Those with a condition of their own, and those by which such are found. */
+function filtering(leaves: readonly Leaf[], conditions: readonly unknown[]): Leaf[] {
+  const filtered = (alias: string): boolean =>
+    conditions.some((condition) => {
+      const used = usedAliases(condition);
+      return used.size === 1 && used.has(alias);
+    });
+  const kept: Leaf[] = [];
+  for (const leaf of leaves.toReversed()) if (filtered(leaf.alias) || kept.some(({ by }) => by.has(leaf.alias))) kept.push(leaf);
+  return kept;
+}
+
+/**
+ * What rows of `aliases` need of other relations of the same inner joins to be in the result: for each relation that they refer to by its
+ * key, a query that finds it, and what it refers to in turn, if they pass their filters.
+ */
+export function needed(select: Tree, aliases: ReadonlySet<string>, live: readonly LiveRelation[]): Tree[] {
+  const from = innerItems(list(select['fromClause']));
+  if (from === null) return [];
+  const conditions = [select['whereClause'], ...from.conditions].flatMap(conjuncts).filter((condition) => !hasSubquery(condition));
+  const kept = filtering(foundByKey(from.leaves, conditions, aliases, live), conditions);
+  const roots = kept.filter(({ by }) => [...by].every((alias) => aliases.has(alias)));
+  return roots.map((root) => {
+    const branch = new Map([[root.alias, root]]);
+    for (const leaf of kept.toReversed()) {
+      if ([...leaf.by].some((alias) => branch.has(alias)) && [...leaf.by].every((alias) => branch.has(alias) || aliases.has(alias)))
+        branch.set(leaf.alias, leaf);
+    }
+    const where = conditions.filter((condition) => {
+      const used = [...usedAliases(condition)];
+      return used.some((alias) => branch.has(alias)) && used.every((alias) => branch.has(alias) || aliases.has(alias));
+    });
+    return selectFields(
+      [resTarget('x1', parseExpression('1'))],
+      [...branch.values()].map(({ item }) => item),
+      allOf(where),
+    );
+  });
+}
+
 /**
  * Groups that are looked up by `outer`, values of rows of `select`: only those that rows can look up which pass the filters of the
  * relation whose key they hold, and of those it refers to. Null: nothing says so.
@@ -84,40 +168,9 @@ export function onlyLookedUp(
   const conditions = [select['whereClause'], ...from.conditions].flatMap(conjuncts).filter((condition) => !hasSubquery(condition));
   const root = from.leaves.find((leaf) => isKey(leaf, found.outer, live));
   if (root === undefined) return null;
-  const chosen: Leaf[] = [{ alias: fromAliases(root)[0] ?? '', item: root, by: new Set() }];
-  const isChosen = (alias: string): boolean => chosen.some((leaf) => leaf.alias === alias);
-  for (let more = true; more; ) {
-    more = false;
-    for (const item of from.leaves) {
-      const alias = fromAliases(item)[0] ?? '';
-      if (isChosen(alias)) continue;
-      const bound = conditions.flatMap((condition) => {
-        const sides = isEquality(condition) ? sidesOf(condition) : null;
-        return (sides ?? []).flatMap((side, i) => {
-          const other = sides?.[1 - i];
-          const used = [...usedAliases(other)];
-          return columnOf(side)?.alias === alias && used.length > 0 && used.every(isChosen) ? [{ side, used }] : [];
-        });
-      });
-      if (
-        !isKey(
-          item,
-          bound.map(({ side }) => side),
-          live,
-        )
-      )
-        continue;
-      chosen.push({ alias, item, by: new Set(bound.flatMap(({ used }) => used)) });
-      more = true;
-    }
-  }
-  const filtered = (alias: string): boolean =>
-    conditions.some((condition) => {
-      const used = usedAliases(condition);
-      return used.size === 1 && used.has(alias);
-    });
-  const kept: Leaf[] = [];
-  for (const leaf of chosen.toReversed()) if (filtered(leaf.alias) || kept.some(({ by }) => by.has(leaf.alias))) kept.push(leaf);
+  const first: Leaf = { alias: fromAliases(root)[0] ?? '', item: root, by: new Set() };
+  const chosen = [first, ...foundByKey(from.leaves, conditions, new Set([first.alias]), live)];
+  const kept = filtering(chosen, conditions);
   if (kept.length === 0) return null;
   const renamed = new Map(kept.map(({ alias }) => [alias, newAlias()]));
   const rename = (value: unknown): unknown =>
