@@ -126,7 +126,7 @@ function manySteps(graph: Graph, reached: ReadonlyMap<string, Step>, live: reado
 }
 
 /** Paths by which changes reach the keys of `anchor`: one or more for each other relation of the query. */
-export function touchPaths(select: Tree, anchor: string): TouchPath[] {
+export function touchPaths(select: Tree, anchor: string, live: readonly LiveRelation[]): TouchPath[] {
   const graph = readGraph(select);
   const reached = reach(graph, anchor);
   const paths: TouchPath[] = [];
@@ -141,15 +141,17 @@ export function touchPaths(select: Tree, anchor: string): TouchPath[] {
     }
     paths.push(...pathsOf(graph, reached, source, anchor));
   }
-  return paths.filter((path, i) => !paths.some((other, j) => j !== i && covers(other, path) && (j < i || !covers(path, other))));
+  return paths.filter((path, i) => !paths.some((other, j) => j !== i && covers(other, path, live) && (j < i || !covers(path, other, live))));
 }
 
 /** Every key that `other` finds is found by `path`: the same relation triggers both, on the same way to the anchor, with fewer conditions. */
-function covers(path: TouchPath, other: TouchPath): boolean {
+function covers(path: TouchPath, other: TouchPath, live: readonly LiveRelation[]): boolean {
   const [trigger, ...way] = path.items;
   const [otherTrigger, ...otherWay] = other.items;
   const [a, b] = [relationOf(trigger), relationOf(otherTrigger)];
-  if (a === null || b === null || a.stage !== b.stage || a.number !== b.number || path.gate !== null || other.gate !== null) return false;
+  // Each mention of a relation has a number of its own.
+  const same = a !== null && b !== null && a.stage === b.stage && (a.stage ? a.number === b.number : live[a.number]?.id === live[b.number]?.id);
+  if (!same || path.gate !== null || other.gate !== null) return false;
   if (path.items.length === 1 || other.items.length === 1 || meaningOf(way) !== meaningOf(otherWay)) return false;
   const named = (condition: unknown): string =>
     meaningOf(

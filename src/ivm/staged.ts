@@ -276,7 +276,7 @@ function touchQueries(
   live: readonly LiveRelation[],
 ): TouchQuery[] {
   // What the query looks at decides which changes matter, also where the path does not mention it.
-  return touchPaths(select, anchor).map((path) => {
+  return touchPaths(select, anchor, live).map((path) => {
     const exists =
       path.gate === null ? null : selectFields([resTarget('x1', parseExpression('1'))], [itemOf(select, path.trigger)], allOf(path.gate));
     const gate = exists === null ? [] : [existing(exists)];
