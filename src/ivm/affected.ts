@@ -141,7 +141,9 @@ export function touchPaths(select: Tree, anchor: string, live: readonly LiveRela
     }
     paths.push(...pathsOf(graph, reached, source, anchor));
   }
-  return paths.filter((path, i) => !paths.some((other, j) => j !== i && covers(other, path, live) && (j < i || !covers(path, other, live))));
+  return paths.filter(
+    (path, i) => !paths.some((other, j) => j !== i && covers(other, path, live) && (j < i || !covers(path, other, live))),
+  );
 }
 
 /** Every key that `other` finds is found by `path`: the same relation triggers both, on the same way to the anchor, with fewer conditions. */
@@ -150,7 +152,8 @@ function covers(path: TouchPath, other: TouchPath, live: readonly LiveRelation[]
   const [otherTrigger, ...otherWay] = other.items;
   const [a, b] = [relationOf(trigger), relationOf(otherTrigger)];
   // Each mention of a relation has a number of its own.
-  const same = a !== null && b !== null && a.stage === b.stage && (a.stage ? a.number === b.number : live[a.number]?.id === live[b.number]?.id);
+  const same =
+    a !== null && b !== null && a.stage === b.stage && (a.stage ? a.number === b.number : live[a.number]?.id === live[b.number]?.id);
   if (!same || path.gate !== null || other.gate !== null) return false;
   if (path.items.length === 1 || other.items.length === 1 || meaningOf(way) !== meaningOf(otherWay)) return false;
   const named = (condition: unknown): string =>

@@ -29,9 +29,12 @@ export function aggregateColumns(plan: AggregatePlan): string[] {
 /** All rows of the storage, columns as in `aggregateColumns`. */
 export function aggregateSelect(plan: AggregatePlan, storage: TableName): string {
   const states = plan.states.map((state) => `${freshState(state)} AS ${state.column}`);
-  return `SELECT ${groupHead(plan, ['count(*) AS n', ...states])}
+  const rows = [argumentRows(plan, storage, undefined, null)];
+  if (plan.presence !== undefined) rows.push(argumentRows(plan, storage, undefined, null, true));
+  const n = plan.presence === undefined ? 'count(*)' : 'count(t.p)';
+  return `SELECT ${groupHead(plan, [`${n} AS n`, ...states])}
 FROM (
-  ${argumentRows(plan, storage, undefined, null)}
+  ${rows.join('\n  UNION ALL\n  ')}
 ) t
 ${groupTail(plan)}`;
 }
@@ -45,9 +48,13 @@ export function aggregateMaintain(
 ): string[] {
   const isChanged = plan.source.occurrences.map((occurrence) => changed.has(occurrence.input));
   const terms = signedTerms(isChanged).map((term) => argumentRows(plan, storage, delta, term));
+  if (plan.presence !== undefined) {
+    const moved = plan.presence.occurrences.map((occurrence) => changed.has(occurrence.input));
+    terms.push(...signedTerms(moved).map((term) => argumentRows(plan, storage, delta, term, true)));
+  }
   const extremes = plan.states.filter((state): state is Extreme => state.kind === 'min' || state.kind === 'max');
   const sums = ['n', ...plan.states.filter((state) => !isExtreme(state)).map(({ column }) => column)];
-  const list = groupHead(plan, ['coalesce(sum(t.w), 0) AS n', ...plan.states.flatMap(changeOfState)]);
+  const list = groupHead(plan, [`coalesce(${countOf(plan)}, 0) AS n`, ...plan.states.flatMap(changeOfState)]);
   const someSum = sums.map((_, i) => changeOf(plan, sums, i)).join(' OR ');
   // With extremes a group can change although no sum does.
   const having = extremes.length > 0 ? 'HAVING count(*) > 0' : `HAVING ${someSum}`;
@@ -146,26 +153,38 @@ function recomputed(
   };
 }
 
-/** Rows of a term with group values, arguments and, for changes, their weight. */
+/**
+ * Rows of a term with group values, arguments and, for changes, their weight. Where presence is counted apart, "p" is set in the rows that
+ * count, which have no arguments.
+ */
 function argumentRows(
   plan: AggregatePlan,
   storage: TableName,
   delta: TableName | undefined,
   term: { readonly sign: 1 | -1; readonly states: readonly State[] } | null,
+  counts = false,
 ): string {
+  const source = (counts ? plan.presence : undefined) ?? plan.source;
   const weight = term === null ? null : weightProduct(term.states);
+  const args = counts ? plan.arguments.map(({ name }) => ({ name, expression: 'NULL' })) : plan.arguments;
   const list = [
-    selectList([...plan.groups, ...plan.arguments]),
+    selectList([...plan.groups, ...args]),
+    ...(plan.presence === undefined ? [] : [`${counts ? '1' : 'NULL::integer'} AS p`]),
     ...(weight === null ? [] : [`${term?.sign === -1 ? `(- (${weight}))` : weight} AS w`]),
   ].filter((item) => item !== '');
-  const from = renderFrom(plan.source, {
+  const from = renderFrom(source, {
     storage,
     ...(delta === undefined ? {} : { delta }),
     ...(term === null ? {} : { states: term.states }),
   });
-  const { where } = plan.source;
-  const gates = term === null || delta === undefined ? [] : stageGates(plan.source, term.states, delta);
+  const { where } = source;
+  const gates = term === null || delta === undefined ? [] : stageGates(source, term.states, delta);
   return `SELECT ${list.join(', ')} FROM ${from} ${whereAll(...gates, where === null ? null : `(${where})`)}`;
+}
+
+/** By how many rows a group grows. */
+function countOf(plan: AggregatePlan): string {
+  return plan.presence === undefined ? 'sum(t.w)' : 'sum(t.w) FILTER (WHERE t.p = 1)';
 }
 
 /** Rows of all terms. OFFSET keeps arguments from being computed once for each mention. */
@@ -229,7 +248,7 @@ function changeOfState(state: AggregateState): string[] {
 /** Condition on the group's rows under which a summed state changes, for HAVING. */
 function changeOf(plan: AggregatePlan, sums: readonly string[], i: number): string {
   const name = sums[i];
-  if (name === 'n') return 'sum(t.w) <> 0';
+  if (name === 'n') return `coalesce(${countOf(plan)}, 0) <> 0`;
   const state = plan.states.find(({ column }) => column === name);
   const text = state === undefined ? '' : (changeOfState(state)[0] ?? '');
   return `${text.slice(0, text.lastIndexOf(' AS '))} <> 0`;

@@ -15,8 +15,8 @@ import { eachNode, relationOf } from './query-parts.ts';
 import { hiddenKey } from './rows.ts';
 import { columnText, type JoinShape, type Shape } from './shape.ts';
 import type { Stage } from './stage.ts';
-import type { Relations } from './stage-text.ts';
-import { bagPlan, canBeKey, keyedPlan, needsBag, outputScales, overall, rank, readStage, readsStagesOnly } from './staged.ts';
+import { joinSource, type Relations } from './stage-text.ts';
+import { bagPlan, canBeKey, keyedPlan, keyOf, needsBag, outputScales, overall, rank, readStage, readsStagesOnly } from './staged.ts';
 import type { Fields } from './tree.ts';
 import type { LiveRelation, NamedExpression, ProbeColumn, ProbeResult, VisibleColumn } from './types.ts';
 
@@ -119,7 +119,12 @@ function planStages(staged: StagedReading, probes: readonly ProbeResult[]): Stag
     const shape = withScales(read.shape, stage, staged, scales);
     planned.push(planStage(stage, shape, probe, relations, staged.live));
     const { join } = shape;
-    scales.push(outputScales(stage, join === null ? () => undefined : probedTypes(join, probe).column));
+    scales.push(
+      outputScales(
+        stage,
+        join === null ? () => undefined : probedTypes(join, { ...probe, columns: probe.columns.slice(keyOf(stage).length) }).column,
+      ),
+    );
   }
   return planned;
 }
@@ -173,10 +178,18 @@ function planStage(stage: Stage, shape: Shape, probe: ProbeResult, relations: Re
         key: ['rid'],
         body: bagPlan(way.arms, relations),
       };
-    case 'keyed':
-      if (way.key !== null && !probe.columns.every(canBeKey))
+    case 'keyed': {
+      const keys = keyOf(stage).length;
+      const { join } = shape;
+      if (way.sums && join !== null) {
+        const sums = groupedPlan(shape, join, { ...probe, columns: probe.columns.slice(keys) });
+        const presence = joinSource(way.sums.preserved, relations);
+        if (sums.body.kind === 'aggregate') return { ...sums, body: { ...sums.body, presence } };
+      }
+      if (way.key !== null && !probe.columns.slice(0, keys).every(canBeKey))
         return fromStages(wholePlan(shape, 'a key of a type that is not looked up by value'));
       return { ...keyedPlan(stage, relations, live), key: ['rid'], reason: { way: 'keyed', reason: `${way.what} are computed again` } };
+    }
     case 'whole':
       return fromStages(wholePlan(shape, way.why));
   }

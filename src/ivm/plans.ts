@@ -23,6 +23,8 @@ export interface AggregatePlan {
   /** a1, a2, ..: arguments with their FILTER inside. */
   readonly arguments: readonly NamedExpression[];
   readonly states: readonly AggregateState[];
+  /** What says that a group is there, when it is not the rows of `source`: groups over an outer join. */
+  readonly presence?: JoinSource;
 }
 
 /** A hidden column of an aggregate. All but the extremes are never null. */

@@ -27,6 +27,7 @@ import { fullJoinRows, splitFullJoins } from './full-join.ts';
 import { replaceGroupingSets } from './grouping-sets.ts';
 import { rowsStage, splitDistinct, splitGroups } from './layers.ts';
 import { cteMark, outputNames } from './normalise.ts';
+import { outerGroups } from './outer-groups.ts';
 import {
   commonPartition,
   distinctOn,
@@ -167,7 +168,13 @@ class Splitter implements StageMaker {
       const groups = list(select['groupClause']);
       const found = groups.length === 0 ? null : chooseAnchor(select, this.live, groups);
       if (found === null) return this.#stage(this.#splitRows(select));
-      return this.#made(select, { kind: 'keyed', anchor: found.alias, key: found.key, what: 'touched groups' });
+      return this.#made(select, {
+        kind: 'keyed',
+        anchor: found.alias,
+        key: found.key,
+        what: 'touched groups',
+        sums: outerGroups(select, this.kinds),
+      });
     }
     const found = chooseAnchor(select, this.live, null);
     if (found === null) return this.#made(select, { kind: 'whole', why: 'a query without a relation whose rows it follows' });

@@ -60,7 +60,7 @@ export function readStage(stage: Stage, relations: Relations, kinds: FunctionKin
     whole: text.template,
     occurrences: text.occurrences,
     columns: stage.columns,
-    join: stage.way.kind === 'linear' ? linearShape(stage, relations, kinds) : null,
+    join: sumsOf(stage) === null ? null : linearShape({ ...stage, select: sumsOf(stage) ?? {} }, relations, kinds),
     notJoined: stage.way.kind === 'whole' ? stage.way.why : '',
   };
   const expressions = probedOf(stage, shape);
@@ -74,16 +74,37 @@ export function readStage(stage: Stage, relations: Relations, kinds: FunctionKin
   };
 }
 
-/** Groups, then arguments of calls, then columns in outputs: as `probedExpressions` for a linear stage; the key for a keyed one. */
+/** The linear query that can keep the stage. */
+function sumsOf({ select, way }: Stage): Tree | null {
+  switch (way.kind) {
+    case 'linear':
+      return select;
+    case 'keyed':
+      return way.sums?.inner ?? null;
+    case 'union':
+    case 'whole':
+      return null;
+  }
+}
+
+/** The key of a keyed stage; groups, then arguments of calls, then columns in outputs: as `probedExpressions`. */
 function probedOf(stage: Stage, shape: Shape): unknown[] {
-  if (stage.way.kind === 'keyed') return [...(stage.way.key ?? [])];
   const { join } = shape;
-  if (join === null) return [];
   return [
-    ...groupNodes(stage.select),
-    ...join.calls.flatMap((call) => (call.argument === null ? [] : [call.argumentNode])),
-    ...join.argumentColumns.map(parseExpression),
+    ...keyOf(stage),
+    ...(join === null
+      ? []
+      : [
+          ...groupNodes(stage.select),
+          ...join.calls.flatMap((call) => (call.argument === null ? [] : [call.argumentNode])),
+          ...join.argumentColumns.map(parseExpression),
+        ]),
   ];
+}
+
+/** Expressions of the key of a keyed stage, where it is not a relation's own. */
+export function keyOf({ way }: Stage): readonly unknown[] {
+  return way.kind === 'keyed' ? (way.key ?? []) : [];
 }
 
 function groupNodes(select: Tree): unknown[] {
