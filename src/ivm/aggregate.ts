@@ -7,7 +7,7 @@
  */
 import { groupName, presentGroups } from './group-recompute.ts';
 import type { AggregatePlan, AggregateState } from './plans.ts';
-import { renderFrom, type State, stageGates, weightProduct } from './relation-sql.ts';
+import { reductions, renderFrom, type State, stageGates, weightProduct } from './relation-sql.ts';
 import { columnsOf, hashOf, imageDiffers, nameList, sameRow, selectList, whereAll } from './sql-text.ts';
 import { signedTerms } from './terms.ts';
 import type { TableName } from './types.ts';
@@ -175,7 +175,7 @@ function argumentRows(
   const from = renderFrom(source, {
     storage,
     ...(delta === undefined ? {} : { delta }),
-    ...(term === null ? {} : { states: term.states }),
+    ...(term === null ? {} : { states: term.states, reduced: reductions(source, term.states) }),
   });
   const { where } = source;
   const gates = term === null || delta === undefined ? [] : stageGates(source, term.states, delta);

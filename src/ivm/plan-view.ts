@@ -44,7 +44,9 @@ export function planView(analysis: ReadAnalysis, probe: ProbeResult): ViewPlan {
   // What was counted at one time cannot be taken away at another: only the whole query is right then.
   const plain = clock ? wholePlan(single, 'the time, which changes the result although no row does,') : planShape(single, given.single);
   const alone = { ...base, ...plain, last: plain.reason, stages: [] };
-  if (clock || rank(plain.reason) === 0 || staged.stages.length === 0) return alone;
+  // The same way in one step is taken from the stage, whose conditions are known one by one.
+  const done = rank(plain.reason) === 0 && !(plain.body.kind === 'aggregate' && staged.stages.length === 1);
+  if (clock || done || staged.stages.length === 0) return alone;
   const planned = tryStages(staged, given.stages);
   const last = planned.at(-1);
   if (last === undefined || !given.sameTypes) return alone;
@@ -53,7 +55,8 @@ export function planView(analysis: ReadAnalysis, probe: ProbeResult): ViewPlan {
     return index.length === 0 ? plan : { ...plan, index };
   });
   const reason = overall(stages, last);
-  return rank(reason) < rank(plain.reason) ? { ...base, ...last, reason, last: last.reason, stages } : alone;
+  const better = rank(reason) < rank(plain.reason) || (rank(reason) === 0 && last.body.kind === plain.body.kind);
+  return better ? { ...base, ...last, reason, last: last.reason, stages } : alone;
 }
 
 /** Types of a fixed size, which an index takes whatever the value. */

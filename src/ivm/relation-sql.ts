@@ -20,6 +20,38 @@ export interface Rendering {
   readonly states?: readonly State[];
   /** Expose the keys of these relations. */
   readonly keysOf?: readonly number[];
+  /** Read of these relations only what changes of another can join, before anything else is joined. */
+  readonly reduced?: ReadonlyMap<number, Reduction>;
+}
+
+/** Rows of a relation whose columns `own` are those, `theirs`, of a change of the relation `by`. */
+export interface Reduction {
+  readonly by: Occurrence;
+  readonly own: readonly string[];
+  readonly theirs: readonly string[];
+}
+
+/**
+ * Relations joined to another by several columns, where the planner multiplies selectivities that depend on each other, takes the join for
+ * nearly empty and begins with it: those that changes join to are reduced by them first.
+ */
+export function reductions(source: JoinSource, states: readonly State[]): ReadonlyMap<number, Reduction> {
+  const reduced = new Map<number, Reduction>();
+  const between = (a: number, b: number): (readonly [string, string])[] =>
+    (source.equalities ?? []).flatMap(([left, right]) => {
+      if (left.relation === a && right.relation === b) return [[left.column, right.column] as const];
+      return left.relation === b && right.relation === a ? [[right.column, left.column] as const] : [];
+    });
+  source.occurrences.forEach((_, relation) => {
+    const others = [...source.occurrences.keys()].filter((other) => other !== relation);
+    if (states[relation] !== 'new' || !others.some((other) => states[other] === 'new' && between(relation, other).length > 1)) return;
+    const by = source.occurrences.findIndex((_other, other) => states[other] === 'changes' && between(relation, other).length > 0);
+    const changing = source.occurrences[by];
+    if (changing === undefined) return;
+    const pairs = between(relation, by);
+    reduced.set(relation, { by: changing, own: pairs.map(([own]) => own), theirs: pairs.map(([, theirs]) => theirs) });
+  });
+  return reduced;
 }
 
 export const weightName = (relation: number): string => `"mr$w${relation}"`;
@@ -62,6 +94,10 @@ export function stageGates(source: JoinSource, states: readonly State[], delta: 
   return [...new Set(inputs)].map((input) => `EXISTS (SELECT FROM ${delta(input)})`);
 }
 
+function expressionsOf(occurrence: Occurrence, names: readonly string[]): string {
+  return names.map((name) => occurrence.columns.find((column) => column.name === name)?.expression ?? 'NULL').join(', ');
+}
+
 function hiddenNames(relation: number, occurrence: Occurrence | undefined, rendering: Rendering): string[] {
   const state = rendering.states?.[relation] ?? 'new';
   const keys = rendering.keysOf?.includes(relation) === true ? (occurrence?.key ?? []) : [];
@@ -87,8 +123,12 @@ function renderRelation(relation: number, occurrence: Occurrence, rendering: Ren
   };
   const sameKey = occurrence.key.map((column) => `k.${quoteIdentifier(column)} = s.${quoteIdentifier(column)}`).join(' AND ');
   switch (state) {
-    case 'new':
-      return `(SELECT ${columns()} FROM ${storage} s)`;
+    case 'new': {
+      const reduction = rendering.reduced?.get(relation);
+      if (reduction === undefined) return `(SELECT ${columns()} FROM ${storage} s)`;
+      const changes = `SELECT ${expressionsOf(reduction.by, reduction.theirs)} FROM ${rendering.delta?.(reduction.by.input)} s`;
+      return `(SELECT ${columns()} FROM ${storage} s WHERE (${expressionsOf(occurrence, reduction.own)}) IN (${changes}) OFFSET 0)`;
+    }
     case 'changes':
       return `(SELECT ${columns('s.w')} FROM ${delta()} s)`;
     case 'moved':

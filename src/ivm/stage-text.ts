@@ -2,8 +2,9 @@
  * Trees of stages as templates with places for relations.
  * Invariant: the relations of a template are numbered in the order of its text, and each knows which of its columns the query mentions.
  */
-import { columnOf, expressionText, NotRewritable, replace, selectFields, selectText, type Tree } from './ast.ts';
-import { eachNode, relationOf } from './query-parts.ts';
+import { isEquality, sidesOf } from './affected.ts';
+import { columnOf, conjuncts, expressionText, NotRewritable, replace, selectFields, selectText, type Tree } from './ast.ts';
+import { eachNode, innerItems, relationOf } from './query-parts.ts';
 import { tokensOf } from './source-text.ts';
 import { isFields, list } from './tree.ts';
 import type { JoinSource, LiveRelation, Occurrence, Template, TemplatePiece } from './types.ts';
@@ -76,7 +77,24 @@ export function joinSource(select: Tree, relations: Relations): JoinSource {
     from: [first.slice(prefix.length), ...rest].filter((piece) => piece !== ''),
     where: select['whereClause'] === undefined ? null : expressionText(select['whereClause']),
     occurrences: from.occurrences,
+    equalities: equalities(select, from.places),
   };
+}
+
+/** Columns that WHERE and inner joins want to be equal. */
+function equalities(select: Tree, places: ReadonlyMap<string, number>): NonNullable<JoinSource['equalities']> {
+  const joins = innerItems(list(select['fromClause']))?.conditions ?? [];
+  return [select['whereClause'], ...joins].flatMap(conjuncts).flatMap((condition) => {
+    const [left, right] = (isEquality(condition) ? sidesOf(condition) : null)?.map(columnOf) ?? [];
+    const [from, to] = [places.get(left?.alias ?? ''), places.get(right?.alias ?? '')];
+    if (!left || !right || from === undefined || to === undefined || from === to) return [];
+    return [
+      [
+        { relation: from, column: left.column },
+        { relation: to, column: right.column },
+      ] as const,
+    ];
+  });
 }
 
 function hasRaw(select: Tree): boolean {

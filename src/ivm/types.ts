@@ -61,6 +61,13 @@ export interface JoinSource {
   readonly from: Template;
   readonly where: string | null;
   readonly occurrences: readonly Occurrence[];
+  /** Columns that must be equal, where that is known. */
+  readonly equalities?: readonly (readonly [OccurrenceColumn, OccurrenceColumn])[];
+}
+
+export interface OccurrenceColumn {
+  readonly relation: number;
+  readonly column: string;
 }
 
 export interface NamedExpression {
