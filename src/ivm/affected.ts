@@ -164,7 +164,10 @@ function covers(path: TouchPath, other: TouchPath, live: readonly LiveRelation[]
       }),
     );
   const conditions = new Set(other.where.map(meaningOf));
-  return path.where.every((condition) => conditions.has(named(condition)));
+  const joins = (condition: unknown): boolean => usedAliases(condition).has(path.trigger) && usedAliases(condition).size > 1;
+  // What `distinctTrigger` does not ask.
+  const unasked = path.where.some((condition) => isEquality(condition) && joins(condition));
+  return path.where.every((condition) => conditions.has(named(condition)) || (unasked && isInequality(condition) && joins(condition)));
 }
 
 function pathsOf(graph: Graph, reached: ReadonlyMap<string, Step>, source: Source, anchor: string): TouchPath[] {
@@ -268,6 +271,10 @@ export function sidesOf(condition: unknown): readonly [unknown, unknown] | null 
 
 export function isEquality(condition: unknown): boolean {
   return sidesOf(condition) !== null && strings(kindOf(condition).fields['name'])[0] === '=';
+}
+
+export function isInequality(condition: unknown): boolean {
+  return sidesOf(condition) !== null && strings(kindOf(condition).fields['name'])[0] === '<>';
 }
 
 function readGraph(select: Tree): Graph {
