@@ -19,6 +19,7 @@ import {
 } from './ast.ts';
 import { outputNames } from './normalise.ts';
 import {
+  eachNode,
   type FunctionKinds,
   freeAliases,
   fromAliases,
@@ -112,15 +113,30 @@ function foundByKey(
   return chosen;
 }
 
+/** A condition is about the relation alone. */
+function isFiltered(alias: string, conditions: readonly unknown[]): boolean {
+  return conditions.some((condition) => {
+    const used = usedAliases(condition);
+    return used.size === 1 && used.has(alias);
+  });
+}
+
+/** Of the relation, the condition mentions none but known columns. */
+function isKnown(condition: unknown, alias: string, known: ReadonlyMap<string, unknown>): boolean {
+  let all = true;
+  eachNode(condition, (kind, fields) => {
+    const column = kind === 'ColumnRef' ? columnOf({ ColumnRef: fields }) : null;
+    if (column?.alias === alias && !known.has(column.column)) all = false;
+    return undefined;
+  });
+  return all;
+}
+
 /** Those with a condition of their own, and those by which such are found. */
 function filtering(leaves: readonly Leaf[], conditions: readonly unknown[]): Leaf[] {
-  const filtered = (alias: string): boolean =>
-    conditions.some((condition) => {
-      const used = usedAliases(condition);
-      return used.size === 1 && used.has(alias);
-    });
   const kept: Leaf[] = [];
-  for (const leaf of leaves.toReversed()) if (filtered(leaf.alias) || kept.some(({ by }) => by.has(leaf.alias))) kept.push(leaf);
+  for (const leaf of leaves.toReversed())
+    if (isFiltered(leaf.alias, conditions) || kept.some(({ by }) => by.has(leaf.alias))) kept.push(leaf);
   return kept;
 }
 
@@ -172,26 +188,32 @@ export function onlyLookedUp(
   const chosen = [first, ...foundByKey(from.leaves, conditions, new Set([first.alias]), live)];
   const kept = filtering(chosen, conditions);
   if (kept.length === 0) return null;
-  const renamed = new Map(kept.map(({ alias }) => [alias, newAlias()]));
+  const groups = list(found.select['groupClause']);
+  const inside = new Set(kept.map(({ alias }) => alias));
+  const own = conditions.filter((condition) => {
+    const used = [...usedAliases(condition)];
+    return used.length > 0 && used.every((alias) => inside.has(alias));
+  });
+  // Columns of the relation whose key is held are those of the groups; it is not read for these alone.
+  const known = new Map(columns.flatMap((column, i) => (column?.alias === first.alias ? [[column.column, groups[i]] as const] : [])));
+  const spared = !isFiltered(first.alias, conditions) && own.every((condition) => isKnown(condition, first.alias, known));
+  const read = kept.filter(({ alias }) => !(spared && alias === first.alias));
+  const renamed = new Map(read.map(({ alias }) => [alias, newAlias()]));
   const rename = (value: unknown): unknown =>
     replace(copy(value), (kind, fields) => {
       if (kind === 'ColumnRef') {
         const column = columnOf({ ColumnRef: fields });
+        if (spared && column?.alias === first.alias) return copy(known.get(column.column));
         const alias = renamed.get(column?.alias ?? '');
         return column === null || alias === undefined ? undefined : columnRef(alias, column.column);
       }
       const alias = kind === 'RangeVar' ? renamed.get(fromAliases({ RangeVar: fields })[0] ?? '') : undefined;
       return alias === undefined ? undefined : { RangeVar: { ...fields, alias: { aliasname: alias } } };
     });
-  const groups = list(found.select['groupClause']);
-  const own = conditions.filter((condition) => {
-    const used = [...usedAliases(condition)];
-    return used.length > 0 && used.every((alias) => renamed.has(alias));
-  });
   const lookups = found.outer.flatMap((value, i) => (renamed.has(columns[i]?.alias ?? '') ? [equal(rename(value), copy(groups[i]))] : []));
   return {
     ...found.select,
-    fromClause: [...list(found.select['fromClause']), ...kept.map(({ item }) => rename(item))],
+    fromClause: [...list(found.select['fromClause']), ...read.map(({ item }) => rename(item))],
     whereClause: allOf([...conjuncts(found.select['whereClause']), ...lookups, ...own.map(rename)]),
   };
 }
