@@ -7,7 +7,7 @@
  */
 import { groupName, presentGroups } from './group-recompute.ts';
 import type { AggregatePlan, AggregateState } from './plans.ts';
-import { reductions, renderFrom, type State, stageGates, weightProduct } from './relation-sql.ts';
+import { gated, narrowedChanges, reductions, renderFrom, type State, weightProduct } from './relation-sql.ts';
 import { columnsOf, hashOf, imageDiffers, nameList, sameRow, selectList, whereAll } from './sql-text.ts';
 import { signedTerms } from './terms.ts';
 import type { TableName } from './types.ts';
@@ -47,7 +47,8 @@ export function aggregateMaintain(
   storage: TableName,
 ): string[] {
   const isChanged = plan.source.occurrences.map((occurrence) => changed.has(occurrence.input));
-  const terms = signedTerms(isChanged).map((term) => argumentRows(plan, storage, delta, term));
+  const narrowed = narrowedChanges(plan.source, changed, { storage, delta });
+  const terms = signedTerms(isChanged).map((term) => argumentRows(plan, storage, delta, { ...term, changes: narrowed.names }));
   if (plan.presence !== undefined) {
     const moved = plan.presence.occurrences.map((occurrence) => changed.has(occurrence.input));
     terms.push(...signedTerms(moved).map((term) => argumentRows(plan, storage, delta, term, true)));
@@ -59,7 +60,7 @@ export function aggregateMaintain(
   // With extremes a group can change although no sum does.
   const having = extremes.length > 0 ? 'HAVING count(*) > 0' : `HAVING ${someSum}`;
   const change = `
-WITH "mr$change" AS MATERIALIZED (
+WITH ${narrowed.ctes.map((cte) => `${cte}, `).join('')}"mr$change" AS MATERIALIZED (
   SELECT ${list}
   FROM (
     ${onceEach(terms)}
@@ -161,7 +162,7 @@ function argumentRows(
   plan: AggregatePlan,
   storage: TableName,
   delta: TableName | undefined,
-  term: { readonly sign: 1 | -1; readonly states: readonly State[] } | null,
+  term: { readonly sign: 1 | -1; readonly states: readonly State[]; readonly changes?: ReadonlyMap<number, string> } | null,
   counts = false,
 ): string {
   const source = (counts ? plan.presence : undefined) ?? plan.source;
@@ -175,11 +176,11 @@ function argumentRows(
   const from = renderFrom(source, {
     storage,
     ...(delta === undefined ? {} : { delta }),
-    ...(term === null ? {} : { states: term.states, reduced: reductions(source, term.states) }),
+    ...(term === null ? {} : { states: term.states, reduced: reductions(source, term.states), changes: term.changes ?? new Map() }),
   });
   const { where } = source;
-  const gates = term === null || delta === undefined ? [] : stageGates(source, term.states, delta);
-  return `SELECT ${list.join(', ')} FROM ${from} ${whereAll(...gates, where === null ? null : `(${where})`)}`;
+  const rows = `SELECT ${list.join(', ')} FROM ${from} ${whereAll(where === null ? null : `(${where})`)}`;
+  return term === null || delta === undefined ? rows : gated(rows, source, term.states, delta, term.changes);
 }
 
 /** By how many rows a group grows. */

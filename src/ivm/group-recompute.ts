@@ -4,7 +4,7 @@
  * Representative of a group: types whose equal values can look different (numeric without scale, float, citext, interval, ..) always come
  * this way, so that the value shown is one that the group holds now.
  */
-import { renderFrom, stageGates } from './relation-sql.ts';
+import { gated, renderFrom } from './relation-sql.ts';
 import { hashOf, sameRow, whereAll } from './sql-text.ts';
 import { touchingTerms } from './terms.ts';
 import type { JoinSource, TableName } from './types.ts';
@@ -24,8 +24,8 @@ export function touchedGroups(
   const list = groups.map((text, i) => `${text} AS ${groupName(i)}`).join(', ');
   const terms = touchingTerms(isChanged).map((term) => {
     const states = term.states.map((state) => (state === 'changes' ? 'moved' : state));
-    const where = whereAll(...stageGates(source, states, delta), source.where === null ? null : `(${source.where})`);
-    return `SELECT ${list} FROM ${renderFrom(source, { storage, delta, states })} ${where}`;
+    const where = whereAll(source.where === null ? null : `(${source.where})`);
+    return gated(`SELECT ${list} FROM ${renderFrom(source, { storage, delta, states })} ${where}`, source, states, delta);
   });
   const names = groups.map((_, i) => groupName(i));
   return `SELECT ${hashOf(names)} AS "mr$h", ${names.join(', ')}

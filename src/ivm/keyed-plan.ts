@@ -2,6 +2,7 @@
  * Plans of queries whose touched keys are computed again.
  * Invariant: every key whose rows can differ is found by one of the touch queries; that more are found costs time only.
  */
+
 import { isEquality, isInequality, type TouchPath, touchPaths } from './affected.ts';
 import {
   allOf,
@@ -17,13 +18,14 @@ import {
   selectFields,
   type Tree,
 } from './ast.ts';
+import { existence, existing, joinSource } from './linear-source.ts';
 import type { KeyedPlan, StagePlan, TouchQuery } from './plans.ts';
 import { eachOwnNode, fromAliases, usedAliases } from './query-parts.ts';
 import { keyName } from './relation-sql.ts';
 import type { Stage } from './stage.ts';
-import { joinSource, placesOf, type Relations, stageText } from './stage-text.ts';
+import { placesOf, type Relations, stageText } from './stage-text.ts';
 import { at, kindOf, list, node } from './tree.ts';
-import type { LiveRelation, Template } from './types.ts';
+import type { LiveRelation } from './types.ts';
 import { needed } from './unique-rows.ts';
 
 /** Plan of a keyed stage, over relations whose keys are known. */
@@ -119,18 +121,11 @@ function touchQueries(
       occurrences: text.occurrences,
       trigger: places.get(path.trigger) ?? 0,
       keysOf: key === null ? [place] : [],
-      needs: needed(select, new Set(path.items.flatMap(fromAliases)), live).map((found) => {
-        const { template, occurrences } = stageText(selectFields([resTarget('x1', existing(found))], []), relations, select);
-        return { condition: conditionOf(template), occurrences };
-      }),
+      needs: needed(select, new Set(path.items.flatMap(fromAliases)), (number) => live[number]).map((found) =>
+        existence(found, select, relations),
+      ),
     };
   });
-}
-
-function existing(select: Tree): unknown {
-  return replace(parseExpression('EXISTS (SELECT 1)'), (kind, fields) =>
-    kind === 'SubLink' ? { SubLink: { ...fields, subselect: { SelectStmt: select } } } : undefined,
-  );
 }
 
 /**
@@ -157,18 +152,6 @@ function distinctTrigger({ trigger, items, where }: TouchPath): { readonly items
     items: [{ RangeSubselect: { subquery: { SelectStmt: once }, alias } }, ...others],
     where: where.filter((condition) => !isOwn(condition) && (!joins.includes(condition) || kept.includes(condition))),
   };
-}
-
-/** The text of `SELECT <condition> AS x1` without what is around the condition. */
-function conditionOf(template: Template): Template {
-  const [before, after] = ['SELECT ', ' AS x1'];
-  const last = template.length - 1;
-  return template.map((piece, i) => {
-    if (typeof piece !== 'string') return piece;
-    if ((i === 0 && !piece.startsWith(before)) || (i === last && !piece.endsWith(after)))
-      throw new NotRewritable('a condition of unknown layout');
-    return piece.slice(i === 0 ? before.length : 0, i === last ? -after.length : undefined);
-  });
 }
 
 function itemOf(select: Tree, alias: string): unknown {

@@ -2,7 +2,7 @@
  * How a view is kept, as data.
  * Invariant: JSON in, the same plan out; names of storage tables are not in it.
  */
-import type { JoinSource, NamedExpression, Occurrence, PlanReason, Template, VisibleColumn } from './types.ts';
+import type { Existence, JoinSource, NamedExpression, Occurrence, PlanReason, Template, VisibleColumn } from './types.ts';
 
 /** Select-project-join: one storage row for each combination of input rows, found by their keys. */
 export interface RowsPlan {
@@ -91,7 +91,7 @@ export interface TouchQuery {
   readonly trigger: number;
   readonly keysOf: readonly number[];
   /** Conditions to add: what a key needs of other relations, true to be used while these have no changes. */
-  readonly needs: readonly { readonly condition: Template; readonly occurrences: readonly Occurrence[] }[];
+  readonly needs: readonly Existence[];
 }
 
 export type PlanBody = RowsPlan | AggregatePlan | GroupsPlan | BagPlan | KeyedPlan | WholePlan;

@@ -4,6 +4,7 @@
  * named without qualification at the top, however deep the relation lies.
  */
 import { quoteIdentifier } from '../sql/quote.ts';
+import { columnsOf, whereAll } from './sql-text.ts';
 import type { JoinSource, Occurrence, TableName, Template } from './types.ts';
 
 /**
@@ -20,13 +21,15 @@ export interface Rendering {
   readonly states?: readonly State[];
   /** Expose the keys of these relations. */
   readonly keysOf?: readonly number[];
+  /** CTEs with the changes of relations that matter. */
+  readonly changes?: ReadonlyMap<number, string>;
   /** Read of these relations only what changes of another can join, before anything else is joined. */
   readonly reduced?: ReadonlyMap<number, Reduction>;
 }
 
 /** Rows of a relation whose columns `own` are those, `theirs`, of a change of the relation `by`. */
 export interface Reduction {
-  readonly by: Occurrence;
+  readonly by: number;
   readonly own: readonly string[];
   readonly theirs: readonly string[];
 }
@@ -46,10 +49,9 @@ export function reductions(source: JoinSource, states: readonly State[]): Readon
     const others = [...source.occurrences.keys()].filter((other) => other !== relation);
     if (states[relation] !== 'new' || !others.some((other) => states[other] === 'new' && between(relation, other).length > 1)) return;
     const by = source.occurrences.findIndex((_other, other) => states[other] === 'changes' && between(relation, other).length > 0);
-    const changing = source.occurrences[by];
-    if (changing === undefined) return;
+    if (by < 0) return;
     const pairs = between(relation, by);
-    reduced.set(relation, { by: changing, own: pairs.map(([own]) => own), theirs: pairs.map(([, theirs]) => theirs) });
+    reduced.set(relation, { by, own: pairs.map(([own]) => own), theirs: pairs.map(([, theirs]) => theirs) });
   });
   return reduced;
 }
@@ -73,9 +75,7 @@ export function renderTemplate(template: Template, occurrences: readonly Occurre
         const names = piece.pass.flatMap((relation) => hiddenNames(relation, occurrences[relation], rendering));
         return names.map((name) => `, ${name}`).join('');
       }
-      const occurrence = occurrences[piece.relation];
-      if (occurrence === undefined) throw new RangeError('a template names a relation it does not have');
-      return renderRelation(piece.relation, occurrence, rendering);
+      return renderRelation(piece.relation, occurrences, rendering);
     })
     .join('');
 }
@@ -86,12 +86,52 @@ export function weightProduct(states: readonly State[]): string | null {
   return names.length === 0 ? null : names.join(' * ');
 }
 
-/** Whether a hidden stage changed is known to the server alone: a term of its changes is not begun when there are none. */
-export function stageGates(source: JoinSource, states: readonly State[], delta: TableName): string[] {
-  const inputs = source.occurrences.flatMap(({ input }, i) =>
-    input < 0 && (states[i] === 'changes' || states[i] === 'moved') ? [input] : [],
-  );
-  return [...new Set(inputs)].map((input) => `EXISTS (SELECT FROM ${delta(input)})`);
+/**
+ * CTEs with the changes of each of several changed relations, less those that cannot be in any result, old or new; by relation. With one
+ * changed relation its one term says the same.
+ */
+export function narrowedChanges(
+  source: JoinSource,
+  changed: ReadonlySet<number>,
+  rendering: Rendering,
+): { readonly ctes: readonly string[]; readonly names: ReadonlyMap<number, string> } {
+  const ctes: string[] = [];
+  const names = new Map<number, string>();
+  if (source.occurrences.filter(({ input }) => changed.has(input)).length < 2) return { ctes, names };
+  for (const { relation, alias, where, needs } of source.narrowings ?? []) {
+    if (!changed.has(source.occurrences[relation]?.input ?? 0)) continue;
+    const usable = needs.filter(({ occurrences }) => !occurrences.some(({ input }) => changed.has(input)));
+    if (where === null && usable.length === 0) continue;
+    const conditions = usable.map(({ condition, occurrences }) => renderTemplate(condition, occurrences, { storage: rendering.storage }));
+    const states = source.occurrences.map((_, i): State => (i === relation ? 'changes' : 'new'));
+    const from = renderRelation(relation, source.occurrences, { ...rendering, states });
+    const as = quoteIdentifier(alias);
+    const name = `"mr$delta${relation}"`;
+    ctes.push(`${name} AS MATERIALIZED (
+  SELECT ${as}.* FROM ${from} AS ${as} ${whereAll(where === null ? null : `(${where})`, ...conditions)}
+)`);
+    names.set(relation, name);
+  }
+  return { ctes, names };
+}
+
+/**
+ * The rows of a term. Whether there are changes that matter, and of hidden stages any, is known to the server alone: a term of none is not
+ * begun. Asked outside, because a condition about no relation makes the planner consider joining everything with everything.
+ */
+export function gated(
+  term: string,
+  source: JoinSource,
+  states: readonly State[],
+  delta: TableName,
+  changes: ReadonlyMap<number, string> = new Map(),
+): string {
+  const tables = source.occurrences.flatMap(({ input }, i) => {
+    if (states[i] !== 'changes' && states[i] !== 'moved') return [];
+    return changes.get(i) ?? (input < 0 ? [delta(input)] : []);
+  });
+  const some = [...new Set(tables)].map((table) => `EXISTS (SELECT FROM ${table})`);
+  return some.length === 0 ? term : `SELECT * FROM (${term} OFFSET 0) g ${whereAll(...some)}`;
 }
 
 function expressionsOf(occurrence: Occurrence, names: readonly string[]): string {
@@ -104,7 +144,9 @@ function hiddenNames(relation: number, occurrence: Occurrence | undefined, rende
   return [...keys.map((_, i) => keyName(relation, i)), ...(state === 'changes' || state === 'old' ? [weightName(relation)] : [])];
 }
 
-function renderRelation(relation: number, occurrence: Occurrence, rendering: Rendering): string {
+function renderRelation(relation: number, occurrences: readonly Occurrence[], rendering: Rendering): string {
+  const occurrence = occurrences[relation];
+  if (occurrence === undefined) throw new RangeError('a template names a relation it does not have');
   const state = rendering.states?.[relation] ?? 'new';
   const { used } = occurrence;
   const visible = occurrence.columns
@@ -126,11 +168,12 @@ function renderRelation(relation: number, occurrence: Occurrence, rendering: Ren
     case 'new': {
       const reduction = rendering.reduced?.get(relation);
       if (reduction === undefined) return `(SELECT ${columns()} FROM ${storage} s)`;
-      const changes = `SELECT ${expressionsOf(reduction.by, reduction.theirs)} FROM ${rendering.delta?.(reduction.by.input)} s`;
+      const by = renderRelation(reduction.by, occurrences, { ...rendering, keysOf: [] });
+      const changes = `SELECT ${columnsOf('d', reduction.theirs)} FROM ${by} d`;
       return `(SELECT ${columns()} FROM ${storage} s WHERE (${expressionsOf(occurrence, reduction.own)}) IN (${changes}) OFFSET 0)`;
     }
     case 'changes':
-      return `(SELECT ${columns('s.w')} FROM ${delta()} s)`;
+      return rendering.changes?.get(relation) ?? `(SELECT ${columns('s.w')} FROM ${delta()} s)`;
     case 'moved':
       return `(SELECT ${columns()} FROM ${delta()} s)`;
     // Both branches without WHERE and with equal types: only then does the planner push joins into them.

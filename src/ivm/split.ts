@@ -53,7 +53,7 @@ import type { Stage, StageMaker, StageWay } from './stage.ts';
 import { topRows } from './top-rows.ts';
 import { at, type Fields, kindOf, list, node } from './tree.ts';
 import type { LiveRelation } from './types.ts';
-import { onlyLookedUp, uniqueMembers } from './unique-rows.ts';
+import { type Live, onlyLookedUp, uniqueMembers } from './unique-rows.ts';
 
 /** Splits a normalised query. Throws NotRewritable. */
 export function splitQuery(select: Tree, live: readonly LiveRelation[], kinds: FunctionKinds): Stage[] {
@@ -71,6 +71,8 @@ class Splitter implements StageMaker {
   readonly #shared = new Map<unknown, number>();
   readonly #oneRow = new Set<string>();
   #aliases = 0;
+
+  readonly #known: Live = (number) => this.live[number];
 
   constructor(live: readonly LiveRelation[], kinds: FunctionKinds) {
     this.live = live;
@@ -207,7 +209,7 @@ class Splitter implements StageMaker {
     const from = list(select['fromClause']);
     if (from.length === 0) return select;
     const conditions = conjuncts(select['whereClause']).map((condition) => {
-      const found = uniqueMembers(condition, this.live, this.kinds);
+      const found = uniqueMembers(condition, this.#known, this.kinds);
       if (found === null) return condition;
       const aliasname = this.alias();
       items.push({ RangeSubselect: { subquery: { SelectStmt: found.body }, alias: { aliasname } } });
@@ -323,7 +325,7 @@ class Splitter implements StageMaker {
     const found = sides === null || place < 0 ? null : correlatedGroups(kindOf(sides[place]).fields, own, this.kinds);
     if (found === null || found.empty !== 'null') return condition;
     const alias = this.alias();
-    const stage = this.compile(onlyLookedUp(found, select, this.live, () => this.alias()) ?? found.select);
+    const stage = this.compile(onlyLookedUp(found, select, this.#known, () => this.alias()) ?? found.select);
     added.items.push(this.item(stage, alias));
     added.conditions.push(...found.outer.map((value, i) => equal(columnRef(alias, `k${i + 1}`), value)));
     const { fields } = kindOf(condition);
@@ -335,7 +337,7 @@ class Splitter implements StageMaker {
     const found = correlatedGroups(fields, own, this.kinds);
     if (found === null) return null;
     const alias = this.alias();
-    const item = this.item(this.compile(onlyLookedUp(found, select, this.live, () => this.alias()) ?? found.select), alias);
+    const item = this.item(this.compile(onlyLookedUp(found, select, this.#known, () => this.alias()) ?? found.select), alias);
     added.optional.push({ item, quals: allOf(found.outer.map((value, i) => equal(columnRef(alias, `k${i + 1}`), value))) });
     if (found.empty === 'null') return columnRef(alias, 'v');
     return replace(parseExpression('COALESCE(x.v, 0::bigint)'), (kind) => (kind === 'ColumnRef' ? columnRef(alias, 'v') : undefined));

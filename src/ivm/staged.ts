@@ -7,13 +7,14 @@
 import type { AggregateCall, TargetPiece } from './aggregate-calls.ts';
 import { knownAggregate } from './aggregate-calls.ts';
 import { columnOf, columnRef, expressionText, meaningOf, parseExpression, replace, selectFields, type Tree } from './ast.ts';
+import { joinSource } from './linear-source.ts';
 import { possibleScales } from './numeric-scale.ts';
 import type { BagPlan, PlanBody, StagePlan } from './plans.ts';
 import { distinctOn, eachOwnNode, type FunctionKinds, hasSetFunction, isAggregate, isGrouped } from './query-parts.ts';
 import { columnText, type JoinShape, type Shape, type ShapeTarget } from './shape.ts';
 import { tokensOf } from './source-text.ts';
 import type { Stage } from './stage.ts';
-import { joinSource, placesOf, type Relations, type StageText, stageText } from './stage-text.ts';
+import { placesOf, type Relations, type StageText, stageText } from './stage-text.ts';
 import { at, type Fields, functionName, kindOf, list } from './tree.ts';
 import type { LiveRelation, PlanReason, ProbeColumn } from './types.ts';
 

@@ -63,6 +63,22 @@ export interface JoinSource {
   readonly occurrences: readonly Occurrence[];
   /** Columns that must be equal, where that is known. */
   readonly equalities?: readonly (readonly [OccurrenceColumn, OccurrenceColumn])[];
+  readonly narrowings?: readonly Narrowing[];
+}
+
+/** A condition that holds when other relations have the rows it looks for. */
+export interface Existence {
+  readonly condition: Template;
+  readonly occurrences: readonly Occurrence[];
+}
+
+/** What rows of a relation have to be to matter; `alias` is what the conditions call it. */
+export interface Narrowing {
+  readonly relation: number;
+  readonly alias: string;
+  readonly where: string | null;
+  /** To be asked while these relations do not change. */
+  readonly needs: readonly Existence[];
 }
 
 export interface OccurrenceColumn {

@@ -34,10 +34,13 @@ import {
 import { at, contains, kindOf, list, node, strings } from './tree.ts';
 import type { LiveRelation } from './types.ts';
 
+/** Relations by the numbers that stand for them. */
+export type Live = (number: number) => LiveRelation | undefined;
+
 /** `x IN (query)` where each value comes at most once: what is tested, the query, and the name of its column. */
 export function uniqueMembers(
   condition: unknown,
-  live: readonly LiveRelation[],
+  live: Live,
   kinds: FunctionKinds,
 ): { readonly tested: unknown; readonly body: Tree; readonly column: string } | null {
   const { kind, fields } = kindOf(condition);
@@ -67,10 +70,10 @@ export function uniqueMembers(
 }
 
 /** The values are, or contain, the key of the relation. */
-function isKey(item: unknown, values: readonly unknown[], live: readonly LiveRelation[]): boolean {
+function isKey(item: unknown, values: readonly unknown[], live: Live): boolean {
   const relation = relationOf(item);
   if (relation === null || relation.stage) return false;
-  const key = keyColumns(live[relation.number]);
+  const key = keyColumns(live(relation.number));
   const columns = values.map(columnOf);
   return key.length > 0 && key.every((name) => columns.some((column) => column?.alias === relation.alias && column.column === name));
 }
@@ -83,12 +86,7 @@ interface Leaf {
 }
 
 /** Items of which there is at most one for the rows of those in `start`, found by their keys, in the order in which they are found. */
-function foundByKey(
-  items: readonly unknown[],
-  conditions: readonly unknown[],
-  start: ReadonlySet<string>,
-  live: readonly LiveRelation[],
-): Leaf[] {
+function foundByKey(items: readonly unknown[], conditions: readonly unknown[], start: ReadonlySet<string>, live: Live): Leaf[] {
   const chosen: Leaf[] = [];
   const known = new Set(start);
   for (let more = true; more; ) {
@@ -144,7 +142,7 @@ function filtering(leaves: readonly Leaf[], conditions: readonly unknown[]): Lea
  * What rows of `aliases` need of other relations of the same inner joins to be in the result: for each relation that they refer to by its
  * key, a query that finds it, and what it refers to in turn, if they pass their filters.
  */
-export function needed(select: Tree, aliases: ReadonlySet<string>, live: readonly LiveRelation[]): Tree[] {
+export function needed(select: Tree, aliases: ReadonlySet<string>, live: Live): Tree[] {
   const from = innerItems(list(select['fromClause']));
   if (from === null) return [];
   const conditions = [select['whereClause'], ...from.conditions].flatMap(conjuncts).filter((condition) => !hasSubquery(condition));
@@ -175,7 +173,7 @@ export function needed(select: Tree, aliases: ReadonlySet<string>, live: readonl
 export function onlyLookedUp(
   found: { readonly select: Tree; readonly outer: readonly unknown[] },
   select: Tree,
-  live: readonly LiveRelation[],
+  live: Live,
   newAlias: () => string,
 ): Tree | null {
   const from = innerItems(list(select['fromClause']));
