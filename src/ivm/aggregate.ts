@@ -7,7 +7,7 @@
  */
 import { groupName, presentGroups } from './group-recompute.ts';
 import type { AggregatePlan, AggregateState } from './plans.ts';
-import { gated, narrowedChanges, reductions, renderFrom, type State, weightProduct } from './relation-sql.ts';
+import { gated, narrowedChanges, reductions, renderFrom, type State, weightProduct, whereOf } from './relation-sql.ts';
 import { columnsOf, hashOf, imageDiffers, nameList, sameRow, selectList, whereAll } from './sql-text.ts';
 import { signedTerms } from './terms.ts';
 import type { TableName } from './types.ts';
@@ -178,8 +178,7 @@ function argumentRows(
     ...(delta === undefined ? {} : { delta }),
     ...(term === null ? {} : { states: term.states, reduced: reductions(source, term.states), changes: term.changes ?? new Map() }),
   });
-  const { where } = source;
-  const rows = `SELECT ${list.join(', ')} FROM ${from} ${whereAll(where === null ? null : `(${where})`)}`;
+  const rows = `SELECT ${list.join(', ')} FROM ${from} ${whereOf(source, term?.changes, term?.states)}`;
   return term === null || delta === undefined ? rows : gated(rows, source, term.states, delta, term.changes);
 }
 

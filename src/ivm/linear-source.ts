@@ -37,6 +37,7 @@ export function joinSource(select: Tree, relations: Relations): JoinSource {
     occurrences: from.occurrences,
     equalities: equalities(select, from.places),
     narrowings: narrowings(select, from.places, relations),
+    rest: textOf(conjuncts(select['whereClause']).filter((condition) => aliasOf(condition) === null)),
   };
 }
 
@@ -62,18 +63,26 @@ function narrowings(select: Tree, places: ReadonlyMap<string, number>, relations
   if (from === null) return [];
   const conditions = [select['whereClause'], ...from.conditions].flatMap(conjuncts).filter((condition) => !hasSubquery(condition));
   return [...places].map(([alias, relation]) => {
-    const own = conditions.filter((condition) => {
-      const used = usedAliases(condition);
-      return used.size === 1 && used.has(alias);
-    });
-    const where = allOf(own);
+    const own = (condition: unknown): boolean => aliasOf(condition) === alias;
     return {
       relation,
       alias,
-      where: where === undefined ? null : expressionText(where),
+      where: textOf(conditions.filter(own)),
+      own: textOf(conjuncts(select['whereClause']).filter(own)),
       needs: needed(select, new Set([alias]), (number) => relations(false, number)).map((found) => existence(found, select, relations)),
     };
   });
+}
+
+/** The relation that a condition is about, when it is one. */
+function aliasOf(condition: unknown): string | null {
+  const [alias, ...more] = usedAliases(condition);
+  return alias === undefined || more.length > 0 || hasSubquery(condition) ? null : alias;
+}
+
+function textOf(conditions: readonly unknown[]): string | null {
+  const all = allOf(conditions);
+  return all === undefined ? null : expressionText(all);
 }
 
 /** EXISTS of a query as a condition to be added to another. */

@@ -64,6 +64,8 @@ export interface JoinSource {
   /** Columns that must be equal, where that is known. */
   readonly equalities?: readonly (readonly [OccurrenceColumn, OccurrenceColumn])[];
   readonly narrowings?: readonly Narrowing[];
+  /** `where` without the conditions of narrowings. */
+  readonly rest?: string | null;
 }
 
 /** A condition that holds when other relations have the rows it looks for. */
@@ -76,7 +78,9 @@ export interface Existence {
 export interface Narrowing {
   readonly relation: number;
   readonly alias: string;
+  /** Conditions of WHERE and of joins; those of WHERE alone. */
   readonly where: string | null;
+  readonly own: string | null;
   /** To be asked while these relations do not change. */
   readonly needs: readonly Existence[];
 }
