@@ -36,8 +36,7 @@ export function joinSource(select: Tree, relations: Relations): JoinSource {
     where: select['whereClause'] === undefined ? null : expressionText(select['whereClause']),
     occurrences: from.occurrences,
     equalities: equalities(select, from.places),
-    narrowings: narrowings(select, from.places, relations),
-    rest: textOf(conjuncts(select['whereClause']).filter((condition) => aliasOf(condition) === null)),
+    ...narrowed(select, from.places, relations),
   };
 }
 
@@ -57,21 +56,23 @@ function equalities(select: Tree, places: ReadonlyMap<string, number>): NonNulla
   });
 }
 
-/** For each relation of inner joins, what its rows have to be and to find in order to be in the result. */
-function narrowings(select: Tree, places: ReadonlyMap<string, number>, relations: Relations): Narrowing[] {
+/** For each relation of inner joins, what its rows have to be and to find in order to be in the result; and the other conditions. */
+function narrowed(select: Tree, places: ReadonlyMap<string, number>, relations: Relations): Pick<JoinSource, 'narrowings' | 'rest'> {
   const from = innerItems(list(select['fromClause']));
-  if (from === null) return [];
-  const conditions = [select['whereClause'], ...from.conditions].flatMap(conjuncts).filter((condition) => !hasSubquery(condition));
-  return [...places].map(([alias, relation]) => {
+  if (from === null) return {};
+  const where = conjuncts(select['whereClause']);
+  const all = [...where, ...from.conditions.flatMap(conjuncts)];
+  const narrowings = [...places].map(([alias, relation]): Narrowing => {
     const own = (condition: unknown): boolean => aliasOf(condition) === alias;
     return {
       relation,
       alias,
-      where: textOf(conditions.filter(own)),
-      own: textOf(conjuncts(select['whereClause']).filter(own)),
+      where: textOf(all.filter(own)),
+      own: textOf(where.filter(own)),
       needs: needed(select, new Set([alias]), (number) => relations(false, number)).map((found) => existence(found, select, relations)),
     };
   });
+  return { narrowings, rest: textOf(where.filter((condition) => !places.has(aliasOf(condition) ?? ''))) };
 }
 
 /** The relation that a condition is about, when it is one. */

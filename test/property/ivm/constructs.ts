@@ -141,6 +141,11 @@ export const constructs: readonly Construct[] = [
   ),
   construct(
     'algebraic',
+    'sums of a join to constants, with filters on all',
+    `SELECT v.x, sum(t1.b) AS s FROM (VALUES (1), (2), (9)) v(x), $1 t1, $2 t2 WHERE t1.a = v.x AND t2.a = t1.a AND v.x < 5 AND t1.b > 0 AND t2.c <> 'a' GROUP BY v.x`,
+  ),
+  construct(
+    'algebraic',
     'sums of a join to what has a key',
     `SELECT y.c, sum(t.b) AS s FROM $1 t JOIN t_1 x ON t.a = x.id AND x.b > 0 JOIN t_1 y ON x.a = y.id WHERE y.c < 'b' AND t.b > 0 GROUP BY y.c`,
   ),
