@@ -9,7 +9,6 @@ import { knownAggregate } from './aggregate-calls.ts';
 import { planAggregates } from './aggregate-plan.ts';
 import { probedExpressions, type ReadAnalysis, type StagedReading } from './analyze.ts';
 import { NotRewritable, parseExpression } from './ast.ts';
-import { keyedPlan } from './keyed-plan.ts';
 import { joinSource } from './linear-source.ts';
 import { looksOneWay, numericType, typmodScale } from './numeric-scale.ts';
 import type { AggregatePlan, GroupsPlan, RowsPlan, StagePlan, ViewPlan } from './plans.ts';
@@ -18,7 +17,7 @@ import { hiddenKey } from './rows.ts';
 import { columnText, type JoinShape, type Shape } from './shape.ts';
 import type { Stage } from './stage.ts';
 import type { Relations } from './stage-text.ts';
-import { bagPlan, canBeKey, keyOf, needsBag, outputScales, overall, rank, readStage, readsStagesOnly } from './staged.ts';
+import { bagPlan, canBeKey, keyedPlan, keyOf, needsBag, outputScales, overall, rank, readStage, readsStagesOnly } from './staged.ts';
 import type { Fields } from './tree.ts';
 import type { LiveRelation, NamedExpression, ProbeColumn, ProbeResult, VisibleColumn } from './types.ts';
 

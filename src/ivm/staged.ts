@@ -6,16 +6,31 @@
 
 import type { AggregateCall, TargetPiece } from './aggregate-calls.ts';
 import { knownAggregate } from './aggregate-calls.ts';
-import { columnOf, columnRef, expressionText, meaningOf, parseExpression, replace, selectFields, type Tree } from './ast.ts';
+import {
+  allOf,
+  columnOf,
+  columnRef,
+  equal,
+  expressionText,
+  meaningOf,
+  NotRewritable,
+  parseExpression,
+  replace,
+  resTarget,
+  selectFields,
+  type Tree,
+} from './ast.ts';
 import { joinSource } from './linear-source.ts';
 import { possibleScales } from './numeric-scale.ts';
-import type { BagPlan, PlanBody, StagePlan } from './plans.ts';
+import type { BagPlan, KeyedPlan, PlanBody, StagePlan } from './plans.ts';
 import { distinctOn, eachOwnNode, type FunctionKinds, hasSetFunction, isAggregate, isGrouped } from './query-parts.ts';
+import { keyName } from './relation-sql.ts';
 import { columnText, type JoinShape, type Shape, type ShapeTarget } from './shape.ts';
 import { tokensOf } from './source-text.ts';
 import type { Stage } from './stage.ts';
 import { placesOf, type Relations, type StageText, stageText } from './stage-text.ts';
-import { at, type Fields, functionName, kindOf, list } from './tree.ts';
+import { touchQueries } from './touch-queries.ts';
+import { at, type Fields, functionName, kindOf, list, node } from './tree.ts';
 import type { LiveRelation, PlanReason, ProbeColumn } from './types.ts';
 
 /** A stage with what can be said of it without types. */
@@ -204,6 +219,74 @@ const keyTypes: ReadonlySet<number> = new Set([
 
 export function canBeKey(column: ProbeColumn | undefined): boolean {
   return column !== undefined && keyTypes.has(column.typeOid);
+}
+
+/** Plan of a keyed stage, over relations whose keys are known. */
+export function keyedPlan(
+  stage: Stage,
+  relations: Relations,
+  live: readonly LiveRelation[],
+): Omit<StagePlan, 'key' | 'reason'> & { readonly body: KeyedPlan } {
+  const { way, select } = stage;
+  if (way.kind !== 'keyed') throw new RangeError('not a keyed stage');
+  const places = placesOf(select);
+  const anchor = way.anchor !== null && way.key === null ? (places.get(way.anchor) ?? null) : null;
+  const own = (relation: number, alias: string): unknown[] => {
+    const key = stageText(select, relations).occurrences[anchor ?? -1]?.key ?? [];
+    return key.map((_, i) => columnRef(alias, keyName(relation, i).slice(1, -1)));
+  };
+  const keys = way.key ?? own(anchor ?? 0, way.anchor ?? '');
+  if (keys.length === 0) throw new NotRewritable('a relation without a key');
+  const targets = list(select['targetList']);
+  const shown = targets.map((entry) => meaningOf(at(entry, 'ResTarget')?.['val']));
+  const hidden: Tree[] = [];
+  const key = keys.map((value, i) => {
+    const place = anchor === null ? shown.indexOf(meaningOf(value)) : -1;
+    if (place >= 0) return `c${place + 1}`;
+    hidden.push(resTarget(`k${i + 1}`, value));
+    return `k${i + 1}`;
+  });
+  const columns = [...targets.map((_, i) => `c${i + 1}`), ...hidden.map((entry) => String(at(entry, 'ResTarget')?.['name']))];
+  const named = [...targets.map((entry, i) => resTarget(`c${i + 1}`, at(entry, 'ResTarget')?.['val'])), ...hidden];
+  const all: Tree = { ...select, targetList: named };
+  const touched = { RangeVar: { relname: 'mr$touched', inh: true, relpersistence: 'p', alias: { aliasname: 'mr$t' } } };
+  const restricted = (conditions: readonly unknown[]): Tree => ({
+    ...all,
+    fromClause: [...list(select['fromClause']), touched],
+    whereClause: allOf([select['whereClause'], ...conditions].filter((condition) => condition !== undefined)),
+  });
+  const given = keys.map((_, i) => columnRef('mr$t', `k${i + 1}`));
+  const someNull = (values: readonly unknown[]): unknown => {
+    const tests = values.map((arg) => ({ NullTest: { ...node(kindOf(parseExpression('x IS NULL')).fields), arg } }));
+    return tests.length === 1 ? tests[0] : { BoolExpr: { boolop: 'OR_EXPR', args: tests } };
+  };
+  const alike = keys.map((value, i) =>
+    replace(parseExpression('l.x IS NOT DISTINCT FROM r.x'), (kind, fields) =>
+      kind === 'ColumnRef' ? (columnOf({ ColumnRef: fields })?.alias === 'l' ? value : given[i]) : undefined,
+    ),
+  );
+  const text = stageText(all, relations);
+  const touch: KeyedPlan['touch'] =
+    way.anchor === null
+      ? { kind: 'terms', source: joinSource(select, relations), keys: keys.map(expressionText) }
+      : { kind: 'paths', paths: touchQueries(select, way.anchor, way.key, relations, live) };
+  return {
+    columns: targets.map((_, i) => ({ name: stage.columns[i] ?? '', expression: `s.c${i + 1}` })),
+    body: {
+      kind: 'keyed',
+      queries: {
+        all: text.template,
+        touched: stageText(restricted(keys.map((value, i) => equal(value, given[i]))), relations).template,
+        touchedNull: stageText(restricted([someNull(keys), someNull(given), ...alike]), relations).template,
+      },
+      occurrences: text.occurrences,
+      anchor,
+      columns,
+      key,
+      nullable: way.key !== null,
+      touch,
+    },
+  };
 }
 
 /** Plan of rows of several arms, or of one whose rows have no key. */

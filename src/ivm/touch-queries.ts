@@ -1,102 +1,21 @@
 /**
- * Plans of queries whose touched keys are computed again.
- * Invariant: every key whose rows can differ is found by one of the touch queries; that more are found costs time only.
+ * Queries for the keys that changes touch.
+ * Invariant: every key whose rows can differ is found by one of them; that more are found costs time only.
  */
 
 import { isEquality, isInequality, type TouchPath, touchPaths } from './affected.ts';
-import {
-  allOf,
-  columnOf,
-  columnRef,
-  equal,
-  expressionText,
-  meaningOf,
-  NotRewritable,
-  parseExpression,
-  replace,
-  resTarget,
-  selectFields,
-  type Tree,
-} from './ast.ts';
-import { existence, existing, joinSource } from './linear-source.ts';
-import type { KeyedPlan, StagePlan, TouchQuery } from './plans.ts';
+import { allOf, columnOf, columnRef, parseExpression, replace, resTarget, selectFields, type Tree } from './ast.ts';
+import { existence, existing } from './linear-source.ts';
+import type { TouchQuery } from './plans.ts';
 import { eachOwnNode, fromAliases, usedAliases } from './query-parts.ts';
 import { keyName } from './relation-sql.ts';
-import type { Stage } from './stage.ts';
 import { placesOf, type Relations, stageText } from './stage-text.ts';
-import { at, kindOf, list, node } from './tree.ts';
+import { at } from './tree.ts';
 import type { LiveRelation } from './types.ts';
 import { needed } from './unique-rows.ts';
 
-/** Plan of a keyed stage, over relations whose keys are known. */
-export function keyedPlan(
-  stage: Stage,
-  relations: Relations,
-  live: readonly LiveRelation[],
-): Omit<StagePlan, 'key' | 'reason'> & { readonly body: KeyedPlan } {
-  const { way, select } = stage;
-  if (way.kind !== 'keyed') throw new RangeError('not a keyed stage');
-  const places = placesOf(select);
-  const anchor = way.anchor !== null && way.key === null ? (places.get(way.anchor) ?? null) : null;
-  const own = (relation: number, alias: string): unknown[] => {
-    const key = stageText(select, relations).occurrences[anchor ?? -1]?.key ?? [];
-    return key.map((_, i) => columnRef(alias, keyName(relation, i).slice(1, -1)));
-  };
-  const keys = way.key ?? own(anchor ?? 0, way.anchor ?? '');
-  if (keys.length === 0) throw new NotRewritable('a relation without a key');
-  const targets = list(select['targetList']);
-  const shown = targets.map((entry) => meaningOf(at(entry, 'ResTarget')?.['val']));
-  const hidden: Tree[] = [];
-  const key = keys.map((value, i) => {
-    const place = anchor === null ? shown.indexOf(meaningOf(value)) : -1;
-    if (place >= 0) return `c${place + 1}`;
-    hidden.push(resTarget(`k${i + 1}`, value));
-    return `k${i + 1}`;
-  });
-  const columns = [...targets.map((_, i) => `c${i + 1}`), ...hidden.map((entry) => String(at(entry, 'ResTarget')?.['name']))];
-  const named = [...targets.map((entry, i) => resTarget(`c${i + 1}`, at(entry, 'ResTarget')?.['val'])), ...hidden];
-  const all: Tree = { ...select, targetList: named };
-  const touched = { RangeVar: { relname: 'mr$touched', inh: true, relpersistence: 'p', alias: { aliasname: 'mr$t' } } };
-  const restricted = (conditions: readonly unknown[]): Tree => ({
-    ...all,
-    fromClause: [...list(select['fromClause']), touched],
-    whereClause: allOf([select['whereClause'], ...conditions].filter((condition) => condition !== undefined)),
-  });
-  const given = keys.map((_, i) => columnRef('mr$t', `k${i + 1}`));
-  const someNull = (values: readonly unknown[]): unknown => {
-    const tests = values.map((arg) => ({ NullTest: { ...node(kindOf(parseExpression('x IS NULL')).fields), arg } }));
-    return tests.length === 1 ? tests[0] : { BoolExpr: { boolop: 'OR_EXPR', args: tests } };
-  };
-  const alike = keys.map((value, i) =>
-    replace(parseExpression('l.x IS NOT DISTINCT FROM r.x'), (kind, fields) =>
-      kind === 'ColumnRef' ? (columnOf({ ColumnRef: fields })?.alias === 'l' ? value : given[i]) : undefined,
-    ),
-  );
-  const text = stageText(all, relations);
-  const touch: KeyedPlan['touch'] =
-    way.anchor === null
-      ? { kind: 'terms', source: joinSource(select, relations), keys: keys.map(expressionText) }
-      : { kind: 'paths', paths: touchQueries(select, way.anchor, way.key, relations, live) };
-  return {
-    columns: targets.map((_, i) => ({ name: stage.columns[i] ?? '', expression: `s.c${i + 1}` })),
-    body: {
-      kind: 'keyed',
-      queries: {
-        all: text.template,
-        touched: stageText(restricted(keys.map((value, i) => equal(value, given[i]))), relations).template,
-        touchedNull: stageText(restricted([someNull(keys), someNull(given), ...alike]), relations).template,
-      },
-      occurrences: text.occurrences,
-      anchor,
-      columns,
-      key,
-      nullable: way.key !== null,
-      touch,
-    },
-  };
-}
-
-function touchQueries(
+/** How changes reach the keys of `anchor`, one query for each way. */
+export function touchQueries(
   select: Tree,
   anchor: string,
   key: readonly unknown[] | null,
