@@ -7,7 +7,17 @@
  */
 import { groupName, presentGroups } from './group-recompute.ts';
 import type { AggregatePlan, AggregateState } from './plans.ts';
-import { gated, narrowedChanges, reductions, renderFrom, type State, weightProduct, whereOf } from './relation-sql.ts';
+import {
+  gated,
+  type NarrowedChanges,
+  narrowedChanges,
+  reductions,
+  renderFrom,
+  type State,
+  sparedRelations,
+  weightProduct,
+  whereOf,
+} from './relation-sql.ts';
 import { columnsOf, hashOf, imageDiffers, nameList, sameRow, selectList, whereAll } from './sql-text.ts';
 import { signedTerms } from './terms.ts';
 import type { TableName } from './types.ts';
@@ -48,7 +58,7 @@ export function aggregateMaintain(
 ): string[] {
   const isChanged = plan.source.occurrences.map((occurrence) => changed.has(occurrence.input));
   const narrowed = narrowedChanges(plan.source, changed, { storage, delta });
-  const terms = signedTerms(isChanged).map((term) => argumentRows(plan, storage, delta, { ...term, changes: narrowed.names }));
+  const terms = signedTerms(isChanged).map((term) => argumentRows(plan, storage, delta, { ...term, narrowed }));
   if (plan.presence !== undefined) {
     const moved = plan.presence.occurrences.map((occurrence) => changed.has(occurrence.input));
     terms.push(...signedTerms(moved).map((term) => argumentRows(plan, storage, delta, term, true)));
@@ -162,7 +172,7 @@ function argumentRows(
   plan: AggregatePlan,
   storage: TableName,
   delta: TableName | undefined,
-  term: { readonly sign: 1 | -1; readonly states: readonly State[]; readonly changes?: ReadonlyMap<number, string> } | null,
+  term: { readonly sign: 1 | -1; readonly states: readonly State[]; readonly narrowed?: NarrowedChanges } | null,
   counts = false,
 ): string {
   const source = (counts ? plan.presence : undefined) ?? plan.source;
@@ -173,13 +183,18 @@ function argumentRows(
     ...(plan.presence === undefined ? [] : [`${counts ? '1' : 'NULL::integer'} AS p`]),
     ...(weight === null ? [] : [`${term?.sign === -1 ? `(- (${weight}))` : weight} AS w`]),
   ].filter((item) => item !== '');
+  const narrowed = term?.narrowed;
+  const changes = narrowed?.names ?? new Map<number, string>();
+  const spared = term === null || narrowed === undefined ? new Set<number>() : sparedRelations(source, term.states, narrowed);
   const from = renderFrom(source, {
     storage,
     ...(delta === undefined ? {} : { delta }),
-    ...(term === null ? {} : { states: term.states, reduced: reductions(source, term.states), changes: term.changes ?? new Map() }),
+    ...(term === null ? {} : { states: term.states, reduced: reductions(source, term.states) }),
+    changes,
+    spared,
   });
-  const rows = `SELECT ${list.join(', ')} FROM ${from} ${whereOf(source, term?.changes, term?.states)}`;
-  return term === null || delta === undefined ? rows : gated(rows, source, term.states, delta, term.changes);
+  const rows = `SELECT ${list.join(', ')} FROM ${from} ${whereOf(source, term?.states, changes, spared)}`;
+  return term === null || delta === undefined ? rows : gated(rows, source, term.states, delta, changes);
 }
 
 /** By how many rows a group grows. */

@@ -15,7 +15,7 @@ import {
   selectFields,
   type Tree,
 } from './ast.ts';
-import { hasSubquery, innerItems, usedAliases } from './query-parts.ts';
+import { fromAliases, hasSubquery, innerItems, usedAliases } from './query-parts.ts';
 import { type Relations, stageText } from './stage-text.ts';
 import { list } from './tree.ts';
 import type { Existence, JoinSource, Narrowing, Template } from './types.ts';
@@ -57,22 +57,34 @@ function equalities(select: Tree, places: ReadonlyMap<string, number>): NonNulla
 }
 
 /** For each relation of inner joins, what its rows have to be and to find in order to be in the result; and the other conditions. */
-function narrowed(select: Tree, places: ReadonlyMap<string, number>, relations: Relations): Pick<JoinSource, 'narrowings' | 'rest'> {
+function narrowed(
+  select: Tree,
+  places: ReadonlyMap<string, number>,
+  relations: Relations,
+): Pick<JoinSource, 'narrowings' | 'conditions' | 'sparable'> {
   const from = innerItems(list(select['fromClause']));
   if (from === null) return {};
   const where = conjuncts(select['whereClause']);
   const all = [...where, ...from.conditions.flatMap(conjuncts)];
   const narrowings = [...places].map(([alias, relation]): Narrowing => {
-    const own = (condition: unknown): boolean => aliasOf(condition) === alias;
     return {
       relation,
       alias,
-      where: textOf(all.filter(own)),
-      own: textOf(where.filter(own)),
-      needs: needed(select, new Set([alias]), (number) => relations(false, number)).map((found) => existence(found, select, relations)),
+      where: textOf(all.filter((condition) => aliasOf(condition) === alias)),
+      needs: needed(select, new Set([alias]), (number) => relations(false, number)).map((found) => ({
+        ...existence(found, select, relations),
+        relations: list(found['fromClause']).flatMap((item) => fromAliases(item).flatMap((name) => places.get(name) ?? [])),
+      })),
     };
   });
-  return { narrowings, rest: textOf(where.filter((condition) => !places.has(aliasOf(condition) ?? ''))) };
+  const conditions = where.map((condition) => ({
+    text: expressionText(condition),
+    relations: [...usedAliases(condition)].map((alias) => places.get(alias) ?? -1),
+  }));
+  const { fromClause: _, whereClause: __, ...shown } = select;
+  const mentioned = usedAliases(shown);
+  const sparable = from.conditions.length > 0 ? [] : [...places].flatMap(([alias, relation]) => (mentioned.has(alias) ? [] : [relation]));
+  return { narrowings, conditions, sparable };
 }
 
 /** The relation that a condition is about, when it is one. */

@@ -23,6 +23,8 @@ export interface Rendering {
   readonly keysOf?: readonly number[];
   /** CTEs with the changes of relations that matter. */
   readonly changes?: ReadonlyMap<number, string>;
+  /** Relations that are left out: one row without columns. */
+  readonly spared?: ReadonlySet<number>;
   /** Read of these relations only what changes of another can join, before anything else is joined. */
   readonly reduced?: ReadonlyMap<number, Reduction>;
 }
@@ -86,18 +88,23 @@ export function weightProduct(states: readonly State[]): string | null {
   return names.length === 0 ? null : names.join(' * ');
 }
 
+export interface NarrowedChanges {
+  readonly ctes: readonly string[];
+  /** By relation. */
+  readonly names: ReadonlyMap<number, string>;
+  /** Relations that were asked for by each. */
+  readonly found: ReadonlyMap<number, ReadonlySet<number>>;
+}
+
 /**
  * CTEs with the changes of each of several changed relations, less those that cannot be in any result, old or new; by relation. With one
  * changed relation its one term says the same.
  */
-export function narrowedChanges(
-  source: JoinSource,
-  changed: ReadonlySet<number>,
-  rendering: Rendering,
-): { readonly ctes: readonly string[]; readonly names: ReadonlyMap<number, string> } {
+export function narrowedChanges(source: JoinSource, changed: ReadonlySet<number>, rendering: Rendering): NarrowedChanges {
   const ctes: string[] = [];
   const names = new Map<number, string>();
-  if (source.occurrences.filter(({ input }) => changed.has(input)).length < 2) return { ctes, names };
+  const found = new Map<number, ReadonlySet<number>>();
+  if (source.occurrences.filter(({ input }) => changed.has(input)).length < 2) return { ctes, names, found };
   for (const { relation, alias, where, needs } of source.narrowings ?? []) {
     if (!changed.has(source.occurrences[relation]?.input ?? 0)) continue;
     const usable = needs.filter(({ occurrences }) => !occurrences.some(({ input }) => changed.has(input)));
@@ -111,8 +118,9 @@ export function narrowedChanges(
   SELECT ${as}.* FROM ${from} AS ${as} ${whereAll(where === null ? null : unestimated(where, `${as}.${weightName(relation)}`), ...conditions)}
 )`);
     names.set(relation, name);
+    found.set(relation, new Set(usable.flatMap(({ relations }) => relations)));
   }
-  return { ctes, names };
+  return { ctes, names, found };
 }
 
 /**
@@ -124,11 +132,38 @@ function unestimated(condition: string, weight: string): string {
   return `CASE WHEN (${condition}) THEN true END AND ${always('>', '<')} AND ${always('<', '>')}`;
 }
 
-/** WHERE of a join whose changes are read from these CTEs: what they have been asked already is not asked again. */
-export function whereOf(source: JoinSource, changes: ReadonlyMap<number, string> = new Map(), states: readonly State[] = []): string {
-  if (source.narrowings === undefined || source.rest === undefined) return whereAll(source.where === null ? null : `(${source.where})`);
-  const asked = source.narrowings.filter(({ relation }) => !(changes.has(relation) && states[relation] === 'changes'));
-  return whereAll(...[source.rest, ...asked.map(({ own }) => own)].map((text) => (text === null ? null : `(${text})`)));
+/** Relations that a term need not join: its changes have been asked for their rows already, and nothing else is asked of them. */
+export function sparedRelations(source: JoinSource, states: readonly State[], { found }: NarrowedChanges): ReadonlySet<number> {
+  const spared = new Set<number>();
+  for (const [relation, relations] of found) {
+    if (states[relation] !== 'changes') continue;
+    const inside = new Set([...relations].filter((one) => states[one] === 'new' && source.sparable?.includes(one)));
+    const isInside = (one: number): boolean => one === relation || inside.has(one);
+    for (let size = -1; size !== inside.size; ) {
+      size = inside.size;
+      for (const { relations: about } of source.conditions ?? []) {
+        if (!about.every(isInside)) for (const one of about) inside.delete(one);
+      }
+    }
+    for (const one of inside) spared.add(one);
+  }
+  return spared;
+}
+
+/** WHERE of a term: what changes have been asked already is not asked again. */
+export function whereOf(
+  source: JoinSource,
+  states: readonly State[] = [],
+  changes: ReadonlyMap<number, string> = new Map(),
+  spared: ReadonlySet<number> = new Set(),
+): string {
+  if (source.conditions === undefined) return whereAll(source.where === null ? null : `(${source.where})`);
+  const open = source.conditions.filter(({ relations }) => {
+    const [one = -1, ...more] = relations;
+    const asked = more.length === 0 && changes.has(one) && states[one] === 'changes';
+    return !asked && !relations.some((relation) => spared.has(relation));
+  });
+  return whereAll(...open.map(({ text }) => `(${text})`));
 }
 
 /**
@@ -163,6 +198,7 @@ function hiddenNames(relation: number, occurrence: Occurrence | undefined, rende
 function renderRelation(relation: number, occurrences: readonly Occurrence[], rendering: Rendering): string {
   const occurrence = occurrences[relation];
   if (occurrence === undefined) throw new RangeError('a template names a relation it does not have');
+  if (rendering.spared?.has(relation) === true) return '(SELECT)';
   const state = rendering.states?.[relation] ?? 'new';
   const { used } = occurrence;
   const visible = occurrence.columns
