@@ -38,7 +38,7 @@ export interface Reduction {
 
 /**
  * Relations joined to another by several columns, where the planner multiplies selectivities that depend on each other, takes the join for
- * nearly empty and begins with it: those that changes join to are reduced by them first.
+ * nearly empty and begins with it: those that changes join to by fewer columns are reduced by them first.
  */
 export function reductions(source: JoinSource, states: readonly State[]): ReadonlyMap<number, Reduction> {
   const reduced = new Map<number, Reduction>();
@@ -48,10 +48,10 @@ export function reductions(source: JoinSource, states: readonly State[]): Readon
       return left.relation === b && right.relation === a ? [[right.column, left.column] as const] : [];
     });
   source.occurrences.forEach((_, relation) => {
-    const others = [...source.occurrences.keys()].filter((other) => other !== relation);
-    if (states[relation] !== 'new' || !others.some((other) => states[other] === 'new' && between(relation, other).length > 1)) return;
+    if (states[relation] !== 'new' || states.includes('old')) return;
     const by = source.occurrences.findIndex((_other, other) => states[other] === 'changes' && between(relation, other).length > 0);
-    if (by < 0) return;
+    const most = Math.max(...states.map((state, other) => (state === 'new' ? between(relation, other).length : 0)));
+    if (by < 0 || most < 2 || most <= between(relation, by).length) return;
     const pairs = between(relation, by);
     reduced.set(relation, { by, own: pairs.map(([own]) => own), theirs: pairs.map(([, theirs]) => theirs) });
   });
