@@ -5,6 +5,7 @@
  */
 import { quoteIdentifier } from '../sql/quote.ts';
 import { columnsOf, whereAll } from './sql-text.ts';
+import { subsetsUpTo } from './terms.ts';
 import type { JoinSource, Occurrence, TableName, Template } from './types.ts';
 
 /**
@@ -104,7 +105,9 @@ export function narrowedChanges(source: JoinSource, changed: ReadonlySet<number>
   const ctes: string[] = [];
   const names = new Map<number, string>();
   const found = new Map<number, ReadonlySet<number>>();
-  if (source.occurrences.filter(({ input }) => changed.has(input)).length < 2) return { ctes, names, found };
+  const moving = source.occurrences.filter(({ input }) => changed.has(input)).length;
+  // With old states in the terms each has changes of its own.
+  if (moving < 2 || moving > subsetsUpTo) return { ctes, names, found };
   for (const { relation, alias, where, needs } of source.narrowings ?? []) {
     if (!changed.has(source.occurrences[relation]?.input ?? 0)) continue;
     const usable = needs.filter(({ occurrences }) => !occurrences.some(({ input }) => changed.has(input)));
