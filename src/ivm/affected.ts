@@ -6,7 +6,7 @@
  * that of an outer join for the rows it adds, that of a subquery for the rows the subquery reads.
  * Source: the keyed rule of the prototype; compare the affected-tuple queries of Griffin and Kumar 1998 for outer joins.
  */
-import { columnOf, conjuncts, equal, meaningOf, parseExpression, type Tree } from './ast.ts';
+import { columnOf, columnRef, conjuncts, equal, meaningOf, parseExpression, replace, type Tree } from './ast.ts';
 import { eachNode, fromAliases, hasSubquery, isConstantRows, relationOf, usedAliases } from './query-parts.ts';
 import { at, type Fields, kindOf, list, node, strings } from './tree.ts';
 import type { LiveRelation } from './types.ts';
@@ -85,7 +85,7 @@ function holdsKey(source: Source, columns: readonly unknown[], live: readonly Li
 }
 
 /** Names of the key columns of a relation; undefined where the key is hidden. */
-function keyColumns(relation: LiveRelation | undefined): (string | undefined)[] {
+export function keyColumns(relation: LiveRelation | undefined): (string | undefined)[] {
   return relation?.key.map((name) => relation.columns.find((column) => column.expression === `s.${name}`)?.name) ?? [];
 }
 
@@ -126,7 +126,7 @@ function manySteps(graph: Graph, reached: ReadonlyMap<string, Step>, live: reado
 }
 
 /** Paths by which changes reach the keys of `anchor`: one or more for each other relation of the query. */
-export function touchPaths(select: Tree, anchor: string): TouchPath[] {
+export function touchPaths(select: Tree, anchor: string, live: readonly LiveRelation[]): TouchPath[] {
   const graph = readGraph(select);
   const reached = reach(graph, anchor);
   const paths: TouchPath[] = [];
@@ -141,7 +141,33 @@ export function touchPaths(select: Tree, anchor: string): TouchPath[] {
     }
     paths.push(...pathsOf(graph, reached, source, anchor));
   }
-  return paths;
+  return paths.filter(
+    (path, i) => !paths.some((other, j) => j !== i && covers(other, path, live) && (j < i || !covers(path, other, live))),
+  );
+}
+
+/** Every key that `other` finds is found by `path`: the same relation triggers both, on the same way to the anchor, with fewer conditions. */
+function covers(path: TouchPath, other: TouchPath, live: readonly LiveRelation[]): boolean {
+  const [trigger, ...way] = path.items;
+  const [otherTrigger, ...otherWay] = other.items;
+  const [a, b] = [relationOf(trigger), relationOf(otherTrigger)];
+  // Each mention of a relation has a number of its own.
+  const same =
+    a !== null && b !== null && a.stage === b.stage && (a.stage ? a.number === b.number : live[a.number]?.id === live[b.number]?.id);
+  if (!same || path.gate !== null || other.gate !== null) return false;
+  if (path.items.length === 1 || other.items.length === 1 || meaningOf(way) !== meaningOf(otherWay)) return false;
+  const named = (condition: unknown): string =>
+    meaningOf(
+      replace(condition, (kind, fields) => {
+        const column = kind === 'ColumnRef' ? columnOf({ ColumnRef: fields }) : null;
+        return column?.alias === path.trigger ? columnRef(other.trigger, column.column) : undefined;
+      }),
+    );
+  const conditions = new Set(other.where.map(meaningOf));
+  const joins = (condition: unknown): boolean => usedAliases(condition).has(path.trigger) && usedAliases(condition).size > 1;
+  // What `distinctTrigger` does not ask.
+  const unasked = path.where.some((condition) => isEquality(condition) && joins(condition));
+  return path.where.every((condition) => conditions.has(named(condition)) || (unasked && isInequality(condition) && joins(condition)));
 }
 
 function pathsOf(graph: Graph, reached: ReadonlyMap<string, Step>, source: Source, anchor: string): TouchPath[] {
@@ -245,6 +271,10 @@ export function sidesOf(condition: unknown): readonly [unknown, unknown] | null 
 
 export function isEquality(condition: unknown): boolean {
   return sidesOf(condition) !== null && strings(kindOf(condition).fields['name'])[0] === '=';
+}
+
+export function isInequality(condition: unknown): boolean {
+  return sidesOf(condition) !== null && strings(kindOf(condition).fields['name'])[0] === '<>';
 }
 
 function readGraph(select: Tree): Graph {

@@ -83,12 +83,11 @@ function planSum(
       average: `CASE WHEN ${count} > 0 THEN ${sum}::numeric / ${count}::numeric END`,
     };
   }
-  const nan = state({ kind: 'nan', column: `nan_${name}`, argument: name });
   const [least = 0, ...larger] = scales ?? [];
   const arms = larger
     .reverse()
     .map((scale) => `WHEN ${state({ kind: 'scale', column: `scale_${name}_${scale}`, argument: name, scale })} > 0 THEN ${scale}`);
   const exact = arms.length === 0 ? sum : `round(${sum}, CASE ${arms.join(' ')} ELSE ${least} END)`;
-  const shown = (value: string): string => `CASE WHEN ${nan} > 0 THEN 'NaN'::numeric WHEN ${count} > 0 THEN ${value} END`;
+  const shown = (value: string): string => `CASE WHEN ${count} > 0 THEN ${value} END`;
   return { value: shown(exact), average: shown(`${exact} / ${count}::numeric`) };
 }

@@ -2,12 +2,22 @@
  * Grouped views kept by arithmetic on changes.
  * Invariant: hidden columns are sums over the group's rows, so adding the signed sums over the changes keeps them exact; a row of the
  * storage exists while its group has rows (without GROUP BY always). The least and greatest value need the group's rows only when one
- * that was as extreme may be gone.
+ * that was as extreme may be gone. A sum that is NaN stays so while no NaN comes or goes.
  * Source: counting and summary deltas of Mumick, Quass, Mumick 1997; terms for joins see terms.ts.
  */
 import { groupName, presentGroups } from './group-recompute.ts';
 import type { AggregatePlan, AggregateState } from './plans.ts';
-import { renderFrom, type State, weightProduct } from './relation-sql.ts';
+import {
+  gated,
+  type NarrowedChanges,
+  narrowedChanges,
+  reductions,
+  renderFrom,
+  type State,
+  sparedRelations,
+  weightProduct,
+  whereOf,
+} from './relation-sql.ts';
 import { columnsOf, hashOf, imageDiffers, nameList, rowNumbers, sameRow, selectList, whereAll } from './sql-text.ts';
 import { signedTerms } from './terms.ts';
 import type { TableName } from './types.ts';
@@ -29,9 +39,12 @@ export function aggregateColumns(plan: AggregatePlan): string[] {
 /** All rows of the storage, columns as in `aggregateColumns`. */
 export function aggregateSelect(plan: AggregatePlan, storage: TableName): string {
   const states = plan.states.map((state) => `${freshState(state)} AS ${state.column}`);
-  return `SELECT ${groupHead(plan, ['count(*) AS n', ...states])}
+  const rows = [argumentRows(plan, storage, undefined, null)];
+  if (plan.presence !== undefined) rows.push(argumentRows(plan, storage, undefined, null, true));
+  const n = plan.presence === undefined ? 'count(*)' : 'count(t.p)';
+  return `SELECT ${groupHead(plan, [`${n} AS n`, ...states])}
 FROM (
-  ${argumentRows(plan, storage, undefined, null)}
+  ${rows.join('\n  UNION ALL\n  ')}
 ) t
 ${groupTail(plan)}`;
 }
@@ -44,18 +57,23 @@ export function aggregateMaintain(
   storage: TableName,
 ): string[] {
   const isChanged = plan.source.occurrences.map((occurrence) => changed.has(occurrence.input));
-  const terms = signedTerms(isChanged).map((term) => argumentRows(plan, storage, delta, term));
+  const narrowed = narrowedChanges(plan.source, changed, { storage, delta });
+  const terms = signedTerms(isChanged).map((term) => argumentRows(plan, storage, delta, { ...term, narrowed }));
+  if (plan.presence !== undefined) {
+    const moved = plan.presence.occurrences.map((occurrence) => changed.has(occurrence.input));
+    terms.push(...signedTerms(moved).map((term) => argumentRows(plan, storage, delta, term, true)));
+  }
   const extremes = plan.states.filter((state): state is Extreme => state.kind === 'min' || state.kind === 'max');
   const sums = ['n', ...plan.states.filter((state) => !isExtreme(state)).map(({ column }) => column)];
-  const list = groupHead(plan, ['coalesce(sum(t.w), 0) AS n', ...plan.states.flatMap(changeOfState)]);
+  const list = groupHead(plan, [`coalesce(${countOf(plan)}, 0) AS n`, ...plan.states.flatMap(changeOfState)]);
   const someSum = sums.map((_, i) => changeOf(plan, sums, i)).join(' OR ');
   // With extremes a group can change although no sum does.
   const having = extremes.length > 0 ? 'HAVING count(*) > 0' : `HAVING ${someSum}`;
   const change = `
-WITH "mr$change" AS MATERIALIZED (
+WITH ${narrowed.ctes.map((cte) => `${cte}, `).join('')}"mr$change" AS MATERIALIZED (
   SELECT ${list}
   FROM (
-    ${terms.join('\n    UNION ALL\n    ')}
+    ${onceEach(terms)}
   ) t
   ${groupTail(plan)} ${having}
 )`.trim();
@@ -65,11 +83,13 @@ WITH "mr$change" AS MATERIALIZED (
 
 function merge(plan: AggregatePlan, table: string, source: string, sums: readonly string[], extremes: readonly Extreme[]): string {
   const groups = plan.groups.map(({ name }) => name);
+  const summed = (name: string): string =>
+    plan.states.some((state) => state.column === name && state.kind === 'sum' && state.nan) ? orFail(`x.${name}`) : `x.${name}`;
   const inserted = (state: Extreme): string => `CASE WHEN x."mr$again" THEN x.${state.column}_again ELSE x.${state.column}_in END`;
   const updated = (state: Extreme): string =>
     `CASE WHEN x."mr$again" THEN x.${state.column}_again ELSE ${better(state)}(s.${state.column}, x.${state.column}_in) END`;
   const assignments = [
-    ...sums.map((name) => `${name} = s.${name} + x.${name}`),
+    ...sums.map((name) => `${name} = s.${name} + ${summed(name)}`),
     ...extremes.map((state) => `${state.column} = ${updated(state)}`),
   ];
   const guard =
@@ -83,7 +103,7 @@ function merge(plan: AggregatePlan, table: string, source: string, sums: readonl
           extremes.map(updated).join(', '),
         )})`;
   const names = ['h', ...groups, ...sums, ...extremes.map(({ column }) => column)];
-  const values = [columnsOf('x', ['h', ...groups, ...sums]), ...extremes.map(inserted)];
+  const values = [columnsOf('x', ['h', ...groups]), ...sums.map(summed), ...extremes.map(inserted)];
   return [
     `MERGE INTO ${table} s`,
     `USING ${source} x ON ${match(groups, 's', 'x')}`,
@@ -144,25 +164,47 @@ function recomputed(
   };
 }
 
-/** Rows of a term with group values, arguments and, for changes, their weight. */
+/**
+ * Rows of a term with group values, arguments and, for changes, their weight. Where presence is counted apart, "p" is set in the rows that
+ * count, which have no arguments.
+ */
 function argumentRows(
   plan: AggregatePlan,
   storage: TableName,
   delta: TableName | undefined,
-  term: { readonly sign: 1 | -1; readonly states: readonly State[] } | null,
+  term: { readonly sign: 1 | -1; readonly states: readonly State[]; readonly narrowed?: NarrowedChanges } | null,
+  counts = false,
 ): string {
+  const source = (counts ? plan.presence : undefined) ?? plan.source;
   const weight = term === null ? null : weightProduct(term.states);
+  const args = counts ? plan.arguments.map(({ name }) => ({ name, expression: 'NULL' })) : plan.arguments;
   const list = [
-    selectList([...plan.groups, ...plan.arguments]),
+    selectList([...plan.groups, ...args]),
+    ...(plan.presence === undefined ? [] : [`${counts ? '1' : 'NULL::integer'} AS p`]),
     ...(weight === null ? [] : [`${term?.sign === -1 ? `(- (${weight}))` : weight} AS w`]),
   ].filter((item) => item !== '');
-  const from = renderFrom(plan.source, {
+  const narrowed = term?.narrowed;
+  const changes = narrowed?.names ?? new Map<number, string>();
+  const spared = term === null || narrowed === undefined ? new Set<number>() : sparedRelations(source, term.states, narrowed);
+  const from = renderFrom(source, {
     storage,
     ...(delta === undefined ? {} : { delta }),
-    ...(term === null ? {} : { states: term.states }),
+    ...(term === null ? {} : { states: term.states, reduced: reductions(source, term.states) }),
+    changes,
+    spared,
   });
-  const { where } = plan.source;
-  return `SELECT ${list.join(', ')} FROM ${from} ${whereAll(where === null ? null : `(${where})`)}`;
+  const rows = `SELECT ${list.join(', ')} FROM ${from} ${whereOf(source, term?.states, changes, spared)}`;
+  return term === null || delta === undefined ? rows : gated(rows, source, term.states, delta, changes);
+}
+
+/** By how many rows a group grows. */
+function countOf(plan: AggregatePlan): string {
+  return plan.presence === undefined ? 'sum(t.w)' : 'sum(t.w) FILTER (WHERE t.p = 1)';
+}
+
+/** Rows of all terms. OFFSET keeps arguments from being computed once for each mention. */
+function onceEach(terms: readonly string[]): string {
+  return terms.length === 1 ? `${terms[0]} OFFSET 0` : terms.join('\n    UNION ALL\n    ');
 }
 
 function groupHead(plan: AggregatePlan, rest: readonly string[]): string {
@@ -186,9 +228,7 @@ function freshState(state: AggregateState): string {
     case 'count':
       return `count(${value})`;
     case 'sum':
-      return `coalesce(sum(${value})${state.nan ? ` FILTER (WHERE ${notNan(value)})` : ''}, 0)`;
-    case 'nan':
-      return `count(*) FILTER (WHERE ${value} = 'NaN')`;
+      return `coalesce(sum(${value}), 0)`;
     case 'scale':
       return `count(*) FILTER (WHERE pg_catalog.scale(${value}) = ${state.scale})`;
     case 'min':
@@ -206,12 +246,9 @@ function changeOfState(state: AggregateState): string[] {
     case 'count':
       return [difference(`count(${value})`, '')];
     case 'sum': {
-      const condition = state.nan ? ` AND ${notNan(value)}` : '';
-      const part = (sign: string): string => `coalesce(sum(${value}) FILTER (WHERE t.w ${sign} 0${condition}), 0)`;
+      const part = (sign: string): string => `coalesce(sum(${value}) FILTER (WHERE t.w ${sign} 0), 0)`;
       return [`${part('>')} - ${part('<')} AS ${state.column}`];
     }
-    case 'nan':
-      return [difference('count(*)', ` AND ${value} = 'NaN'`)];
     case 'scale':
       return [difference('count(*)', ` AND pg_catalog.scale(${value}) = ${state.scale}`)];
     case 'min':
@@ -226,7 +263,7 @@ function changeOfState(state: AggregateState): string[] {
 /** Condition on the group's rows under which a summed state changes, for HAVING. */
 function changeOf(plan: AggregatePlan, sums: readonly string[], i: number): string {
   const name = sums[i];
-  if (name === 'n') return 'sum(t.w) <> 0';
+  if (name === 'n') return `coalesce(${countOf(plan)}, 0) <> 0`;
   const state = plan.states.find(({ column }) => column === name);
   const text = state === undefined ? '' : (changeOfState(state)[0] ?? '');
   return `${text.slice(0, text.lastIndexOf(' AS '))} <> 0`;
@@ -237,4 +274,6 @@ function isExtreme(state: AggregateState): state is Extreme {
 }
 
 const better = (state: Extreme): string => (state.kind === 'min' ? 'LEAST' : 'GREATEST');
-const notNan = (value: string): string => `${value} <> 'NaN'`;
+
+/** NaN cannot be taken away again: where one came or went, the statement fails, and the caller computes everything anew. */
+const orFail = (value: string): string => `CASE WHEN ${value} = 'NaN' THEN CAST('a sum with ' || ${value} AS integer) ELSE ${value} END`;

@@ -4,7 +4,7 @@
  * Representative of a group: types whose equal values can look different (numeric without scale, float, citext, interval, ..) always come
  * this way, so that the value shown is one that the group holds now.
  */
-import { renderFrom } from './relation-sql.ts';
+import { gated, renderFrom } from './relation-sql.ts';
 import { hashOf, sameRow, whereAll } from './sql-text.ts';
 import { touchingTerms } from './terms.ts';
 import type { JoinSource, TableName } from './types.ts';
@@ -21,16 +21,12 @@ export function touchedGroups(
   storage: TableName,
 ): string {
   const isChanged = source.occurrences.map((occurrence) => changed.has(occurrence.input));
-  const where = whereAll(source.where === null ? null : `(${source.where})`);
   const list = groups.map((text, i) => `${text} AS ${groupName(i)}`).join(', ');
-  const terms = touchingTerms(isChanged).map(
-    (term) =>
-      `SELECT ${list} FROM ${renderFrom(source, {
-        storage,
-        delta,
-        states: term.states.map((state) => (state === 'changes' ? 'effective' : state)),
-      })} ${where}`,
-  );
+  const terms = touchingTerms(isChanged).map((term) => {
+    const states = term.states.map((state) => (state === 'changes' ? 'moved' : state));
+    const where = whereAll(source.where === null ? null : `(${source.where})`);
+    return gated(`SELECT ${list} FROM ${renderFrom(source, { storage, delta, states })} ${where}`, source, states, delta);
+  });
   const names = groups.map((_, i) => groupName(i));
   return `SELECT ${hashOf(names)} AS "mr$h", ${names.join(', ')}
   FROM (

@@ -101,14 +101,18 @@ function touchedKeys(plan: KeyedPlan, changed: ReadonlySet<number>, delta: Table
     case 'paths':
       return plan.touch.paths
         .filter((path) => changed.has(path.occurrences[path.trigger]?.input ?? 0))
-        .map((path) =>
-          renderTemplate(path.query, path.occurrences, {
+        .map((path) => {
+          const query = renderTemplate(path.query, path.occurrences, {
             storage,
             delta,
-            states: path.occurrences.map((_, i) => (i === path.trigger ? 'effective' : 'new')),
+            states: path.occurrences.map((_, i) => (i === path.trigger ? 'moved' : 'new')),
             keysOf: path.keysOf,
-          }),
-        );
+          });
+          const needs = path.needs
+            .filter(({ occurrences }) => !occurrences.some(({ input }) => changed.has(input)))
+            .map(({ condition, occurrences }) => ` AND ${renderTemplate(condition, occurrences, { storage })}`);
+          return query + needs.join('');
+        });
     case 'terms': {
       const { source, keys } = plan.touch;
       const where = whereAll(source.where === null ? null : `(${source.where})`);
@@ -118,7 +122,7 @@ function touchedKeys(plan: KeyedPlan, changed: ReadonlySet<number>, delta: Table
           `SELECT ${keys.join(', ')} FROM ${renderFrom(source, {
             storage,
             delta,
-            states: states.map((state) => (state === 'changes' ? 'effective' : state)),
+            states: states.map((state) => (state === 'changes' ? 'moved' : state)),
             // Rows that change places change what tells them apart.
             keysOf: plan.keysOf,
           })} ${where}`,

@@ -9,6 +9,7 @@ import { knownAggregate } from './aggregate-calls.ts';
 import { planAggregates } from './aggregate-plan.ts';
 import { probedExpressions, type ReadAnalysis, type StagedReading } from './analyze.ts';
 import { NotRewritable, parseExpression } from './ast.ts';
+import { joinSource } from './linear-source.ts';
 import { looksOneWay, numericType, typmodScale } from './numeric-scale.ts';
 import type { AggregatePlan, GroupsPlan, RowsPlan, StagePlan, ViewPlan } from './plans.ts';
 import { eachNode, relationOf } from './query-parts.ts';
@@ -16,9 +17,9 @@ import { hiddenKey } from './rows.ts';
 import { columnText, type JoinShape, type Shape } from './shape.ts';
 import type { Stage } from './stage.ts';
 import type { Relations } from './stage-text.ts';
-import { bagPlan, canBeKey, keyedPlan, needsBag, outputScales, overall, rank, readStage, readsStagesOnly } from './staged.ts';
+import { bagPlan, canBeKey, keyedPlan, keyOf, needsBag, outputScales, overall, rank, readStage, readsStagesOnly } from './staged.ts';
 import type { Fields } from './tree.ts';
-import type { NamedExpression, ProbeColumn, ProbeResult, VisibleColumn } from './types.ts';
+import type { LiveRelation, NamedExpression, ProbeColumn, ProbeResult, VisibleColumn } from './types.ts';
 
 /** Types whose equal values look the same: bool bytea char name int2/4/8 text oid varchar date time timestamp timestamptz uuid. */
 const plainTypes: ReadonlySet<number> = new Set([16, 17, 18, 19, 20, 21, 23, 25, 26, 1043, 1082, 1083, 1114, 1184, 2950]);
@@ -44,7 +45,9 @@ export function planView(analysis: ReadAnalysis, probe: ProbeResult): ViewPlan {
   // What was counted at one time cannot be taken away at another: only the whole query is right then.
   const plain = clock ? wholePlan(single, 'the time, which changes the result although no row does,') : planShape(single, given.single);
   const alone = { ...base, ...plain, last: plain.reason, stages: [] };
-  if (clock || rank(plain.reason) === 0 || staged.stages.length === 0) return alone;
+  // The same way in one step is taken from the stage, whose conditions are known one by one.
+  const done = rank(plain.reason) === 0 && !(plain.body.kind === 'aggregate' && staged.stages.length === 1);
+  if (clock || done || staged.stages.length === 0) return alone;
   const planned = tryStages(staged, given.stages);
   const last = planned.at(-1);
   if (last === undefined || !given.sameTypes) return alone;
@@ -53,7 +56,8 @@ export function planView(analysis: ReadAnalysis, probe: ProbeResult): ViewPlan {
     return index.length === 0 ? plan : { ...plan, index };
   });
   const reason = overall(stages, last);
-  return rank(reason) < rank(plain.reason) ? { ...base, ...last, reason, last: last.reason, stages } : alone;
+  const better = rank(reason) < rank(plain.reason) || (rank(reason) === 0 && last.body.kind === plain.body.kind);
+  return better ? { ...base, ...last, reason, last: last.reason, stages } : alone;
 }
 
 /** Types of a fixed size, which an index takes whatever the value. */
@@ -117,9 +121,14 @@ function planStages(staged: StagedReading, probes: readonly ProbeResult[]): Stag
     const probe = probes[i] ?? { columns: [], functions: {}, groupsHashable: [] };
     const read = readStage(stage, relations, probe.functions);
     const shape = withScales(read.shape, stage, staged, scales);
-    planned.push(planStage(stage, shape, probe, relations));
+    planned.push(planStage(stage, shape, probe, relations, staged.live));
     const { join } = shape;
-    scales.push(outputScales(stage, join === null ? () => undefined : probedTypes(join, probe).column));
+    scales.push(
+      outputScales(
+        stage,
+        join === null ? () => undefined : probedTypes(join, { ...probe, columns: probe.columns.slice(keyOf(stage).length) }).column,
+      ),
+    );
   }
   return planned;
 }
@@ -145,7 +154,7 @@ function withScales(shape: Shape, stage: Stage, staged: StagedReading, scales: r
   return { ...shape, join: { ...join, knownScales: known } };
 }
 
-function planStage(stage: Stage, shape: Shape, probe: ProbeResult, relations: Relations): StagePlan {
+function planStage(stage: Stage, shape: Shape, probe: ProbeResult, relations: Relations, live: readonly LiveRelation[]): StagePlan {
   const { way } = stage;
   const shown = stage.columns.map((name, i) => ({ name, expression: `s.c${i + 1}` }));
   switch (way.kind) {
@@ -173,14 +182,22 @@ function planStage(stage: Stage, shape: Shape, probe: ProbeResult, relations: Re
         key: ['rid'],
         body: bagPlan(way.arms, relations),
       };
-    case 'keyed':
-      if (way.key !== null && !probe.columns.every(canBeKey))
+    case 'keyed': {
+      const keys = keyOf(stage).length;
+      const { join } = shape;
+      if (way.sums && join !== null) {
+        const sums = groupedPlan(shape, join, { ...probe, columns: probe.columns.slice(keys) });
+        const presence = joinSource(way.sums.preserved, relations);
+        if (sums.body.kind === 'aggregate') return { ...sums, body: { ...sums.body, presence } };
+      }
+      if (way.key !== null && !probe.columns.slice(0, keys).every(canBeKey))
         return fromStages(wholePlan(shape, 'a key of a type that is not looked up by value'));
       return {
-        ...keyedPlan(stage, relations, probe.columns, probe.functions),
+        ...keyedPlan(stage, relations, live, probe.columns.slice(0, keys), probe.functions),
         key: ['rid'],
         reason: { way: 'keyed', reason: `${way.what} are computed again` },
       };
+    }
     case 'whole':
       return fromStages(wholePlan(shape, way.why));
   }

@@ -2,7 +2,7 @@
  * How a view is kept, as data.
  * Invariant: JSON in, the same plan out; names of storage tables are not in it.
  */
-import type { JoinSource, NamedExpression, Occurrence, PlanReason, Template, VisibleColumn } from './types.ts';
+import type { Existence, JoinSource, NamedExpression, Occurrence, PlanReason, Template, VisibleColumn } from './types.ts';
 
 /** Select-project-join: one storage row for each combination of input rows, found by their keys. */
 export interface RowsPlan {
@@ -23,15 +23,16 @@ export interface AggregatePlan {
   /** a1, a2, ..: arguments with their FILTER inside. */
   readonly arguments: readonly NamedExpression[];
   readonly states: readonly AggregateState[];
+  /** What says that a group is there, when it is not the rows of `source`: groups over an outer join. */
+  readonly presence?: JoinSource;
 }
 
 /** A hidden column of an aggregate. All but the extremes are never null. */
 export type AggregateState =
   /** Values that are not null. */
   | { readonly kind: 'count'; readonly column: string; readonly argument: string }
-  /** Sum of the values that are neither null nor, for numeric, NaN. */
+  /** Sum of the values that are not null; 0 without any. `nan`: it may be NaN. */
   | { readonly kind: 'sum'; readonly column: string; readonly argument: string; readonly nan: boolean }
-  | { readonly kind: 'nan'; readonly column: string; readonly argument: string }
   /** Values that show so many digits behind the point. */
   | { readonly kind: 'scale'; readonly column: string; readonly argument: string; readonly scale: number }
   | { readonly kind: 'min' | 'max'; readonly column: string; readonly argument: string };
@@ -93,6 +94,8 @@ export interface TouchQuery {
   readonly occurrences: readonly Occurrence[];
   readonly trigger: number;
   readonly keysOf: readonly number[];
+  /** Conditions to add: what a key needs of other relations, true to be used while these have no changes. */
+  readonly needs: readonly Existence[];
 }
 
 export type PlanBody = RowsPlan | AggregatePlan | GroupsPlan | BagPlan | KeyedPlan | WholePlan;

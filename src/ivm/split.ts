@@ -27,6 +27,7 @@ import { fullJoinRows, splitFullJoins } from './full-join.ts';
 import { replaceGroupingSets } from './grouping-sets.ts';
 import { rowsStage, splitDistinct, splitGroups } from './layers.ts';
 import { cteMark, outputNames } from './normalise.ts';
+import { outerGroups } from './outer-groups.ts';
 import {
   commonPartition,
   distinctOn,
@@ -52,6 +53,7 @@ import type { Stage, StageMaker, StageWay } from './stage.ts';
 import { topRows } from './top-rows.ts';
 import { at, type Fields, kindOf, list, node } from './tree.ts';
 import type { LiveRelation } from './types.ts';
+import { type Live, onlyLookedUp, uniqueMembers } from './unique-rows.ts';
 
 /** Splits a normalised query. Throws NotRewritable. */
 export function splitQuery(select: Tree, live: readonly LiveRelation[], kinds: FunctionKinds): Stage[] {
@@ -69,6 +71,8 @@ class Splitter implements StageMaker {
   readonly #shared = new Map<unknown, number>();
   readonly #oneRow = new Set<string>();
   #aliases = 0;
+
+  readonly #known: Live = (number) => this.live[number];
 
   constructor(live: readonly LiveRelation[], kinds: FunctionKinds) {
     this.live = live;
@@ -166,7 +170,13 @@ class Splitter implements StageMaker {
       const groups = list(select['groupClause']);
       const found = groups.length === 0 ? null : chooseAnchor(select, this.live, groups);
       if (found === null) return this.#stage(this.#splitRows(select));
-      return this.#made(select, { kind: 'keyed', anchor: found.alias, key: found.key, what: 'touched groups' });
+      return this.#made(select, {
+        kind: 'keyed',
+        anchor: found.alias,
+        key: found.key,
+        what: 'touched groups',
+        sums: outerGroups(select, this.kinds),
+      });
     }
     const found = chooseAnchor(select, this.live, null);
     if (found === null) return this.#made(select, { kind: 'whole', why: 'a query without a relation whose rows it follows' });
@@ -193,8 +203,24 @@ class Splitter implements StageMaker {
     return { ...made.above, fromClause: [made.item, ...items.filter((item) => !below.includes(item))] };
   }
 
+  /** `x IN (query)` whose values come once each is a join. */
+  #members(select: Tree): Tree {
+    const items: Tree[] = [];
+    const from = list(select['fromClause']);
+    if (from.length === 0) return select;
+    const conditions = conjuncts(select['whereClause']).map((condition) => {
+      const found = uniqueMembers(condition, this.#known, this.kinds);
+      if (found === null) return condition;
+      const aliasname = this.alias();
+      items.push({ RangeSubselect: { subquery: { SelectStmt: found.body }, alias: { aliasname } } });
+      return equal(found.tested, columnRef(aliasname, found.column));
+    });
+    return items.length === 0 ? select : { ...select, fromClause: [...from, ...items], whereClause: allOf(conditions) };
+  }
+
   /** Subqueries in FROM pulled up or made stages, full joins made stages. */
-  #from(select: Tree): Tree {
+  #from(given: Tree): Tree {
+    const select = this.#members(given);
     let { whereClause } = select;
     const pulled = new Map<string, ReadonlyMap<string, unknown>>();
     const visit = (item: unknown, inner: boolean): unknown[] => {
@@ -275,13 +301,13 @@ class Splitter implements StageMaker {
     const clause = (value: unknown, here: boolean): unknown =>
       replace(value, (kind, fields) => {
         if (kind !== 'SubLink') return undefined;
-        return (here ? this.#lookedUp(fields, own, added) : null) ?? this.#subLink(fields, here ? added.items : null);
+        return (here ? this.#lookedUp(fields, own, added, select) : null) ?? this.#subLink(fields, here ? added.items : null);
       });
     const { fromClause, whereClause, targetList, ...rest } = select;
     const made: Tree = {
       ...(clause(rest, false) as Tree),
       fromClause: clause(fromClause, false),
-      whereClause: allOf(conjuncts(whereClause).map((condition) => clause(this.#compared(condition, own, added), true))),
+      whereClause: allOf(conjuncts(whereClause).map((condition) => clause(this.#compared(condition, own, added, select), true))),
       targetList: clause(targetList, join),
     };
     const items = [...list(made['fromClause']), ...added.items];
@@ -293,13 +319,13 @@ class Splitter implements StageMaker {
   }
 
   /** `x < (SELECT avg(..) .. WHERE inner = outer)`: a join with groups, as no group means no result. */
-  #compared(condition: unknown, own: ReadonlySet<string>, added: Added): unknown {
+  #compared(condition: unknown, own: ReadonlySet<string>, added: Added, select: Tree): unknown {
     const sides = sidesOf(condition);
     const place = sides?.findIndex((side) => kindOf(side).kind === 'SubLink') ?? -1;
     const found = sides === null || place < 0 ? null : correlatedGroups(kindOf(sides[place]).fields, own, this.kinds);
     if (found === null || found.empty !== 'null') return condition;
     const alias = this.alias();
-    const stage = this.compile(found.select);
+    const stage = this.compile(onlyLookedUp(found, select, this.#known, () => this.alias()) ?? found.select);
     added.items.push(this.item(stage, alias));
     added.conditions.push(...found.outer.map((value, i) => equal(columnRef(alias, `k${i + 1}`), value)));
     const { fields } = kindOf(condition);
@@ -307,11 +333,11 @@ class Splitter implements StageMaker {
   }
 
   /** Elsewhere: an outer join with groups. */
-  #lookedUp(fields: Fields, own: ReadonlySet<string>, added: Added): unknown {
+  #lookedUp(fields: Fields, own: ReadonlySet<string>, added: Added, select: Tree): unknown {
     const found = correlatedGroups(fields, own, this.kinds);
     if (found === null) return null;
     const alias = this.alias();
-    const item = this.item(this.compile(found.select), alias);
+    const item = this.item(this.compile(onlyLookedUp(found, select, this.#known, () => this.alias()) ?? found.select), alias);
     added.optional.push({ item, quals: allOf(found.outer.map((value, i) => equal(columnRef(alias, `k${i + 1}`), value))) });
     if (found.empty === 'null') return columnRef(alias, 'v');
     return replace(parseExpression('COALESCE(x.v, 0::bigint)'), (kind) => (kind === 'ColumnRef' ? columnRef(alias, 'v') : undefined));
@@ -320,7 +346,7 @@ class Splitter implements StageMaker {
   #subLink(fields: Fields, added: Tree[] | null): unknown {
     const given = node(at(fields, 'subselect', 'SelectStmt')) as Tree;
     const type = fields['subLinkType'];
-    const body = type === 'EXISTS_SUBLINK' ? withoutLimit(given) : given;
+    const body = type === 'EXISTS_SUBLINK' ? rowsOnly(withoutLimit(given), this.kinds) : given;
     const tested = fields['testexpr'] === undefined ? {} : { testexpr: fields['testexpr'] };
     const put = (select: Tree): Tree => ({ SubLink: { ...fields, ...tested, subselect: { SelectStmt: select } } });
     if (freeAliases(body).size > 0) return put(this.#inside(body));
@@ -353,6 +379,11 @@ interface Added {
   readonly items: Tree[];
   readonly conditions: unknown[];
   readonly optional: { readonly item: Tree; readonly quals: unknown }[];
+}
+
+/** EXISTS looks at no column: what is shown matters only where it decides how many rows there are. */
+function rowsOnly(body: Tree, kinds: FunctionKinds): Tree {
+  return isPlain(body, kinds) ? { ...body, targetList: [resTarget('x1', parseExpression('1'))] } : body;
 }
 
 /** EXISTS asks for one row at most. */

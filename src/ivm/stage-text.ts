@@ -2,11 +2,11 @@
  * Trees of stages as templates with places for relations.
  * Invariant: the relations of a template are numbered in the order of its text, and each knows which of its columns the query mentions.
  */
-import { columnOf, expressionText, NotRewritable, replace, selectFields, selectText, type Tree } from './ast.ts';
+import { columnOf, NotRewritable, replace, selectText, type Tree } from './ast.ts';
 import { eachNode, relationOf } from './query-parts.ts';
 import { tokensOf } from './source-text.ts';
-import { isFields, list } from './tree.ts';
-import type { JoinSource, LiveRelation, Occurrence, Template, TemplatePiece } from './types.ts';
+import { isFields } from './tree.ts';
+import type { LiveRelation, Occurrence, Template, TemplatePiece } from './types.ts';
 
 /** What a number of a live relation or a stage stands for. */
 export type Relations = (stage: boolean, number: number) => LiveRelation;
@@ -59,23 +59,6 @@ export function stageText(select: Tree, relations: Relations, mentioned: unknown
       const names = relation.columns.map((column) => column.name).filter((name) => used.get(alias)?.has(name) === true);
       return { input: relation.id, key: relation.key, columns: relation.columns, used: raw ? null : names };
     }),
-  };
-}
-
-/** FROM and WHERE of a linear SELECT. */
-export function joinSource(select: Tree, relations: Relations): JoinSource {
-  const from = stageText(
-    { ...selectFields([], list(select['fromClause'])), targetList: [{ ResTarget: { val: { A_Const: { ival: { ival: 1 } } } } }] },
-    relations,
-    select,
-  );
-  const [first, ...rest] = from.template;
-  const prefix = 'SELECT 1 FROM ';
-  if (typeof first !== 'string' || !first.startsWith(prefix)) throw new NotRewritable('a FROM of unknown layout');
-  return {
-    from: [first.slice(prefix.length), ...rest].filter((piece) => piece !== ''),
-    where: select['whereClause'] === undefined ? null : expressionText(select['whereClause']),
-    occurrences: from.occurrences,
   };
 }
 

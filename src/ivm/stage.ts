@@ -1,5 +1,6 @@
 /** Stages of a query before types are known. */
 import type { Tree } from './ast.ts';
+import type { OuterGroups } from './outer-groups.ts';
 import type { FunctionKinds } from './query-parts.ts';
 import type { Fields } from './tree.ts';
 import type { LiveRelation } from './types.ts';
@@ -11,7 +12,14 @@ export type StageWay =
   /** Rows of all arms, duplicates kept. */
   | { readonly kind: 'union'; readonly arms: readonly Tree[] }
   /** Computed again for the keys that changes touch. `anchor`: the item of FROM whose rows they are; `key`: null means its own key. */
-  | { readonly kind: 'keyed'; readonly anchor: string | null; readonly key: readonly unknown[] | null; readonly what: string }
+  | {
+      readonly kind: 'keyed';
+      readonly anchor: string | null;
+      readonly key: readonly unknown[] | null;
+      readonly what: string;
+      /** How else it may be kept, if types allow. */
+      readonly sums?: OuterGroups | null;
+    }
   | { readonly kind: 'whole'; readonly why: string };
 
 export interface Stage {

@@ -4,7 +4,6 @@
  * its worst step, and a step that computes everything again counts as keyed when it reads stored stages alone.
  */
 
-import { touchPaths } from './affected.ts';
 import type { AggregateCall, TargetPiece } from './aggregate-calls.ts';
 import { knownAggregate } from './aggregate-calls.ts';
 import {
@@ -21,15 +20,17 @@ import {
   selectFields,
   type Tree,
 } from './ast.ts';
+import { joinSource } from './linear-source.ts';
 import { possibleScales } from './numeric-scale.ts';
-import type { BagPlan, KeyedPlan, PlanBody, StagePlan, TouchQuery } from './plans.ts';
+import type { BagPlan, KeyedPlan, PlanBody, StagePlan } from './plans.ts';
 import { distinctOn, eachOwnNode, type FunctionKinds, hasSetFunction, isAggregate, isGrouped } from './query-parts.ts';
 import { keyName } from './relation-sql.ts';
 import { anyRows, isShort, rowIdentity } from './row-identity.ts';
 import { columnText, type JoinShape, type Shape, type ShapeTarget } from './shape.ts';
 import { tokensOf } from './source-text.ts';
 import type { Stage } from './stage.ts';
-import { joinSource, placesOf, type Relations, type StageText, stageText } from './stage-text.ts';
+import { placesOf, type Relations, type StageText, stageText } from './stage-text.ts';
+import { touchQueries } from './touch-queries.ts';
 import { at, type Fields, functionName, kindOf, list, node } from './tree.ts';
 import type { LiveRelation, PlanReason, ProbeColumn } from './types.ts';
 
@@ -60,7 +61,7 @@ export function readStage(stage: Stage, relations: Relations, kinds: FunctionKin
     whole: text.template,
     occurrences: text.occurrences,
     columns: stage.columns,
-    join: stage.way.kind === 'linear' ? linearShape(stage, relations, kinds) : null,
+    join: sumsOf(stage) === null ? null : linearShape({ ...stage, select: sumsOf(stage) ?? {} }, relations, kinds),
     notJoined: stage.way.kind === 'whole' ? stage.way.why : '',
   };
   const expressions = probedOf(stage, shape);
@@ -74,16 +75,37 @@ export function readStage(stage: Stage, relations: Relations, kinds: FunctionKin
   };
 }
 
-/** Groups, then arguments of calls, then columns in outputs: as `probedExpressions` for a linear stage; the key for a keyed one. */
+/** The linear query that can keep the stage. */
+function sumsOf({ select, way }: Stage): Tree | null {
+  switch (way.kind) {
+    case 'linear':
+      return select;
+    case 'keyed':
+      return way.sums?.inner ?? null;
+    case 'union':
+    case 'whole':
+      return null;
+  }
+}
+
+/** The key of a keyed stage; groups, then arguments of calls, then columns in outputs: as `probedExpressions`. */
 function probedOf(stage: Stage, shape: Shape): unknown[] {
-  if (stage.way.kind === 'keyed') return [...(stage.way.key ?? [])];
   const { join } = shape;
-  if (join === null) return [];
   return [
-    ...groupNodes(stage.select),
-    ...join.calls.flatMap((call) => (call.argument === null ? [] : [call.argumentNode])),
-    ...join.argumentColumns.map(parseExpression),
+    ...keyOf(stage),
+    ...(join === null
+      ? []
+      : [
+          ...groupNodes(stage.select),
+          ...join.calls.flatMap((call) => (call.argument === null ? [] : [call.argumentNode])),
+          ...join.argumentColumns.map(parseExpression),
+        ]),
   ];
+}
+
+/** Expressions of the key of a keyed stage, where it is not a relation's own. */
+export function keyOf({ way }: Stage): readonly unknown[] {
+  return way.kind === 'keyed' ? (way.key ?? []) : [];
 }
 
 function groupNodes(select: Tree): unknown[] {
@@ -204,6 +226,7 @@ export function canBeKey(column: ProbeColumn | undefined): boolean {
 export function keyedPlan(
   stage: Stage,
   relations: Relations,
+  live: readonly LiveRelation[],
   types: readonly ProbeColumn[],
   kinds: FunctionKinds,
 ): Omit<StagePlan, 'key' | 'reason'> & { readonly body: KeyedPlan } {
@@ -251,7 +274,7 @@ export function keyedPlan(
   const touch: KeyedPlan['touch'] =
     way.anchor === null
       ? { kind: 'terms', source: joinSource(select, relations), keys: keys.map(expressionText) }
-      : { kind: 'paths', paths: touchQueries(select, way.anchor, way.key, relations) };
+      : { kind: 'paths', paths: touchQueries(select, way.anchor, way.key, relations, live) };
   return {
     columns: targets.map((_, i) => ({ name: stage.columns[i] ?? '', expression: `s.c${i + 1}` })),
     body: {
@@ -271,48 +294,6 @@ export function keyedPlan(
       touch,
     },
   };
-}
-
-function touchQueries(select: Tree, anchor: string, key: readonly unknown[] | null, relations: Relations): TouchQuery[] {
-  // What the query looks at decides which changes matter, also where the path does not mention it.
-  return touchPaths(select, anchor).map((path) => {
-    const exists =
-      path.gate === null ? null : selectFields([resTarget('x1', parseExpression('1'))], [itemOf(select, path.trigger)], allOf(path.gate));
-    const gate =
-      exists === null
-        ? []
-        : [
-            replace(parseExpression('EXISTS (SELECT 1)'), (kind, fields) =>
-              kind === 'SubLink' ? { SubLink: { ...fields, subselect: { SelectStmt: exists } } } : undefined,
-            ),
-          ];
-    const bare: Tree = selectFields([], path.items, allOf([...path.where, ...gate]));
-    const places = placesOf(bare);
-    const place = places.get(anchor) ?? 0;
-    const own = relationKey(select, anchor, relations).map((_, i) => columnRef(anchor, keyName(place, i).slice(1, -1)));
-    const values = key ?? own;
-    const text = stageText({ ...bare, targetList: values.map((value, i) => resTarget(`k${i + 1}`, value)) }, relations, select);
-    return {
-      query: text.template,
-      occurrences: text.occurrences,
-      trigger: places.get(path.trigger) ?? 0,
-      keysOf: key === null ? [place] : [],
-    };
-  });
-}
-
-function itemOf(select: Tree, alias: string): unknown {
-  let found: unknown;
-  replace(select, (kind, fields, whole) => {
-    if (kind === 'RangeVar' && at(fields, 'alias')?.['aliasname'] === alias) found = whole;
-    return undefined;
-  });
-  return found;
-}
-
-function relationKey(select: Tree, alias: string, relations: Relations): readonly string[] {
-  const text = stageText(select, relations);
-  return text.occurrences[text.places.get(alias) ?? -1]?.key ?? [];
 }
 
 /** Plan of rows of several arms, or of one whose rows have no key. */

@@ -13,7 +13,7 @@ export interface Term {
 }
 
 /** Most changed relations for which every subset gets a term. */
-const subsetsUpTo = 3;
+export const subsetsUpTo = 3;
 
 /** Terms whose weighted sum is the change. `changed[i]`: relation i may have changes. */
 export function signedTerms(changed: readonly boolean[]): Term[] {

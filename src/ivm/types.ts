@@ -61,6 +61,39 @@ export interface JoinSource {
   readonly from: Template;
   readonly where: string | null;
   readonly occurrences: readonly Occurrence[];
+  /** Columns that must be equal, where that is known. */
+  readonly equalities?: readonly (readonly [OccurrenceColumn, OccurrenceColumn])[];
+  readonly narrowings?: readonly Narrowing[];
+  /** `where` one by one, with the relations each is about; -1: something else in FROM. */
+  readonly conditions?: readonly { readonly text: string; readonly relations: readonly number[] }[];
+  /** Relations that can be left out of FROM when no condition and no output is about them. */
+  readonly sparable?: readonly number[];
+}
+
+/** A condition that holds when other relations have the rows it looks for. */
+export interface Existence {
+  readonly condition: Template;
+  readonly occurrences: readonly Occurrence[];
+}
+
+/** As those rows are found by their keys, the relations need not be joined where nothing else is asked of them. */
+export interface Need extends Existence {
+  readonly relations: readonly number[];
+}
+
+/** What rows of a relation have to be to matter; `alias` is what the conditions call it. */
+export interface Narrowing {
+  readonly relation: number;
+  readonly alias: string;
+  /** Conditions of WHERE and of joins. */
+  readonly where: string | null;
+  /** To be asked while these relations do not change. */
+  readonly needs: readonly Need[];
+}
+
+export interface OccurrenceColumn {
+  readonly relation: number;
+  readonly column: string;
 }
 
 export interface NamedExpression {

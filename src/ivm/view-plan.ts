@@ -14,6 +14,8 @@
  * - a view with hidden stages: its statements in order, one after the other, in one transaction;
  * - jit off: expressions are many and rows few; from_collapse_limit and join_collapse_limit at least as large as the widest join.
  */
+
+import { quoteLiteral } from '../sql/quote.ts';
 import { aggregateColumns, aggregateDdl, aggregateMaintain, aggregateSelect } from './aggregate.ts';
 import { bagColumns, bagDdl, bagMaintain, bagSelect } from './bag.ts';
 import { captureDdl, withoutCapture } from './capture.ts';
@@ -39,6 +41,7 @@ export function storageDdl(plan: ViewPlan, id: number, storage: TableName = stor
       ...captureDdl(stageId(id, i), isLookedUp(plan, i)),
     ]),
     ...ddl(plan.body, storageName(id), names.storage),
+    ...emptyDdl(plan, id),
   ];
 }
 
@@ -87,16 +90,14 @@ export function maintainSql(
   const names = tables(plan, id, storage, delta);
   const present = new Set(plan.inputs.filter((input) => changed.has(input)));
   const statements: string[] = [];
-  const used: number[] = [];
   plan.stages.forEach((stage, i) => {
     const made = maintain(stage.body, stageTable(id, i), present, names.delta, names.storage);
     if (made.length === 0) return;
     statements.push(...made);
     present.add(-1 - i);
-    used.push(i);
   });
   statements.push(...maintain(plan.body, storageName(id), present, names.delta, names.storage));
-  return [...statements, ...emptied(id, used)];
+  return statements.length === 0 ? [] : [...statements, ...emptied(plan, id)];
 }
 
 /**
@@ -121,14 +122,7 @@ export function rebuildSql(plan: ViewPlan, id: number, storage: TableName = stor
     const { columns, select, pairing } = content(body, names.storage);
     return writeDifference(table, columns, select, pairing);
   };
-  return [
-    ...plan.stages.map((stage, i) => again(stage.body, stageTable(id, i))),
-    ...emptied(
-      id,
-      plan.stages.map((_, i) => i),
-    ),
-    again(plan.body, storageName(id)),
-  ];
+  return [...plan.stages.map((stage, i) => again(stage.body, stageTable(id, i))), ...emptied(plan, id), again(plan.body, storageName(id))];
 }
 
 /** The way chosen and why, for users. */
@@ -165,21 +159,35 @@ function tables(
   return { storage: named(storage, storageName), delta: named(delta, deltaName) };
 }
 
-/** Changes of hidden stages are used up. Dead rows of small ones are left for a TRUNCATE now and then, which never waits. */
-function emptied(id: number, stages: readonly number[]): string[] {
-  return stages.map((stage) => {
+/** Named as functions that capture changes of stages are, and dropped with them. */
+const emptyRoutine = (id: number): string => `millrace_data.capture_s${id}_emptied`;
+
+/**
+ * The function by which changes of hidden stages are used up; its plans are kept. Dead rows of small ones are left for a TRUNCATE now and
+ * then, which never waits.
+ */
+function emptyDdl(plan: ViewPlan, id: number): string[] {
+  if (plan.stages.length === 0) return [];
+  const parts = plan.stages.map((_, stage) => {
     const table = deltaName(stageId(id, stage));
-    return `DO $$BEGIN
+    return `
   IF pg_catalog.pg_relation_size('${table}') > 163840 THEN
-    LOCK TABLE ${table} IN ACCESS EXCLUSIVE MODE NOWAIT;
-    TRUNCATE ${table};
+    BEGIN
+      LOCK TABLE ${table} IN ACCESS EXCLUSIVE MODE NOWAIT;
+      TRUNCATE ${table};
+    EXCEPTION WHEN lock_not_available THEN
+      DELETE FROM ${table};
+    END;
   ELSE
     DELETE FROM ${table};
-  END IF;
-EXCEPTION WHEN lock_not_available THEN
-  DELETE FROM ${table};
-END$$`;
+  END IF;`;
   });
+  return [`CREATE FUNCTION ${emptyRoutine(id)}() RETURNS void LANGUAGE plpgsql AS ${quoteLiteral(`BEGIN${parts.join('')}\nEND`)}`];
+}
+
+/** Changes of hidden stages are used up. */
+function emptied(plan: ViewPlan, id: number): string[] {
+  return plan.stages.length === 0 ? [] : [`SELECT ${emptyRoutine(id)}()`];
 }
 
 function order(stage: StagePlan, table: string): string[] {

@@ -88,6 +88,67 @@ export const constructs: readonly Construct[] = [
     'groups by the optional side',
     `SELECT t2.c, count(*) AS n, max(t1.b) FROM $1 t1 LEFT JOIN $2 t2 ON t2.a = t1.a GROUP BY t2.c`,
   ),
+  // t_1 has the key id.
+  construct(
+    'algebraic',
+    'IN over a key',
+    `SELECT t.a, t.c, t.b FROM $1 t WHERE t.a IN (SELECT x.id FROM t_1 x WHERE x.b > 1 AND x.c <> 'b')`,
+  ),
+  construct(
+    'keyed',
+    'IN over groups beside a key',
+    `SELECT t.a, sum(t.b) AS s FROM $1 t, t_1 x WHERE t.a = x.id AND t.a IN (SELECT u.a FROM $2 u GROUP BY u.a HAVING count(*) > 1) GROUP BY t.a`,
+  ),
+  construct(
+    'algebraic',
+    'a correlated average for rows that pass filters',
+    `SELECT x.id, t.b FROM t_1 x, $2 t WHERE t.a = x.id AND x.c < 'b' AND t.b < (SELECT 1.5 * avg(u.b) FROM $3 u WHERE u.a = x.id)`,
+  ),
+  construct(
+    'algebraic',
+    'a correlated sum for rows that refer to others',
+    `SELECT x.id, x.b FROM t_1 x, t_1 y WHERE x.a = y.id AND y.c < 'b' AND x.b > (SELECT 0.1 * sum(u.b) FROM $2 u WHERE u.a = x.id AND u.b > 0)`,
+  ),
+  construct(
+    'keyed',
+    'a correlated count as a value, for rows that pass filters',
+    `SELECT x.id, (SELECT count(*) FROM $2 u WHERE u.a = x.id) AS n FROM t_1 x, t_1 y WHERE x.a = y.id AND y.c < 'b' AND x.b > 1`,
+  ),
+  construct(
+    'keyed',
+    'EXISTS and NOT EXISTS of others, beside a key',
+    `SELECT x.c, count(*) AS n FROM $1 t, t_1 x WHERE t.a = x.id AND x.c <> 'a' AND t.b > 0 AND EXISTS (SELECT * FROM $2 u WHERE u.a = t.a AND u.c <> t.c) AND NOT EXISTS (SELECT * FROM $2 v WHERE v.a = t.a AND v.c <> t.c AND v.b > 2) GROUP BY x.c`,
+  ),
+  construct(
+    'algebraic',
+    'groups by a key over an outer join',
+    `SELECT x.id, x.c, count(t.b) AS n, sum(t.b * 2) FILTER (WHERE t.c <> 'a') AS s, avg(t.b + x.b) AS v FROM t_1 x LEFT JOIN $2 t ON t.a = x.id AND x.b > 0 AND t.b < 4 WHERE x.c IS NOT NULL GROUP BY x.id, x.c`,
+  ),
+  construct(
+    'algebraic',
+    'groups by a key over a right join with itself',
+    `SELECT x.id, count(y.a) AS n FROM t_1 y RIGHT JOIN t_1 x ON y.a = x.id GROUP BY x.id`,
+  ),
+  construct(
+    'keyed',
+    'groups by a key over an outer join, counting rows',
+    `SELECT x.id, count(*) AS n, count(coalesce(t.a, 0)) AS m FROM t_1 x LEFT JOIN $2 t ON t.a = x.id GROUP BY x.id`,
+  ),
+  construct(
+    'algebraic',
+    'sums of a join by several columns, with filters',
+    `SELECT t1.c, sum(t2.b) AS s, count(*) AS n FROM $1 t1, $2 t2, $3 t3 WHERE t1.a = t2.a AND t2.c = t3.c AND t2.b = t3.b AND t1.b > 1 AND t3.c <> 'aa' GROUP BY t1.c`,
+  ),
+  construct(
+    'algebraic',
+    'sums of a join to constants, with filters on all',
+    `SELECT v.x, sum(t1.b) AS s FROM (VALUES (1), (2), (9)) v(x), $1 t1, $2 t2 WHERE t1.a = v.x AND t2.a = t1.a AND v.x < 5 AND t1.b > 0 AND t2.c <> 'a' GROUP BY v.x`,
+  ),
+  construct(
+    'algebraic',
+    'sums of a join to what has a key',
+    `SELECT y.c, sum(t.b) AS s FROM $1 t JOIN t_1 x ON t.a = x.id AND x.b > 0 JOIN t_1 y ON x.a = y.id WHERE y.c < 'b' AND t.b > 0 GROUP BY y.c`,
+  ),
   construct('algebraic', 'histogram', `SELECT q.n, count(*) AS many FROM (SELECT a, count(*) AS n FROM $1 GROUP BY a) q GROUP BY q.n`),
   construct(
     'keyed',

@@ -8,7 +8,15 @@ import { captureDdl } from '../../../src/ivm/capture.ts';
 import { functionKindsSql, planView } from '../../../src/ivm/plan-view.ts';
 import type { ViewPlan } from '../../../src/ivm/plans.ts';
 import type { LiveRelation, PlainView, ProbeResult } from '../../../src/ivm/types.ts';
-import { asLiveRelation, boundedDelta, maintainSql, populateSql, storageDdl, visibleColumns } from '../../../src/ivm/view-plan.ts';
+import {
+  asLiveRelation,
+  boundedDelta,
+  maintainSql,
+  populateSql,
+  rebuildSql,
+  storageDdl,
+  visibleColumns,
+} from '../../../src/ivm/view-plan.ts';
 import { quoteIdentifier } from '../../../src/sql/quote.ts';
 
 export interface TableColumn {
@@ -138,18 +146,29 @@ export class LiveDatabase {
     const delta = (id: number): string => boundedDelta(`millrace_data.d${id}`, counts.get(id) ?? 257);
     for (const { id } of this.tables) await look(id);
     for (const view of this.views) {
-      for (const statement of maintainSql(view.plan, view.id, changed, delta)) {
-        try {
-          await this.client.query(statement);
-        } catch (error) {
-          throw new Error(`${view.name}: ${String(error)}\n${view.query}\n${statement}`, { cause: error });
-        }
-      }
+      await this.maintain(view, maintainSql(view.plan, view.id, changed, delta));
       await look(view.id);
     }
     for (const id of changed) await this.client.query(`DELETE FROM millrace_data.d${id}`);
     await this.client.query('COMMIT');
     return changed;
+  }
+
+  /** As the engine does it: sums that met a NaN are computed anew. */
+  private async maintain(view: LiveView, statements: readonly string[]): Promise<void> {
+    await this.client.query('SAVEPOINT maintain');
+    for (const statement of statements) {
+      try {
+        await this.client.query(statement);
+      } catch (error) {
+        if (!String(error).includes('a sum with NaN'))
+          throw new Error(`${view.name}: ${String(error)}\n${view.query}\n${statement}`, { cause: error });
+        await this.client.query('ROLLBACK TO SAVEPOINT maintain');
+        for (const again of rebuildSql(view.plan, view.id)) await this.client.query(again);
+        break;
+      }
+    }
+    await this.client.query('RELEASE SAVEPOINT maintain');
   }
 
   /** Throws when a facade differs from its query. */

@@ -49,7 +49,7 @@ export function randomValue(random: Random, column: number): string {
     case 0:
       return String(random.int(6));
     case 1:
-      return random.chance(0.05) ? `'NaN'` : `${random.int(5)}.${random.pick(['00', '25', '50', '10'])}`;
+      return random.chance(0.01) ? `'NaN'` : `${random.int(5)}.${random.pick(['00', '25', '50', '10'])}`;
     case 2:
       return random.pick([`'a'`, `'b'`, `'aa'`, `'A'`, `''`, `'é"'`]);
     case 3:
