@@ -9,6 +9,7 @@ import type { Lsn } from '../../replication/lsn.ts';
 import { PgoutputDecoder, type RelationMessage } from '../../replication/pgoutput.ts';
 import { isVisible, type Snapshot } from '../../replication/snapshot-visibility.ts';
 import { type ReplicationStream, startStream } from '../../replication/stream.ts';
+import { addCounts, allColumns, concerning, type MaskCounts } from './masks.ts';
 import { type BaseTarget, type BaseTransaction, transactionHandler } from './transactions.ts';
 
 export interface BaseRunnerHooks {
@@ -31,6 +32,8 @@ export interface BaseRunnerOptions {
 /** Bytes decoded ahead of an upstream that is busy with an epoch. */
 const aheadBytes = 64 * 1024 * 1024;
 
+const unknownChange: MaskCounts = new Map([[allColumns, 1]]);
+
 /** The stream ended while something waited for it. */
 export class StreamLostError extends Error {}
 
@@ -47,6 +50,8 @@ export class BaseRunner {
   readonly #handler: ReturnType<typeof transactionHandler>;
   readonly #markers = new Map<string, Waiter>();
   #waiting: BaseTransaction[] = [];
+  /** What they change, by base table. */
+  #changed = new Map<number, Map<bigint, number>>();
   #stream: ReplicationStream | null = null;
   /** End of the last transaction, or of what the server says it has sent. */
   #reached: Lsn = 0n;
@@ -69,6 +74,7 @@ export class BaseRunner {
       wanted: (xid) => options.taken === null || !isVisible(options.taken, xid),
       committed: (transaction) => {
         this.#waiting.push(transaction);
+        this.#count(transaction);
         this.#bytes += transaction.bytes;
         // While an epoch waits for a marker the stream must come to it; a busy one takes its time.
         if (this.#bytes > aheadBytes && this.#markers.size === 0) this.#pauseForBytes();
@@ -139,9 +145,10 @@ export class BaseRunner {
     return this.#bytes;
   }
 
-  /** Base tables whose changes wait. */
-  waitingFor(baseId: number): boolean {
-    return this.#waiting.some((transaction) => transaction.unknown.has(baseId) || transaction.rows.some((rows) => rows.baseId === baseId));
+  /** Whether changes wait that concern who looks at these columns of a base table. */
+  waitingFor(baseId: number, mask: bigint): boolean {
+    const changed = this.#changed.get(baseId);
+    return changed !== undefined && concerning(changed, mask) > 0;
   }
 
   /** WAL that has been heard of and is not in. */
@@ -172,6 +179,8 @@ export class BaseRunner {
     for (const transaction of transactions) transaction.release();
     this.#waiting = this.#waiting.filter((transaction) => !gone.has(transaction));
     this.#bytes = this.#waiting.reduce((sum, transaction) => sum + transaction.bytes, 0);
+    this.#changed = new Map();
+    for (const transaction of this.#waiting) this.#count(transaction);
     this.#unflushed++;
     this.#resumeIfFree();
     return this.#waiting[0]?.commitLsn ?? this.#reached;
@@ -220,6 +229,20 @@ export class BaseRunner {
       this.#resumeIfFree();
     });
     return this.#lookups;
+  }
+
+  #count(transaction: BaseTransaction): void {
+    for (const { baseId, masks } of transaction.rows) this.#countOf(baseId, masks);
+    for (const baseId of transaction.unknown.keys()) this.#countOf(baseId, unknownChange);
+  }
+
+  #countOf(baseId: number, masks: MaskCounts): void {
+    let changed = this.#changed.get(baseId);
+    if (changed === undefined) {
+      changed = new Map();
+      this.#changed.set(baseId, changed);
+    }
+    addCounts(changed, masks);
   }
 
   #pauseForBytes(): void {

@@ -33,7 +33,7 @@ function decoder(targets: ReadonlyMap<number, BaseTarget>, wanted: (xid: number)
   return { handler, committed, markers };
 }
 
-const target: BaseTarget = { baseId: 7, attnums: [1, 3], places: [0, 1], unusable: null };
+const target: BaseTarget = { baseId: 7, attnums: [1, 3], places: [0, 1], computed: [], unusable: null };
 
 const lines = (transaction: BaseTransaction | undefined): string[] =>
   (transaction?.rows ?? []).flatMap(({ frames }) =>
@@ -110,7 +110,7 @@ describe('places of columns in a stream', () => {
       now: [column(1, 'a'), column(2, 'renamed'), column(3, 'added')],
       delta,
     };
-    expect(targetOf(facts, message('a', 'b'), texts)).toEqual({ baseId: 7, attnums: [1, 2], places: [0, 1], unusable: null });
+    expect(targetOf(facts, message('a', 'b'), texts)).toEqual({ baseId: 7, attnums: [1, 2], places: [0, 1], computed: [], unusable: null });
     expect(targetOf(facts, message('a', 'renamed', 'added'), texts)).toMatchObject({ attnums: [1, 2, 3], places: [0, 1, 2] });
   });
 
