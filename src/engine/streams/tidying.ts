@@ -26,8 +26,12 @@ function takers({ state, changes }: EngineContext, baseId: number): LiveView<Vie
 
 /** Epoch up to which everybody has taken what is in a log; null: nobody waits for anything in it. */
 function passed(engine: EngineContext, baseId: number): bigint | null {
-  const positions = takers(engine, baseId).map((view) => engine.changes.position(view));
-  return positions.length === 0 ? null : positions.reduce((least, position) => (position < least ? position : least));
+  let least: bigint | null = null;
+  for (const view of takers(engine, baseId)) {
+    const position = engine.changes.position(view);
+    if (least === null || position < least) least = position;
+  }
+  return least;
 }
 
 /** Removes from the logs what everybody has taken, where that is worth an epoch: all of a log, or half of it. True when something was done. */
