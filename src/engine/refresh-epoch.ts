@@ -80,10 +80,11 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
     const marker = request.capture?.capture.marker(request.capture.runner);
     const log = new EpochChanges(engine, read);
     const shapes = read.size === 0 ? [] : [shapesOf([...read])];
-    const mark = marker?.statement == null ? [] : [marker.statement];
-    const begun = await Epoch.beginAtSnapshot(engine, tables, [...mark, ...shapes, ...log.questions]);
+    const asked = [...request.due].flatMap(([id, reason]) => (reason === 'manual' ? [id] : []));
+    const before = [...(marker?.statement == null ? [] : [marker.statement]), ...(asked.length === 0 ? [] : [underWay(asked)])];
+    const begun = await Epoch.beginAtSnapshot(engine, tables, [...before, ...shapes, ...log.questions]);
     epoch = begun.epoch;
-    const answers = begun.answers.slice(mark.length);
+    const answers = begun.answers.slice(before.length);
     const run = new RefreshRun(engine, memory, request, begun.epoch, begun.snapshot, { logged, log });
     if (marker?.statement === null) await marker.write();
     const looked = run.saw(answers.slice(0, shapes.length));
@@ -357,6 +358,13 @@ export async function suspend(engine: EngineContext, epoch: Epoch, viewId: numbe
   ]);
   if (stream !== undefined) await engine.session.executeAll([alert(stream, 'auto_suspended', { reason: error.message })]);
 }
+
+/** Those who have asked for these refreshes wait for the end of this epoch (millrace.refresh_outcome). */
+const underWay = (viewIds: readonly number[]): Execution => ({
+  name: 'under_way',
+  sql: 'SELECT pg_try_advisory_xact_lock(1835625581, (v % 2147483647)::integer) FROM unnest($1::bigint[]) v',
+  params: [`{${viewIds.join(',')}}`],
+});
 
 const progressSql = (snapshot: EpochSnapshot): Execution => ({
   name: 'base_progress',
