@@ -238,7 +238,10 @@ export class Epoch {
     this.send(ending);
     const few = this.#rows <= fewRows;
     session.cork();
-    const emptied = [...this.#changed].map(deltaTable).map((table) => {
+    // Those who wait for the epoch need not wait for this.
+    const late = [...this.#changed].filter((id) => state.bases.has(id) && !deltas.deletes(deltaTable(id), few));
+    const now = [...this.#changed].filter((id) => !late.includes(id)).map(deltaTable);
+    const emptied = now.map((table) => {
       const { name, sql } = deltas.empty(table, few);
       deltas.unknown(table);
       return { table, result: session.execute(name, sql) };
@@ -249,6 +252,7 @@ export class Epoch {
     session.uncork();
     await Promise.all(last);
     for (const { table, result } of emptied) deltas.emptied(table, (await result).tag);
+    for (const baseId of late) this.#engine.changes.filled.add(baseId);
     countEpoch(this.#engine, this.#rows);
     if (this.#catalogChanged) this.#engine.wake();
   }

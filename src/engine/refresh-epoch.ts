@@ -75,10 +75,9 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
     return base?.lockable === true ? (base.name ?? []) : [];
   });
   let epoch: Epoch | null = null;
+  const log = new EpochChanges(engine, read);
   try {
-    // Fails when the stream does, and is told by it.
     const marker = request.capture?.capture.marker(request.capture.runner);
-    const log = new EpochChanges(engine, read);
     const shapes = read.size === 0 ? [] : [shapesOf([...read])];
     const asked = [...request.due].flatMap(([id, reason]) => (reason === 'manual' ? [id] : []));
     const before = [...(marker?.statement == null ? [] : [marker.statement]), ...(asked.length === 0 ? [] : [underWay(asked)])];
@@ -93,6 +92,7 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
     return await run.run(tables);
   } catch (thrown) {
     const error: unknown = (await epoch?.failure(thrown)) ?? thrown;
+    log.undone();
     for (const id of told) request.triggers.add(id);
     if (error instanceof LockRefusedError) {
       const base = [...state.bases.values()].find((one) => one.name === error.table);
@@ -101,8 +101,8 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
       const without = reading.filter((view) => base !== undefined && view.inputs.includes(base.id)).map((view) => view.id);
       return { kind: 'again', without, reason: error.message };
     }
-    // The capture of a table may end, with its delta table, while a view over it begins: the catalog says so by now.
-    const passing = request.beginPopulation === undefined ? /^(40001|40P01)$/ : /^(40001|40P01|42P01)$/;
+    // The capture of a table may end, with its tables of changes, at any time: the catalog says so by now.
+    const passing = /^(40001|40P01|42P01)$/;
     if (error instanceof StreamLostError || (error instanceof PostgresError && passing.test(error.code))) {
       await session.query('ROLLBACK');
       engine.wake();
@@ -218,6 +218,7 @@ class RefreshRun {
     }
     if (wanted.size === 0) return;
     await this.#log.ask(wanted.keys());
+    this.#epoch.send(this.#log.emptying(wanted.keys()));
     if ((await insertDeltas(session, wanted)) === null) {
       for (const [baseId, parts] of wanted) this.#tookIn(baseId, countsOf(parts));
       return;
@@ -245,6 +246,7 @@ class RefreshRun {
   async #takeLogged(baseId: number): Promise<void> {
     const { session } = this.#engine;
     await this.#log.ask([baseId]);
+    this.#epoch.send(this.#log.emptying([baseId]));
     const outcomes = await Promise.allSettled([
       session.query('SAVEPOINT logged'),
       session.query(`SELECT taken, truncated FROM millrace.take_base_changes(${baseId})`),

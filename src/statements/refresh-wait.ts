@@ -5,11 +5,9 @@
 import { MillraceError } from '../errors.ts';
 import type { CallerSession } from './caller-session.ts';
 import { firstRow } from './context.ts';
-import { waitsForEngine } from './wait.ts';
 
 /** Registers the wait: `wanted` is the number of the refresh by the id of the stream table. */
-export async function awaitRefreshes(session: CallerSession, wanted: Readonly<Record<string, number>>): Promise<void> {
-  if (!(await waitsForEngine(session))) return;
+export function awaitRefreshes(session: CallerSession, wanted: Readonly<Record<string, number>>): void {
   session.onCommit(async (after) => {
     for (const [id, number] of Object.entries(wanted)) await awaitRefresh(after, id, number);
   });

@@ -74,6 +74,8 @@ export function logging(baseId: number, attnums: readonly number[], e: bigint, m
 
 export class ChangeLogs {
   readonly #logs = new Map<number, Log>();
+  /** Base tables whose delta table may hold changes of a former epoch: to be emptied before it is used. */
+  readonly filled = new Set<number>();
   /** Of views that have taken something since the catalog was read. */
   readonly #positions = new Map<number, bigint>();
 
@@ -83,6 +85,8 @@ export class ChangeLogs {
   }
 
   learn(baseId: number, rows: readonly (readonly (string | null)[])[]): void {
+    // A former engine may have ended before it emptied the delta table.
+    this.filled.add(baseId);
     const entries = new Map<bigint, Map<bigint, number>>();
     for (const [e, mask, count] of rows) {
       const of = entries.get(BigInt(e ?? 0)) ?? new Map<bigint, number>();

@@ -87,6 +87,8 @@ async function createDeltaTable(client: Client, { id, tableOid }: Base, wanted: 
 export async function followColumns(client: Client, base: Base, wanted: ReadonlySet<number>): Promise<boolean> {
   const { id, tableOid } = base;
   const now = new Map((await columnsOf(client, String(tableOid))).map((column) => [column.attnum, column]));
+  // Its capture is ending, or has not begun: it is made anew then.
+  if ((await columnsOf(client, changeLogTable(id))).length === 0) return false;
   const there = taken(await columnsOf(client, deltaTable(id)));
   const unlogged = await missingFromTriggers(client, base, now);
   const lacks = [...wanted].some((attnum) => now.has(attnum) && !there.has(storageColumn(attnum)));

@@ -8,6 +8,7 @@ import type { ViewPlan } from '../../ivm/plans.ts';
 import { boundedDelta } from '../../ivm/view-plan.ts';
 import type { Execution, StatementResult } from '../../replication/session-contract.ts';
 import type { EngineContext } from '../context.ts';
+import { emptyTable } from '../delta-tables.ts';
 import { upkeepOf } from '../view-upkeep.ts';
 import { logging, maskOf, positionSql, takenSql } from './change-logs.ts';
 import { concerning, type MaskCounts } from './masks.ts';
@@ -34,6 +35,7 @@ export class EpochChanges {
   /** Columns of which changes are in the log by now. */
   readonly #kept = new Map<number, bigint>();
   #taken: readonly number[] = [];
+  readonly #emptied: number[] = [];
 
   constructor(engine: EngineContext, read: Iterable<number>) {
     this.#engine = engine;
@@ -67,6 +69,14 @@ export class EpochChanges {
 
   #isCaptured(baseId: number): boolean {
     return this.#engine.state.bases.get(baseId)?.state === 'captured';
+  }
+
+  /** Statements that empty the delta tables of these where a former epoch has left that for later. */
+  emptying(bases: Iterable<number>): string[] {
+    const filled = [...bases].filter((baseId) => this.#engine.changes.filled.has(baseId));
+    this.#emptied.push(...filled);
+    for (const baseId of filled) this.#engine.changes.filled.delete(baseId);
+    return filled.map((baseId) => emptyTable(deltaTable(baseId)));
   }
 
   /** Changed rows that came in. */
@@ -162,6 +172,11 @@ export class EpochChanges {
       })
       .map(({ viewId }) => viewId);
     return this.#taken.length === 0 ? [] : [takenSql(this.#taken, e)];
+  }
+
+  /** The epoch was rolled back. */
+  undone(): void {
+    for (const baseId of this.#emptied) this.#engine.changes.filled.add(baseId);
   }
 
   committed(e: bigint): void {

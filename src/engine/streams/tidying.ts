@@ -2,8 +2,9 @@
  * Changes set aside that nobody has to take any more, or that are more than are kept.
  * Invariant: what some view has still to take is removed only together with the note that it was lost, so that the view is rebuilt by difference.
  */
-import { changeLogTable, type LiveView, pendingDeltaTable } from '../../catalog/model.ts';
+import { changeLogTable, deltaTable, type LiveView, pendingDeltaTable } from '../../catalog/model.ts';
 import type { ViewPlan } from '../../ivm/plans.ts';
+import { PostgresError } from '../../replication/postgres-error.ts';
 import { quoteLiteral } from '../../sql/quote.ts';
 import type { EngineContext } from '../context.ts';
 import { emptyTable } from '../delta-tables.ts';
@@ -34,7 +35,10 @@ function passed(engine: EngineContext, baseId: number): bigint | null {
   return least;
 }
 
-/** Removes from the logs what everybody has taken, where that is worth an epoch: all of a log, or half of it. True when something was done. */
+/**
+ * With nothing else to do: empties delta tables, and removes from the logs what everybody has taken where that is worth an epoch: all of a log,
+ * or half of it. True when something was done.
+ */
 export async function trimLogs(engine: EngineContext): Promise<boolean> {
   const { changes } = engine;
   const removals = changes.known.flatMap((baseId) => {
@@ -46,14 +50,31 @@ export async function trimLogs(engine: EngineContext): Promise<boolean> {
     if (2 * gone < rows || gone === 0) return [];
     return [{ baseId, until, truncates: gone === rows && rows + changes.dead(baseId) > worthTruncate }];
   });
-  if (removals.length === 0) return false;
-  const epoch = await Epoch.begin(engine);
-  for (const { baseId, until, truncates } of removals) {
-    const log = changeLogTable(baseId);
-    await epoch.run([truncates ? emptyTable(log) : `DELETE FROM ${log} WHERE e <= ${until}`]);
+  const filled = [...changes.filled].filter((baseId) => engine.state.bases.get(baseId)?.state === 'captured');
+  if (removals.length + filled.length === 0) return false;
+  const statements = [
+    ...filled.map((baseId) => emptyTable(deltaTable(baseId))),
+    ...removals.map(({ baseId, until, truncates }) => {
+      const log = changeLogTable(baseId);
+      return truncates ? emptyTable(log) : `DELETE FROM ${log} WHERE e <= ${until}`;
+    }),
+  ];
+  try {
+    const epoch = await Epoch.begin(engine);
+    await epoch.run(statements);
+    await epoch.commit(new Map());
+  } catch (error) {
+    // The capture of a table has just ended.
+    if (!(error instanceof PostgresError) || error.code !== '42P01') throw error;
+    await engine.session.query('ROLLBACK');
+    engine.wake();
+    return false;
   }
-  await epoch.commit(new Map());
   for (const { baseId, until, truncates } of removals) changes.removed(baseId, until, truncates);
+  for (const baseId of filled) {
+    changes.filled.delete(baseId);
+    engine.deltas.emptied(deltaTable(baseId), '');
+  }
   return true;
 }
 
