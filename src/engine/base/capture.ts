@@ -11,8 +11,9 @@ import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../../replication/sl
 import { parseSnapshot, type Snapshot } from '../../replication/snapshot-visibility.ts';
 import { quoteIdentifier } from '../../sql/quote.ts';
 import type { ReadCatalog } from '../catalog-reader.ts';
-import type { EngineContext } from '../context.ts';
+import type { CatalogState, EngineContext } from '../context.ts';
 import { Epoch } from '../epoch.ts';
+import { scheduleOf } from '../streams/due.ts';
 import { addTable, CaptureRefusedError, forgetTable, identifyPartitions, removeTable } from './capture-sql.ts';
 import { followColumns } from './delta-ddl.ts';
 import { findTarget, flushedMarker, flushedMessages, loseDeltas, methodOf, writeMarker } from './facts.ts';
@@ -21,6 +22,19 @@ import { capturedBases, inLine, wantedColumns } from './wanted.ts';
 
 const firstPauseMs = 200;
 const longestPauseMs = 10_000;
+
+/** How long a busy stream may be left unread: where some view follows at once, and where none does. */
+const [shortPauseMs, idlePauseMs] = [20, 50];
+const patience = new WeakMap<CatalogState, number>();
+
+function patienceMs(state: CatalogState): number {
+  let ms = patience.get(state);
+  if (ms === undefined) {
+    ms = [...state.streams.values()].some((stream) => scheduleOf(stream).kind === 'calculated') ? shortPauseMs : idlePauseMs;
+    patience.set(state, ms);
+  }
+  return ms;
+}
 
 export interface CaptureHooks {
   /** Transactions wait, or the stream has begun. */
@@ -294,6 +308,7 @@ export class BaseCapture {
       {
         resolve: (message, xid) => this.#ask((asked) => findTarget(asked, message, xid)),
         ready: this.#hooks.ready,
+        patience: () => patienceMs(this.#engine.state),
         failed: (error) => {
           if (this.#runner === runner) this.#failed(error);
         },

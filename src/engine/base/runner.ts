@@ -10,6 +10,7 @@ import { PgoutputDecoder, type RelationMessage } from '../../replication/pgoutpu
 import { isVisible, type Snapshot } from '../../replication/snapshot-visibility.ts';
 import { type ReplicationStream, startStream } from '../../replication/stream.ts';
 import { addCounts, allColumns, concerning, type MaskCounts } from './masks.ts';
+import { ReadPacing } from './pacing.ts';
 import { type BaseTarget, type BaseTransaction, transactionHandler } from './transactions.ts';
 
 export interface BaseRunnerHooks {
@@ -17,6 +18,8 @@ export interface BaseRunnerHooks {
   readonly resolve: (message: RelationMessage, xid: number) => Promise<BaseTarget | null>;
   /** A transaction has come. */
   readonly ready: () => void;
+  /** How long transactions may be left unread where many come, in ms. */
+  readonly patience: () => number;
   readonly failed: (error: unknown) => void;
 }
 
@@ -60,6 +63,10 @@ export class BaseRunner {
   #lookups: Promise<void> = Promise.resolve();
   #stopped = false;
   #announced = false;
+  /** Since they were last announced. */
+  #arrived = 0;
+  readonly #pacing = new ReadPacing();
+  #nap: NodeJS.Timeout | null = null;
   #bytes = 0;
   #pausedForBytes = false;
   /** When the server was last known to have sent everything. */
@@ -124,6 +131,7 @@ export class BaseRunner {
 
   async stop(): Promise<void> {
     this.#stopped = true;
+    this.#awaken();
     await this.#stream?.close().catch(() => undefined);
   }
 
@@ -169,6 +177,7 @@ export class BaseRunner {
     if (this.#stopped || this.#stream === null) return Promise.reject(new StreamLostError('the stream of base tables is not open'));
     return new Promise((resolve, reject) => {
       this.#markers.set(marker, { resolve, reject });
+      this.#awaken();
       this.#resumeIfFree();
     });
   }
@@ -256,12 +265,29 @@ export class BaseRunner {
   }
 
   #announce(): void {
+    this.#arrived++;
     if (this.#announced) return;
     this.#announced = true;
     setImmediate(() => {
       this.#announced = false;
       this.#hooks.ready();
+      const ms = this.#pacing.came(performance.now(), this.#arrived, this.#hooks.patience());
+      this.#arrived = 0;
+      if (ms > 0 && this.#markers.size === 0) this.#sleep(ms);
     });
+  }
+
+  #sleep(ms: number): void {
+    if (this.#nap !== null || this.#stopped) return;
+    this.#stream?.pauseReading();
+    this.#nap = setTimeout(() => this.#awaken(), ms);
+  }
+
+  #awaken(): void {
+    if (this.#nap === null) return;
+    clearTimeout(this.#nap);
+    this.#nap = null;
+    this.#stream?.resumeReading();
   }
 
   #lost(error: StreamLostError): void {

@@ -77,6 +77,24 @@ interface Collected {
   readonly masks: Map<LineMask, number>;
 }
 
+// Small transactions are many, and all of them are kept for a while: what is the same in most of them is there once.
+const nothingUnknown: ReadonlyMap<number, string> = new Map();
+const nothingHeld = (): void => undefined;
+const frequent = new Map<LineMask, MaskCounts[]>();
+
+function maskCounts(counts: ReadonlyMap<LineMask, number>): MaskCounts {
+  const [first] = counts;
+  if (first === undefined || counts.size > 1 || first[1] > 4) return new Map([...counts].map(([mask, rows]) => [mask.value, rows]));
+  const [mask, rows] = first;
+  let known = frequent.get(mask);
+  if (known === undefined) {
+    known = [];
+    frequent.set(mask, known);
+  }
+  known[rows] ??= new Map([[mask.value, rows]]);
+  return known[rows];
+}
+
 /** Whether a value that is wanted was left out (unchanged TOAST). */
 function leavesOut(row: TupleView, places: readonly number[]): boolean {
   for (const place of places) if (row.kinds[place] === valueKind.unchangedToast) return true;
@@ -103,7 +121,7 @@ export function transactionHandler(hooks: TransactionHooks): ChangeHandler & {
   const finish = (one: Collected): void => {
     const { target, rows, spilled, count } = one;
     if (count === 0) return;
-    const masks = new Map([...one.masks].map(([mask, changed]) => [mask.value, changed]));
+    const masks = maskCounts(one.masks);
     finished.push({ baseId: target.baseId, target, count, masks, frames: [...spilled, ...rows.takeTight()] });
   };
   const rowsOf = (target: BaseTarget): Collected => {
@@ -166,9 +184,9 @@ export function transactionHandler(hooks: TransactionHooks): ChangeHandler & {
           committedAt: postgresEpochMs + Number(time / 1000n),
           arrivedAt: Date.now(),
           rows: finished.splice(0),
-          unknown: new Map(unknown),
+          unknown: unknown.size === 0 ? nothingUnknown : new Map(unknown),
           bytes,
-          release: () => file?.release(),
+          release: file === null ? nothingHeld : () => file.release(),
         });
       } else file?.release();
       finished.length = 0;
