@@ -724,7 +724,7 @@ LANGUAGE sql STABLE AS $$
     SELECT s.original_query FROM pgtrickle.pgt_stream_tables s WHERE s.pgt_id = millrace.stream_table_named($1)
 $$;
 
--- Changes that wait for a refresh, in tables of Millrace (millrace_data.w<stream table>_<source>).
+-- Changes that wait for a refresh, in tables of Millrace (millrace_data.w<source>): those of one source are there once for all stream tables.
 CREATE FUNCTION pgtrickle.change_buffer_sizes()
 RETURNS TABLE (stream_table text, source_table text, source_oid bigint, cdc_mode text, pending_rows bigint, buffer_bytes bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -733,7 +733,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
       FROM pgtrickle.pgt_dependencies d
       JOIN pgtrickle.pgt_stream_tables s USING (pgt_id)
       LEFT JOIN millrace.base_table b ON b.table_oid = d.source_relid
-      LEFT JOIN pg_class c ON c.oid = to_regclass(format('millrace_data.w%s_%s', d.pgt_id, b.relation_id))
+      LEFT JOIN pg_class c ON c.oid = to_regclass('millrace_data.w' || b.relation_id)
      ORDER BY 1, 2
 $$;
 

@@ -32,6 +32,9 @@ export interface BaseRunnerOptions {
   readonly taken: Snapshot | null;
 }
 
+/** From what can be acknowledged to its acknowledgement. */
+const acknowledgeMs = 100;
+
 /** Bytes decoded ahead of an upstream that is busy with an epoch. */
 const aheadBytes = 64 * 1024 * 1024;
 
@@ -59,6 +62,9 @@ export class BaseRunner {
   /** End of the last transaction, or of what the server says it has sent. */
   #reached: Lsn = 0n;
   #unflushed = 0;
+  /** The server may forget what is before. */
+  #safe: Lsn = 0n;
+  #acknowledging: NodeJS.Timeout | null = null;
   #resolving = 0;
   #lookups: Promise<void> = Promise.resolve();
   #stopped = false;
@@ -132,6 +138,7 @@ export class BaseRunner {
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#awaken();
+    if (this.#acknowledging !== null) clearTimeout(this.#acknowledging);
     await this.#stream?.close().catch(() => undefined);
   }
 
@@ -198,7 +205,7 @@ export class BaseRunner {
   /** That epoch is on disk. */
   flushed(lsn: Lsn): void {
     this.#unflushed--;
-    if (!this.#stopped) this.#stream?.acknowledge(lsn);
+    this.#acknowledge(lsn);
   }
 
   requestPosition(): void {
@@ -212,7 +219,17 @@ export class BaseRunner {
 
   #acknowledgeIdle(): void {
     if (this.#waiting.length > 0 || this.#unflushed > 0 || this.#handler.isOpen()) return;
-    this.#stream?.acknowledge(this.#reached);
+    this.#acknowledge(this.#reached);
+  }
+
+  /** Now and then is enough: it only frees WAL. */
+  #acknowledge(lsn: Lsn): void {
+    this.#safe = lsn;
+    if (this.#acknowledging !== null || this.#stopped) return;
+    this.#acknowledging = setTimeout(() => {
+      this.#acknowledging = null;
+      if (!this.#stopped) this.#stream?.acknowledge(this.#safe);
+    }, acknowledgeMs);
   }
 
   #relation(message: RelationMessage, xid: number): void {
