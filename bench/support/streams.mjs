@@ -80,7 +80,6 @@ export async function requireSame({ direct }, name) {
 
 /** Waits until the engine has been sent, and has decoded, what has been committed so far. */
 export async function decoded({ direct }) {
-  // A second message behind the first: once that one is on the way, the one before it has been read.
   const { rows } = await direct.query("SELECT pg_logical_emit_message(true, 'bench', '') AS lsn");
   const { lsn } = rows[0];
   for (;;) {
