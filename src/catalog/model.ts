@@ -103,7 +103,7 @@ export interface BaseTable {
   /** Partitions with their files, when last looked at and now; null for a table without, or not looked at yet. */
   readonly parts: string | null;
   readonly partsNow: string | null;
-  /** Columns of its delta table, `w` left out; empty when it has none. */
+  /** Columns of its delta table: those that some view uses; empty when it has none. */
   readonly deltaAttnums: readonly number[];
 }
 
@@ -135,11 +135,15 @@ export interface LiveView<Plan> extends Relation {
   readonly definition: number;
   readonly plan: Plan;
   readonly inputs: readonly number[];
+  /** Epoch up to which it has taken what is in the change logs of base tables; null: it takes nothing from there yet. */
+  readonly position: bigint | null;
 }
 
 /** Names of what Millrace keeps in millrace_data; `id` is a storage id, for views the relation id. */
 export const storageTable = (id: number): string => `millrace_data.s${id}`;
 export const deltaTable = (id: number): string => `millrace_data.d${id}`;
+/** Changes of a base table that some view has still to take. */
+export const changeLogTable = (id: number): string => `millrace_data.w${id}`;
 /** What triggers on a base table have written. */
 export const triggerTable = (id: number): string => `millrace_data.t${id}`;
 /** Changes on their way into a storage. */
@@ -148,6 +152,6 @@ export const stagingTable = (id: number): string => `millrace_data.i${id}`;
 export const spoolTable = (id: number): string => `millrace_data.p${id}`;
 export const gateView = (relationId: number): string => `millrace_data.r${relationId}`;
 export const definitionView = (relationId: number): string => `millrace_data.q${relationId}`;
-/** Deltas of one input set aside while a view is populated. */
+/** Deltas of one input, a storage, set aside for a view that is being populated or is not due. */
 export const pendingDeltaTable = (relationId: number, inputId: number): string => `millrace_data.w${relationId}_${inputId}`;
 export const storageColumn = (attnum: number): string => `c${attnum}`;

@@ -50,6 +50,7 @@ SELECT jsonb_build_object(
                  'sourceId', v.source_id, 'storageId', v.storage_id, 'columns', v.columns,
                  'definition', lv.definition::bigint, 'defined', lv.definition IS NULL OR EXISTS (SELECT FROM pg_class c WHERE c.oid = lv.definition), 'plan', lv.plan,
                  'inputs', (SELECT jsonb_agg(i.input_id) FROM millrace.live_view_input i WHERE i.relation_id = r.id),
+                 'position', (SELECT p.e::text FROM millrace.change_position p WHERE p.relation_id = r.id),
                  'captured', to_regclass('millrace_data.d' || r.id) IS NOT NULL) ORDER BY r.id), '[]')
                  FROM millrace.relation r
                  LEFT JOIN millrace.table_version v ON v.relation_id = r.id
@@ -61,7 +62,7 @@ SELECT jsonb_build_object(
                  'parts', b.parts, 'partsNow', ${partsSql('b.table_oid')},
                  'deltaAttnums', (SELECT coalesce(jsonb_agg(substr(a.attname, 2)::integer ORDER BY a.attnum), '[]')
                                     FROM pg_attribute a
-                                   WHERE a.attrelid = to_regclass('millrace_data.d' || b.relation_id) AND a.attnum > 1 AND NOT a.attisdropped),
+                                   WHERE a.attrelid = to_regclass('millrace_data.d' || b.relation_id) AND a.attname ~ '^c' AND a.attnum > 0 AND NOT a.attisdropped),
                  'used', EXISTS (SELECT FROM millrace.live_view_input i JOIN millrace.relation r ON r.id = i.relation_id
                                   WHERE i.input_id = b.relation_id AND r.state <> 'dropped'))), '[]')
                  FROM millrace.base_table b),
@@ -158,6 +159,7 @@ interface RawRelation {
   defined: boolean;
   plan: ViewPlan | null;
   inputs: number[] | null;
+  position: string | null;
   captured: boolean;
 }
 
@@ -206,7 +208,14 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
       });
     } else if (row.plan !== null) {
       if (!row.defined && row.definition !== null) undefinedViews.push(row.id);
-      views.set(row.id, { ...common, kind: 'view', definition: row.definition ?? 0, plan: row.plan, inputs: row.inputs ?? [] });
+      views.set(row.id, {
+        ...common,
+        kind: 'view',
+        definition: row.definition ?? 0,
+        plan: row.plan,
+        inputs: row.inputs ?? [],
+        position: row.position === null ? null : BigInt(row.position),
+      });
     }
   }
   const sources = raw.sources.map((row) => ({ row: sourceRow(row, secretKey), dropped: row.status === 'dropped' || !row.there }));

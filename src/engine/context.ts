@@ -10,9 +10,11 @@ import type { ViewPlan } from '../ivm/plans.ts';
 import type { Logger } from '../log.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
+import type { ChangeLogs } from './base/change-logs.ts';
 import type { DeltaTables } from './delta-tables.ts';
 import type { SourceRow } from './source-row.ts';
 import type { SourceRunner } from './source-runner.ts';
+import type { RefreshStatements } from './streams/refresh-statements.ts';
 
 /** The catalog as last read. */
 export interface CatalogState {
@@ -39,9 +41,14 @@ export interface EngineContext {
   readonly token: bigint;
   /** pg_database.oid of the database. */
   readonly databaseOid: number;
+  /** server_version_num of the upstream. */
+  readonly serverVersion: number;
   state: CatalogState;
   readonly metrics: Record<string, number>;
   readonly deltas: DeltaTables;
+  /** Logs of changes of base tables. */
+  readonly changes: ChangeLogs;
+  readonly refreshes: RefreshStatements;
   /** Views that have nothing set aside, as far as is known. */
   readonly clean: Set<number>;
   /** Runs a task on `session` when no epoch is open; tasks and epochs take turns. */

@@ -23,11 +23,14 @@ export class DeltaTables {
   /** Dead rows by table; unknown: left by an earlier engine, perhaps many. */
   readonly #dead = new Map<string, number>();
 
+  /** Whether a table is emptied by DELETE; else with its file, which makes the COMMIT that follows take some milliseconds. */
+  deletes(table: string, few: boolean): boolean {
+    return few && (this.#dead.get(table) ?? Number.POSITIVE_INFINITY) < bearable;
+  }
+
   /** The statement that empties a table; to be followed by `emptied` or `unknown`. */
   empty(table: string, few: boolean): Execution {
-    return few && (this.#dead.get(table) ?? Number.POSITIVE_INFINITY) < bearable
-      ? { name: `d_${table}`, sql: `DELETE FROM ${table}` }
-      : { name: `t_${table}`, sql: emptyTable(table) };
+    return this.deletes(table, few) ? { name: `d_${table}`, sql: `DELETE FROM ${table}` } : { name: `t_${table}`, sql: emptyTable(table) };
   }
 
   /** It committed with this command tag. */

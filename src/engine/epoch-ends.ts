@@ -1,7 +1,10 @@
-/** How every epoch ends, whichever way it is sent. */
+/** How every epoch begins and ends, whichever way it is sent. */
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import type { Execution } from '../replication/session-contract.ts';
 import type { EngineContext } from './context.ts';
+
+/** Begins it as that of the leader with this token, and answers its number; raises when another process leads. */
+export const fence = (token: bigint): Execution => ({ name: 'fence', sql: `SELECT millrace.begin_epoch(${token})` });
 
 /** Records how far each source is, within the epoch. */
 export function progress(positions: ReadonlyMap<number, Lsn>): Execution[] {

@@ -9,13 +9,13 @@ import type { ViewPlan } from '../ivm/plans.ts';
 import { rebuildSql } from '../ivm/view-plan.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { ConnectionLostError, PostgresError } from '../replication/postgres-error.ts';
-import type { Execution } from '../replication/session-contract.ts';
+import type { Execution, StatementResult } from '../replication/session-contract.ts';
 import { parseSnapshot, type Snapshot } from '../replication/snapshot-visibility.ts';
 import { quoteLiteral } from '../sql/quote.ts';
 import { sendStep } from './apply-steps.ts';
 import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
-import { countEpoch, progress } from './epoch-ends.ts';
+import { countEpoch, fence, progress } from './epoch-ends.ts';
 import { recordVersions } from './origin-history.ts';
 import { failRelation } from './relation-errors.ts';
 import { fewRows } from './row-arrays.ts';
@@ -35,7 +35,14 @@ export interface EpochSnapshot {
   readonly lsn: string;
   /** Milliseconds of the Unix epoch. */
   readonly takenAt: number;
+  /** Number of the epoch, greater than any before. */
+  readonly number: bigint;
 }
+
+const takenNow: Execution = {
+  name: 'snapshot',
+  sql: 'SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), floor(extract(epoch FROM clock_timestamp()) * 1000)',
+};
 
 /** An ordinary table could not be locked; nothing is open. */
 export class LockRefusedError extends Error {
@@ -55,6 +62,8 @@ export interface Turns {
   readonly takesAtOnce: (view: LiveView<ViewPlan>) => boolean;
   /** `changed`: inputs with deltas in this epoch. True when the view's storage may have changed. */
   readonly take: (view: LiveView<ViewPlan>, changed: readonly number[]) => Promise<boolean>;
+  /** What is to be recorded when all had theirs. */
+  readonly ending: () => readonly Execution[];
 }
 
 export class Epoch {
@@ -74,21 +83,22 @@ export class Epoch {
 
   /**
    * Opens the transaction at one snapshot for all of it, with these tables (qualified, quoted) locked against what a snapshot cannot see
-   * through: TRUNCATE, DROP, ALTER. Throws LockRefusedError when one cannot be had soon; nothing is open then.
+   * through: TRUNCATE, DROP, ALTER. Throws LockRefusedError when one cannot be had soon; nothing is open then. `first` is run at once.
    */
-  static async beginAtSnapshot(engine: EngineContext, tables: readonly string[]): Promise<{ epoch: Epoch; snapshot: EpochSnapshot }> {
+  static async beginAtSnapshot(
+    engine: EngineContext,
+    tables: readonly string[],
+    first: readonly Execution[],
+  ): Promise<{ epoch: Epoch; snapshot: EpochSnapshot; answers: readonly StatementResult[] }> {
     const { session } = engine;
     session.cork();
     const begun = session.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
     // Neither SET nor LOCK takes a snapshot, so the one that follows is taken under the locks.
     const limited = session.query(`SET LOCAL lock_timeout = '${lockTimeout}'`);
     const locks = tables.map((table) => session.query(`LOCK TABLE ${table} IN ACCESS SHARE MODE`));
-    const taken = session.query(
-      'SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), floor(extract(epoch FROM clock_timestamp()) * 1000)',
-    );
-    const rest = [session.query('SET LOCAL lock_timeout = 0'), session.query(`SELECT millrace.begin_epoch(${engine.token})`)];
+    const rest = session.executeAll([takenNow, { name: 'unlimited', sql: 'SET LOCAL lock_timeout = 0' }, fence(engine.token), ...first]);
     session.uncork();
-    const outcomes = await Promise.allSettled([begun, limited, ...locks, taken, ...rest]);
+    const outcomes = await Promise.allSettled([begun, limited, ...locks, rest]);
     const failed = outcomes.findIndex((outcome) => outcome.status === 'rejected');
     const outcome = outcomes[failed];
     if (outcome?.status === 'rejected') {
@@ -98,9 +108,11 @@ export class Epoch {
       await session.query('ROLLBACK');
       throw new LockRefusedError(table, reason);
     }
-    const [text = '', lsn = '', at = ''] = (await taken)[0]?.rows[0] ?? [];
-    const snapshot = { text: text ?? '', visible: parseSnapshot(text ?? ''), lsn: lsn ?? '', takenAt: Number(at) };
-    return { epoch: new Epoch(engine), snapshot };
+    const [taken, , fenced, ...answers] = await rest;
+    const [text = '', lsn = '', at = ''] = taken?.rows[0] ?? [];
+    const number = BigInt(fenced?.rows[0]?.[0] ?? '0');
+    const snapshot = { text: text ?? '', visible: parseSnapshot(text ?? ''), lsn: lsn ?? '', takenAt: Number(at), number };
+    return { epoch: new Epoch(engine), snapshot, answers };
   }
 
   /** Opens the transaction. Throws when another process has become leader. */
@@ -212,7 +224,7 @@ export class Epoch {
   async commit(positions: ReadonlyMap<number, Lsn>, turns?: Turns, ending: readonly string[] = []): Promise<void> {
     const { session, state, deltas } = this.#engine;
     if (this.#changed.size > 0 || turns !== undefined) {
-      this.send([freePlanner]);
+      this.sendAll([{ name: 'free', sql: freePlanner }]);
       for (const view of state.views.values()) {
         if (view.state === 'error' || this.#failedViews.has(view.id)) continue;
         const inputs = view.inputs.filter((input) => this.#changed.has(storageOf(state, input)));
@@ -224,10 +236,14 @@ export class Epoch {
         if (turns !== undefined && (await turns.take(view, inputs))) this.touch(view.id);
       }
     }
+    if (turns !== undefined) this.sendAll(turns.ending());
     this.send(ending);
     const few = this.#rows <= fewRows;
     session.cork();
-    const emptied = [...this.#changed].map(deltaTable).map((table) => {
+    // Those who wait for the epoch need not wait for this.
+    const late = [...this.#changed].filter((id) => state.bases.has(id) && !deltas.deletes(deltaTable(id), few));
+    const now = [...this.#changed].filter((id) => !late.includes(id)).map(deltaTable);
+    const emptied = now.map((table) => {
       const { name, sql } = deltas.empty(table, few);
       deltas.unknown(table);
       return { table, result: session.execute(name, sql) };
@@ -238,14 +254,18 @@ export class Epoch {
     session.uncork();
     await Promise.all(last);
     for (const { table, result } of emptied) deltas.emptied(table, (await result).tag);
+    for (const baseId of late) this.#engine.changes.filled.add(baseId);
     countEpoch(this.#engine, this.#rows);
     if (this.#catalogChanged) this.#engine.wake();
   }
 
-  /** A view that is being populated, or is not due, takes these deltas in one piece later. */
+  /** A view that is being populated, or is not due, takes these deltas in one piece later. Those of base tables are in the caller's hands. */
   #setAside(viewId: number, inputs: readonly number[]): void {
-    this.#engine.clean.delete(viewId);
-    this.send(settingAside(this.#engine.state, viewId, inputs).map(({ sql }) => sql));
+    const { state, clean } = this.#engine;
+    const own = inputs.filter((input) => !state.bases.has(input));
+    if (own.length === 0) return;
+    clean.delete(viewId);
+    this.sendAll(settingAside(state, viewId, own));
   }
 
   async #maintain(viewId: number, inputs: ReadonlySet<number>): Promise<void> {

@@ -13,7 +13,7 @@ import { sendStep, stepExecutions } from './apply-steps.ts';
 import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { requireStatementError } from './epoch.ts';
-import { countEpoch, progress } from './epoch-ends.ts';
+import { countEpoch, fence, progress } from './epoch-ends.ts';
 import { recordVersions } from './origin-history.ts';
 import { fewRows } from './row-arrays.ts';
 import { freePlanner } from './session-settings.ts';
@@ -67,15 +67,14 @@ async function send(
   rows: number,
 ): Promise<readonly StatementResult[]> {
   const { session, state } = engine;
-  const fence: Execution = { name: 'fence', sql: `SELECT millrace.begin_epoch(${engine.token})` };
   const few = rows <= fewRows ? fewExecutions(engine, steps) : null;
   if (few !== null) {
-    const results = await session.executeAll([fence, ...few, ...ends, ...empties]);
+    const results = await session.executeAll([fence(engine.token), ...few, ...ends, ...empties]);
     return empties.length === 0 ? [] : results.slice(-empties.length);
   }
   const sent: Promise<unknown>[] = [];
   session.cork();
-  sent.push(session.query('BEGIN'), session.executeAll([fence]));
+  sent.push(session.query('BEGIN'), session.executeAll([fence(engine.token)]));
   for (const step of steps) {
     const storage = state.storages.get(step.storageId);
     if (storage !== undefined) sendStep(session, storage, step, sent);

@@ -7,10 +7,13 @@ import { type BaseTable, type LiveView, type RelationError, storageTable, trigge
 import type { ViewPlan } from '../ivm/plans.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
+import type { Execution, StatementResult } from '../replication/session-contract.ts';
 import { quoteLiteral } from '../sql/quote.ts';
 import type { BaseCapture } from './base/capture.ts';
 import { insertDeltas } from './base/delta-rows.ts';
+import { EpochChanges } from './base/epoch-changes.ts';
 import { loseDeltas } from './base/facts.ts';
+import { addCounts, allColumns, type MaskCounts } from './base/masks.ts';
 import { type BaseRunner, StreamLostError } from './base/runner.ts';
 import {
   type BaseShape,
@@ -19,10 +22,11 @@ import {
   baseStorage,
   notedColumns,
   sameColumns,
-  shapesSql,
+  shapesOf,
   usedAttnums,
   usedByAny,
 } from './base/shapes.ts';
+import type { BaseRows, BaseTransaction } from './base/transactions.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { Epoch, type EpochSnapshot, LockRefusedError, requireStatementError } from './epoch.ts';
 import { alert } from './streams/bookkeeping.ts';
@@ -71,12 +75,24 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
     return base?.lockable === true ? (base.name ?? []) : [];
   });
   let epoch: Epoch | null = null;
+  const log = new EpochChanges(engine, read);
   try {
-    const begun = await Epoch.beginAtSnapshot(engine, tables);
+    const marker = request.capture?.capture.marker(request.capture.runner);
+    const shapes = read.size === 0 ? [] : [shapesOf([...read])];
+    const asked = [...request.due].flatMap(([id, reason]) => (reason === 'manual' ? [id] : []));
+    const before = [...(marker?.statement == null ? [] : [marker.statement]), ...(asked.length === 0 ? [] : [underWay(asked)])];
+    const begun = await Epoch.beginAtSnapshot(engine, tables, [...before, ...shapes, ...log.questions]);
     epoch = begun.epoch;
-    return await new RefreshRun(engine, memory, request, begun.epoch, begun.snapshot, read, logged).run(tables);
+    const answers = begun.answers.slice(before.length);
+    const run = new RefreshRun(engine, memory, request, begun.epoch, begun.snapshot, { logged, log });
+    if (marker?.statement === null) await marker.write();
+    const looked = run.saw(answers.slice(0, shapes.length));
+    log.learn(answers.slice(shapes.length));
+    await Promise.all([looked, marker?.passed]);
+    return await run.run(tables);
   } catch (thrown) {
     const error: unknown = (await epoch?.failure(thrown)) ?? thrown;
+    log.undone();
     for (const id of told) request.triggers.add(id);
     if (error instanceof LockRefusedError) {
       const base = [...state.bases.values()].find((one) => one.name === error.table);
@@ -85,8 +101,8 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
       const without = reading.filter((view) => base !== undefined && view.inputs.includes(base.id)).map((view) => view.id);
       return { kind: 'again', without, reason: error.message };
     }
-    // The capture of a table may end, with its delta table, while a view over it begins: the catalog says so by now.
-    const passing = request.beginPopulation === undefined ? /^(40001|40P01)$/ : /^(40001|40P01|42P01)$/;
+    // The capture of a table may end, with its tables of changes, at any time: the catalog says so by now.
+    const passing = /^(40001|40P01|42P01)$/;
     if (error instanceof StreamLostError || (error instanceof PostgresError && passing.test(error.code))) {
       await session.query('ROLLBACK');
       engine.wake();
@@ -102,14 +118,13 @@ class RefreshRun {
   readonly #request: RefreshRequest;
   readonly #epoch: Epoch;
   readonly #snapshot: EpochSnapshot;
-  readonly #read: ReadonlySet<number>;
   /** Base tables whose changes triggers have written down. */
   readonly #logged: ReadonlySet<number>;
+  readonly #log: EpochChanges;
   readonly #shapes = new Map<number, BaseShape>();
+  readonly #storages = new Map<number, string>();
   readonly #lost = new Map<number, string>();
   readonly #broken = new Set<number>();
-  /** Rows that came into the delta tables of base tables. */
-  readonly #counts = new Map<number, number>();
   #catalogChanged = false;
 
   constructor(
@@ -118,52 +133,30 @@ class RefreshRun {
     request: RefreshRequest,
     epoch: Epoch,
     snapshot: EpochSnapshot,
-    read: ReadonlySet<number>,
-    logged: ReadonlySet<number>,
+    tables: { readonly logged: ReadonlySet<number>; readonly log: EpochChanges },
   ) {
     this.#engine = engine;
     this.#memory = memory;
     this.#request = request;
     this.#epoch = epoch;
     this.#snapshot = snapshot;
-    this.#read = read;
-    this.#logged = logged;
+    this.#logged = tables.logged;
+    this.#log = tables.log;
   }
 
+  /** To be called when every transaction that the snapshot sees has been decoded. */
   async run(tables: readonly string[]): Promise<RefreshResult> {
-    const { capture } = this.#request;
-    const looked = this.#look(this.#read);
-    if (capture !== null) await Promise.all([capture.capture.passed(capture.runner), looked]);
-    await looked;
+    const { capture, due } = this.#request;
     const transactions = capture === null ? [] : capture.runner.visible(this.#snapshot.visible);
-    const bases = this.#engine.state.bases;
-    const changed = new Set(
-      transactions.flatMap((one) => [...one.unknown.keys(), ...one.rows.map((rows) => rows.baseId)]).filter((id) => bases.has(id)),
-    );
-    await this.#look(new Set([...changed].filter((id) => !this.#shapes.has(id))));
-    for (const { unknown } of transactions) for (const [baseId, reason] of unknown) await this.#lose(baseId, reason);
-    let rows = 0;
-    for (const baseId of changed) {
-      const parts = transactions.flatMap((one) => one.rows.filter((part) => part.baseId === baseId));
-      const count = parts.reduce((sum, part) => sum + part.count, 0);
-      if (count === 0) continue;
-      const failure = await insertDeltas(this.#engine.session, baseId, parts);
-      if (failure === null) {
-        this.#epoch.wrote(baseId, count);
-        this.#counts.set(baseId, count);
-        rows += count;
-      } else {
-        this.#engine.log.warn({ table: bases.get(baseId)?.name, err: failure }, 'changes of a base table do not fit its delta table');
-        await this.#lose(baseId, `its changes could not be read: ${failure.message}`);
-      }
-    }
-    for (const baseId of this.#logged) rows += await this.#takeLogged(baseId);
-    if (capture !== null) this.#epoch.send([progressSql(this.#snapshot)]);
+    await this.#takeIn(transactions);
+    for (const baseId of this.#logged) await this.#takeLogged(baseId);
+    const rows = this.#log.rows;
+    if (capture !== null) this.#epoch.sendAll([progressSql(this.#snapshot)]);
     const population = await this.#beginPopulation(tables);
-    const { due } = this.#request;
     const finished: Refreshed[] = [];
     // Nothing is set aside for these, so the deltas of this epoch are all there are.
     const atOnce = new Set([...due.keys()].filter((id) => this.#engine.clean.has(id) && !this.#broken.has(id)));
+    this.#epoch.sendAll(this.#log.keepForOthers(this.#snapshot.number, atOnce));
     await this.#epoch.commit(
       new Map(),
       {
@@ -171,7 +164,6 @@ class RefreshRun {
         take: async (view, changed) => {
           const reason = due.get(view.id);
           if (reason === undefined || this.#broken.has(view.id)) return false;
-          const fresh = atOnce.has(view.id) ? new Map(changed.map((input) => [input, this.#counts.get(input) ?? null])) : null;
           const outcome = await refreshView(
             {
               engine: this.#engine,
@@ -180,7 +172,9 @@ class RefreshRun {
               storage: (input) => this.#storage(input),
               dataAt: this.#snapshot.takenAt,
               lost: this.#lost,
-              fresh,
+              changes: this.#log,
+              fresh: atOnce.has(view.id) ? changed : null,
+              keep: (inputs) => this.#epoch.sendAll(this.#log.keep(this.#snapshot.number, view, inputs)),
             },
             view,
             reason,
@@ -188,9 +182,11 @@ class RefreshRun {
           finished.push(outcome);
           return outcome.changed;
         },
+        ending: () => this.#log.ending(this.#snapshot.number, finished),
       },
       population,
     );
+    this.#log.committed(this.#snapshot.number);
     for (const outcome of finished) {
       outcome.committed();
       this.#catalogChanged ||= outcome.catalogChanged;
@@ -200,9 +196,57 @@ class RefreshRun {
     return { kind: 'done', taken: transactions.length, rows, left: capture?.runner.waiting.length ?? 0 };
   }
 
-  /** Takes in what triggers wrote and the snapshot sees: as many rows as came. */
-  async #takeLogged(baseId: number): Promise<number> {
+  /** Brings the changes that concern some view into the delta tables. */
+  async #takeIn(transactions: readonly BaseTransaction[]): Promise<void> {
+    const { state, session, log } = this.#engine;
+    const partsOf = new Map<number, BaseRows[]>();
+    const unknown = new Map<number, string>();
+    for (const transaction of transactions) {
+      for (const part of transaction.rows) {
+        const parts = partsOf.get(part.baseId);
+        if (parts !== undefined) parts.push(part);
+        else if (state.bases.has(part.baseId)) partsOf.set(part.baseId, [part]);
+      }
+      for (const [baseId, reason] of transaction.unknown) if (state.bases.has(baseId)) unknown.set(baseId, reason);
+    }
+    const unseen = [...new Set([...partsOf.keys(), ...unknown.keys()])].filter((id) => !this.#shapes.has(id));
+    if (unseen.length > 0) await this.saw(await session.executeAll([shapesOf(unseen)]));
+    for (const [baseId, reason] of unknown) await this.#lose(baseId, reason);
+    const wanted = new Map([...partsOf].filter(([baseId, parts]) => this.#log.isWanted(baseId, parts)));
+    for (const [baseId, parts] of wanted) {
+      for (const view of this.#log.notCovered(baseId, parts)) await this.#loseOf(view, 'changes were read before it was there');
+    }
+    if (wanted.size === 0) return;
+    await this.#log.ask(wanted.keys());
+    this.#epoch.send(this.#log.emptying(wanted.keys()));
+    if ((await insertDeltas(session, wanted)) === null) {
+      for (const [baseId, parts] of wanted) this.#tookIn(baseId, countsOf(parts));
+      return;
+    }
+    for (const [baseId, parts] of wanted) {
+      const failure = await insertDeltas(session, new Map([[baseId, parts]]));
+      if (failure === null) {
+        this.#tookIn(baseId, countsOf(parts));
+        continue;
+      }
+      log.warn({ table: state.bases.get(baseId)?.name, err: failure }, 'changes of a base table do not fit its delta table');
+      await this.#lose(baseId, `its changes could not be read: ${failure.message}`);
+    }
+  }
+
+  #tookIn(baseId: number, counts: MaskCounts): void {
+    this.#log.took(baseId, counts);
+    this.#epoch.wrote(
+      baseId,
+      [...counts.values()].reduce((sum, rows) => sum + rows, 0),
+    );
+  }
+
+  /** Takes in what triggers wrote and the snapshot sees. */
+  async #takeLogged(baseId: number): Promise<void> {
     const { session } = this.#engine;
+    await this.#log.ask([baseId]);
+    this.#epoch.send(this.#log.emptying([baseId]));
     const outcomes = await Promise.allSettled([
       session.query('SAVEPOINT logged'),
       session.query(`SELECT taken, truncated FROM millrace.take_base_changes(${baseId})`),
@@ -215,16 +259,12 @@ class RefreshRun {
       if (reason.code === '40001') throw reason;
       await session.query(`ROLLBACK TO SAVEPOINT logged; RELEASE SAVEPOINT logged; DELETE FROM ${triggerTable(baseId)}`);
       await this.#lose(baseId, `its changes could not be read: ${reason.message}`);
-      return 0;
+      return;
     }
     const [count, truncated] = (taken.status === 'fulfilled' ? taken.value[0]?.rows[0] : undefined) ?? [];
     const rows = Number(count ?? 0);
-    if (rows > 0) {
-      this.#epoch.wrote(baseId, rows);
-      this.#counts.set(baseId, rows);
-    }
+    if (rows > 0) this.#tookIn(baseId, new Map([[allColumns, rows]]));
     if (truncated === 't') await this.#lose(baseId, 'TRUNCATE');
-    return rows;
   }
 
   #acknowledge(runner: BaseRunner, transactions: Parameters<BaseRunner['taken']>[0]): void {
@@ -237,17 +277,15 @@ class RefreshRun {
   }
 
   #storage(input: number): string {
-    const shape = this.#shapes.get(input);
-    return shape === undefined ? storageTable(storageOf(this.#engine.state, input)) : baseStorage(shape);
+    return this.#storages.get(input) ?? storageTable(storageOf(this.#engine.state, input));
   }
 
-  /** The base tables as the snapshot has them; views that lost a column they use are put aside, other changes are noted. */
-  async #look(ids: ReadonlySet<number>): Promise<void> {
-    if (ids.size === 0) return;
-    const { session, state } = this.#engine;
-    const [result] = await session.query(shapesSql([...ids]));
-    for (const shape of JSON.parse(result?.rows[0]?.[0] ?? '[]') as BaseShape[]) {
+  /** The base tables as the snapshot has them (answers to shapesOf); views that lost a column they use are put aside, other changes are noted. */
+  async saw(answers: readonly StatementResult[]): Promise<void> {
+    const { state } = this.#engine;
+    for (const shape of answers.flatMap((answer) => JSON.parse(answer.rows[0]?.[0] ?? '[]') as BaseShape[])) {
       this.#shapes.set(shape.id, shape);
+      this.#storages.set(shape.id, baseStorage(shape));
       const base = state.bases.get(shape.id);
       if (base !== undefined && base.parts !== shape.parts) {
         this.#epoch.send([
@@ -293,6 +331,15 @@ class RefreshRun {
     this.#catalogChanged = true;
   }
 
+  /** For one view some of the changes have not all that it wants. */
+  async #loseOf(view: LiveView<ViewPlan>, reason: string): Promise<void> {
+    this.#lost.set(view.id, reason);
+    await this.#epoch.run([
+      `UPDATE millrace.stream_table SET delta_lost = coalesce(delta_lost, ${quoteLiteral(reason)}) WHERE relation_id = ${view.id}`,
+    ]);
+    this.#catalogChanged = true;
+  }
+
   async #beginPopulation(tables: readonly string[]): Promise<readonly string[]> {
     const { beginPopulation } = this.#request;
     if (beginPopulation === undefined) return [];
@@ -314,6 +361,21 @@ export async function suspend(engine: EngineContext, epoch: Epoch, viewId: numbe
   if (stream !== undefined) await engine.session.executeAll([alert(stream, 'auto_suspended', { reason: error.message })]);
 }
 
-function progressSql(snapshot: EpochSnapshot): string {
-  return `UPDATE millrace.base_progress SET snapshot = ${quoteLiteral(snapshot.text)}, lsn = ${quoteLiteral(snapshot.lsn)}, committed_at = clock_timestamp()`;
+/** Those who have asked for these refreshes wait for the end of this epoch (millrace.refresh_outcome). */
+const underWay = (viewIds: readonly number[]): Execution => ({
+  name: 'under_way',
+  sql: 'SELECT pg_try_advisory_xact_lock(1835625581, (v % 2147483647)::integer) FROM unnest($1::bigint[]) v',
+  params: [`{${viewIds.join(',')}}`],
+});
+
+const progressSql = (snapshot: EpochSnapshot): Execution => ({
+  name: 'base_progress',
+  sql: 'UPDATE millrace.base_progress SET snapshot = $1, lsn = $2::pg_lsn, committed_at = clock_timestamp()',
+  params: [snapshot.text, snapshot.lsn],
+});
+
+function countsOf(parts: readonly BaseRows[]): MaskCounts {
+  const counts = new Map<bigint, number>();
+  for (const part of parts) addCounts(counts, part.masks);
+  return counts;
 }

@@ -3,16 +3,15 @@
  * Invariant: nothing here polls: an epoch is run because something is due, or because transactions have waited long enough; with neither, it sleeps
  * until the next schedule. Transactions that have come are not held for ever: the slot would keep the WAL since.
  */
-import { type BaseTable, pendingDeltaTable } from '../catalog/model.ts';
-import { quoteLiteral } from '../sql/quote.ts';
+import type { BaseTable } from '../catalog/model.ts';
 import type { BaseCapture } from './base/capture.ts';
+import { maskOf } from './base/change-logs.ts';
 import type { BaseRunner } from './base/runner.ts';
 import type { EngineContext } from './context.ts';
-import { emptyTable } from './delta-tables.ts';
-import { Epoch } from './epoch.ts';
 import { type RefreshRequest, type RefreshResult, refreshEpoch } from './refresh-epoch.ts';
-import { type Due, dueViews } from './streams/due.ts';
+import { type Due, type DueReason, dueViews } from './streams/due.ts';
 import { StreamMemory } from './streams/memory.ts';
+import { letGoOfMost, trimLogs, vacuumLogs } from './streams/tidying.ts';
 
 /** How long transactions may wait for a view to become due, and how many bytes of them. */
 const longestWaitMs = 10_000;
@@ -26,14 +25,24 @@ const longestIdleMs = 3_600_000;
 const shortestPauseMs = 1;
 const longestPauseMs = 250;
 
-/** Bytes of changes set aside for one view, beyond which it is cheaper to compute it again. */
-const mostAsideBytes = 1024 ** 3;
+/**
+ * While many transactions come, the time from one epoch that follows them to the next: an epoch of a hundred costs little more than one of one,
+ * and what it saves goes to those who write.
+ */
+const gatherMs = 20;
+/** Transactions in an epoch from which they are many. */
+const many = 4;
+
+/** Nobody waits for these, and no time was set for them. */
+const following: ReadonlySet<DueReason> = new Set<DueReason>(['changes', 'with dependents', 'diamond']);
 
 export class RefreshLoop {
   readonly memory = new StreamMemory();
   readonly #engine: EngineContext;
   readonly #capture: BaseCapture;
   #notBefore = 0;
+  /** Earliest next epoch that only follows changes. */
+  #followAt = 0;
   /** When changes of base tables were last taken in. */
   #lastEpochAt = 0;
   #pauseMs = shortestPauseMs;
@@ -62,9 +71,10 @@ export class RefreshLoop {
     const due = this.#due(now);
     const { runner } = this.#capture;
     const drains = runner !== null && this.#drains(runner, now);
-    if (due.views.size === 0 && !drains) return false;
+    if (due.views.size === 0 && !drains) return await trimLogs(this.#engine);
     const views = new Map([...due.views].filter(([id]) => this.#possible(id)));
     if (views.size === 0 && !drains) return false;
+    if (!drains && this.#gathers(views, now)) return false;
     const readsBase = drains || [...views.keys()].some((id) => this.#readsCaptured(id));
     const result = await refreshEpoch(this.#engine, this.memory, {
       due: views,
@@ -72,6 +82,7 @@ export class RefreshLoop {
       capture: runner !== null && readsBase ? { capture: this.#capture, runner } : null,
     });
     this.#after(result);
+    this.#followAt = result.kind === 'done' && result.taken >= many ? now + gatherMs : 0;
     if (result.kind === 'done' && readsBase) this.#lastEpochAt = now;
     return result.kind === 'done';
   }
@@ -83,46 +94,23 @@ export class RefreshLoop {
     const { runner } = this.#capture;
     const times: number[] = [];
     if (due.nextAt !== null) times.push(due.nextAt);
-    if ([...due.views.keys()].some((id) => this.#possible(id))) times.push(Math.max(now, this.#notBefore));
+    const views = [...due.views].filter(([id]) => this.#possible(id));
+    if (views.length > 0) times.push(Math.max(now, this.#notBefore, this.#gathers(new Map(views), now) ? this.#followAt : 0));
     for (const until of this.#locked.values()) times.push(until);
     const [first] = runner?.waiting ?? [];
     if (first !== undefined) times.push(Math.max(first.arrivedAt + longestWaitMs, this.#notBefore));
     return times.length === 0 ? null : Math.max(0, Math.min(...times) - now);
   }
 
-  /**
-   * Called now and then. Changes that were set aside and grew beyond bounds are let go: their view will be rebuilt by difference.
-   * History that is old is removed.
-   */
+  /** Called now and then. Changes set aside that grew beyond bounds are let go; history that is old is removed. */
   async tidy(): Promise<void> {
     const { state, admin } = this.#engine;
     if (state.streams.size === 0) return;
     await this.#engine.exclusively(async () => {
-      const sizes = await admin.query<{ view: string; bytes: string }>(
-        `SELECT substring(c.relname FROM '^w(\\d+)_') AS view, sum(pg_catalog.pg_relation_size(c.oid)) AS bytes
-           FROM pg_catalog.pg_class c WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^w\\d+_\\d+$'
-          GROUP BY 1 HAVING sum(pg_catalog.pg_relation_size(c.oid)) > $1`,
-        [mostAsideBytes],
-      );
-      for (const { view, bytes } of sizes.rows) await this.#letGo(Number(view), Number(bytes));
+      if (await letGoOfMost(this.#engine)) this.#engine.wake();
       await admin.query("DELETE FROM millrace.refresh_history WHERE started_at < now() - interval '7 days'");
     });
-  }
-
-  async #letGo(viewId: number, bytes: number): Promise<void> {
-    const { state, log } = this.#engine;
-    const view = state.views.get(viewId);
-    const stream = state.streams.get(viewId);
-    if (view === undefined || stream === undefined || view.state !== 'ready') return;
-    const reason = `${Math.round(bytes / 1024)} kB of changes were set aside, more than are kept`;
-    log.warn({ view: viewId, name: stream.name, bytes }, 'changes set aside for a stream table are let go; it will be rebuilt');
-    const epoch = await Epoch.begin(this.#engine);
-    await epoch.run([
-      `UPDATE millrace.stream_table SET delta_lost = coalesce(delta_lost, ${quoteLiteral(reason)}) WHERE relation_id = ${viewId}`,
-      ...view.inputs.map((input) => emptyTable(pendingDeltaTable(viewId, input))),
-    ]);
-    await epoch.commit(new Map());
-    this.#engine.wake();
+    await vacuumLogs(this.#engine);
   }
 
   /** An epoch for a view that begins to be populated. Other views are not refreshed in it. False: to be tried again later. */
@@ -137,6 +125,10 @@ export class RefreshLoop {
     });
     this.#after(result);
     return result.kind === 'done';
+  }
+
+  #gathers(views: ReadonlyMap<number, DueReason>, now: number): boolean {
+    return now < this.#followAt && [...views.values()].every((reason) => following.has(reason));
   }
 
   #after(result: RefreshResult): void {
@@ -164,7 +156,10 @@ export class RefreshLoop {
       hasChanges: (view) =>
         !clean.has(view.id) ||
         view.inputs.some(
-          (input) => runner?.waitingFor(input) === true || this.#capture.touched.has(input) || otherPartitions(state.bases.get(input)),
+          (input) =>
+            runner?.waitingFor(input, maskOf(view, input)) === true ||
+            this.#capture.touched.has(input) ||
+            otherPartitions(state.bases.get(input)),
         ),
       remembered: (viewId) => this.memory.get(viewId),
       requested: (viewId) => this.memory.requested(viewId),

@@ -12,6 +12,7 @@ import { connectRaw } from '../replication/raw-connection.ts';
 import { connectPg } from '../replication/server-address.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
 import { BaseCapture } from './base/capture.ts';
+import { ChangeLogs } from './base/change-logs.ts';
 import { type ReadCatalog, readCatalog } from './catalog-reader.ts';
 import type { Batch } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
@@ -25,6 +26,7 @@ import type { BrokenVersion } from './schema-change.ts';
 import { epochSettings } from './session-settings.ts';
 import { SourceManager } from './source-manager.ts';
 import type { SourceRunner } from './source-runner.ts';
+import { RefreshStatements } from './streams/refresh-statements.ts';
 
 export interface EngineHooks {
   /** This process leads and every source has been started once. */
@@ -147,7 +149,9 @@ class EngineLoop {
     await this.#admin.query('LISTEN millrace');
 
     let catalog: ReadCatalog = await readCatalog(this.#admin, this.#config.secretKey);
-    const database = await this.#admin.query<{ oid: string }>('SELECT oid::text FROM pg_database WHERE datname = current_database()');
+    const database = await this.#admin.query<{ oid: string; version: string }>(
+      "SELECT oid::text, current_setting('server_version_num') AS version FROM pg_database WHERE datname = current_database()",
+    );
     const engine: EngineContext = {
       config: this.#config,
       log: this.#log,
@@ -155,9 +159,12 @@ class EngineLoop {
       admin: this.#admin,
       token,
       databaseOid: Number(database.rows[0]?.oid),
+      serverVersion: Number(database.rows[0]?.version),
       state: catalog,
       metrics: {},
       deltas: new DeltaTables(),
+      changes: new ChangeLogs(),
+      refreshes: new RefreshStatements(),
       clean: new Set(),
       exclusively: (task) =>
         new Promise((resolve, reject) => {

@@ -14,6 +14,7 @@ import { connectRaw } from '../replication/raw-connection.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
 import { pinnedSettings } from '../replication/settings.ts';
 import type { BaseCapture } from './base/capture.ts';
+import { startsSql } from './base/change-logs.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { Epoch } from './epoch.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
@@ -126,6 +127,7 @@ async function beginDeferred(
       return [
         ...(full ? [] : tablesAside(engine, view)),
         beginsSql(view.id),
+        startsSql(view.id, snapshot.number),
         // What was missed before this snapshot no longer matters.
         `UPDATE millrace.stream_table SET delta_lost = NULL, reinitialize = false WHERE relation_id = ${view.id}`,
       ];
@@ -148,9 +150,10 @@ function emptied({ state }: EngineContext, view: LiveView<ViewPlan>): string[] {
   return [...wanted.flatMap((storageId) => captureDdl(storageId)), `TRUNCATE ${storageTables(view.plan, view.id).join(', ')}`];
 }
 
-/** Tables for deltas set aside. */
+/** Tables for deltas set aside, of inputs that have no log of changes. */
 function tablesAside({ state }: EngineContext, view: LiveView<ViewPlan>): string[] {
-  return view.inputs.flatMap((input) => [
+  const stored = view.inputs.filter((input) => !state.bases.has(input));
+  return stored.flatMap((input) => [
     `DROP TABLE IF EXISTS ${pendingDeltaTable(view.id, input)}`,
     `CREATE TABLE ${pendingDeltaTable(view.id, input)} (LIKE ${deltaTable(storageOf(state, input))}) WITH (autovacuum_enabled = off)`,
   ]);

@@ -2,7 +2,7 @@
  * The statements that maintain a view, as prepared statements.
  * Invariant: equal names stand for equal text as long as the catalog stays as it was read; a session prepares anew where they differ.
  */
-import { deltaTable, pendingDeltaTable, storageColumn, storageTable } from '../catalog/model.ts';
+import { deltaTable, pendingDeltaTable, storageTable } from '../catalog/model.ts';
 import { maintainSql } from '../ivm/view-plan.ts';
 import type { Execution } from '../replication/session-contract.ts';
 import { type CatalogState, storageOf } from './context.ts';
@@ -34,15 +34,10 @@ export function maintenance(state: CatalogState, viewId: number, inputs: Iterabl
   return statements;
 }
 
-/** Sets the deltas of these inputs aside: a view that is being populated, or is not due yet, takes them in one piece. */
+/** Sets the deltas of these storages aside: a view that is being populated, or is not due yet, takes them in one piece. */
 export function settingAside(state: CatalogState, viewId: number, inputs: Iterable<number>): Execution[] {
-  return [...inputs].map((input) => {
-    const base = state.bases.get(input);
-    // Either table may have columns that the other one has not: the base table was altered since.
-    const columns = base === undefined ? null : ['w', ...base.deltaAttnums.map(storageColumn)].join(', ');
-    return {
-      name: `w${viewId}_${input}`,
-      sql: `INSERT INTO ${pendingDeltaTable(viewId, input)}${columns === null ? '' : ` (${columns})`} SELECT ${columns ?? '*'} FROM ${deltaTable(storageOf(state, input))}`,
-    };
-  });
+  return [...inputs].map((input) => ({
+    name: `w${viewId}_${input}`,
+    sql: `INSERT INTO ${pendingDeltaTable(viewId, input)} SELECT * FROM ${deltaTable(storageOf(state, input))}`,
+  }));
 }

@@ -103,12 +103,20 @@ export function maintainSql(
 /**
  * A small delta as a relation the planner knows to be small, to be returned from `maintainSql`'s `delta`. Without it the planner takes a
  * delta table for ten pages of rows, and reads whole storages for an epoch of one row. `rows`: how many rows the table has, or more; the
- * text is the same for all numbers up to 4, 32 and 256, so that statements can be prepared, and the bare table beyond.
- * A number that is too small loses changes: count what is there, `SELECT count(*) FROM (SELECT FROM <table> LIMIT 257) x`.
+ * text is the same for all numbers up to 4, 32, 256 and 1024, so that statements can be prepared, and the bare table beyond.
+ * A number that is too small loses changes: count what is there, `SELECT count(*) FROM (SELECT FROM <table> LIMIT 1025) x`.
+ * `where`: a condition on its rows, of which there are so many; null: all of them.
  */
-export function boundedDelta(table: string, rows: number): string {
-  const bound = [4, 32, 256].find((limit) => rows <= limit);
-  return bound === undefined ? table : `(SELECT * FROM ${table} LIMIT ${bound})`;
+export function boundedDelta(table: string, rows: number, where: string | null = null): string {
+  const rest = where === null ? '' : ` WHERE ${where}`;
+  const bound = smallDelta(rows);
+  if (bound !== null) return `(SELECT * FROM ${table}${rest} LIMIT ${bound})`;
+  return where === null ? table : `(SELECT * FROM ${table}${rest})`;
+}
+
+/** The bound in the text for a delta of so many rows; null: it has none. */
+export function smallDelta(rows: number): number | null {
+  return [4, 32, 256, 1024].find((limit) => rows <= limit) ?? null;
 }
 
 /**

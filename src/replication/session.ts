@@ -80,6 +80,7 @@ export class Session implements RawConnection {
         // One whose Parse is unanswered in an earlier call may turn out not to exist: prepared again, so that this call does not depend on that one.
         const usable = known !== undefined && known.sql === sql && (known.created || prepares.some((one) => one.statement === known));
         if (!usable) {
+          // Where a Parse failed or was skipped there may be none, or a former one: no error to close it either way.
           if (known !== undefined) this.#outbox.closeStatement(name);
           const statement: Prepared = { sql, created: false };
           this.#statements.set(name, statement);
@@ -353,15 +354,7 @@ export class Session implements RawConnection {
     this.transactionStatus = status;
     const call = this.#calls.shift();
     if (call === undefined) return;
-    this.#dropUnparsed(call);
     call.settle(call);
-  }
-
-  /** A Parse that failed or was skipped left no statement behind. */
-  #dropUnparsed(call: Call): void {
-    for (const { name, statement } of call.prepares) {
-      if (!statement.created && this.#statements.get(name) === statement) this.#statements.delete(name);
-    }
   }
 
   #wakeDrained(): void {

@@ -12,6 +12,7 @@ import { explainDeltas, explainStreamTable, validateQuery } from './pgtrickle-ex
 import { awaitRefreshes } from './refresh-wait.ts';
 import { type Arguments, invalidArgument, requiredText } from './stream-table-options.ts';
 import { alterStreamTable, createStreamTable } from './stream-tables.ts';
+import { isWaiting } from './wait.ts';
 
 type Work = (context: StatementContext, session: CallerSession, given: Arguments) => Promise<unknown>;
 
@@ -133,12 +134,12 @@ async function leave(session: CallerSession, state: Readonly<Record<string, unkn
 async function finish(session: CallerSession): Promise<void> {
   const row = await firstRow(
     session,
-    `SELECT pg_catalog.current_setting('millrace.awaited', true),
+    `SELECT pg_catalog.current_setting('millrace.awaited', true), pg_catalog.current_setting('millrace.wait', true),
             pg_catalog.set_config('millrace.call', '', true), pg_catalog.set_config('millrace.awaited', '', true)`,
   );
-  const awaited = row?.[0];
-  if (awaited !== null && awaited !== undefined && awaited !== '')
-    await awaitRefreshes(session, JSON.parse(awaited) as Record<string, number>);
+  const [awaited, wait] = row ?? [];
+  if (awaited !== null && awaited !== undefined && awaited !== '' && isWaiting(wait))
+    awaitRefreshes(session, JSON.parse(awaited) as Record<string, number>);
 }
 
 /** All or none: an element that cannot be created fails the statement. */

@@ -19,8 +19,12 @@ interface Waited {
 /** Whether this session waits: off only after SET millrace.wait = off. */
 export async function waitsForEngine(session: CallerSession): Promise<boolean> {
   const row = await firstRow(session, "SELECT pg_catalog.current_setting('millrace.wait', true)");
-  return !['off', 'false', 'no', '0'].includes((row?.[0] ?? '').toLowerCase());
+  return isWaiting(row?.[0]);
 }
+
+/** What a value of millrace.wait means. */
+export const isWaiting = (setting: string | null | undefined): boolean =>
+  !['off', 'false', 'no', '0'].includes((setting ?? '').toLowerCase());
 
 /**
  * After commit: returns when every object is readable. `onFailure` undoes what was created when the engine reports an error for one of them,

@@ -6,7 +6,7 @@ import type pg from 'pg';
 import { ensureCatalog } from '../../src/catalog/install.ts';
 import { definitionView, gateView, storageTable } from '../../src/catalog/model.ts';
 import { gateSql } from '../../src/catalog/storage-ddl.ts';
-import { type BaseShape, baseStorage, shapesSql } from '../../src/engine/base/shapes.ts';
+import { type BaseShape, baseStorage, shapesOf } from '../../src/engine/base/shapes.ts';
 import { analyzeView, viewFunctions } from '../../src/ivm/analyze.ts';
 import { functionKindsSql, planView } from '../../src/ivm/plan-view.ts';
 import { loadViewParser } from '../../src/ivm/source-text.ts';
@@ -47,7 +47,7 @@ export async function createStream(client: pg.Client, name: string, query: strin
         continue;
       }
       const id = await baseRelation(client, row.oid);
-      const shape = (await client.query(shapesSql([id]))).rows[0]?.coalesce[0] as BaseShape;
+      const shape = (await client.query({ text: shapesOf([id]).sql, values: [[id]] })).rows[0]?.coalesce[0] as BaseShape;
       shapes.set(id, shape);
       const key = await client.query<{ attnum: number }>(
         'SELECT unnest(key_attnums) AS attnum FROM millrace.base_table WHERE relation_id = $1',

@@ -362,10 +362,10 @@ END $$;
 REVOKE EXECUTE ON FUNCTION millrace.follow_owners() FROM PUBLIC;
 
 -- Begins an epoch of the leader that holds this token; raises for any other.
-CREATE FUNCTION millrace.begin_epoch(leader bigint) RETURNS void
+CREATE FUNCTION millrace.begin_epoch(leader bigint, OUT number bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE millrace.epoch SET epoch = epoch + 1, committed_at = clock_timestamp() WHERE token = leader;
+    UPDATE millrace.epoch SET epoch = epoch + 1, committed_at = clock_timestamp() WHERE token = leader RETURNING epoch INTO number;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '55P04', MESSAGE = 'another Millrace process has taken over as leader of this database';
     END IF;

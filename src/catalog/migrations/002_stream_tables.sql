@@ -6,7 +6,8 @@ ALTER TABLE millrace.relation ADD CONSTRAINT relation_kind_check CHECK (kind IN 
 ALTER TABLE millrace.relation ALTER COLUMN gate DROP NOT NULL;
 
 -- An ordinary table of this database that a live relation reads. Nothing of it is copied: its changes come from this database's own WAL
--- into millrace_data.d<id> (w, then c<attnum> of its columns), its rows are read where they are.
+-- into millrace_data.d<id> (w, m: a mask of changed columns, then c<attnum> of the columns that views use), its rows are read where they are.
+-- What some view is not due to take is kept in millrace_data.w<id>, once for all views: as d<id>, with the epoch e it came in.
 CREATE TABLE millrace.base_table (
     relation_id bigint PRIMARY KEY REFERENCES millrace.relation ON DELETE CASCADE,
     table_oid   oid   NOT NULL UNIQUE,
@@ -42,6 +43,13 @@ CREATE TABLE millrace.base_progress (
     lsn          pg_lsn,                   -- WAL position right after that snapshot was taken
     committed_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 10);
+
+-- How far a view is in the logs of changes (millrace_data.w<base table>): it has still to take what came in epochs (e) after this one.
+-- A view that has nothing to take there may be behind: it is recorded only where something was written or taken.
+CREATE TABLE millrace.change_position (
+    relation_id bigint PRIMARY KEY REFERENCES millrace.live_view ON DELETE CASCADE,
+    e           bigint NOT NULL
+) WITH (fillfactor = 50);
 
 -- A live view that is a stream table: `millrace.live_view` has its plan, `millrace.live_view_input` what it reads.
 CREATE TABLE millrace.stream_table (
@@ -131,9 +139,10 @@ BEGIN
       INTO targets, vals
       FROM pg_attribute d
       JOIN pg_attribute k ON k.attrelid = ('millrace_data.t' || base)::regclass AND k.attname = d.attname AND NOT k.attisdropped
-     WHERE d.attrelid = ('millrace_data.d' || base)::regclass AND d.attnum > 1 AND NOT d.attisdropped AND d.attgenerated = '';
+     WHERE d.attrelid = ('millrace_data.d' || base)::regclass AND d.attnum > 0 AND d.attname ~ '^c' AND NOT d.attisdropped AND d.attgenerated = '';
+    -- Which columns an update changed is not looked at: m is all of them by default.
     EXECUTE format('WITH taken AS (DELETE FROM millrace_data.t%s RETURNING *)
-                    INSERT INTO millrace_data.d%s (w, %s) SELECT x.w, %s FROM taken x WHERE x.w <> 0', base, base, targets, vals);
+                    INSERT INTO millrace_data.d%s (w%s) SELECT x.w%s FROM taken x WHERE x.w <> 0', base, base, ', ' || targets, ', ' || vals);
     GET DIAGNOSTICS taken = ROW_COUNT;
 END $$;
 REVOKE EXECUTE ON FUNCTION millrace.take_base_changes(bigint) FROM PUBLIC;

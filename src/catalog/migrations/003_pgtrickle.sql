@@ -200,6 +200,19 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
      WHERE t.relation_id = relation
 $$;
 
+-- The same after a pause, and after the epoch that is about to refresh it, if there is one: the engine holds this lock as long as that is open.
+-- Nothing but the wait depends on the lock.
+CREATE FUNCTION millrace.refresh_outcome(relation bigint, wanted bigint, pause float8)
+RETURNS TABLE (done bigint, name text, status text, code text, message text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM millrace.stream_table t WHERE t.relation_id = relation AND t.refresh_done >= wanted) THEN
+        PERFORM pg_sleep(pause);
+        PERFORM pg_advisory_xact_lock_shared(1835625581, (relation % 2147483647)::integer);
+    END IF;
+    RETURN QUERY SELECT * FROM millrace.refresh_outcome(relation);
+END $$;
+
 -- The way from a function to Millrace and back, inside one transaction: Millrace first lets the calls of a statement say their arguments
 -- ("asked"), does the work, leaves the answers, and then lets the statement run.
 CREATE FUNCTION millrace.carried_out(called text, arguments jsonb) RETURNS jsonb
@@ -711,7 +724,7 @@ LANGUAGE sql STABLE AS $$
     SELECT s.original_query FROM pgtrickle.pgt_stream_tables s WHERE s.pgt_id = millrace.stream_table_named($1)
 $$;
 
--- Changes that wait for a refresh, in tables of Millrace (millrace_data.w<stream table>_<source>).
+-- Changes that wait for a refresh, in tables of Millrace (millrace_data.w<source>): those of one source are there once for all stream tables.
 CREATE FUNCTION pgtrickle.change_buffer_sizes()
 RETURNS TABLE (stream_table text, source_table text, source_oid bigint, cdc_mode text, pending_rows bigint, buffer_bytes bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -720,7 +733,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
       FROM pgtrickle.pgt_dependencies d
       JOIN pgtrickle.pgt_stream_tables s USING (pgt_id)
       LEFT JOIN millrace.base_table b ON b.table_oid = d.source_relid
-      LEFT JOIN pg_class c ON c.oid = to_regclass(format('millrace_data.w%s_%s', d.pgt_id, b.relation_id))
+      LEFT JOIN pg_class c ON c.oid = to_regclass('millrace_data.w' || b.relation_id)
      ORDER BY 1, 2
 $$;
 

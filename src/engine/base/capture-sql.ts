@@ -4,8 +4,9 @@
  * with all of its changes of the table or with none; those with none have ended before the lock was had, and any later snapshot sees them.
  */
 import type { Client } from 'pg';
-import { type BaseTable, deltaTable, type RelationError, storageColumn, triggerTable } from '../../catalog/model.ts';
+import { type BaseTable, changeLogTable, deltaTable, type RelationError, storageColumn, triggerTable } from '../../catalog/model.ts';
 import { quoteIdentifier } from '../../sql/quote.ts';
+import { createDelta } from './delta-ddl.ts';
 
 /** Writers of the table are kept waiting behind the lock for so long at most. */
 const lockTimeout = '1s';
@@ -26,13 +27,13 @@ interface Member {
   readonly isRoot: boolean;
 }
 
-/** Answers whether its REPLICA IDENTITY was changed. Errors of locks (55P03) mean: again later. */
+/** `wanted`: columns that are captured, by attnum. Answers whether its REPLICA IDENTITY was changed. Errors of locks (55P03) mean: again later. */
 export async function addTable(
   client: Client,
   method: BaseTable['method'],
   publication: string,
-  baseId: number,
-  tableOid: number,
+  { id: baseId, tableOid }: Pick<BaseTable, 'id' | 'tableOid'>,
+  wanted: ReadonlySet<number>,
 ): Promise<boolean> {
   const described = await client.query<{
     name: string;
@@ -74,7 +75,7 @@ export async function addTable(
         "ALTER SYSTEM SET wal_level = 'logical'; restart the server, and give Millrace's role REPLICATION; or use refresh_mode => 'FULL'.",
       );
     }
-    await addTriggers(client, name, baseId, tableOid);
+    await addTriggers(client, name, { id: baseId, tableOid }, wanted);
     return false;
   }
   // With either, Postgres would refuse the user's own UPDATEs: of partitions still to come, and of every row.
@@ -108,7 +109,7 @@ export async function addTable(
       [publication, tableOid],
     );
     if (published.rowCount === 0) await client.query(`ALTER PUBLICATION ${quoteIdentifier(publication)} ADD TABLE ${name}`);
-    await createDelta(client, baseId, tableOid);
+    await createDelta(client, { id: baseId, tableOid }, wanted);
     await client.query(
       `UPDATE millrace.base_table
           SET state = 'captured', error = NULL, identity_before = coalesce(identity_before, $2::"char"), identity_index = coalesce(identity_index, $3::oid)
@@ -139,10 +140,15 @@ const events = [
 const triggerName = (event: string): string => `millrace_base_${event.toLowerCase()}`;
 
 /** Triggers in place of the stream. CREATE TRIGGER waits for the table's writers, as joining the publication does. */
-async function addTriggers(client: Client, name: string, baseId: number, tableOid: number): Promise<void> {
+async function addTriggers(
+  client: Client,
+  name: string,
+  { id: baseId, tableOid }: Pick<BaseTable, 'id' | 'tableOid'>,
+  wanted: ReadonlySet<number>,
+): Promise<void> {
   await client.query(`BEGIN; SET LOCAL lock_timeout = '${lockTimeout}'`);
   try {
-    await createDelta(client, baseId, tableOid);
+    await createDelta(client, { id: baseId, tableOid }, wanted);
     await client.query(`DROP TABLE IF EXISTS ${triggerTable(baseId)}`);
     const columns = await client.query<{ attnum: number }>(
       'SELECT attnum FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum',
@@ -196,33 +202,6 @@ async function membersOf(client: Client, tableOid: number): Promise<readonly Mem
   return found.rows;
 }
 
-/** A new delta table: w, then the table's columns by attnum. Generated columns are computed in it, as the stream does not bring them. */
-export async function createDelta(client: Client, baseId: number, tableOid: number): Promise<void> {
-  const delta = deltaTable(baseId);
-  const columns = await client.query<{ attnum: number; name: string; notNull: boolean }>(
-    `SELECT attnum, attname AS name, attnotnull AS "notNull" FROM pg_catalog.pg_attribute
-      WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum`,
-    [tableOid],
-  );
-  const name = await client.query<{ name: string }>('SELECT millrace.qualified_name($1) AS name', [tableOid]);
-  await client.query(`DROP TABLE IF EXISTS ${delta}`);
-  // A column of the user's may be called w: theirs are renamed first.
-  await client.query(
-    `CREATE UNLOGGED TABLE ${delta} ("mr$w" smallint, LIKE ${name.rows[0]?.name ?? ''} INCLUDING GENERATED) WITH (autovacuum_enabled = off)`,
-  );
-  const temporary = (attnum: number): string => `"mr$${attnum}"`;
-  for (const column of columns.rows) {
-    if (column.notNull) await client.query(`ALTER TABLE ${delta} ALTER COLUMN ${quoteIdentifier(column.name)} DROP NOT NULL`);
-  }
-  for (const column of columns.rows) {
-    await client.query(`ALTER TABLE ${delta} RENAME COLUMN ${quoteIdentifier(column.name)} TO ${temporary(column.attnum)}`);
-  }
-  for (const column of columns.rows) {
-    await client.query(`ALTER TABLE ${delta} RENAME COLUMN ${temporary(column.attnum)} TO ${storageColumn(column.attnum)}`);
-  }
-  await client.query(`ALTER TABLE ${delta} RENAME COLUMN "mr$w" TO w`);
-}
-
 /** The table leaves the publication; its former replica identity is put back where Millrace had changed it. Answers what was put back. */
 export async function removeTable(
   client: Client,
@@ -250,7 +229,7 @@ export async function removeTable(
     if (base.method === 'trigger' && name !== null) {
       for (const { event } of events) await client.query(`DROP TRIGGER IF EXISTS ${triggerName(event)} ON ${name}`);
     }
-    await client.query(`DROP TABLE IF EXISTS ${deltaTable(base.id)}, ${triggerTable(base.id)}`);
+    await client.query(`DROP TABLE IF EXISTS ${deltaTable(base.id)}, ${triggerTable(base.id)}, ${changeLogTable(base.id)}`);
     await client.query(
       "UPDATE millrace.base_table SET state = 'new', method = 'wal', error = NULL, identity_before = NULL, identity_index = NULL WHERE relation_id = $1",
       [base.id],
@@ -293,54 +272,6 @@ async function formerIdentity(client: Client, baseId: number, before: string, me
   );
   const [index] = found.rows;
   return index === undefined ? 'DEFAULT' : `USING INDEX ${quoteIdentifier(index.name)}`;
-}
-
-/**
- * Makes the delta table of a base table have the columns the table has now; true when it did not. To be called between epochs, when it is empty.
- * Tables with deltas set aside get columns that were added, too.
- */
-export async function followColumns(client: Client, baseId: number, tableOid: number): Promise<boolean> {
-  const same = await client.query<{ same: boolean }>(
-    `SELECT (SELECT array_agg(('c' || attnum, atttypid, atttypmod, attcollation)::text ORDER BY attnum) FROM pg_catalog.pg_attribute
-              WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped)
-          = (SELECT array_agg((attname, atttypid, atttypmod, attcollation)::text ORDER BY attnum) FROM pg_catalog.pg_attribute
-              WHERE attrelid = to_regclass($2) AND attnum > 1 AND NOT attisdropped) AS same`,
-    [tableOid, deltaTable(baseId)],
-  );
-  if (same.rows[0]?.same === true) return false;
-  await client.query("BEGIN; SET LOCAL lock_timeout = '5s'");
-  try {
-    await createDelta(client, baseId, tableOid);
-    const unlogged = await client.query<{ attnum: number }>(
-      `SELECT a.attnum FROM pg_catalog.pg_attribute a
-        WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND to_regclass($2) IS NOT NULL
-          AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute k WHERE k.attrelid = to_regclass($2) AND k.attname = 'c' || a.attnum AND NOT k.attisdropped)`,
-      [tableOid, triggerTable(baseId)],
-    );
-    for (const { attnum } of unlogged.rows)
-      await client.query(`ALTER TABLE ${triggerTable(baseId)} ADD COLUMN ${storageColumn(attnum)} text`);
-    const missing = await client.query<{ table: string; column: string; type: string; collation: string | null }>(
-      `SELECT w.relname AS table, a.attname AS column, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
-              CASE WHEN a.attcollation <> t.typcollation THEN pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(co.collname) END AS collation
-         FROM pg_catalog.pg_class w
-         JOIN pg_catalog.pg_attribute a ON a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped
-         JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-         LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation LEFT JOIN pg_catalog.pg_namespace n ON n.oid = co.collnamespace
-        WHERE w.relnamespace = 'millrace_data'::regnamespace AND w.relname ~ ('^w[0-9]+_' || $2 || '$')
-          AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute x WHERE x.attrelid = w.oid AND x.attname = a.attname AND NOT x.attisdropped)`,
-      [deltaTable(baseId), String(baseId)],
-    );
-    for (const { table, column, type, collation } of missing.rows) {
-      await client.query(
-        `ALTER TABLE millrace_data.${quoteIdentifier(table)} ADD COLUMN ${column} ${type}${collation === null ? '' : ` COLLATE ${collation}`}`,
-      );
-    }
-    await client.query('COMMIT');
-    return true;
-  } catch (error) {
-    await client.query('ROLLBACK').catch(() => undefined);
-    throw error;
-  }
 }
 
 function refused(code: string, message: string, hint: string): CaptureRefusedError {

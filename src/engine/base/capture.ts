@@ -6,19 +6,35 @@
 import type { Client } from 'pg';
 import { type BaseTable, triggerTable } from '../../catalog/model.ts';
 import { connectionProblem, openOrigin } from '../../replication/origin.ts';
+import type { Execution } from '../../replication/session-contract.ts';
 import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../../replication/slots.ts';
 import { parseSnapshot, type Snapshot } from '../../replication/snapshot-visibility.ts';
 import { quoteIdentifier } from '../../sql/quote.ts';
 import type { ReadCatalog } from '../catalog-reader.ts';
-import type { EngineContext } from '../context.ts';
+import type { CatalogState, EngineContext } from '../context.ts';
 import { Epoch } from '../epoch.ts';
-import { addTable, CaptureRefusedError, followColumns, forgetTable, identifyPartitions, removeTable } from './capture-sql.ts';
-import { findTarget, loseDeltas, methodOf, writeMarker } from './facts.ts';
+import { scheduleOf } from '../streams/due.ts';
+import { addTable, CaptureRefusedError, forgetTable, identifyPartitions, removeTable } from './capture-sql.ts';
+import { followColumns } from './delta-ddl.ts';
+import { findTarget, flushedMarker, flushedMessages, loseDeltas, methodOf, writeMarker } from './facts.ts';
 import { BaseRunner, StreamLostError } from './runner.ts';
-import { capturedBases, inLine } from './wanted.ts';
+import { capturedBases, inLine, wantedColumns } from './wanted.ts';
 
 const firstPauseMs = 200;
 const longestPauseMs = 10_000;
+
+/** How long a busy stream may be left unread: where some view follows at once, and where none does. */
+const [shortPauseMs, idlePauseMs] = [20, 50];
+const patience = new WeakMap<CatalogState, number>();
+
+function patienceMs(state: CatalogState): number {
+  let ms = patience.get(state);
+  if (ms === undefined) {
+    ms = [...state.streams.values()].some((stream) => scheduleOf(stream).kind === 'calculated') ? shortPauseMs : idlePauseMs;
+    patience.set(state, ms);
+  }
+  return ms;
+}
 
 export interface CaptureHooks {
   /** Transactions wait, or the stream has begun. */
@@ -91,15 +107,27 @@ export class BaseCapture {
     return base.state === 'captured' && (base.method === 'trigger' || this.runner !== null);
   }
 
-  /** Resolves when every transaction that has committed by now is with the runner. */
-  async passed(runner: BaseRunner): Promise<void> {
+  /**
+   * A mark to be put into the WAL: `passed` resolves when the stream has come to it, so that every transaction before it is with the runner.
+   * `statement` writes it, in any transaction; null: `write` has to be called.
+   */
+  marker(runner: BaseRunner): {
+    readonly passed: Promise<void>;
+    readonly statement: Execution | null;
+    readonly write: () => Promise<void>;
+  } {
     const marker = `${this.#engine.token}:${++this.#markers}`;
     const passed = runner.passed(marker);
     passed.catch(() => undefined);
-    await this.#ask((client) => writeMarker(client, marker)).catch((error: unknown) => {
-      throw new StreamLostError('a marker could not be written', { cause: error });
-    });
-    await passed;
+    return {
+      passed,
+      statement: this.#engine.serverVersion >= flushedMessages ? flushedMarker(marker) : null,
+      write: async () => {
+        await this.#ask((client) => writeMarker(client, marker)).catch((error: unknown) => {
+          throw new StreamLostError('a marker could not be written', { cause: error });
+        });
+      },
+    };
   }
 
   /** Called about every second. */
@@ -225,9 +253,10 @@ export class BaseCapture {
 
   async #add(client: Client, method: BaseTable['method'], base: BaseTable): Promise<boolean> {
     try {
-      if (await addTable(client, method, this.#names().publication, base.id, base.tableOid)) {
+      if (await addTable(client, method, this.#names().publication, base, wantedColumns(this.#engine.state, base.id))) {
         this.#engine.log.info({ table: base.name }, 'REPLICA IDENTITY FULL set: stream tables over it need old row images');
       }
+      this.#engine.changes.forget(base.id);
       if (method === 'trigger') {
         this.touched.add(base.id);
         this.#engine.log.info({ table: base.name }, 'changes are captured by triggers: the server or the role does not stream');
@@ -279,6 +308,7 @@ export class BaseCapture {
       {
         resolve: (message, xid) => this.#ask((asked) => findTarget(asked, message, xid)),
         ready: this.#hooks.ready,
+        patience: () => patienceMs(this.#engine.state),
         failed: (error) => {
           if (this.#runner === runner) this.#failed(error);
         },
@@ -370,7 +400,8 @@ export class BaseCapture {
     const client = await openOrigin(upstream, { database, applicationName: 'millrace capture' });
     let changed = false;
     try {
-      for (const base of bases) changed = (await this.#inTurn(() => followColumns(client, base.id, base.tableOid))) || changed;
+      for (const base of bases)
+        changed = (await this.#inTurn(() => followColumns(client, base, wantedColumns(this.#engine.state, base.id)))) || changed;
     } finally {
       await client.end().catch(() => undefined);
     }

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from 'pg';
 import type { BaseTable } from '../../catalog/model.ts';
 import type { RelationMessage } from '../../replication/pgoutput.ts';
+import type { Execution } from '../../replication/session-contract.ts';
 import { isVisible, parseSnapshot } from '../../replication/snapshot-visibility.ts';
 import { quoteLiteral } from '../../sql/quote.ts';
 import { type TargetFacts, targetOf } from './shapes.ts';
@@ -32,8 +33,12 @@ export async function findTarget(client: Client, message: RelationMessage, xid: 
               'delta', (SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', substr(a.attname, 2)::integer,
                                  'type', pg_catalog.format_type(a.atttypid, a.atttypmod)) ORDER BY a.attnum), '[]')
                           FROM pg_catalog.pg_attribute a
-                         WHERE a.attrelid = to_regclass('millrace_data.d' || b.relation_id) AND a.attnum > 1 AND NOT a.attisdropped
-                           AND a.attgenerated = '')) AS facts,
+                         WHERE a.attrelid = to_regclass('millrace_data.d' || b.relation_id) AND a.attname ~ '^c' AND a.attnum > 0
+                           AND NOT a.attisdropped AND a.attgenerated = ''),
+              'computed', (SELECT coalesce(jsonb_agg(substr(a.attname, 2)::integer), '[]')
+                             FROM pg_catalog.pg_attribute a
+                            WHERE a.attrelid = to_regclass('millrace_data.d' || b.relation_id) AND a.attnum > 0 AND NOT a.attisdropped
+                              AND a.attgenerated <> '')) AS facts,
             ARRAY(SELECT pg_catalog.format_type((c.value ->> 'type')::oid, (c.value ->> 'typmod')::integer)
                     FROM jsonb_array_elements($2::jsonb) WITH ORDINALITY c(value, place) ORDER BY c.place) AS types
        FROM millrace.base_table b WHERE b.table_oid = $1 AND b.state = 'captured' AND b.method = 'wal'`,
@@ -69,3 +74,13 @@ export async function writeMarker(client: Client, content: string): Promise<void
     content,
   ]);
 }
+
+/** From this version on a message can be put on disk by the call itself. */
+export const flushedMessages = 170000;
+
+/** A logical message that is on disk, with everything before it, when the statement returns: whatever becomes of its transaction. */
+export const flushedMarker = (content: string): Execution => ({
+  name: 'marker',
+  sql: 'SELECT pg_catalog.pg_logical_emit_message(false, $1, $2::text, true)',
+  params: [markerPrefix, content],
+});

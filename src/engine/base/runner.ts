@@ -9,6 +9,8 @@ import type { Lsn } from '../../replication/lsn.ts';
 import { PgoutputDecoder, type RelationMessage } from '../../replication/pgoutput.ts';
 import { isVisible, type Snapshot } from '../../replication/snapshot-visibility.ts';
 import { type ReplicationStream, startStream } from '../../replication/stream.ts';
+import { addCounts, allColumns, concerning, type MaskCounts } from './masks.ts';
+import { ReadPacing } from './pacing.ts';
 import { type BaseTarget, type BaseTransaction, transactionHandler } from './transactions.ts';
 
 export interface BaseRunnerHooks {
@@ -16,6 +18,8 @@ export interface BaseRunnerHooks {
   readonly resolve: (message: RelationMessage, xid: number) => Promise<BaseTarget | null>;
   /** A transaction has come. */
   readonly ready: () => void;
+  /** How long transactions may be left unread where many come, in ms. */
+  readonly patience: () => number;
   readonly failed: (error: unknown) => void;
 }
 
@@ -28,8 +32,13 @@ export interface BaseRunnerOptions {
   readonly taken: Snapshot | null;
 }
 
+/** From what can be acknowledged to its acknowledgement. */
+const acknowledgeMs = 100;
+
 /** Bytes decoded ahead of an upstream that is busy with an epoch. */
 const aheadBytes = 64 * 1024 * 1024;
+
+const unknownChange: MaskCounts = new Map([[allColumns, 1]]);
 
 /** The stream ended while something waited for it. */
 export class StreamLostError extends Error {}
@@ -47,14 +56,23 @@ export class BaseRunner {
   readonly #handler: ReturnType<typeof transactionHandler>;
   readonly #markers = new Map<string, Waiter>();
   #waiting: BaseTransaction[] = [];
+  /** What they change, by base table. */
+  #changed = new Map<number, Map<bigint, number>>();
   #stream: ReplicationStream | null = null;
   /** End of the last transaction, or of what the server says it has sent. */
   #reached: Lsn = 0n;
   #unflushed = 0;
+  /** The server may forget what is before. */
+  #safe: Lsn = 0n;
+  #acknowledging: NodeJS.Timeout | null = null;
   #resolving = 0;
   #lookups: Promise<void> = Promise.resolve();
   #stopped = false;
   #announced = false;
+  /** Since they were last announced. */
+  #arrived = 0;
+  readonly #pacing = new ReadPacing();
+  #nap: NodeJS.Timeout | null = null;
   #bytes = 0;
   #pausedForBytes = false;
   /** When the server was last known to have sent everything. */
@@ -69,6 +87,7 @@ export class BaseRunner {
       wanted: (xid) => options.taken === null || !isVisible(options.taken, xid),
       committed: (transaction) => {
         this.#waiting.push(transaction);
+        this.#count(transaction);
         this.#bytes += transaction.bytes;
         // While an epoch waits for a marker the stream must come to it; a busy one takes its time.
         if (this.#bytes > aheadBytes && this.#markers.size === 0) this.#pauseForBytes();
@@ -118,6 +137,8 @@ export class BaseRunner {
 
   async stop(): Promise<void> {
     this.#stopped = true;
+    this.#awaken();
+    if (this.#acknowledging !== null) clearTimeout(this.#acknowledging);
     await this.#stream?.close().catch(() => undefined);
   }
 
@@ -139,9 +160,10 @@ export class BaseRunner {
     return this.#bytes;
   }
 
-  /** Base tables whose changes wait. */
-  waitingFor(baseId: number): boolean {
-    return this.#waiting.some((transaction) => transaction.unknown.has(baseId) || transaction.rows.some((rows) => rows.baseId === baseId));
+  /** Whether changes wait that concern who looks at these columns of a base table. */
+  waitingFor(baseId: number, mask: bigint): boolean {
+    const changed = this.#changed.get(baseId);
+    return changed !== undefined && concerning(changed, mask) > 0;
   }
 
   /** WAL that has been heard of and is not in. */
@@ -162,6 +184,7 @@ export class BaseRunner {
     if (this.#stopped || this.#stream === null) return Promise.reject(new StreamLostError('the stream of base tables is not open'));
     return new Promise((resolve, reject) => {
       this.#markers.set(marker, { resolve, reject });
+      this.#awaken();
       this.#resumeIfFree();
     });
   }
@@ -172,6 +195,8 @@ export class BaseRunner {
     for (const transaction of transactions) transaction.release();
     this.#waiting = this.#waiting.filter((transaction) => !gone.has(transaction));
     this.#bytes = this.#waiting.reduce((sum, transaction) => sum + transaction.bytes, 0);
+    this.#changed = new Map();
+    for (const transaction of this.#waiting) this.#count(transaction);
     this.#unflushed++;
     this.#resumeIfFree();
     return this.#waiting[0]?.commitLsn ?? this.#reached;
@@ -180,7 +205,7 @@ export class BaseRunner {
   /** That epoch is on disk. */
   flushed(lsn: Lsn): void {
     this.#unflushed--;
-    if (!this.#stopped) this.#stream?.acknowledge(lsn);
+    this.#acknowledge(lsn);
   }
 
   requestPosition(): void {
@@ -194,7 +219,17 @@ export class BaseRunner {
 
   #acknowledgeIdle(): void {
     if (this.#waiting.length > 0 || this.#unflushed > 0 || this.#handler.isOpen()) return;
-    this.#stream?.acknowledge(this.#reached);
+    this.#acknowledge(this.#reached);
+  }
+
+  /** Now and then is enough: it only frees WAL. */
+  #acknowledge(lsn: Lsn): void {
+    this.#safe = lsn;
+    if (this.#acknowledging !== null || this.#stopped) return;
+    this.#acknowledging = setTimeout(() => {
+      this.#acknowledging = null;
+      if (!this.#stopped) this.#stream?.acknowledge(this.#safe);
+    }, acknowledgeMs);
   }
 
   #relation(message: RelationMessage, xid: number): void {
@@ -222,6 +257,20 @@ export class BaseRunner {
     return this.#lookups;
   }
 
+  #count(transaction: BaseTransaction): void {
+    for (const { baseId, masks } of transaction.rows) this.#countOf(baseId, masks);
+    for (const baseId of transaction.unknown.keys()) this.#countOf(baseId, unknownChange);
+  }
+
+  #countOf(baseId: number, masks: MaskCounts): void {
+    let changed = this.#changed.get(baseId);
+    if (changed === undefined) {
+      changed = new Map();
+      this.#changed.set(baseId, changed);
+    }
+    addCounts(changed, masks);
+  }
+
   #pauseForBytes(): void {
     this.#pausedForBytes = true;
     this.#stream?.pause();
@@ -233,12 +282,29 @@ export class BaseRunner {
   }
 
   #announce(): void {
+    this.#arrived++;
     if (this.#announced) return;
     this.#announced = true;
     setImmediate(() => {
       this.#announced = false;
       this.#hooks.ready();
+      const ms = this.#pacing.came(performance.now(), this.#arrived, this.#hooks.patience());
+      this.#arrived = 0;
+      if (ms > 0 && this.#markers.size === 0) this.#sleep(ms);
     });
+  }
+
+  #sleep(ms: number): void {
+    if (this.#nap !== null || this.#stopped) return;
+    this.#stream?.pauseReading();
+    this.#nap = setTimeout(() => this.#awaken(), ms);
+  }
+
+  #awaken(): void {
+    if (this.#nap === null) return;
+    clearTimeout(this.#nap);
+    this.#nap = null;
+    this.#stream?.resumeReading();
   }
 
   #lost(error: StreamLostError): void {

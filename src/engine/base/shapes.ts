@@ -6,6 +6,7 @@ import type { BaseColumn, BaseTable, RelationError } from '../../catalog/model.t
 import { storageColumn } from '../../catalog/model.ts';
 import type { ViewPlan } from '../../ivm/plans.ts';
 import type { RelationMessage } from '../../replication/pgoutput.ts';
+import type { Execution } from '../../replication/session-contract.ts';
 import { quoteIdentifier } from '../../sql/quote.ts';
 import type { BaseTarget } from './transactions.ts';
 
@@ -32,13 +33,15 @@ export const columnsSql = (oid: string): string =>
        LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation LEFT JOIN pg_catalog.pg_namespace n ON n.oid = co.collnamespace
       WHERE a.attrelid = ${oid} AND a.attnum > 0 AND NOT a.attisdropped)`;
 
-/** SQL that answers one jsonb array of BaseShape, as of its snapshot. */
-export function shapesSql(ids: readonly number[]): string {
-  return `SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.relation_id, 'name', millrace.qualified_name(b.table_oid),
+/** Answers one jsonb array of BaseShape, as of its snapshot. */
+export const shapesOf = (ids: readonly number[]): Execution => ({
+  name: 'shapes',
+  sql: `SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.relation_id, 'name', millrace.qualified_name(b.table_oid),
     'parts', ${partsSql('b.table_oid')}, 'columns',
-    ${columnsSql('b.table_oid')})), '[]')
-  FROM millrace.base_table b WHERE b.relation_id IN (${ids.join(', ')})`;
-}
+    ${columnsSql('b.table_oid')}) ORDER BY b.relation_id), '[]')
+  FROM millrace.base_table b WHERE b.relation_id = ANY ($1::bigint[])`,
+  params: [`{${ids.join(',')}}`],
+});
 
 /** The FROM item that stands for a base table's storage. */
 export function baseStorage(shape: BaseShape): string {
@@ -131,6 +134,8 @@ export interface TargetFacts {
   readonly now: readonly BaseColumn[];
   /** Columns of the delta table that take values, with their types. */
   readonly delta: readonly { readonly attnum: number; readonly type: string }[];
+  /** Its columns that are computed from those. */
+  readonly computed: readonly number[];
 }
 
 /** Finds the places of the delta table's columns in a Relation message. `types` are the formatted types of its columns, in order. */
@@ -158,6 +163,7 @@ export function targetOf(facts: TargetFacts, message: Pick<RelationMessage, 'col
     baseId: facts.id,
     attnums: found.map((column) => column.attnum),
     places: found.map((column) => placeOf.get(column.attnum) ?? -1),
+    computed: facts.computed,
     unusable,
   };
 }

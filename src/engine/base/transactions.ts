@@ -1,31 +1,29 @@
 /**
  * Transactions of this database's own WAL, as changes of base tables.
  * Invariant: a transaction is handed over whole, with everything it did to the tables in `targets`, signed: an old row weighs -1, a new one +1.
- * What cannot be told in rows (TRUNCATE, old rows that the WAL does not hold) is named in `unknown`.
+ * An update that changes no column of the target gives no rows. What cannot be told in rows (TRUNCATE, old rows that the WAL does not hold) is named in `unknown`.
  */
 import { RowBuffer } from '../../replication/copy-rows.ts';
 import type { Lsn } from '../../replication/lsn.ts';
-import type { ChangeHandler, RelationMessage, TupleView } from '../../replication/pgoutput.ts';
+import { type ChangeHandler, type RelationMessage, type TupleView, valueKind } from '../../replication/pgoutput.ts';
 import { mergedTuple } from '../tuples.ts';
+import { type Compared, changedColumns, type LineMask, type MaskCounts, wholeRow } from './masks.ts';
 import { type Frames, Spill, type SpilledFrames } from './spill.ts';
 
-/** Where rows of one relation of the stream go. */
-export interface BaseTarget {
+/** Where rows of one relation of the stream go: `attnums` are the columns of the delta table that the lines have, in order. */
+export interface BaseTarget extends Compared {
   readonly baseId: number;
-  /** Columns of the delta table that the lines have, in order. */
-  readonly attnums: readonly number[];
-  /** For each of them its place in a row of the stream; -1: it is not there. */
-  readonly places: readonly number[];
   /** Why rows cannot be told; null: they can. */
   readonly unusable: string | null;
 }
 
-/** Lines in COPY form: weight, then the columns `attnums`. */
+/** Lines in COPY form: weight, mask of changed columns, then the target's columns. */
 export interface BaseRows {
   readonly baseId: number;
-  readonly attnums: readonly number[];
+  readonly target: BaseTarget;
   readonly frames: readonly Frames[];
   readonly count: number;
+  readonly masks: MaskCounts;
 }
 
 export interface BaseTransaction {
@@ -57,7 +55,7 @@ export interface TransactionHooks {
   /** False: it has been taken in before, and its rows are skipped. */
   readonly wanted: (xid: number) => boolean;
   readonly committed: (transaction: BaseTransaction) => void;
-  /** Content of a logical message of Millrace's own, at its commit. */
+  /** Content of a logical message of Millrace's own: at its commit, or at once when it belongs to no transaction. */
   readonly marker: (content: string) => void;
   /** The end of any transaction. */
   readonly ended: (endLsn: Lsn) => void;
@@ -76,6 +74,31 @@ interface Collected {
   readonly rows: RowBuffer;
   readonly spilled: SpilledFrames[];
   count: number;
+  readonly masks: Map<LineMask, number>;
+}
+
+// Small transactions are many, and all of them are kept for a while: what is the same in most of them is there once.
+const nothingUnknown: ReadonlyMap<number, string> = new Map();
+const nothingHeld = (): void => undefined;
+const frequent = new Map<LineMask, MaskCounts[]>();
+
+function maskCounts(counts: ReadonlyMap<LineMask, number>): MaskCounts {
+  const [first] = counts;
+  if (first === undefined || counts.size > 1 || first[1] > 4) return new Map([...counts].map(([mask, rows]) => [mask.value, rows]));
+  const [mask, rows] = first;
+  let known = frequent.get(mask);
+  if (known === undefined) {
+    known = [];
+    frequent.set(mask, known);
+  }
+  known[rows] ??= new Map([[mask.value, rows]]);
+  return known[rows];
+}
+
+/** Whether a value that is wanted was left out (unchanged TOAST). */
+function leavesOut(row: TupleView, places: readonly number[]): boolean {
+  for (const place of places) if (row.kinds[place] === valueKind.unchangedToast) return true;
+  return false;
 }
 
 /** A handler for the decoder. Buffers are kept from transaction to transaction. */
@@ -97,16 +120,18 @@ export function transactionHandler(hooks: TransactionHooks): ChangeHandler & {
 
   const finish = (one: Collected): void => {
     const { target, rows, spilled, count } = one;
-    if (count > 0) finished.push({ baseId: target.baseId, attnums: target.attnums, count, frames: [...spilled, ...rows.takeTight()] });
+    if (count === 0) return;
+    const masks = maskCounts(one.masks);
+    finished.push({ baseId: target.baseId, target, count, masks, frames: [...spilled, ...rows.takeTight()] });
   };
   const rowsOf = (target: BaseTarget): Collected => {
     const known = collected.get(target.baseId);
-    if (known !== undefined && known.target.attnums === target.attnums) return known;
+    if (known !== undefined && known.target === target) return known;
     // The table got other columns within the transaction.
     if (known !== undefined) finish(known);
     const rows = known?.rows ?? spare.get(target.baseId) ?? new RowBuffer();
     spare.set(target.baseId, rows);
-    const fresh = { target, rows, spilled: [], count: 0 };
+    const fresh = { target, rows, spilled: [], count: 0, masks: new Map<LineMask, number>() };
     collected.set(target.baseId, fresh);
     return fresh;
   };
@@ -117,11 +142,14 @@ export function transactionHandler(hooks: TransactionHooks): ChangeHandler & {
     if (target.unusable === null) work(target);
     else unknown.set(target.baseId, target.unusable);
   };
-  const add = (target: BaseTarget, weight: '1' | '-1', row: TupleView): void => {
+  const add = (target: BaseTarget, mask: LineMask, removed: TupleView | null, made: TupleView | null): void => {
     const into = rowsOf(target);
     const before = into.rows.bytes;
-    into.rows.appendLine(`${weight}\t`, row, target.places);
-    into.count++;
+    if (removed !== null) into.rows.appendLine(mask.removed, removed, target.places);
+    if (made !== null) into.rows.appendLine(mask.made, made, target.places);
+    const lines = removed !== null && made !== null ? 2 : 1;
+    into.count += lines;
+    into.masks.set(mask, (into.masks.get(mask) ?? 0) + lines);
     bytes += into.rows.bytes - before;
     if (bytes > inMemory) spillAll();
   };
@@ -156,9 +184,9 @@ export function transactionHandler(hooks: TransactionHooks): ChangeHandler & {
           committedAt: postgresEpochMs + Number(time / 1000n),
           arrivedAt: Date.now(),
           rows: finished.splice(0),
-          unknown: new Map(unknown),
+          unknown: unknown.size === 0 ? nothingUnknown : new Map(unknown),
           bytes,
-          release: () => file?.release(),
+          release: file === null ? nothingHeld : () => file.release(),
         });
       } else file?.release();
       finished.length = 0;
@@ -172,21 +200,25 @@ export function transactionHandler(hooks: TransactionHooks): ChangeHandler & {
     type: () => undefined,
     relation: (message) => hooks.relation(message, xid),
     message: (transactional, _lsn, prefix, buffer, start, end) => {
-      if (transactional && prefix === markerPrefix) markers.push(buffer.toString('utf8', start, end));
+      if (prefix !== markerPrefix) return;
+      const content = buffer.toString('utf8', start, end);
+      if (transactional) markers.push(content);
+      else hooks.marker(content);
     },
-    insert: (oid, row) => each(oid, (target) => add(target, '1', row)),
+    insert: (oid, row) => each(oid, (target) => add(target, wholeRow, null, row)),
     update: (oid, oldKind, oldRow, newRow) =>
       each(oid, (target) => {
         if (oldRow === undefined || oldKind !== 'O') unknown.set(target.baseId, 'its REPLICA IDENTITY was not FULL');
         else {
-          add(target, '-1', oldRow);
-          add(target, '1', mergedTuple(oldRow, newRow));
+          // An update of nothing that anyone looks at is no change.
+          const mask = changedColumns(target, oldRow, newRow);
+          if (mask !== null) add(target, mask, oldRow, leavesOut(newRow, target.places) ? mergedTuple(oldRow, newRow) : newRow);
         }
       }),
     delete: (oid, oldKind, oldRow) =>
       each(oid, (target) => {
         if (oldKind !== 'O') unknown.set(target.baseId, 'its REPLICA IDENTITY was not FULL');
-        else add(target, '-1', oldRow);
+        else add(target, wholeRow, oldRow, null);
       }),
     truncate: (oids) => {
       for (const oid of oids) each(oid, (target) => unknown.set(target.baseId, 'TRUNCATE'));

@@ -4,7 +4,9 @@
  */
 import type { BaseTable } from '../../catalog/model.ts';
 import type { ReadCatalog } from '../catalog-reader.ts';
+import type { CatalogState } from '../context.ts';
 import { upkeepOf } from '../view-upkeep.ts';
+import { usedByAny } from './shapes.ts';
 
 /** Captured if and only if that is wanted, with the partitions it has now. */
 export function inLine(base: BaseTable, wanted: ReadonlySet<number>): boolean {
@@ -20,4 +22,12 @@ export function capturedBases(catalog: ReadCatalog): ReadonlySet<number> {
     for (const input of view.inputs) if (catalog.bases.has(input)) wanted.add(input);
   }
   return wanted;
+}
+
+/** Columns of a base table whose changes some view wants. */
+export function wantedColumns(state: CatalogState, baseId: number): ReadonlySet<number> {
+  return usedByAny(
+    [...state.views.values()].filter((view) => upkeepOf(state, view).wantsDeltas),
+    baseId,
+  );
 }

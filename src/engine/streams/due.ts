@@ -103,14 +103,22 @@ export function computedWhole(view: LiveView<ViewPlan>, stream: StreamTable | un
   return stream?.refreshMode === 'FULL' || ('clock' in view.plan && view.plan.clock === true);
 }
 
+const read = new Map<string | null, Schedule>();
+
 /** One that cannot be read was refused when it was given; should one be there, hourly does no harm. */
 export function scheduleOf(stream: StreamTable | undefined): Schedule {
-  try {
-    return parseSchedule(stream?.schedule ?? null);
-  } catch (error) {
-    if (!(error instanceof ScheduleError)) throw error;
-    return { kind: 'every', ms: 3_600_000 };
+  const text = stream?.schedule ?? null;
+  let schedule = read.get(text);
+  if (schedule === undefined) {
+    try {
+      schedule = parseSchedule(text);
+    } catch (error) {
+      if (!(error instanceof ScheduleError)) throw error;
+      schedule = { kind: 'every', ms: 3_600_000 };
+    }
+    read.set(text, schedule);
   }
+  return schedule;
 }
 
 /** Changes wait for the view or for one of the calculated views it reads. */

@@ -7,8 +7,10 @@ import { deltaTable, type LiveView, pendingDeltaTable, type StreamTable, storage
 import { nextTime } from '../../catalog/schedule.ts';
 import type { ViewPlan } from '../../ivm/plans.ts';
 import type { TableName } from '../../ivm/types.ts';
-import { boundedDelta, maintainSql, rebuildSql } from '../../ivm/view-plan.ts';
+import { boundedDelta, maintainSql, rebuildSql, smallDelta } from '../../ivm/view-plan.ts';
 import { PostgresError } from '../../replication/postgres-error.ts';
+import type { Execution } from '../../replication/session-contract.ts';
+import type { EpochChanges, Turn } from '../base/epoch-changes.ts';
 import { type EngineContext, storageOf } from '../context.ts';
 import { type Epoch, requireStatementError } from '../epoch.ts';
 import { fewRows } from '../row-arrays.ts';
@@ -27,14 +29,15 @@ export interface RefreshFacts {
   readonly dataAt: number;
   /** Stream tables that lost changes within this epoch, and why. */
   readonly lost: ReadonlyMap<number, string>;
-  /**
-   * Nothing was set aside for the view: inputs with deltas in this epoch, and how many rows where that is known.
-   * Null: all deltas are among those set aside.
-   */
-  readonly fresh: ReadonlyMap<number, number | null> | null;
+  /** Changes of base tables. */
+  readonly changes: EpochChanges;
+  /** Nothing was set aside for the view: inputs with deltas in this epoch. Null: all deltas are among those set aside. */
+  readonly fresh: readonly number[] | null;
+  /** Sets changes of this epoch aside that the view has not taken after all. */
+  readonly keep: (bases: readonly number[]) => void;
 }
 
-export interface Refreshed {
+export interface Refreshed extends Turn {
   /** Its storage has other rows. */
   readonly changed: boolean;
   /** The catalog says something else of it than the engine knows. */
@@ -79,6 +82,9 @@ export async function refreshView(facts: RefreshFacts, view: LiveView<ViewPlan>,
   const nextAt = stream === undefined ? null : nextAfter(view, stream, startedAt, took, rebuilt);
   if (stream !== undefined) epoch.sendAll(refreshed(stream, outcome, facts.dataAt, requested, nextAt, rebuilt));
   return {
+    viewId: view.id,
+    taken: stream?.refreshMode !== 'FULL',
+    fresh: facts.fresh !== null && !rebuilt,
     changed: inserted + deleted > 0,
     catalogChanged: stream !== undefined && (rebuilt || stream.consecutiveErrors > 0 || stream.status !== 'ACTIVE'),
     committed: () => {
@@ -105,13 +111,26 @@ function failed(
   const nextAt = Date.now() + 1000 * 4 ** Math.min(errors - 1, 5);
   engine.log.warn({ view: view.id, name: stream?.name, errors, err: outcome.failure }, 'a stream table could not be refreshed');
   // The changes of this epoch are still wanted.
-  if (fresh !== null) epoch.sendAll(settingAside(engine.state, view.id, fresh.keys()));
+  if (fresh !== null) {
+    const isBase = (input: number): boolean => engine.state.bases.has(input);
+    facts.keep(fresh.filter(isBase));
+    epoch.sendAll(
+      settingAside(
+        engine.state,
+        view.id,
+        fresh.filter((input) => !isBase(input)),
+      ),
+    );
+  }
   if (stream !== undefined) {
     epoch.sendAll(refreshFailed(stream, outcome, errors, requested, nextAt));
     const reason = lost.get(view.id);
     if (reason !== undefined) epoch.sendAll([alert(stream, 'reinitialize_needed', { reason })]);
   }
   return {
+    viewId: view.id,
+    taken: false,
+    fresh: fresh !== null,
     changed: false,
     catalogChanged: true,
     committed: () => {
@@ -122,22 +141,34 @@ function failed(
   };
 }
 
+interface Work {
+  readonly statements: readonly Execution[];
+  /** Few changes: plans made for few are kept. Else each statement is planned for what there is. */
+  readonly prepared: boolean;
+}
+
+const savepoint: Execution = { name: 'savepoint', sql: 'SAVEPOINT refresh' };
+const release: Execution = { name: 'release', sql: 'RELEASE SAVEPOINT refresh' };
+
 /** Runs statements that may fail without harm to the epoch, in one write. Answers what they did to the view's storage, or why they failed. */
 async function attempt(
   { session }: EngineContext,
   viewId: number,
-  work: readonly string[],
+  { statements: work, prepared }: Work,
 ): Promise<{ readonly inserted: number; readonly deleted: number } | PostgresError> {
   if (work.length === 0) return { inserted: 0, deleted: 0 };
   session.cork();
-  const before = session.execute(...counters(viewId));
-  const sent = [session.query('SAVEPOINT refresh'), ...work.map((sql) => session.query(sql)), session.query('RELEASE SAVEPOINT refresh')];
-  const after = session.execute(...counters(viewId));
+  const sent = [
+    session.executeAll([counters(viewId), savepoint]),
+    ...(prepared ? [session.executeAll(work)] : work.map(({ sql }) => session.query(sql))),
+    session.executeAll([release, counters(viewId)]),
+  ] as const;
   session.uncork();
-  const outcomes = await Promise.allSettled([before, ...sent, after]);
+  const outcomes = await Promise.allSettled(sent);
   const failure = outcomes.find((outcome) => outcome.status === 'rejected');
   if (failure === undefined) {
-    const [was, is] = [(await before).rows[0] ?? [], (await after).rows[0] ?? []];
+    const was = (await sent[0])[0]?.rows[0] ?? [];
+    const is = (await sent.at(-1))?.[1]?.rows[0] ?? [];
     return { inserted: Number(is[0]) - Number(was[0]), deleted: Number(is[1]) - Number(was[1]) };
   }
   const reason = requireStatementError(failure.reason);
@@ -148,11 +179,11 @@ async function attempt(
 }
 
 /** Rows written and deleted in the storage by this transaction so far, as a prepared statement. */
-const counters = (viewId: number): [string, string] => [
-  `counters${viewId}`,
-  `SELECT pg_catalog.pg_stat_get_xact_tuples_inserted(c) + pg_catalog.pg_stat_get_xact_tuples_updated(c), pg_catalog.pg_stat_get_xact_tuples_deleted(c)
+const counters = (viewId: number): Execution => ({
+  name: `counters${viewId}`,
+  sql: `SELECT pg_catalog.pg_stat_get_xact_tuples_inserted(c) + pg_catalog.pg_stat_get_xact_tuples_updated(c), pg_catalog.pg_stat_get_xact_tuples_deleted(c)
   FROM (SELECT '${storageTable(viewId)}'::regclass::oid AS c) x`,
-];
+});
 
 async function choose(
   { engine, memory, lost }: RefreshFacts,
@@ -174,61 +205,74 @@ async function choose(
 }
 
 function statements(
-  { engine, storage, fresh }: RefreshFacts,
+  facts: RefreshFacts,
   view: LiveView<ViewPlan>,
   stream: StreamTable | undefined,
   choice: Choice,
   pending: ReadonlyMap<number, number>,
-): string[] {
-  const work: string[] = [];
+): Work {
+  const { engine, storage, fresh } = facts;
+  const work: Execution[] = [];
+  let prepared = false;
   switch (choice.action) {
     case 'NO_DATA':
-      return work;
+      return { statements: work, prepared };
     case 'DIFFERENTIAL': {
-      const changed = new Set([...pending].flatMap(([input, rows]) => (rows > 0 ? [input] : [])));
-      const delta: TableName = (input) =>
-        boundedDelta(deltaSource(engine, view, input, fresh !== null), pending.get(input) ?? Number.POSITIVE_INFINITY);
-      work.push(...maintainSql(view.plan, view.id, changed, delta, storage));
+      const changed = [...pending].flatMap(([input, rows]) => (rows > 0 ? [input] : [])).sort((a, b) => a - b);
+      // One bound for all of them: fewer texts.
+      const most = Math.max(...pending.values());
+      prepared = smallDelta(most) !== null;
+      const delta: TableName = (input) => deltaOf(facts, view, input, most, prepared);
+      if (prepared) work.push(...engine.refreshes.of(view, changed, delta, storage));
+      else work.push(...maintainSql(view.plan, view.id, new Set(changed), delta, storage).map(unnamed));
       break;
     }
     case 'FULL':
     case 'REINITIALIZE':
-      work.push(...rebuildSql(view.plan, view.id, storage));
+      work.push(...rebuildSql(view.plan, view.id, storage).map(unnamed));
       break;
   }
-  if (stream?.refreshMode === 'FULL' || fresh !== null) return work;
+  if (stream?.refreshMode === 'FULL' || fresh !== null) return { statements: work, prepared };
   for (const input of view.inputs) {
+    if (engine.state.bases.has(input)) continue;
     const rows = pending.get(input) ?? 0;
     if (rows === 0 && choice.action === 'DIFFERENTIAL') continue;
     const table = pendingDeltaTable(view.id, input);
-    work.push(engine.deltas.empty(table, rows <= fewRows).sql);
+    work.push(engine.deltas.empty(table, rows <= fewRows));
     // Counted as if all of it went well; should it not, fewer rows are dead than thought, which does no harm.
     engine.deltas.emptied(table, rows <= fewRows ? `DELETE ${rows}` : '');
   }
-  return work;
+  return { statements: work, prepared };
 }
 
-/** Where the deltas of an input are. */
-function deltaSource({ state }: EngineContext, view: LiveView<ViewPlan>, input: number, fresh: boolean): string {
+const unnamed = (sql: string): Execution => ({ name: '', sql });
+
+/** Where the deltas of an input are: no more than so many rows. */
+function deltaOf({ engine, changes, fresh }: RefreshFacts, view: LiveView<ViewPlan>, input: number, rows: number, stable: boolean): string {
+  if (engine.state.bases.has(input)) return changes.delta(view, input, fresh !== null, rows, stable);
+  return boundedDelta(storedDelta(engine, view, input, fresh !== null), rows);
+}
+
+/** The table with the deltas of a storage. */
+function storedDelta({ state }: EngineContext, view: LiveView<ViewPlan>, input: number, fresh: boolean): string {
   return fresh ? deltaTable(storageOf(state, input)) : pendingDeltaTable(view.id, input);
 }
 
-/** Changed rows of each input. */
+/** Changed rows of each input, as far as they concern the view. */
 async function pendingRows(
-  { engine, fresh }: RefreshFacts,
+  { engine, changes, fresh }: RefreshFacts,
   view: LiveView<ViewPlan>,
   stream: StreamTable | undefined,
 ): Promise<ReadonlyMap<number, number>> {
   if (stream?.refreshMode === 'FULL') return new Map();
   const known = new Map<number, number>();
   const unknown: number[] = [];
-  for (const input of fresh === null ? view.inputs : fresh.keys()) {
-    const rows = fresh?.get(input) ?? null;
-    if (rows === null) unknown.push(input);
-    else known.set(input, rows);
+  for (const input of fresh ?? view.inputs) {
+    if (engine.state.bases.has(input)) known.set(input, changes.pending(view, input, fresh !== null));
+    else unknown.push(input);
   }
   if (unknown.length === 0) return known;
-  const counts = unknown.map((input) => `(SELECT count(*) FROM ${deltaSource(engine, view, input, fresh !== null)})`);
+  const counts = unknown.map((input) => `(SELECT count(*) FROM ${storedDelta(engine, view, input, fresh !== null)})`);
   const [result] = await engine.session.query(`SELECT ${counts.join(', ')}`);
   const row = result?.rows[0] ?? [];
   unknown.forEach((input, index) => {

@@ -165,6 +165,20 @@ describe('execute', () => {
     expect(await select()).toMatchObject({ rows: [['1', null]] });
   });
 
+  it('prepares anew what was there although it was to be prepared again in a failed transaction', async () => {
+    connection.cork();
+    const calls = [
+      connection.query('BEGIN'),
+      connection.execute('twice', 'SELECT 1'),
+      connection.query('SELECT 1/0'),
+      connection.execute('twice', 'SELECT 1'),
+      connection.query('ROLLBACK'),
+    ];
+    connection.uncork();
+    expect(await Promise.all(calls.map((call) => code(call)))).toEqual(['no error', 'no error', '22012', '25P02', 'no error']);
+    expect((await connection.execute('twice', 'SELECT 1')).rows).toEqual([['1']]);
+  });
+
   it('carries a large parameter', async () => {
     const large = 'é'.repeat(3_000_000);
     const result = await connection.execute('large', 'SELECT octet_length($1::text)', [large]);

@@ -139,11 +139,11 @@ export class LiveDatabase {
     const changed = new Set<number>();
     const counts = new Map<number, number>();
     const look = async (id: number): Promise<void> => {
-      const found = await this.client.query(`SELECT count(*) AS n FROM (SELECT FROM millrace_data.d${id} LIMIT 257) x`);
+      const found = await this.client.query(`SELECT count(*) AS n FROM (SELECT FROM millrace_data.d${id} LIMIT 1025) x`);
       counts.set(id, Number(found.rows[0]?.n));
       if (counts.get(id) !== 0) changed.add(id);
     };
-    const delta = (id: number): string => boundedDelta(`millrace_data.d${id}`, counts.get(id) ?? 257);
+    const delta = (id: number): string => boundedDelta(`millrace_data.d${id}`, counts.get(id) ?? 1025);
     for (const { id } of this.tables) await look(id);
     for (const view of this.views) {
       await this.maintain(view, maintainSql(view.plan, view.id, changed, delta));

@@ -33,7 +33,7 @@ function decoder(targets: ReadonlyMap<number, BaseTarget>, wanted: (xid: number)
   return { handler, committed, markers };
 }
 
-const target: BaseTarget = { baseId: 7, attnums: [1, 3], places: [0, 1], unusable: null };
+const target: BaseTarget = { baseId: 7, attnums: [1, 3], places: [0, 1], computed: [], unusable: null };
 
 const lines = (transaction: BaseTransaction | undefined): string[] =>
   (transaction?.rows ?? []).flatMap(({ frames }) =>
@@ -52,7 +52,7 @@ describe('transactions of base tables', () => {
     handler.delete(100, 'O', row('3', null));
     handler.insert(999, row('of no concern'));
     handler.commit(10n, 20n, 0n);
-    expect(lines(committed[0])).toEqual(['1\t1\ta\\tb', '-1\t1\tlong', '1\t2\tlong', '-1\t3\t\\N']);
+    expect(lines(committed[0])).toEqual(['1\t-1\t1\ta\\tb', '-1\t1\t1\tlong', '1\t1\t2\tlong', '-1\t-1\t3\t\\N']);
     expect(committed[0]).toMatchObject({ xid: 500, commitLsn: 10n, endLsn: 20n });
     expect(committed[0]?.unknown.size).toBe(0);
   });
@@ -92,7 +92,7 @@ describe('transactions of base tables', () => {
     handler.commit(10n, 20n, 0n);
     const [transaction] = committed;
     expect(transaction?.bytes).toBeLessThan(5 * 1024 * 1024);
-    expect(lines(transaction)).toEqual(Array.from({ length: 20_000 }, (_, i) => `1\t${i}\t${note}`));
+    expect(lines(transaction)).toEqual(Array.from({ length: 20_000 }, (_, i) => `1\t-1\t${i}\t${note}`));
     transaction?.release();
   });
 });
@@ -106,21 +106,22 @@ describe('places of columns in a stream', () => {
   test('columns are found by what they are called now, or were when last seen', () => {
     const facts = {
       id: 7,
+      computed: [],
       known: [column(1, 'a'), column(2, 'b')],
       now: [column(1, 'a'), column(2, 'renamed'), column(3, 'added')],
       delta,
     };
-    expect(targetOf(facts, message('a', 'b'), texts)).toEqual({ baseId: 7, attnums: [1, 2], places: [0, 1], unusable: null });
+    expect(targetOf(facts, message('a', 'b'), texts)).toEqual({ baseId: 7, attnums: [1, 2], places: [0, 1], computed: [], unusable: null });
     expect(targetOf(facts, message('a', 'renamed', 'added'), texts)).toMatchObject({ attnums: [1, 2, 3], places: [0, 1, 2] });
   });
 
   test('a column of another type than the delta table has is left out', () => {
-    const facts = { id: 7, known: [], now: [column(1, 'a'), column(2, 'b')], delta };
+    const facts = { id: 7, computed: [], known: [], now: [column(1, 'a'), column(2, 'b')], delta };
     expect(targetOf(facts, message('a', 'b'), ['text', 'integer'])).toMatchObject({ attnums: [1] });
   });
 
   test('columns that have exchanged names since make the rows unusable', () => {
-    const facts = { id: 7, known: [column(1, 'a'), column(2, 'b')], now: [column(1, 'b'), column(2, 'a')], delta };
+    const facts = { id: 7, computed: [], known: [column(1, 'a'), column(2, 'b')], now: [column(1, 'b'), column(2, 'a')], delta };
     expect(targetOf(facts, message('a', 'b'), texts).unusable).toBe('its columns exchanged names');
   });
 });

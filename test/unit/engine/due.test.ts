@@ -15,7 +15,18 @@ interface Given {
 function catalog(given: readonly Given[]): CatalogState {
   const views = given.map(({ id, reads }): [number, LiveView<ViewPlan>] => [
     id,
-    { id, kind: 'view', facade: id, gate: id, state: 'ready', error: null, definition: 0, plan: { body: {} } as never, inputs: reads },
+    {
+      id,
+      kind: 'view',
+      facade: id,
+      gate: id,
+      state: 'ready',
+      error: null,
+      definition: 0,
+      position: null,
+      plan: { body: {} } as never,
+      inputs: reads,
+    },
   ]);
   const streams = given.map(({ id, schedule = 'calculated', stream = {} }): [number, StreamTable] => [
     id,
