@@ -69,8 +69,9 @@ SELECT jsonb_build_object(
                  'relationId', s.relation_id, 'schedule', s.schedule, 'refreshMode', s.refresh_mode, 'status', s.status,
                  'isPopulated', s.is_populated, 'initialize', s.options ->> 'initialize' IS DISTINCT FROM 'false', 'consecutiveErrors', s.consecutive_errors,
                  'refreshRequested', s.refresh_requested, 'refreshDone', s.refresh_done, 'reinitialize', s.reinitialize,
-                 'deltaLost', s.delta_lost, 'nextRefreshAt', floor(extract(epoch FROM s.next_refresh_at) * 1000),
+                 'deltaLost', coalesce(s.delta_lost, (SELECT i.lost FROM millrace.immediate i WHERE i.relation_id = s.relation_id)), 'nextRefreshAt', floor(extract(epoch FROM s.next_refresh_at) * 1000),
                  'lastRefreshAt', floor(extract(epoch FROM s.last_refresh_at) * 1000),
+                 'triggered', EXISTS (SELECT FROM millrace.immediate i WHERE i.relation_id = s.relation_id),
                  'schema', n.nspname, 'name', c.relname)), '[]')
                  FROM millrace.stream_table s JOIN millrace.relation r ON r.id = s.relation_id
                  LEFT JOIN pg_class c ON c.oid = r.facade
@@ -134,6 +135,7 @@ interface RawStream {
   deltaLost: string | null;
   nextRefreshAt: number | null;
   lastRefreshAt: number | null;
+  triggered: boolean;
   schema: string | null;
   name: string | null;
 }

@@ -11,7 +11,7 @@ import type { EngineContext } from './context.ts';
 import { emptyTable } from './delta-tables.ts';
 import { Epoch } from './epoch.ts';
 import { type RefreshRequest, type RefreshResult, refreshEpoch } from './refresh-epoch.ts';
-import { type Due, dueViews } from './streams/due.ts';
+import { type Due, dueViews, isImmediate } from './streams/due.ts';
 import { StreamMemory } from './streams/memory.ts';
 
 /** How long transactions may wait for a view to become due, and how many bytes of them. */
@@ -49,6 +49,7 @@ export class RefreshLoop {
   asked(payload: string | undefined): boolean {
     const [, id, request] = /^refresh (\d+) (\d+)$/.exec(payload ?? '') ?? [];
     const { state } = this.#engine;
+    if (isImmediate(state, Number(id))) return false;
     // One that is not populated, or stands still, is not refreshed as it is.
     if (state.views.get(Number(id))?.state !== 'ready' || state.streams.get(Number(id))?.status !== 'ACTIVE') return false;
     this.memory.asked(Number(id), Number(request));

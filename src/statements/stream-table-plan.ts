@@ -15,7 +15,7 @@ import { type CallerSession, GivenQueryError, UpstreamError } from './caller-ses
 import { type CallerRole, firstRow, type StatementContext } from './context.ts';
 import { probe } from './materialized-views.ts';
 import { facadeOid } from './sources.ts';
-import { notCapturable, readSources, type Sources, type SourceTable } from './stream-table-sources.ts';
+import { notCapturable, notTriggerable, readSources, type Sources, type SourceTable } from './stream-table-sources.ts';
 import { functionKinds, functionsOfView, type UnstableFunction } from './view-functions.ts';
 
 export const scratch = 'pg_temp.millrace_new_view';
@@ -109,6 +109,7 @@ async function requireNoRowTypes(session: CallerSession, { tables }: Sources): P
 }
 
 export type Chosen =
+  | { readonly mode: 'IMMEDIATE'; readonly plan: ViewPlan }
   | { readonly mode: 'DIFFERENTIAL'; readonly plan: ViewPlan }
   /** `reason`: why not DIFFERENTIAL. `possible`: the compiler keeps it by changes, only that each of them makes it compute the whole again. */
   | { readonly mode: 'FULL'; readonly plan: ViewPlan; readonly reason: string; readonly possible: boolean };
@@ -151,6 +152,10 @@ export function fullPlan({ analysis }: Definition, reason: string): ViewPlan {
 }
 
 function notDifferential({ sources, unstable }: Definition): string | null {
+  const immediate = sources.read.find((relation) => relation.isImmediate);
+  if (immediate !== undefined) {
+    return `Stream table '${immediate.schema}.${immediate.name}' is IMMEDIATE: its rows change within transactions that no refresh knows of`;
+  }
   if (unstable !== null) {
     return unstable.volatile
       ? `Defining query contains volatile expressions (e.g., ${unstable.name}()), whose result no change tells of`
@@ -161,6 +166,30 @@ function notDifferential({ sources, unstable }: Definition): string | null {
     if (why !== null) return why;
   }
   return null;
+}
+
+/** The way to keep it within the statements that write to its tables. Raises when there is none. */
+export async function chooseImmediate(
+  context: StatementContext,
+  session: CallerSession,
+  definition: Definition,
+  id: number,
+): Promise<Chosen> {
+  const { sources } = definition;
+  const live = sources.read.find((relation) => relation.kind === 'table' || relation.kind === 'view');
+  const problem =
+    live === undefined
+      ? (sources.tables.map(notTriggerable).find((why) => why !== null) ?? null)
+      : `${quoteQualified(live.schema, live.name)} is kept by Millrace itself: the transactions that write to it are not those of users`;
+  if (problem !== null) throw notImmediate(problem);
+  const chosen = await choosePlan(context, session, { ...definition, sources: { ...sources, streams: false } }, id);
+  if (chosen.mode === 'FULL') throw notImmediate(chosen.reason);
+  if (chosen.plan.clock === true) throw notImmediate('its result changes with the time, when nobody writes');
+  return { mode: 'IMMEDIATE', plan: chosen.plan };
+}
+
+function notImmediate(reason: string): MillraceError {
+  return millraceError('unsupported_operator', { message: `refresh_mode 'IMMEDIATE' cannot keep this query: ${reason}` });
 }
 
 /** Raises unless it can be kept by changes. */

@@ -36,6 +36,8 @@ export interface SourceTable {
   readonly isSystem: boolean;
   /** relreplident */
   readonly identity: string;
+  /** A subscription writes to it. */
+  readonly isSubscribed: boolean;
   /** Whether Millrace's role has the rights of its owner. */
   readonly owned: boolean;
   readonly keyAttnums: readonly number[];
@@ -75,6 +77,7 @@ export async function readSources(context: StatementContext, session: CallerSess
       `SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'oid', s.relation::text, 'base', s.base_id, 'newId', CASE WHEN s.base_id IS NULL THEN nextval('millrace.object_id') ELSE 0 END,
                 'kind', s.kind, 'persistence', s.persistence, 'hasChildren', s.has_children, 'isSystem', s.is_system, 'identity', s.identity,
+                'isSubscribed', EXISTS (SELECT FROM pg_subscription_rel x WHERE x.srrelid = s.relation),
                 'owned', s.owned, 'readable', s.readable, 'hiddenRows', s.hidden_rows, 'hasPolicies', s.has_policies,
                 'keyAttnums', s.key_attnums, 'columns', s.columns,
                 'used', (SELECT coalesce(jsonb_agg(DISTINCT d.refobjsubid), '[]')
@@ -197,6 +200,16 @@ export function notCapturable(table: SourceTable, streams: boolean): string | nu
   const virtual = table.columns.find((column) => column.generated === 'v');
   if (virtual !== undefined) return `Column ${quoteIdentifier(virtual.name)} of ${shown} is a virtual generated column; make it STORED`;
   return null;
+}
+
+/** Why a table cannot have the triggers that keep a stream table within the statements that write to it; null when it can. */
+export function notTriggerable(table: SourceTable): string | null {
+  const shown = `'${table.schema}.${table.name}'`;
+  if (table.kind === 'p') return `table ${shown} is partitioned, and writes to a partition fire no statement trigger of its parent`;
+  if (table.isSubscribed) return `table ${shown} is written by a subscription, which fires no statement triggers`;
+  if (table.columns.some((column) => column.generated === 'v'))
+    return `table ${shown} has virtual generated columns, which triggers are not given`;
+  return notCapturable(table, false);
 }
 
 /**

@@ -20,12 +20,15 @@ import {
   checkedOptions,
   checkedSchedule,
   invalidArgument,
+  isGiven,
   type RefreshMode,
   refreshMode,
   requiredText,
+  requireImmediateOptions,
 } from './stream-table-options.ts';
 import {
   type Chosen,
+  chooseImmediate,
   choosePlan,
   createScratch,
   type Definition,
@@ -43,7 +46,8 @@ export type IfThere = 'raise' | 'skip' | 'replace';
 
 interface Wanted {
   readonly query: string;
-  readonly schedule: string;
+  /** Null: it is never behind (IMMEDIATE). */
+  readonly schedule: string | null;
   readonly mode: RefreshMode;
   readonly options: Readonly<Record<string, unknown>>;
 }
@@ -58,10 +62,12 @@ export async function createStreamTable(
   await requireCatalog(context, session);
   const role = await callerRole(session);
   const name = await parsedName(session, requiredText(given, 'name'));
+  const mode = refreshMode(given['refresh_mode']);
+  if (mode === 'IMMEDIATE') requireImmediateOptions(given);
   const wanted: Wanted = {
     query: requiredText(given, 'query'),
-    schedule: checkedSchedule(given['schedule']),
-    mode: refreshMode(given['refresh_mode']),
+    schedule: checkedSchedule(given['schedule'], mode),
+    mode,
     options: { ...checkedOptions(given), ...(given['initialize'] === false ? { initialize: false } : {}) },
   };
   const namespace = await unplaced(creationNamespace(session, name));
@@ -74,7 +80,7 @@ export async function createStreamTable(
     [namespace.oid, name.name],
   );
   if (there !== null) {
-    const [id, query, schedule, mode] = there;
+    const [id, query, schedule, oldMode] = there;
     if (id === null || id === undefined) throw millraceError('duplicate_relation', { name: name.name });
     if (ifThere === 'raise') throw millraceError('stream_table_exists', { name: shown });
     if (ifThere === 'skip') {
@@ -82,7 +88,7 @@ export async function createStreamTable(
       return { id: null };
     }
     const same = spaced(query ?? '') === spaced(wanted.query);
-    if (same && schedule === wanted.schedule && mode === wanted.mode) return { id: null };
+    if (same && (schedule === wanted.schedule || mode === 'IMMEDIATE') && oldMode === wanted.mode) return { id: null };
     const changes = { name: given['name'], query: wanted.query, schedule: wanted.schedule, refresh_mode: wanted.mode };
     await alterStreamTable(context, session, same ? { ...changes, query: null } : changes);
     return { id: Number(id) };
@@ -171,6 +177,7 @@ async function choose(
     const reason = 'refresh_mode FULL was asked for';
     return { mode: 'FULL', plan: fullPlan(definition, reason), reason, possible: false };
   }
+  if (mode === 'IMMEDIATE') return await chooseImmediate(context, session, definition, id);
   const chosen = await choosePlan(context, session, definition, id);
   if (mode === 'DIFFERENTIAL') requireDifferential(chosen);
   return chosen;
@@ -178,7 +185,7 @@ async function choose(
 
 /** What the caller should know of the choice. */
 function tell(session: CallerSession, mode: RefreshMode, chosen: Chosen, { sources }: Definition): void {
-  if (mode === 'FULL') return;
+  if (mode === 'FULL' || chosen.mode === 'IMMEDIATE') return;
   if (chosen.mode === 'FULL') {
     session.notice({ severity: 'WARNING', code: '01000', message: `Falling back to FULL refresh: ${chosen.reason}` });
     return;
@@ -227,8 +234,10 @@ export async function alterStreamTable(context: StatementContext, session: Calle
   await requireOwner(session, 'stream table', shown, found.owner, role);
   const [, query, oldSchedule, oldMode] = row;
   const options = checkedOptions(given);
-  const schedule = isGiven(given['schedule']) ? checkedSchedule(given['schedule']) : (oldSchedule ?? 'calculated');
   const mode = isGiven(given['refresh_mode']) ? refreshMode(given['refresh_mode']) : refreshMode(oldMode);
+  if (mode === 'IMMEDIATE') requireImmediateOptions(given);
+  const kept = mode === 'IMMEDIATE' ? null : (oldSchedule ?? 'calculated');
+  const schedule = isGiven(given['schedule']) ? checkedSchedule(given['schedule'], mode) : kept;
   await perform(
     context,
     session,
@@ -243,10 +252,6 @@ export async function alterStreamTable(context: StatementContext, session: Calle
   const newQuery = isGiven(given['query']) ? requiredText(given, 'query') : (query ?? '');
   if (newQuery === query && mode === oldMode) return;
   await replaceQuery(context, session, role, { ...found, shown }, { query: newQuery, schedule, mode, options });
-}
-
-function isGiven(value: unknown): boolean {
-  return value !== undefined && value !== null;
 }
 
 async function alterStatus(session: CallerSession, name: string, status: unknown): Promise<void> {

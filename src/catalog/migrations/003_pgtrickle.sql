@@ -279,7 +279,12 @@ CREATE VIEW pgtrickle.pgt_stream_tables AS
            CASE WHEN lower(t.schedule) <> 'calculated' THEN t.schedule END AS schedule,
            CASE t.requested_mode WHEN 'AUTO' THEN t.refresh_mode ELSE t.requested_mode END AS refresh_mode,
            CASE WHEN r.state = 'error' THEN 'ERROR' WHEN t.status = 'PAUSED' THEN 'SUSPENDED' ELSE t.status END AS status,
-           t.is_populated, t.data_timestamp, NULL::jsonb AS frontier, t.last_refresh_at, t.consecutive_errors, t.reinitialize AS needs_reinit,
+           t.is_populated,
+           -- IMMEDIATE: as of whoever looks
+           CASE WHEN t.refresh_mode = 'IMMEDIATE' AND t.status = 'ACTIVE' AND r.state = 'ready'
+                     AND NOT EXISTS (SELECT FROM millrace.immediate i WHERE i.relation_id = t.relation_id AND i.lost IS NOT NULL)
+                THEN now() ELSE t.data_timestamp END AS data_timestamp,
+           NULL::jsonb AS frontier, t.last_refresh_at, t.consecutive_errors, t.reinitialize AS needs_reinit,
            NULL::float8 AS auto_threshold, NULL::float8 AS last_full_ms, NULL::text[] AS functions_used,
            NULL::integer AS topk_limit, NULL::text AS topk_order_by, NULL::integer AS topk_offset,
            'none'::text AS diamond_consistency, 'fastest'::text AS diamond_schedule_policy,
@@ -308,12 +313,14 @@ CREATE VIEW pgtrickle.pgt_dependencies AS
     SELECT s.relation_id AS pgt_id, s.source AS source_relid, s.source_type,
            coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
                       WHERE a.attrelid = s.source AND a.attnum = ANY (s.attnums) AND NOT a.attisdropped), s.names) AS columns_used,
-           NULL::jsonb AS column_snapshot, NULL::text AS schema_fingerprint, CASE b.method WHEN 'trigger' THEN 'TRIGGER' ELSE 'WAL' END AS cdc_mode,
+           NULL::jsonb AS column_snapshot, NULL::text AS schema_fingerprint, 
+           CASE WHEN b.method = 'trigger' OR t.refresh_mode = 'IMMEDIATE' THEN 'TRIGGER' ELSE 'WAL' END AS cdc_mode,
            CASE WHEN b.state = 'captured' AND b.method = 'wal' THEN capture.slot END AS slot_name,
            CASE WHEN b.state = 'captured' AND b.method = 'wal' THEN progress.lsn END AS decoder_confirmed_lsn,
            NULL::timestamptz AS transition_started_at,
            coalesce(millrace.qualified_name(s.source), s.name) AS source_stable_name, 'local'::text AS source_placement
       FROM millrace.stream_table_source s
+      JOIN millrace.stream_table t ON t.relation_id = s.relation_id
       LEFT JOIN millrace.base_table b ON b.table_oid = s.source
       LEFT JOIN millrace.base_capture capture ON true
       LEFT JOIN millrace.base_progress progress ON true

@@ -35,7 +35,9 @@ export interface Due {
 }
 
 export function dueViews(state: CatalogState, facts: DueFacts): Due {
-  const deferred = [...state.views.values()].filter((view) => view.state === 'ready' && isDeferred(state, view));
+  const deferred = [...state.views.values()].filter(
+    (view) => view.state === 'ready' && isDeferred(state, view) && !isImmediate(state, view.id),
+  );
   const active = deferred.filter((view) => isActive(state.streams.get(view.id)));
   const views = new Map<number, DueReason>();
   let nextAt: number | null = null;
@@ -95,6 +97,10 @@ export function dueViews(state: CatalogState, facts: DueFacts): Due {
   };
 }
 
+/** Kept by triggers, within the transactions of writers. */
+export const isImmediate = (state: Pick<CatalogState, 'streams'>, viewId: number): boolean =>
+  state.streams.get(viewId)?.refreshMode === 'IMMEDIATE';
+
 const isActive = (stream: StreamTable | undefined): boolean =>
   stream === undefined || stream.status === 'ACTIVE' || stream.status === 'INITIALIZING';
 
@@ -118,7 +124,13 @@ function changesBelow(state: CatalogState, view: LiveView<ViewPlan>, facts: DueF
   if (facts.hasChanges(view)) return true;
   return view.inputs.some((input) => {
     const read = state.views.get(input);
-    if (read === undefined || !isDeferred(state, read) || scheduleOf(state.streams.get(input)).kind !== 'calculated') return false;
+    if (
+      read === undefined ||
+      !isDeferred(state, read) ||
+      isImmediate(state, input) ||
+      scheduleOf(state.streams.get(input)).kind !== 'calculated'
+    )
+      return false;
     return changesBelow(state, read, facts);
   });
 }

@@ -33,6 +33,7 @@ function catalog(given: readonly Given[]): CatalogState {
       deltaLost: null,
       nextRefreshAt: null,
       lastRefreshAt: null,
+      triggered: false,
       schema: 'public',
       name: `t${id}`,
       ...stream,
