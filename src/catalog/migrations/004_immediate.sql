@@ -26,9 +26,9 @@ DECLARE
 BEGIN
     FOR one IN
         SELECT b.base, i.nonce, millrace.qualified_name(b.o) AS name,
-               string_agg(format('%I AS c%s', a.attname, a.attnum), ', ' ORDER BY a.attnum) AS storage,
-               coalesce(string_agg(format(', x.%I AS c%s', a.attname, a.attnum), '' ORDER BY a.attnum), '') AS list,
-               coalesce(string_agg(format('x.%I', a.attname), ', ' ORDER BY a.attnum), '') AS image
+               string_agg(format('%I AS c%s', a.attname, a.attnum), ', ' ORDER BY a.attnum) FILTER (WHERE a.attnum IS NOT NULL) AS storage,
+               coalesce(string_agg(format(', x.%I AS c%s', a.attname, a.attnum), '' ORDER BY a.attnum) FILTER (WHERE a.attnum IS NOT NULL), '') AS list,
+               coalesce(string_agg(format('x.%I', a.attname), ', ' ORDER BY a.attnum) FILTER (WHERE a.attnum IS NOT NULL), '') AS image
           FROM millrace.immediate i
           CROSS JOIN LATERAL unnest(i.bases, i.oids) b(base, o)
           LEFT JOIN LATERAL unnest(i.column_oids, i.column_attnums) c(o, n) ON c.o = b.o
