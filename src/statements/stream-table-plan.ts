@@ -189,7 +189,7 @@ export async function chooseImmediate(
 }
 
 function notImmediate(reason: string): MillraceError {
-  return millraceError('unsupported_operator', { message: `refresh_mode 'IMMEDIATE' cannot keep this query: ${reason}` });
+  return millraceError('feature_not_supported', { message: `refresh_mode 'IMMEDIATE' cannot keep this query: ${reason}` });
 }
 
 /** Raises unless it can be kept by changes. */
