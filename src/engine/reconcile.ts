@@ -25,7 +25,7 @@ import { Epoch } from './epoch.ts';
 import { fillImmediate, rebuildImmediate, wantsRebuild } from './immediate/fill.ts';
 import { suspend } from './refresh-epoch.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
-import { failRelation, relationGate } from './relation-errors.ts';
+import { failRelation, heldView, relationGate } from './relation-errors.ts';
 import type { SourceManager } from './source-manager.ts';
 import { isImmediate } from './streams/due.ts';
 import { copyStorage, goLive, restartCopy } from './table-copy.ts';
@@ -74,6 +74,8 @@ export class Reconciler {
       const captures = stream === undefined || stream.refreshMode === 'DIFFERENTIAL';
       const ready = view.inputs.every((input) => {
         const base = catalog.bases.get(input);
+        const held = heldView(catalog, input);
+        if (held !== null && catalog.views.get(held)?.state !== 'ready') return false;
         if (base !== undefined) return !captures || this.#capture.serves(base);
         return (catalog.tables.get(input) ?? catalog.views.get(input))?.state === 'ready';
       });

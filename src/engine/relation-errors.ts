@@ -29,11 +29,17 @@ export function dependentViews(state: CatalogState, relationIds: Iterable<number
   const reached = new Set(relationIds);
   const dependents: number[] = [];
   for (const view of state.views.values()) {
-    if (reached.has(view.id) || !view.inputs.some((input) => reached.has(input))) continue;
+    if (reached.has(view.id) || !view.inputs.some((input) => reached.has(input) || reached.has(heldView(state, input) ?? input))) continue;
     reached.add(view.id);
     dependents.push(view.id);
   }
   return dependents;
+}
+
+/** The stream table in IMMEDIATE mode whose storage is this base table; null: it is a user's. */
+export function heldView(state: Pick<CatalogState, 'bases'>, input: number): number | null {
+  const held = /^millrace_data\.s(\d+)$/.exec(state.bases.get(input)?.name ?? '')?.[1];
+  return held === undefined ? null : Number(held);
 }
 
 /** Statements that put a relation and what reads it into the error state. Relations already in error keep their first error. */

@@ -152,10 +152,6 @@ export function fullPlan({ analysis }: Definition, reason: string): ViewPlan {
 }
 
 function notDifferential({ sources, unstable }: Definition): string | null {
-  const immediate = sources.read.find((relation) => relation.isImmediate);
-  if (immediate !== undefined) {
-    return `Stream table '${immediate.schema}.${immediate.name}' is IMMEDIATE: its rows change within transactions that no refresh knows of`;
-  }
   if (unstable !== null) {
     return unstable.volatile
       ? `Defining query contains volatile expressions (e.g., ${unstable.name}()), whose result no change tells of`

@@ -191,7 +191,7 @@ function tell(session: CallerSession, mode: RefreshMode, chosen: Chosen, { sourc
     return;
   }
   for (const table of sources.tables) {
-    if (sources.streams ? table.identity === 'f' : table.registered) continue;
+    if (table.holds !== null || (sources.streams ? table.identity === 'f' : table.registered)) continue;
     const shown = quoteQualified(table.schema, table.name);
     if (!sources.streams) {
       session.notice({

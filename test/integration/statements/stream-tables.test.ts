@@ -403,7 +403,8 @@ describe('refused', () => {
     ['schedule without unit', create('x', 'SELECT id FROM t', ", schedule => '1h3'")],
     ['cron', create('x', 'SELECT id FROM t', ", schedule => '* * *'")],
     ['mode', create('x', 'SELECT id FROM t', ", refresh_mode => 'LATER'")],
-    ['immediate', create('x', 'SELECT id FROM t', ", refresh_mode => 'IMMEDIATE'")],
+    ['immediate', create('x', 'SELECT id FROM t', ", refresh_mode => 'IMMEDIATE', cdc_mode => 'wal'")],
+    ['immediate, scheduled', create('x', 'SELECT id FROM t', ", '5s', 'IMMEDIATE'")],
     ['partition_by', create('x', 'SELECT id FROM t', ", partition_by => 'id'")],
     ['cdc_mode', create('x', 'SELECT id FROM t', ", cdc_mode => 'trigger'")],
     ['cdc_mode unknown', create('x', 'SELECT id FROM t', ", cdc_mode => 'magic'")],
@@ -445,9 +446,8 @@ describe('refused', () => {
         "schedule without unit: ERROR 22023: invalid argument: trailing digits '3' without a unit in duration '1h3'. Use units s, m, h, d or w.",
         "cron: ERROR 22023: invalid argument: invalid cron expression '* * *': expected 5 or 6 fields, got 3",
         "mode: ERROR 22023: invalid argument: invalid refresh_mode value: 'LATER' (expected 'AUTO', 'FULL', 'DIFFERENTIAL', or 'IMMEDIATE')",
-        "immediate: ERROR 0A000: parameter refresh_mode => 'IMMEDIATE' is not supported
-      DETAIL: It would have to run inside the transactions of writers; Millrace takes changes from the WAL, behind their commit.
-      HINT: Use 'DIFFERENTIAL' with a short schedule, and pgtrickle.refresh_stream_table() where a reader must see its own writes.",
+        "immediate: ERROR 22023: invalid argument: refresh_mode = 'IMMEDIATE' is incompatible with cdc_mode = 'wal'. Changes are taken in by triggers, within the statements.",
+        "immediate, scheduled: ERROR 22023: invalid argument: refresh_mode = 'IMMEDIATE' is incompatible with a schedule: it is never behind",
         "partition_by: ERROR 0A000: parameter partition_by => 'id' is not supported
       DETAIL: The rows are kept in one table of Millrace.
       HINT: Leave it out.",

@@ -294,11 +294,51 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
         message: expect.stringMatching(reason),
       });
     }
-    await expect(
-      client.query("SELECT pgtrickle.create_stream_table('d', 'SELECT id FROM base_st', '1s', 'DIFFERENTIAL')"),
-    ).rejects.toMatchObject({ code: '0A000' });
-    await client.query("SELECT pgtrickle.create_stream_table('d', 'SELECT id FROM base_st', '1s', 'FULL')");
-    await direct.query('INSERT INTO plain VALUES (1)');
-    await expect.poll(() => sortedRows(direct, 'SELECT * FROM d'), { timeout: 10_000 }).toHaveLength(1);
+  });
+
+  test('others read it like a table: what its writers commit late is neither lost nor taken twice', async () => {
+    await direct.query(
+      'CREATE TABLE sale (id integer PRIMARY KEY, shop integer, n integer); INSERT INTO sale SELECT g, g % 5, g FROM generate_series(1, 50) g',
+    );
+    await create('by_shop', "SELECT shop, sum(n) AS total, count(*) AS sales, 's.n' || max(n) AS label FROM sale GROUP BY shop");
+    const queries = {
+      over_immediate: 'SELECT sales % 3 AS r, sum(total) AS t, max(label) AS l FROM by_shop GROUP BY sales % 3',
+      diamond: 'SELECT s.id, b.total FROM sale s JOIN by_shop b ON b.shop = s.shop WHERE b.total > 100',
+    };
+    for (const [name, query] of Object.entries(queries)) {
+      await client.query(`SELECT pgtrickle.create_stream_table('${name}', $q$${query}$q$, refresh_mode => 'DIFFERENTIAL')`);
+    }
+    expect(
+      (
+        await direct.query(
+          "SELECT source_stable_name, source_type FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables t USING (pgt_id) WHERE t.pgt_name = 'over_immediate'",
+        )
+      ).rows,
+    ).toEqual([{ source_stable_name: 'public.by_shop', source_type: 'STREAM_TABLE' }]);
+    const other = new pg.Client({ connectionString: upstream.url });
+    await other.connect();
+    for (let i = 0; i < 30; i++) {
+      await other.query(`BEGIN; INSERT INTO sale VALUES (${1000 + i}, ${i % 7}, ${i})`);
+      const waiting = direct.query(`UPDATE sale SET n = n + 1 WHERE id = ${i}; DELETE FROM sale WHERE id = ${i + 20}`);
+      await other.query(i % 4 === 0 ? 'ROLLBACK' : 'SAVEPOINT a; UPDATE sale SET shop = shop + 1 WHERE id % 10 = 1; COMMIT');
+      await waiting;
+    }
+    await other.end();
+    for (const [name, query] of Object.entries(queries)) {
+      await expect.poll(() => sortedRows(direct, `SELECT * FROM ${name}`), { timeout: 15_000 }).toEqual(await sortedRows(direct, query));
+    }
+    expect(
+      (
+        await direct.query(
+          "SELECT action FROM pgtrickle.pgt_refresh_history h JOIN pgtrickle.pgt_stream_tables t USING (pgt_id) WHERE t.pgt_name = 'diamond' AND action = 'DIFFERENTIAL' LIMIT 1",
+        )
+      ).rows,
+    ).toHaveLength(1);
+    await expect(client.query("SELECT pgtrickle.drop_stream_table('by_shop')")).rejects.toThrow('has dependent stream tables');
+    await direct.query('ALTER TABLE sale DROP COLUMN n');
+    await expect
+      .poll(() => direct.query('SELECT * FROM over_immediate').catch(({ message }) => message), { timeout: 10_000 })
+      .toContain('was dropped');
+    await client.query("SELECT pgtrickle.drop_stream_table('by_shop', true)");
   });
 });
