@@ -7,9 +7,11 @@
 -- millrace_data.x<id> is a sequence that holds the last transaction that changed the view: sequences are seen by everyone at once, so that a
 -- transaction whose snapshot is older knows of it (40001). A row would grow a chain of versions under every long snapshot.
 
+-- Functions without a search_path of their own run within those that have one, or in sessions of the engine; nobody else may call them.
+
 -- What columns and tables are called, by the caches of the server, which are never older than the locks held; types by the snapshot.
 CREATE FUNCTION millrace.immediate_print(oids oid[], attnums integer[]) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (SELECT string_agg(concat_ws(' ', coalesce(i.identity, 'gone'), a.atttypid, a.atttypmod), E'\n' ORDER BY u.place)
               FROM unnest(oids, attnums) WITH ORDINALITY u(o, n, place)
@@ -156,7 +158,7 @@ END $$;
 
 -- What is under way in this transaction: statements begun, whether changes are set aside, whether all is to be computed anew.
 CREATE FUNCTION millrace.immediate_noted(view bigint, OUT begun integer, OUT aside boolean, OUT anew boolean)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE AS $$
 DECLARE
     parts text[] := string_to_array(current_setting('millrace.immediate_' || view, true), ' ');
 BEGIN
@@ -173,7 +175,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION millrace.immediate_note(view bigint, begun integer, aside boolean, anew boolean) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('millrace.immediate_' || view, concat_ws(' ', extract(epoch FROM transaction_timestamp()), begun, aside, anew), true);
 END $$;
@@ -220,7 +222,7 @@ END $$;
 -- What an AFTER trigger is to do. `changes`: rows in its transition tables, no more than 33 are counted; `print`: as its function was written for.
 --   nothing; maintain: from the transition tables, of few rows; maintain many; set aside; set aside, catch up; catch up; rebuild
 CREATE FUNCTION millrace.immediate_turn(view bigint, event text, changes integer) RETURNS text
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     known record;
     noted record;
