@@ -9,7 +9,7 @@ import type { ViewPlan } from '../../ivm/plans.ts';
 import type { CatalogState } from '../context.ts';
 import { isDeferred } from '../view-upkeep.ts';
 
-export type DueReason = 'manual' | 'schedule' | 'reinitialize' | 'changes' | 'with dependents' | 'diamond';
+export type DueReason = 'manual' | 'schedule' | 'reinitialize' | 'changes' | 'time' | 'with dependents' | 'diamond';
 
 /** What the scheduler remembers of a view beside the catalog. */
 export interface Remembered {
@@ -17,6 +17,8 @@ export interface Remembered {
   readonly done: number;
   /** Earliest next refresh by schedule; null: as the catalog says. */
   readonly nextAt: number | null;
+  /** It is not computed again before, however much changes: the last time took a tenth of the time until then. */
+  readonly restUntil?: number;
 }
 
 export interface DueFacts {
@@ -56,7 +58,8 @@ export function dueViews(state: CatalogState, facts: DueFacts): Due {
       continue;
     }
     // After a failure it waits, whatever its schedule.
-    const retryAt = remembered?.nextAt ?? (stream !== undefined && stream.consecutiveErrors > 0 ? (stream.nextRefreshAt ?? 0) : 0);
+    const failing = stream !== undefined && stream.consecutiveErrors > 0;
+    const retryAt = (view.plan.expiry == null || failing ? remembered?.nextAt : null) ?? (failing ? (stream.nextRefreshAt ?? 0) : 0);
     if (stream?.reinitialize === true) {
       if (retryAt > facts.now) later(retryAt);
       else views.set(view.id, 'reinitialize');
@@ -65,9 +68,19 @@ export function dueViews(state: CatalogState, facts: DueFacts): Due {
     const schedule = scheduleOf(stream);
     if (schedule.kind === 'calculated' && !computedWhole(view, stream)) {
       // For the sake of those that read it, when there are any.
+      const changesAt = expiresAt(view, stream, remembered);
+      if (changesAt !== null) {
+        const at = Math.max(changesAt, remembered?.restUntil ?? 0);
+        if (at <= facts.now) {
+          views.set(view.id, 'time');
+          continue;
+        }
+        later(at);
+      }
       if ((readers.get(view.id) ?? []).length > 0) continue;
       if (stream?.deltaLost == null && !changesBelow(state, view, facts)) continue;
-      if (retryAt > facts.now) later(retryAt);
+      const notBefore = Math.max(retryAt, remembered?.restUntil ?? 0);
+      if (notBefore > facts.now) later(notBefore);
       else views.set(view.id, 'changes');
       continue;
     }
@@ -106,7 +119,13 @@ const isActive = (stream: StreamTable | undefined): boolean =>
 
 /** Changes of its inputs do not tell when its result changes, or are not known. */
 export function computedWhole(view: LiveView<ViewPlan>, stream: StreamTable | undefined): boolean {
-  return stream?.refreshMode === 'FULL' || ('clock' in view.plan && view.plan.clock === true);
+  return stream?.refreshMode === 'FULL' || ('clock' in view.plan && view.plan.clock === true && view.plan.expiry == null);
+}
+
+/** When the result changes although no row does, as was found when it was last computed; null: that is not known, or it does not. */
+function expiresAt(view: LiveView<ViewPlan>, stream: StreamTable | undefined, remembered: Remembered | undefined): number | null {
+  if (view.plan.expiry == null) return null;
+  return remembered === undefined ? (stream?.nextRefreshAt ?? 0) : remembered.nextAt;
 }
 
 /** One that cannot be read was refused when it was given; should one be there, hourly does no harm. */
