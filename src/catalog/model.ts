@@ -119,6 +119,8 @@ export interface StreamTable {
   readonly deltaLost: string | null;
   readonly nextRefreshAt: number | null;
   readonly lastRefreshAt: number | null;
+  /** The stream table whose place it takes once it is filled; null: none. */
+  readonly replaces: number | null;
   /** It has triggers (IMMEDIATE), or had when it was suspended. */
   readonly triggered: boolean;
   /** Schema and name of its facade, for alerts. */

@@ -71,10 +71,10 @@ SELECT jsonb_build_object(
                  'refreshRequested', s.refresh_requested, 'refreshDone', s.refresh_done, 'reinitialize', s.reinitialize,
                  'deltaLost', coalesce(s.delta_lost, (SELECT i.lost FROM millrace.immediate i WHERE i.relation_id = s.relation_id)), 'nextRefreshAt', floor(extract(epoch FROM s.next_refresh_at) * 1000),
                  'lastRefreshAt', floor(extract(epoch FROM s.last_refresh_at) * 1000),
-                 'triggered', EXISTS (SELECT FROM millrace.immediate i WHERE i.relation_id = s.relation_id),
+                 'replaces', s.replaces, 'triggered', EXISTS (SELECT FROM millrace.immediate i WHERE i.relation_id = s.relation_id),
                  'schema', n.nspname, 'name', c.relname)), '[]')
                  FROM millrace.stream_table s JOIN millrace.relation r ON r.id = s.relation_id
-                 LEFT JOIN pg_class c ON c.oid = r.facade
+                 LEFT JOIN pg_class c ON c.oid = coalesce(r.facade, (SELECT x.facade FROM millrace.relation x WHERE x.id = s.replaces))
                  LEFT JOIN pg_namespace n ON n.oid = c.relnamespace)
 ) AS catalog`;
 
@@ -135,6 +135,7 @@ interface RawStream {
   deltaLost: string | null;
   nextRefreshAt: number | null;
   lastRefreshAt: number | null;
+  replaces: number | null;
   triggered: boolean;
   schema: string | null;
   name: string | null;
@@ -188,10 +189,13 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
   const views = new Map<number, LiveView<ViewPlan>>();
   const gone: { id: number; kind: 'table' | 'view' }[] = [];
   const undefinedViews: number[] = [];
+  const replaces = new Map(raw.streams.map((stream) => [stream.relationId, stream.replaces]));
   for (const row of raw.relations) {
     if (row.kind === 'base') continue;
     const common = { id: row.id, facade: row.facade, gate: row.gate, state: row.state, error: row.error };
-    if (row.state === 'dropped' || (row.facade !== null && !row.there)) gone.push({ id: row.id, kind: row.kind });
+    const replaced = replaces.get(row.id) ?? null;
+    const orphaned = replaced !== null && raw.relations.every(({ id, state, there }) => id !== replaced || state === 'dropped' || !there);
+    if (row.state === 'dropped' || (row.facade !== null && !row.there) || orphaned) gone.push({ id: row.id, kind: row.kind });
     else if (row.kind === 'table') {
       tables.set(row.id, {
         ...common,

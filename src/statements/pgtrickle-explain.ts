@@ -164,7 +164,7 @@ async function explained(context: StatementContext, session: CallerSession, name
                              LEFT JOIN millrace.table_version v ON v.relation_id = i.input_id
                             WHERE i.relation_id = t.relation_id))
          FROM millrace.stream_table t JOIN millrace.live_view lv USING (relation_id)
-        WHERE t.relation_id = ($1 ->> 'id')::bigint`,
+        WHERE coalesce(t.pgt_id, t.relation_id) = ($1 ->> 'id')::bigint AND t.replaces IS NULL AND EXISTS (SELECT FROM millrace.relation c WHERE c.id = t.relation_id AND c.facade IS NOT NULL)`,
     ],
     { id },
   )) as Explained;

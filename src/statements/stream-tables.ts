@@ -13,7 +13,7 @@ import type { CallerSession } from './caller-session.ts';
 import { type CallerRole, callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
 import { facadeTriggers } from './facades.ts';
 import { requireSameTypes } from './materialized-views.ts';
-import { creationNamespace, findLive, requireOwner } from './names.ts';
+import { creationNamespace, findLive, type LiveObject, requireOwner } from './names.ts';
 import { dropFailed, dropLive } from './removal.ts';
 import {
   type Arguments,
@@ -141,8 +141,9 @@ async function makeStreamTable(
       `INSERT INTO millrace.live_view (relation_id, definition, plan) VALUES (($1 ->> 'id')::bigint, NULL, $1 -> 'plan')`,
       `INSERT INTO millrace.live_view_input (relation_id, input_id)
        SELECT ($1 ->> 'id')::bigint, value::bigint FROM jsonb_array_elements_text($1 -> 'inputs')`,
-      `INSERT INTO millrace.stream_table (relation_id, query, definition, schedule, requested_mode, refresh_mode, downgrade_reason, options)
-       VALUES (($1 ->> 'id')::bigint, $1 ->> 'query', $1 ->> 'text', $1 ->> 'schedule', $1 ->> 'requested', $1 ->> 'mode', $1 ->> 'downgrade', $1 -> 'options')`,
+      `INSERT INTO millrace.stream_table (relation_id, query, definition, schedule, requested_mode, refresh_mode, downgrade_reason, options, pgt_id)
+       VALUES (($1 ->> 'id')::bigint, $1 ->> 'query', $1 ->> 'text', $1 ->> 'schedule', $1 ->> 'requested', $1 ->> 'mode', $1 ->> 'downgrade', $1 -> 'options',
+               (SELECT coalesce(t.pgt_id, t.relation_id) FROM millrace.stream_table t WHERE t.relation_id = ($1 ->> 'replaced')::bigint))`,
       insertSources,
     ],
     {
@@ -158,6 +159,7 @@ async function makeStreamTable(
       mode: chosen.mode,
       downgrade: chosen.mode === 'FULL' && wanted.mode !== 'FULL' ? chosen.reason : null,
       options: wanted.options,
+      replaced: replaced?.id ?? null,
       sources: sourceRows(sources),
     },
   );
@@ -274,7 +276,7 @@ async function replaceQuery(
   context: StatementContext,
   session: CallerSession,
   role: CallerRole,
-  old: { readonly id: string; readonly facade: string; readonly schema: string; readonly name: string; readonly shown: string },
+  old: Pick<LiveObject, 'id' | 'facade' | 'state' | 'schema' | 'name'> & { readonly shown: string },
   wanted: Wanted,
 ): Promise<void> {
   const readers = await firstRow(
@@ -288,18 +290,55 @@ async function replaceQuery(
       `stream table ${old.shown} has dependent stream tables: ${readers?.[0]}. Drop them, alter it, and create them again.`,
     );
   }
+  // One that was to take its place, and has not yet, is not wanted any more.
+  const others = (await perform(
+    context,
+    session,
+    [
+      `SELECT coalesce(jsonb_agg(t.relation_id::text), '[]') FROM millrace.stream_table t JOIN millrace.relation r ON r.id = t.relation_id
+        WHERE t.replaces = ($1 ->> 'id')::bigint AND r.state <> 'dropped'`,
+    ],
+    { id: old.id },
+  )) as string[];
+  await dropLive(context, session, others);
   const id = await makeStreamTable(context, session, role, wanted, { id: old.id, facade: old.facade, name: old.shown });
   const facade = quoteQualified(old.schema, old.name);
-  const columns = await session.query(
+  const different = await session.query(
     `SELECT n.attname FROM pg_catalog.pg_attribute o
        LEFT JOIN pg_catalog.pg_attribute n ON n.attrelid = $2::pg_catalog.regclass AND n.attnum = o.attnum
-      WHERE o.attrelid = $1::oid AND o.attnum > 0
-        AND (o.attname, o.atttypid, o.atttypmod, o.attcollation) IS DISTINCT FROM (n.attname, n.atttypid, n.atttypmod, n.attcollation)`,
-    [old.facade, gateView(id)],
+      WHERE o.attrelid = $1::pg_catalog.regclass AND o.attnum > 0
+        AND (o.attname, o.atttypid, o.atttypmod, o.attcollation) IS DISTINCT FROM (n.attname, n.atttypid, n.atttypmod, n.attcollation)
+      UNION ALL
+     SELECT n.attname FROM pg_catalog.pg_attribute n WHERE n.attrelid = $2::pg_catalog.regclass
+        AND n.attnum > (SELECT max(o.attnum) FROM pg_catalog.pg_attribute o WHERE o.attrelid = $1::pg_catalog.regclass)`,
+    [gateView(Number(old.id)), gateView(id)],
     { quiet: true },
   );
-  await perform(context, session, ["UPDATE millrace.relation SET facade = NULL WHERE id = ($1 ->> 'id')::bigint"], { id: old.id });
-  if (columns.rows.length === 0) {
+  if (different.rows.length === 0 && old.state === 'ready' && wanted.options['initialize'] !== false) {
+    // Filled beside the old one, which is read until then.
+    await perform(
+      context,
+      session,
+      ["UPDATE millrace.stream_table SET replaces = ($1 ->> 'old')::bigint WHERE relation_id = ($1 ->> 'id')::bigint"],
+      {
+        id,
+        old: old.id,
+      },
+    );
+    if (!(await waitsForEngine(session))) return;
+    session.onCommit((after) => awaitReady(after, [String(id)], () => dropFailed(context, after, id, '')));
+    return;
+  }
+  await perform(
+    context,
+    session,
+    [
+      "UPDATE millrace.relation SET facade = NULL WHERE id = ($1 ->> 'old')::bigint",
+      "UPDATE millrace.refresh_history SET relation_id = ($1 ->> 'id')::bigint WHERE relation_id = ($1 ->> 'old')::bigint",
+    ],
+    { id, old: old.id },
+  );
+  if (different.rows.length === 0) {
     await session.query(`CREATE OR REPLACE VIEW ${facade} AS SELECT * FROM ${gateView(id)}`, [], { quiet: true });
   } else {
     // Other columns: what reads the facade has to go first, as Postgres says.

@@ -67,6 +67,10 @@ CREATE TABLE millrace.stream_table (
     last_refresh_at    timestamptz,
     data_timestamp     timestamptz,            -- commit time up to which base changes are in
     rows_in_last_refresh bigint,
+    -- It has taken the place of another one, and what that was known by; NULL: by its own id
+    pgt_id             bigint,
+    -- The relation whose place, and facade, it takes when it is filled; NULL: none, or it has
+    replaces           bigint,
     created_at         timestamptz NOT NULL DEFAULT now()
 );
 

@@ -180,7 +180,7 @@ END $$;
 
 -- What a user may change of stream tables directly: those that the current role owns, and of them these columns.
 CREATE VIEW millrace.own_stream_table WITH (security_barrier) AS
-    SELECT t.relation_id, t.status, t.status_reason, t.consecutive_errors, t.refresh_requested, t.refresh_done, t.reinitialize
+    SELECT coalesce(t.pgt_id, t.relation_id) AS pgt_id, t.relation_id, t.status, t.status_reason, t.consecutive_errors, t.refresh_requested, t.refresh_done, t.reinitialize
       FROM millrace.stream_table t
      WHERE EXISTS (SELECT FROM millrace.relation r JOIN pg_class c ON c.oid = r.facade
                     WHERE r.id = t.relation_id AND r.state <> 'dropped' AND pg_has_role(c.relowner, 'USAGE'))
@@ -197,7 +197,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
       FROM millrace.stream_table t
       JOIN millrace.relation r ON r.id = t.relation_id AND r.state <> 'dropped'
       LEFT JOIN LATERAL (SELECT * FROM millrace.refresh_history h WHERE h.relation_id = t.relation_id ORDER BY h.refresh_id DESC LIMIT 1) h ON true
-     WHERE t.relation_id = relation
+     WHERE coalesce(t.pgt_id, t.relation_id) = relation AND r.facade IS NOT NULL
 $$;
 
 -- The way from a function to Millrace and back, inside one transaction: Millrace first lets the calls of a statement say their arguments
@@ -274,7 +274,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 CREATE VIEW pgtrickle.pgt_stream_tables AS
-    SELECT t.relation_id AS pgt_id, r.facade AS pgt_relid, c.relname::text COLLATE "default" AS pgt_name, n.nspname::text COLLATE "default" AS pgt_schema,
+    SELECT coalesce(t.pgt_id, t.relation_id) AS pgt_id, r.facade AS pgt_relid, c.relname::text COLLATE "default" AS pgt_name, n.nspname::text COLLATE "default" AS pgt_schema,
            t.definition AS defining_query, t.query AS original_query,
            CASE WHEN lower(t.schedule) <> 'calculated' THEN t.schedule END AS schedule,
            CASE t.requested_mode WHEN 'AUTO' THEN t.refresh_mode ELSE t.requested_mode END AS refresh_mode,
@@ -310,7 +310,7 @@ CREATE VIEW pgtrickle.pgt_stream_tables AS
                           ORDER BY h.refresh_id DESC LIMIT 1) failed ON true;
 
 CREATE VIEW pgtrickle.pgt_dependencies AS
-    SELECT s.relation_id AS pgt_id, s.source AS source_relid, s.source_type,
+    SELECT coalesce(t.pgt_id, t.relation_id) AS pgt_id, s.source AS source_relid, s.source_type,
            coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
                       WHERE a.attrelid = s.source AND a.attnum = ANY (s.attnums) AND NOT a.attisdropped), s.names) AS columns_used,
            NULL::jsonb AS column_snapshot, NULL::text AS schema_fingerprint, 
@@ -324,10 +324,10 @@ CREATE VIEW pgtrickle.pgt_dependencies AS
       LEFT JOIN millrace.base_table b ON b.table_oid = s.source
       LEFT JOIN millrace.base_capture capture ON true
       LEFT JOIN millrace.base_progress progress ON true
-      JOIN millrace.relation r ON r.id = s.relation_id AND r.state <> 'dropped';
+      JOIN millrace.relation r ON r.id = s.relation_id AND r.state <> 'dropped' AND r.facade IS NOT NULL;
 
 CREATE VIEW pgtrickle.pgt_refresh_history AS
-    SELECT h.refresh_id, h.relation_id AS pgt_id, coalesce(h.ended_at, h.started_at) AS data_timestamp, h.started_at AS start_time, h.ended_at AS end_time,
+    SELECT h.refresh_id, coalesce(t.pgt_id, h.relation_id) AS pgt_id, coalesce(h.ended_at, h.started_at) AS data_timestamp, h.started_at AS start_time, h.ended_at AS end_time,
            CASE h.action WHEN 'INITIALIZE' THEN 'FULL' ELSE h.action END AS action, h.rows_inserted, h.rows_deleted, h.delta_rows AS delta_row_count,
            NULL::text AS merge_strategy_used, h.action = 'FULL' AND t.refresh_mode = 'DIFFERENTIAL' AS was_full_fallback,
            h.error AS error_message, h.status,
@@ -410,7 +410,7 @@ LANGUAGE plpgsql STABLE AS $$
 DECLARE
     id bigint := millrace.stream_table_named(name);
 BEGIN
-    IF NOT EXISTS (SELECT FROM millrace.own_stream_table t WHERE t.relation_id = id) THEN
+    IF NOT EXISTS (SELECT FROM millrace.own_stream_table t WHERE t.pgt_id = id) THEN
         RAISE EXCEPTION USING
             ERRCODE = '42501',
             MESSAGE = pg_catalog.format('permission denied: must be owner of stream table %s', name),
@@ -424,11 +424,12 @@ CREATE FUNCTION millrace.request_refresh(id bigint) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     wanted bigint;
+    relation bigint;
     awaited jsonb := coalesce(nullif(pg_catalog.current_setting('millrace.awaited', true), '')::jsonb, '{}');
 BEGIN
-    UPDATE millrace.own_stream_table SET refresh_requested = refresh_requested + 1 WHERE relation_id = id RETURNING refresh_requested INTO wanted;
+    UPDATE millrace.own_stream_table SET refresh_requested = refresh_requested + 1 WHERE pgt_id = id RETURNING refresh_requested, relation_id INTO wanted, relation;
     PERFORM pg_catalog.set_config('millrace.awaited', (awaited || pg_catalog.jsonb_build_object(id::text, wanted))::text, true);
-    PERFORM pg_catalog.pg_notify('millrace', pg_catalog.format('refresh %s %s', id, wanted));
+    PERFORM pg_catalog.pg_notify('millrace', pg_catalog.format('refresh %s %s', relation, wanted));
 END $$;
 
 CREATE FUNCTION pgtrickle.refresh_stream_table(name text) RETURNS void
@@ -440,7 +441,7 @@ BEGIN
     IF pg_catalog.pg_is_in_recovery() THEN
         RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'Cannot refresh stream tables on a read replica. Type it on the primary server.';
     END IF;
-    IF EXISTS (SELECT FROM millrace.own_stream_table t WHERE t.relation_id = id AND t.status IN ('PAUSED', 'SUSPENDED')) THEN
+    IF EXISTS (SELECT FROM millrace.own_stream_table t WHERE t.pgt_id = id AND t.status IN ('PAUSED', 'SUSPENDED')) THEN
         RAISE EXCEPTION USING
             ERRCODE = '22023',
             MESSAGE = pg_catalog.format('invalid argument: stream table %s is suspended ; use pgtrickle.resume_stream_table(''%s'') first', shown, shown);
@@ -470,7 +471,7 @@ END $$;
 CREATE FUNCTION millrace.set_stream_status(id bigint, new_status text, reason text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE millrace.own_stream_table SET status = new_status, status_reason = reason WHERE relation_id = id;
+    UPDATE millrace.own_stream_table SET status = new_status, status_reason = reason WHERE pgt_id = id;
     PERFORM pg_catalog.pg_notify('millrace', '');
 END $$;
 
@@ -508,20 +509,20 @@ BEGIN
             ERRCODE = '22023',
             MESSAGE = pg_catalog.format('invalid argument: stream table %s is not suspended or in error state (current status: %s)', shown, current);
     END IF;
-    UPDATE millrace.own_stream_table SET consecutive_errors = 0 WHERE relation_id = id;
+    UPDATE millrace.own_stream_table SET consecutive_errors = 0 WHERE pgt_id = id;
     PERFORM millrace.set_stream_status(id, CASE WHEN populated THEN 'ACTIVE' ELSE 'INITIALIZING' END, NULL);
 END $$;
 
 CREATE FUNCTION pgtrickle.pause_all() RETURNS void
 LANGUAGE sql AS $$
-    SELECT millrace.set_stream_status(t.relation_id, 'PAUSED', pg_catalog.format('paused by %s', current_user))
+    SELECT millrace.set_stream_status(t.pgt_id, 'PAUSED', pg_catalog.format('paused by %s', current_user))
       FROM millrace.own_stream_table t WHERE t.status IN ('INITIALIZING', 'ACTIVE')
 $$;
 
 CREATE FUNCTION pgtrickle.resume_all() RETURNS void
 LANGUAGE sql AS $$
-    SELECT millrace.set_stream_status(t.relation_id, CASE WHEN s.is_populated THEN 'ACTIVE' ELSE 'INITIALIZING' END, NULL)
-      FROM millrace.own_stream_table t JOIN pgtrickle.pgt_stream_tables s ON s.pgt_id = t.relation_id
+    SELECT millrace.set_stream_status(t.pgt_id, CASE WHEN s.is_populated THEN 'ACTIVE' ELSE 'INITIALIZING' END, NULL)
+      FROM millrace.own_stream_table t JOIN pgtrickle.pgt_stream_tables s ON s.pgt_id = t.pgt_id
      WHERE t.status IN ('PAUSED', 'SUSPENDED')
 $$;
 
@@ -533,7 +534,7 @@ DECLARE
     shown text;
 BEGIN
     SELECT s.is_populated, pg_catalog.format('%s.%s', s.pgt_schema, s.pgt_name) INTO populated, shown FROM pgtrickle.pgt_stream_tables s WHERE s.pgt_id = id;
-    UPDATE millrace.own_stream_table SET reinitialize = true, consecutive_errors = 0 WHERE relation_id = id;
+    UPDATE millrace.own_stream_table SET reinitialize = true, consecutive_errors = 0 WHERE pgt_id = id;
     -- It may have been suspended: what it was suspended for is made good by computing it anew, or is told again.
     PERFORM millrace.set_stream_status(id, CASE WHEN populated THEN 'ACTIVE' ELSE 'INITIALIZING' END, NULL);
     PERFORM millrace.request_refresh(id);
@@ -726,8 +727,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
            greatest(c.reltuples, 0)::bigint, coalesce(pg_relation_size(c.oid), 0)
       FROM pgtrickle.pgt_dependencies d
       JOIN pgtrickle.pgt_stream_tables s USING (pgt_id)
+      JOIN millrace.relation r ON r.facade = s.pgt_relid
       LEFT JOIN millrace.base_table b ON b.table_oid = d.source_relid
-      LEFT JOIN pg_class c ON c.oid = to_regclass(format('millrace_data.w%s_%s', d.pgt_id, b.relation_id))
+      LEFT JOIN pg_class c ON c.oid = to_regclass(format('millrace_data.w%s_%s', r.id, b.relation_id))
      ORDER BY 1, 2
 $$;
 

@@ -16,7 +16,7 @@ import { pinnedSettings } from '../../replication/settings.ts';
 import { quoteLiteral } from '../../sql/quote.ts';
 import type { EngineContext } from '../context.ts';
 import { Epoch, requireStatementError } from '../epoch.ts';
-import { relationGate } from '../relation-errors.ts';
+import { mayOpen, opened } from '../relation-errors.ts';
 import { freePlanner } from '../session-settings.ts';
 import { type Outcome, populationRefused, refreshed, refreshFailed } from '../streams/bookkeeping.ts';
 import { fromMark, immediateTexts } from './templates.ts';
@@ -188,11 +188,21 @@ async function open(engine: EngineContext, viewId: number, rows: number, started
     await refused(engine, viewId, reason);
     return true;
   }
+  if (!(await mayOpen(session, state, viewId))) {
+    await session.query('ROLLBACK');
+    await reload();
+    return true;
+  }
+  try {
+    await epoch.run(opened(state, viewId));
+  } catch (error) {
+    if (requireStatementError(error).code !== '55P03') throw error;
+    await session.query('ROLLBACK');
+    return false;
+  }
   await epoch.run([
     `UPDATE millrace.immediate SET mode = 'on', lost = NULL WHERE relation_id = ${viewId}`,
     `SELECT setval('millrace_data.x${viewId}', pg_current_xact_id()::text::bigint)`,
-    relationGate(state, viewId, 'ready'),
-    `UPDATE millrace.relation SET state = 'ready', state_since = now() WHERE id = ${viewId} AND state = 'populating'`,
     `UPDATE millrace.stream_table SET delta_lost = NULL, reinitialize = false WHERE relation_id = ${viewId}`,
   ]);
   const outcome: Outcome = { action: 'INITIALIZE', reason: 'initial', startedAt, inserted: rows, deleted: 0, deltaRows: 0, failure: null };

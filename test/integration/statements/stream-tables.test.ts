@@ -69,6 +69,57 @@ describe('a stream table', () => {
     expect(await statusOf('Re named')).toEqual([]);
   });
 
+  test('given another query is read as before until the new rows are there, and stays who it was', async () => {
+    await client.query('CREATE TABLE altered AS SELECT g AS id, g % 7 AS k FROM generate_series(1, 50000) g');
+    await client.query(create('changing', 'SELECT k, count(*) AS n FROM altered GROUP BY k'));
+    const before = await client.rows("SELECT pgt_id, pgt_relid FROM pgtrickle.pgt_stream_tables WHERE pgt_name = 'changing'");
+    const reader = await stage.direct(stage.upstream);
+    await reader.query('CREATE VIEW over_changing AS SELECT sum(n)::int AS s FROM changing');
+    await reader.query('BEGIN');
+    expect(await reader.rows('SELECT * FROM over_changing')).toEqual([[50000]]);
+    const alter = (query: string, rest = ''): Promise<unknown> =>
+      client.query(`SELECT pgtrickle.alter_stream_table('changing', query => $q$${query}$q$${rest})`);
+    const altered = alter('SELECT k, 10 * count(*) AS n FROM altered WHERE k <> 3 GROUP BY k');
+    const other = await stage.direct(stage.upstream);
+    for (let i = 0; i < 20; i++) expect(await other.rows('SELECT * FROM over_changing')).toEqual([[50000]]);
+    await reader.query('COMMIT');
+    await altered;
+    expect(await other.rows('SELECT * FROM over_changing')).toEqual([[428570]]);
+    await client.query("INSERT INTO altered VALUES (0, 4); SELECT pgtrickle.refresh_stream_table('changing')");
+    expect(await other.rows('SELECT * FROM over_changing')).toEqual([[428580]]);
+    await alter('SELECT k, count(*) AS n FROM altered GROUP BY k', ", refresh_mode => 'IMMEDIATE'");
+    expect(await other.rows('SELECT * FROM over_changing')).toEqual([[50001]]);
+    await expect(alter('SELECT k, count(*) AS n FROM altered WHERE 1 / (k - k) = 1 GROUP BY k')).rejects.toThrow('division by zero');
+    await other.query('DELETE FROM altered WHERE id = 0');
+    expect(await other.rows('SELECT * FROM over_changing')).toEqual([[50000]]);
+    await expect(alter('SELECT k, id AS n, count(*) AS m FROM altered GROUP BY 1, 2')).rejects.toThrow('other objects depend on it');
+    await other.query('DROP VIEW over_changing');
+    await alter('SELECT k, count(*) AS m FROM altered GROUP BY k', ", refresh_mode => 'AUTO'");
+    expect(await client.rows("SELECT pgt_id FROM pgtrickle.pgt_stream_tables WHERE pgt_name = 'changing'")).toEqual([[before[0]?.[0]]]);
+    expect(await client.rows("SELECT bool_and(status = 'COMPLETED'), count(*) > 2 FROM pgtrickle.get_refresh_history('changing')")).toEqual(
+      [[true, true]],
+    );
+    expect(await client.rows('SELECT count(*)::int FROM pgtrickle.pgt_dependencies WHERE pgt_id = $1', [before[0]?.[0]])).toEqual([[1]]);
+    await client.query("SELECT pgtrickle.drop_stream_table('changing')");
+    await eventually(client, `SELECT count(*)::int FROM pg_trigger WHERE tgrelid = 'altered'::regclass`, [[0]]);
+  });
+
+  test('explain_st says how each stage of it is kept', async () => {
+    await client.query(create('staged', 'SELECT x.n, count(*) AS c FROM (SELECT k, count(*) AS n FROM t GROUP BY k) x GROUP BY x.n'));
+    const rows = await client.rows(
+      "SELECT property, value FROM pgtrickle.explain_st('staged') WHERE property IN ('operator_tree', 'stage 1', 'result')",
+    );
+    expect(rows).toEqual([
+      ['operator_tree', expect.stringMatching(/^\w+ -> \w+$/)],
+      ['stage 1', expect.stringMatching(/^\w+, \w+: /)],
+      ['result', expect.stringMatching(/^\w+, \w+: /)],
+    ]);
+    const [text] = await client.rows("SELECT pgtrickle.explain_stream_table('staged'), pgtrickle.explain_diff_sql('staged')");
+    expect(text?.[0]).toContain(`stage 1: ${String(rows[1]?.[1])}`);
+    expect(text?.[1]).toContain(`-- result: ${String(rows[2]?.[1])}`);
+    await client.query("SELECT pgtrickle.drop_stream_table('staged')");
+  });
+
   test('made in a transaction is there at COMMIT, and not after ROLLBACK', async () => {
     await client.query('BEGIN');
     await client.query(create('undone', 'SELECT id FROM t'));

@@ -34,6 +34,7 @@ function catalog(given: readonly Given[]): CatalogState {
       nextRefreshAt: null,
       lastRefreshAt: null,
       triggered: false,
+      replaces: null,
       schema: 'public',
       name: `t${id}`,
       ...stream,
