@@ -97,6 +97,8 @@ export interface BaseTable {
   /** Partitions with their files, when last looked at and now; null for a table without, or not looked at yet. */
   readonly parts: string | null;
   readonly partsNow: string | null;
+  /** Its owner has closed it for a while: nothing is refreshed because of it. */
+  readonly gated: boolean;
   /** Columns of its delta table, `w` left out; empty when it has none. */
   readonly deltaAttnums: readonly number[];
 }

@@ -58,6 +58,7 @@ SELECT jsonb_build_object(
                  'lockable', EXISTS (SELECT FROM pg_class c WHERE c.oid = b.table_oid AND c.relkind IN ('r', 'p')), 'name', millrace.qualified_name(b.table_oid), 'columns', b.columns,
                  'columnsNow', ${columnsSql('b.table_oid')}, 'keyAttnums', b.key_attnums, 'identityBefore', b.identity_before, 'method', b.method, 'state', b.state, 'error', b.error,
                  'parts', b.parts, 'partsNow', ${partsSql('b.table_oid')},
+                 'gated', EXISTS (SELECT FROM millrace.source_gate g WHERE g.source = b.table_oid AND g.gated),
                  'deltaAttnums', (SELECT coalesce(jsonb_agg(substr(a.attname, 2)::integer ORDER BY a.attnum), '[]')
                                     FROM pg_attribute a
                                    WHERE a.attrelid = to_regclass('millrace_data.d' || b.relation_id) AND a.attnum > 1 AND NOT a.attisdropped),
@@ -118,6 +119,7 @@ interface RawBase {
   error: RelationError | null;
   parts: string | null;
   partsNow: string | null;
+  gated: boolean;
   deltaAttnums: number[];
   used: boolean;
 }

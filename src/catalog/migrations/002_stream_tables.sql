@@ -94,6 +94,15 @@ CREATE TABLE millrace.immediate (
     rebuild        jsonb     NOT NULL       -- [statements]
 );
 
+-- A table whose owner has closed it for a while: stream tables that read it are refreshed when that is asked for, not by themselves.
+CREATE TABLE millrace.source_gate (
+    source     oid PRIMARY KEY,
+    gated      boolean NOT NULL,
+    gated_at   timestamptz NOT NULL DEFAULT now(),
+    ungated_at timestamptz,
+    gated_by   text NOT NULL DEFAULT current_user
+);
+
 CREATE SEQUENCE millrace.refresh_id;
 CREATE TABLE millrace.refresh_history (
     refresh_id    bigint PRIMARY KEY DEFAULT nextval('millrace.refresh_id'),

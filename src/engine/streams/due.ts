@@ -57,6 +57,7 @@ export function dueViews(state: CatalogState, facts: DueFacts): Due {
       views.set(view.id, 'manual');
       continue;
     }
+    if (view.inputs.some((input) => state.bases.get(input)?.gated === true)) continue;
     // After a failure it waits, whatever its schedule.
     const failing = stream !== undefined && stream.consecutiveErrors > 0;
     const retryAt = (view.plan.expiry == null || failing ? remembered?.nextAt : null) ?? (failing ? (stream.nextRefreshAt ?? 0) : 0);

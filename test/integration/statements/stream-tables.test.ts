@@ -104,6 +104,48 @@ describe('a stream table', () => {
     await eventually(client, `SELECT count(*)::int FROM pg_trigger WHERE tgrelid = 'altered'::regclass`, [[0]]);
   });
 
+  test('a gate holds refreshes back until it is opened; what is asked for is done', async () => {
+    await client.query(create('gated', 'SELECT count(*)::int AS n FROM t'));
+    const [before] = await client.rows('SELECT n FROM gated');
+    await client.query("SELECT pgtrickle.gate_source('t')");
+    await client.query("INSERT INTO t VALUES (900, 'g', 1)");
+    expect(await client.rows('SELECT source_table, gated FROM pgtrickle.source_gates()')).toEqual([['t', true]]);
+    // Another one that reads nothing gated is refreshed meanwhile, so it would have been, too.
+    await client.query('CREATE TABLE ungated (id int); INSERT INTO ungated VALUES (1)');
+    await client.query(create('open_st', 'SELECT count(*)::int AS n FROM ungated'));
+    await client.query('INSERT INTO ungated VALUES (2)');
+    await eventually(client, 'SELECT n FROM open_st', [[2]]);
+    expect(await client.rows('SELECT n FROM gated')).toEqual([before]);
+    await client.query("SELECT pgtrickle.refresh_stream_table('gated')");
+    expect(await client.rows('SELECT n FROM gated')).toEqual([[Number(before?.[0]) + 1]]);
+    await client.query("DELETE FROM t WHERE id = 900; SELECT pgtrickle.ungate_source('t')");
+    await eventually(client, 'SELECT n FROM gated', [[Number(before?.[0])]]);
+    await client.query("SELECT pgtrickle.bulk_drop_stream_tables('{gated,open_st}')");
+  });
+
+  test('a snapshot is a table of the rows there are; what is not there says why', async () => {
+    await client.query(create('pictured', 'SELECT k, count(*) AS n FROM t GROUP BY k'));
+    expect(await client.rows("SELECT pgtrickle.snapshot_stream_table('pictured', 'public.picture')")).toEqual([['public.picture']]);
+    expect(await client.rows('SELECT * FROM pictured EXCEPT ALL SELECT * FROM picture')).toEqual([]);
+    const [count] = await client.rows('SELECT count(*)::int FROM pictured');
+    expect(await client.rows("SELECT snapshot_table, row_count::int FROM pgtrickle.list_snapshots('pictured')")).toEqual([
+      ['public.picture', count?.[0]],
+    ]);
+    expect(await client.failure("SELECT pgtrickle.snapshot_stream_table('pictured', 'picture')")).toContain(
+      '42710: snapshot already exists: picture',
+    );
+    expect(await client.failure("SELECT pgtrickle.drop_snapshot('t')")).toContain('42P01: snapshot source not found: t');
+    await client.query("SELECT pgtrickle.drop_snapshot('picture')");
+    expect(await client.failure("SELECT pgtrickle.reset_fuse('pictured')")).toContain(
+      'fuse is not blown for public.pictured (current state: armed)',
+    );
+    expect(await client.failure("SELECT pgtrickle.create_watermark_group(group_name => 'g', sources => '{t}')")).toBe(
+      'ERROR 0A000: pgtrickle.create_watermark_group() is not supported\nDETAIL: Every refresh reads all its tables at one snapshot.\nHINT: pgtrickle.gate_source() holds refreshes back while a table is loaded.',
+    );
+    expect(await client.failure('SELECT * FROM pgtrickle.list_subscriptions()')).toContain('0A000');
+    await client.query("SELECT pgtrickle.drop_stream_table('pictured')");
+  });
+
   test('explain_st says how each stage of it is kept', async () => {
     await client.query(create('staged', 'SELECT x.n, count(*) AS c FROM (SELECT k, count(*) AS n FROM t GROUP BY k) x GROUP BY x.n'));
     const rows = await client.rows(
