@@ -27,6 +27,10 @@ export interface Storage {
   readonly keyAttnums: readonly number[];
   readonly state: StorageState;
   readonly supersedes: number | null;
+  /** Storage that this copy is made for: a resynchronisation. */
+  readonly resyncs: number | null;
+  /** Takes no rows of the stream until a copy of it has been compared. */
+  readonly stale: boolean;
   /** Text of the pg_snapshot the copy was taken at, and an LSN no transaction of the copy ended after. */
   readonly copySnapshot: string | null;
   readonly copyLsn: bigint | null;

@@ -27,7 +27,8 @@ const catalogSql = `
 SELECT jsonb_build_object(
   'sources', (SELECT coalesce(jsonb_agg(jsonb_build_object(
                  'id', s.id, 'name', coalesce(millrace.qualified_name(s.facade), 'source ' || s.id), 'publication', s.publication, 'slot', s.slot,
-                 'status', s.status, 'system', s.system_identifier, 'lsn', p.lsn,
+                 'status', s.status, 'system', s.system_identifier, 'timeline', s.timeline, 'lsn', p.lsn,
+                 'autoResync', s.auto_resync, 'resyncRequested', s.resync_requested,
                  'there', EXISTS (SELECT FROM pg_class c WHERE c.oid = s.facade),
                  'options', coalesce(c.options, s.details -> 'options', '{}'),
                  'secrets', coalesce((SELECT jsonb_object_agg(x.id, jsonb_build_object('name', x.name, 'value', x.value))
@@ -39,7 +40,7 @@ SELECT jsonb_build_object(
                 LEFT JOIN millrace.source_progress p ON p.source_id = s.id),
   'storages', (SELECT coalesce(jsonb_agg(jsonb_build_object(
                  'id', s.id, 'sourceId', s.source_id, 'originOid', s.origin_oid::bigint, 'originSchema', s.origin_schema, 'originName', s.origin_name,
-                 'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state, 'supersedes', s.supersedes,
+                 'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state, 'supersedes', s.supersedes, 'resyncs', s.resyncs, 'stale', s.stale,
                  'copySnapshot', s.copy_snapshot, 'copyLsn', s.copy_lsn,
                  'captured', to_regclass('millrace_data.d' || s.id) IS NOT NULL)), '[]')
                  FROM millrace.storage s),
@@ -86,6 +87,9 @@ interface RawSource {
   slot: string;
   status: string;
   system: string | null;
+  timeline: number | null;
+  autoResync: boolean;
+  resyncRequested: boolean;
   lsn: string | null;
   there: boolean;
   options: ConnectionOptions;
@@ -101,6 +105,8 @@ interface RawStorage {
   keyAttnums: number[];
   state: StorageState;
   supersedes: number | null;
+  resyncs: number | null;
+  stale: boolean;
   copySnapshot: string | null;
   copyLsn: string | null;
   captured: boolean;
@@ -271,6 +277,9 @@ function sourceRow(row: RawSource, secretKey: string): SourceRow {
     slot: row.slot,
     status: row.status,
     systemIdentifier: row.system,
+    timeline: row.timeline,
+    autoResync: row.autoResync,
+    resyncRequested: row.resyncRequested,
     lsn: row.lsn === null ? null : parseLsn(row.lsn),
     addressKey: JSON.stringify([row.options, row.secrets]),
     address,

@@ -9,6 +9,7 @@ import { KeySet } from '../replication/key-set.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import type { TupleView } from '../replication/pgoutput.ts';
 import type { ChunkShape } from './apply-sql.ts';
+import type { OriginVersion } from './origin-history.ts';
 import { mergedTuple, sameKey, tupleTexts } from './tuples.ts';
 
 /** Where rows of one origin table go: one storage, and which column of a tuple is which of its columns (-1: none). */
@@ -47,6 +48,8 @@ export type Step =
 
 export interface Batch {
   readonly steps: readonly Step[];
+  /** Versions of origin tables that begin within it. */
+  readonly versions: readonly OriginVersion[];
   /** End of the last transaction; null while it is still open (a large one, sent in parts). */
   readonly endLsn: Lsn | null;
   readonly transactions: number;
@@ -72,6 +75,7 @@ export class BatchBuilder {
   readonly #chunks = new Map<number, Chunk>();
   readonly #open = new Set<number>();
   #steps: Step[] = [];
+  #versions: OriginVersion[] = [];
   #spoolChunk = 0;
   #xid = 0;
   transactions = 0;
@@ -88,7 +92,11 @@ export class BatchBuilder {
   }
 
   get empty(): boolean {
-    return this.rows === 0 && this.#steps.length === 0 && this.#open.size === 0;
+    return this.rows === 0 && this.#steps.length === 0 && this.#open.size === 0 && this.#versions.length === 0;
+  }
+
+  version(version: OriginVersion): void {
+    this.#versions.push(version);
   }
 
   insert(target: Target, row: TupleView): void {
@@ -164,8 +172,10 @@ export class BatchBuilder {
   /** What there is so far. `endLsn` null: the transaction goes on in the next batch. */
   seal(endLsn: Lsn | null): Batch {
     for (const storageId of [...this.#open]) this.#flush(storageId);
-    const batch: Batch = { steps: this.#steps, endLsn, transactions: this.transactions, rows: this.rows, bytes: this.bytes };
+    const { transactions, rows, bytes } = this;
+    const batch: Batch = { steps: this.#steps, versions: this.#versions, endLsn, transactions, rows, bytes };
     this.#steps = [];
+    this.#versions = [];
     this.transactions = 0;
     this.rows = 0;
     this.bytes = 0;

@@ -16,6 +16,7 @@ import { sendStep } from './apply-steps.ts';
 import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { countEpoch, progress } from './epoch-ends.ts';
+import { recordVersions } from './origin-history.ts';
 import { failRelation } from './relation-errors.ts';
 import { fewRows } from './row-arrays.ts';
 import { freePlanner } from './session-settings.ts';
@@ -115,8 +116,9 @@ export class Epoch {
   }
 
   /** Brings the steps of a batch into storage. */
-  async apply(batch: Pick<Batch, 'steps' | 'rows'>): Promise<void> {
+  async apply(batch: Pick<Batch, 'steps' | 'versions' | 'rows'>): Promise<void> {
     this.#rows += batch.rows;
+    this.sendAll(recordVersions(batch.versions));
     const byStorage = new Map<number, Step[]>();
     for (const step of batch.steps) {
       const list = byStorage.get(step.storageId);

@@ -14,6 +14,7 @@ import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { requireStatementError } from './epoch.ts';
 import { countEpoch, progress } from './epoch-ends.ts';
+import { recordVersions } from './origin-history.ts';
 import { fewRows } from './row-arrays.ts';
 import { freePlanner } from './session-settings.ts';
 import { maintenance, settingAside } from './view-statements.ts';
@@ -30,7 +31,8 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   for (const step of steps) if (step.kind !== 'spool' && state.captured.has(step.storageId)) changed.add(step.storageId);
   // Adds to `changed` the views that may change.
   const views = viewExecutions(engine, changed);
-  const ends: Execution[] = [...views, ...progress(positions)];
+  const versions = batches.flatMap((batch) => batch.versions);
+  const ends: Execution[] = [...views, ...recordVersions(versions), ...progress(positions)];
   const empties = [...changed].map(deltaTable).map((table) => ({ table, execution: engine.deltas.empty(table, rows <= fewRows) }));
 
   let emptied: readonly StatementResult[];

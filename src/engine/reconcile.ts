@@ -16,6 +16,7 @@ import {
 } from '../catalog/model.ts';
 import { dropCaptureDdl } from '../ivm/capture.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
+import type { OriginTable } from '../replication/origin-tables.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import type { BaseCapture } from './base/capture.ts';
 import { baseError, baseProblem, sameColumns, usedAttnums } from './base/shapes.ts';
@@ -26,6 +27,7 @@ import { fillImmediate, rebuildImmediate, wantsRebuild } from './immediate/fill.
 import { suspend } from './refresh-epoch.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
 import { failRelation, heldView, relationGate } from './relation-errors.ts';
+import { finishResync } from './resync.ts';
 import type { SourceManager } from './source-manager.ts';
 import { isImmediate } from './streams/due.ts';
 import { copyStorage, goLive, restartCopy } from './table-copy.ts';
@@ -60,12 +62,12 @@ export class Reconciler {
     this.#capture.reconcile(catalog);
     for (const storage of catalog.storages.values()) {
       if (storage.state === 'new') this.#startCopy(storage);
-      else if (storage.state === 'copied') this.#finishCopy(storage);
+      else if (storage.state === 'copied' && storage.resyncs === null) this.#finishCopy(storage);
     }
+    for (const source of catalog.sources.values()) this.#finishResync(source.id);
     for (const [id, controller] of this.#copying) {
       const storage = catalog.storages.get(id);
-      if (storage === undefined || ![...catalog.tables.values()].some((table) => table.storageId === id))
-        controller.abort(new Error('the table was dropped'));
+      if (storage === undefined || !isWanted(catalog, storage)) controller.abort(new Error('the table was dropped'));
     }
     for (const view of catalog.views.values()) {
       if (view.state !== 'pending') continue;
@@ -86,7 +88,7 @@ export class Reconciler {
   #startCopy(storage: Storage): void {
     const runner = this.#sources.runner(storage.sourceId);
     if (runner === null || this.#copying.has(storage.id)) return;
-    if (![...this.#engine.state.tables.values()].some((table) => table.storageId === storage.id)) return;
+    if (!isWanted(this.#engine.state, storage)) return;
     const controller = new AbortController();
     this.#copying.set(storage.id, controller);
     const work = async (): Promise<void> => {
@@ -125,15 +127,19 @@ export class Reconciler {
         await restartCopy(this.#engine, storage);
         return;
       }
-      await this.#engine.session.query(`UPDATE millrace.storage SET state = 'failed' WHERE id = ${storage.id}`);
+      // What a resynchronisation was to mend stays as it is, and is not chosen for new versions.
+      const failed = storage.resyncs ?? storage.id;
+      await this.#engine.session.query(
+        `UPDATE millrace.storage SET state = 'failed', stale = false WHERE id = ${failed}${storage.resyncs === null ? '' : `; UPDATE millrace.storage SET state = 'dropped' WHERE id = ${storage.id}`}`,
+      );
       await this.fail(
         [...this.#engine.state.tables.values()]
-          .filter((table) => table.storageId === storage.id)
+          .filter((table) => table.storageId === failed)
           .map((table) => ({
             relationId: table.id,
             error: {
               code: error.code,
-              message: `initial copy failed: ${error.message}`,
+              message: `${storage.resyncs === null ? 'initial copy' : 'resynchronisation'} failed: ${error.message}`,
               ...(error.fields.detail === undefined ? {} : { detail: error.fields.detail }),
             },
           })),
@@ -144,6 +150,8 @@ export class Reconciler {
   #finishCopy(storage: Storage): void {
     const runner = this.#sources.runner(storage.sourceId);
     if (runner === null || this.#copying.has(storage.id)) return;
+    // Its versions move to it as they are: what they show now has to be mended first.
+    if (storage.supersedes !== null && this.#engine.state.storages.get(storage.supersedes)?.stale === true) return;
     if (storage.copyLsn !== null && runner.applied < storage.copyLsn) {
       runner.requestPosition();
       return;
@@ -168,6 +176,45 @@ export class Reconciler {
       .catch((error: unknown) => this.#engine.fail(error))
       .finally(() => {
         this.#copying.delete(storage.id);
+        this.#engine.wake();
+      });
+  }
+
+  /** When all copies of a source are in, what differs is written. */
+  #finishResync(sourceId: number): void {
+    const runner = this.#sources.runner(sourceId);
+    const copies = [...this.#engine.state.storages.values()].filter(
+      (storage) => storage.sourceId === sourceId && storage.resyncs !== null && storage.state !== 'dropped',
+    );
+    if (runner === null || copies.length === 0 || !copies.every((copy) => copy.state === 'copied' && !this.#copying.has(copy.id))) return;
+    if (copies.some((copy) => copy.copyLsn !== null && runner.applied < copy.copyLsn)) {
+      runner.requestPosition();
+      return;
+    }
+    for (const copy of copies) this.#copying.set(copy.id, new AbortController());
+    const work = async (): Promise<void> => {
+      const shapes = new Map<number, OriginTable>();
+      for (const { originOid } of copies) {
+        const shape = await this.#sources.describe(runner.source, originOid);
+        if (shape?.published === true) shapes.set(originOid, shape);
+      }
+      await runner.hold();
+      try {
+        await this.#engine.exclusively(async () => {
+          const { storages } = this.#engine.state;
+          if (this.#sources.runner(sourceId) !== runner || !copies.every(({ id }) => storages.get(id)?.state === 'copied')) return;
+          const reached = await finishResync(this.#engine, copies, runner, shapes);
+          if (reached !== null) this.#engine.reached(runner, reached);
+          await this.#reload();
+        });
+      } finally {
+        await runner.release();
+      }
+    };
+    work()
+      .catch((error: unknown) => this.#engine.fail(error))
+      .finally(() => {
+        for (const copy of copies) this.#copying.delete(copy.id);
         this.#engine.wake();
       });
   }
@@ -326,7 +373,13 @@ export class Reconciler {
     );
     const removed = new Set<number>();
     for (const storage of catalog.storages.values()) {
-      if (used.has(storage.id) || waiting.has(storage.id) || this.#copying.has(storage.id)) continue;
+      if (
+        used.has(storage.id) ||
+        (storage.resyncs !== null && storage.state !== 'dropped' && used.has(storage.resyncs)) ||
+        waiting.has(storage.id) ||
+        this.#copying.has(storage.id)
+      )
+        continue;
       const done = await this.#transaction(
         [
           // A CREATE TABLE under way may just be choosing this storage: its foreign key lock makes this wait, and then fail.
@@ -372,6 +425,11 @@ export class Reconciler {
       return false;
     }
   }
+}
+
+/** Versions show the storage, or the one it is a copy for. */
+function isWanted({ tables }: Pick<ReadCatalog, 'tables'>, storage: Storage): boolean {
+  return [...tables.values()].some((table) => table.storageId === (storage.resyncs ?? storage.id));
 }
 
 /** Why a view over this table, as it is now, cannot be kept; null: it can. */

@@ -184,6 +184,7 @@ class EngineLoop {
       refreshes.memory.reloaded();
     };
     const sources = new SourceManager(engine, {
+      reload,
       ready: () => this.#kick(),
       idle: () => {
         if ([...engine.state.storages.values()].some((storage) => storage.state === 'copied')) engine.wake();

@@ -4,14 +4,20 @@
  */
 import type { Client } from 'pg';
 import type { Storage } from '../catalog/model.ts';
+import type { ServerAddress } from '../config.ts';
+import { installDdlMessages, removeDdlMessages } from '../replication/ddl-messages.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import { connectionProblem, openOrigin } from '../replication/origin.ts';
-import { describeTables, type OriginTable } from '../replication/origin-tables.ts';
-import type { RelationMessage } from '../replication/pgoutput.ts';
-import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../replication/slots.ts';
+import { identifyOrigin, type OriginIdentity } from '../replication/origin-identity.ts';
+import { describeTables, listPublished, type OriginTable, shapeOf, type TableShape } from '../replication/origin-tables.ts';
+import { createSlot, dropSlot, freeSlot, lookUpSlot, type SlotInfo } from '../replication/slots.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { EngineContext } from './context.ts';
-import { type BrokenVersion, brokenVersions, columnPlaces } from './schema-change.ts';
+import { type Learned, OriginHistory, recordVersions } from './origin-history.ts';
+import { type OriginLostError, whyLost } from './origin-lost.ts';
+import { resolveRelation, storagesOf } from './relation-targets.ts';
+import { beginResync } from './resync.ts';
+import { type BrokenVersion, brokenVersions } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import { SourceRunner } from './source-runner.ts';
 
@@ -23,12 +29,14 @@ export interface ManagerHooks {
   readonly ready: () => void;
   /** Some runner has reached a position without changes. */
   readonly idle: () => void;
+  /** The catalog is to be read at once. */
+  readonly reload: () => Promise<void>;
   /** Versions that can no longer be kept. */
   readonly broken: (versions: readonly BrokenVersion[]) => void;
 }
 
 interface Running {
-  readonly source: SourceRow;
+  source: SourceRow;
   runner: SourceRunner | null;
   pauseMs: number;
   retry: NodeJS.Timeout | null;
@@ -60,7 +68,8 @@ export class SourceManager {
     const { sources } = this.#engine.state;
     for (const [id, entry] of this.#running) {
       const now = sources.get(id);
-      if (now === undefined || now.addressKey !== entry.source.addressKey) {
+      const asked = now?.resyncRequested === true && !entry.source.resyncRequested;
+      if (now === undefined || now.addressKey !== entry.source.addressKey || asked) {
         this.#running.delete(id);
         void this.#stop(entry);
       }
@@ -90,9 +99,12 @@ export class SourceManager {
   async #start(entry: Running): Promise<void> {
     const { source } = entry;
     try {
-      const startLsn = await this.#prepareSlot(source);
-      const runner: SourceRunner = new SourceRunner(source, startLsn, {
-        resolve: (message) => this.#resolve(source, message),
+      const { startLsn, history } = await this.#prepareSlot(source);
+      entry.source = { ...source, resyncRequested: false };
+      const runner: SourceRunner = new SourceRunner(source, startLsn, history, {
+        resolve: (message, shape) => resolveRelation(this.#engine, source, message, shape, this.#hooks.broken),
+        changed: (oid, shape) => this.#changed(source, oid, shape),
+        published: (oids) => this.#published(source, oids),
         ready: this.#hooks.ready,
         idle: this.#hooks.idle,
         failed: (error) => {
@@ -132,41 +144,107 @@ export class SourceManager {
     entry.pauseMs = Math.min(entry.pauseMs * 2, longestPauseMs);
   }
 
-  /** The slot, created when the source has no position yet, freed from a process that no longer leads. Answers where to begin. */
-  async #prepareSlot(source: SourceRow): Promise<Lsn> {
+  /** The slot, created when the source has no position yet, freed from a process that no longer leads. Answers where to begin, and what is known of the tables there. */
+  async #prepareSlot(source: SourceRow): Promise<{ readonly startLsn: Lsn; readonly history: OriginHistory }> {
     const { address } = source;
     if (address === null) throw new Error(source.addressProblem ?? 'the connection cannot be opened');
     const client = await openOrigin(address, { applicationName: 'millrace' });
     try {
+      const identity = await identifyOrigin(address);
       const slot = await lookUpSlot(client, source.slot);
+      const tells = await installDdlMessages(client);
+      if (!tells)
+        this.#engine.log.info({ source: source.name }, 'the origin does not tell of DDL: the role may not create event triggers there');
       // Between epochs: what a former stream of this source still had under way is recorded by then, and will not be asked for again.
       const recorded = await this.#engine.exclusively(() => this.#recordedLsn(source.id));
       if (recorded !== null) {
-        if (slot === undefined) {
-          throw Object.assign(new Error(`replication slot "${source.slot}" no longer exists on the origin`), { code: '42704' });
-        }
-        if (slot.walStatus === 'lost') {
-          throw Object.assign(
-            new Error(`replication slot "${source.slot}" has been invalidated: ${slot.invalidationReason ?? 'its WAL was removed'}`),
-            {
-              code: '55000',
-            },
-          );
-        }
-        if (slot.activePid !== undefined) await freeSlot(client, source.slot);
-        return recorded;
+        const lost = whyLost(source, slot, identity, recorded);
+        if (lost !== null && (!lost.isMendable || !(source.autoResync || source.resyncRequested))) throw lost;
+        if (lost !== null || source.resyncRequested) return await this.#resync(client, { ...source, address }, slot, identity, tells, lost);
+        if (source.timeline !== identity.timeline)
+          await this.#engine.admin.query('UPDATE millrace.source SET timeline = $2 WHERE id = $1', [source.id, identity.timeline]);
+        if (slot?.activePid !== undefined) await freeSlot(client, source.slot);
+        return { startLsn: recorded, history: await this.#history(client, source, tells, recorded) };
       }
       // Created before a crash that came before its position was recorded: nothing was read from it.
       if (slot !== undefined) await dropSlot(client, source.slot, { terminate: true });
       const { consistentPoint } = await createSlot(address, source.slot);
       await this.#engine.admin.query(
+        'UPDATE millrace.source SET timeline = $2, system_identifier = coalesce(system_identifier, $3) WHERE id = $1',
+        [source.id, identity.timeline, identity.systemIdentifier],
+      );
+      await this.#engine.admin.query(
         'INSERT INTO millrace.source_progress (source_id, lsn) VALUES ($1, $2) ON CONFLICT (source_id) DO NOTHING',
         [source.id, formatLsn(consistentPoint)],
       );
-      return consistentPoint;
+      return { startLsn: consistentPoint, history: await this.#history(client, source, tells, consistentPoint) };
     } finally {
       await client.end().catch(() => undefined);
     }
+  }
+
+  /** Every table is copied anew beside what there is: from a new slot where the old one is of no use. */
+  async #resync(
+    client: Client,
+    source: SourceRow & { readonly address: ServerAddress },
+    slot: SlotInfo | undefined,
+    identity: OriginIdentity,
+    tells: boolean,
+    lost: OriginLostError | null,
+  ): Promise<{ readonly startLsn: Lsn; readonly history: OriginHistory }> {
+    const { log, admin } = this.#engine;
+    log.warn({ source: source.name, reason: lost?.message ?? 'ALTER SOURCE .. RESYNC' }, 'a source is resynchronised');
+    if (lost !== null && slot !== undefined) await dropSlot(client, source.slot, { terminate: true });
+    else if (slot?.activePid !== undefined) await freeSlot(client, source.slot);
+    const begins = lost === null ? null : (await createSlot(source.address, source.slot)).consistentPoint;
+    await this.#engine.exclusively(async () => {
+      await this.#hooks.reload();
+      await beginResync(this.#engine, source, begins, identity.timeline);
+      await this.#hooks.reload();
+    });
+    const startLsn = begins ?? (await this.#recordedLsn(source.id)) ?? 0n;
+    const history = await this.#history(client, source, tells, startLsn);
+    if (begins === null) return { startLsn, history };
+    // What changed while nobody listened.
+    const published = await listPublished(client, source.publication);
+    const tables = await describeTables(
+      client,
+      published.map(({ oid }) => oid),
+    );
+    const learned: Learned = { from: 'catalog', tag: null, by: null, at: null };
+    const versions = [...tables.values()].flatMap(
+      (table) => history.learn(shapeOf(table), { commitLsn: startLsn, ordinal: 0 }, learned) ?? [],
+    );
+    for (const { sql, params } of recordVersions(versions)) await admin.query(sql, [...(params ?? [])]);
+    return { startLsn, history };
+  }
+
+  /** What was told before; for a source that begins, the tables of its publication as they are now: what changed since the slot was made is told again. */
+  async #history(client: Client, source: SourceRow, tells: boolean, startLsn: Lsn): Promise<OriginHistory> {
+    const told = await this.#engine.admin.query<{ shape: TableShape }>(
+      `SELECT v.shape
+         FROM (SELECT DISTINCT ON (table_oid) shape FROM millrace.origin_table_version WHERE source_id = $1 ORDER BY table_oid, commit_lsn DESC, ordinal DESC) v
+        WHERE v.shape IS NOT NULL`,
+      [source.id],
+    );
+    const history = new OriginHistory(
+      source.id,
+      tells,
+      told.rows.map(({ shape }) => shape),
+    );
+    if (told.rows.length > 0) return history;
+    const published = await listPublished(client, source.publication);
+    const tables = await describeTables(
+      client,
+      published.map(({ oid }) => oid),
+    );
+    const position = { commitLsn: startLsn, ordinal: 0 };
+    const first: Learned = { from: 'start', tag: null, by: null, at: null };
+    for (const { sql, params } of recordVersions(
+      [...tables.values()].flatMap((table) => history.learn(shapeOf(table), position, first) ?? []),
+    ))
+      await this.#engine.admin.query(sql, [...(params ?? [])]);
+    return history;
   }
 
   async #recordedLsn(sourceId: number): Promise<Lsn | null> {
@@ -187,54 +265,20 @@ export class SourceManager {
     );
   }
 
-  /** Storages that want rows of an origin table, with the places of their columns in its Relation message. */
-  async #resolve(source: SourceRow, message: RelationMessage): Promise<{ storage: Storage; columns: number[]; spool: boolean }[]> {
-    const storages = this.#storagesOf(source.id).filter(
-      (storage) => storage.originOid === message.oid && ['copying', 'copied', 'live'].includes(storage.state),
-    );
-    if (storages.length === 0 || source.address === null) return [];
-    const client = await openOrigin(source.address, { applicationName: 'millrace' });
-    let origin: OriginTable | null;
-    const types = new Map<string, string>();
-    try {
-      origin = (await describeTables(client, [message.oid], { publication: source.publication })).get(message.oid) ?? null;
-      const formatted = await client.query<{ name: string; type: string }>(
-        `SELECT c.name, pg_catalog.format_type(c.type, c.typmod) AS type
-           FROM pg_catalog.json_to_recordset($1::json) AS c(name text, type oid, typmod integer)`,
-        [JSON.stringify(message.columns.map((column) => ({ name: column.name, type: column.typeOid, typmod: column.typmod })))],
-      );
-      for (const row of formatted.rows) types.set(row.name, row.type);
-    } finally {
-      await client.end().catch(() => undefined);
-    }
-    const attnums = attnumsByName(storages, origin);
-    const shape = {
-      schema: message.schema,
-      name: message.name,
-      columns: message.columns.flatMap((column) => {
-        const attnum = attnums.get(column.name);
-        return attnum === undefined ? [] : [{ attnum, name: column.name, formattedType: types.get(column.name) ?? '' }];
-      }),
-    };
-    return storages.map((storage) => {
-      // Judged by what the origin has now: a message from before a column was added lacks it too, and that breaks nothing.
-      const broken = brokenVersions(storage, this.#engine.state.tables.values(), origin, source.name);
+  /** What the stream tells of a table. A storage that is not live yet may be newer than that: it is judged by the origin's catalog. */
+  #changed(source: SourceRow, oid: number, shape: TableShape | null): void {
+    for (const storage of storagesOf(this.#engine, source.id)) {
+      if (storage.originOid !== oid || storage.state !== 'live') continue;
+      const broken = brokenVersions(storage, this.#engine.state.tables.values(), shape, source.name);
       if (broken.length > 0) this.#hooks.broken(broken);
-      const unusable = new Set(
-        storage.columns
-          .filter(
-            (column) =>
-              column.type !== 'text' &&
-              shape.columns.some((now) => now.attnum === column.attnum && now.formattedType !== column.originType),
-          )
-          .map((column) => column.attnum),
-      );
-      return { storage, columns: columnPlaces(storage, message.columns, attnums, unusable), spool: storage.state !== 'live' };
-    });
+    }
   }
 
-  #storagesOf(sourceId: number): Storage[] {
-    return [...this.#engine.state.storages.values()].filter((storage) => storage.sourceId === sourceId);
+  /** What the publication has from here on: a table that it lost is told of although it may be back by the time its catalog is looked at. */
+  #published(source: SourceRow, oids: readonly number[]): void {
+    for (const storage of storagesOf(this.#engine, source.id)) {
+      if (storage.state === 'live' && !oids.includes(storage.originOid)) this.#hooks.broken(unpublished(storage, this.#engine, source));
+    }
   }
 
   /** Asks every origin for the present shape of the tables in use: a DDL that no write follows is seen this way. */
@@ -242,14 +286,14 @@ export class SourceManager {
     for (const entry of [...this.#running.values()]) {
       const { runner, source } = entry;
       if (runner === null || source.address === null) continue;
-      const storages = this.#storagesOf(source.id).filter(
+      const storages = storagesOf(this.#engine, source.id).filter(
         (storage) => storage.state === 'live' || storage.state === 'copied' || storage.state === 'copying',
       );
       try {
         await this.#savePosition(source, runner);
         if (storages.length === 0) continue;
         entry.watcher ??= await openOrigin(source.address, { applicationName: 'millrace watch', statementTimeoutMs: 5_000 });
-        await this.#watchTables(entry.watcher, source, storages);
+        await this.#watchTables(entry.watcher, entry, storages);
       } catch (error) {
         void entry.watcher?.end().catch(() => undefined);
         entry.watcher = null;
@@ -258,10 +302,11 @@ export class SourceManager {
     }
   }
 
-  async #watchTables(client: Client, source: SourceRow, storages: readonly Storage[]): Promise<void> {
+  async #watchTables(client: Client, { source, runner }: Running, storages: readonly Storage[]): Promise<void> {
     const tables = await describeTables(client, [...new Set(storages.map((storage) => storage.originOid))], {
       publication: source.publication,
     });
+    for (const table of tables.values()) runner?.looked(shapeOf(table));
     for (const storage of storages) {
       const origin = tables.get(storage.originOid) ?? null;
       const broken = brokenVersions(storage, this.#engine.state.tables.values(), origin, source.name);
@@ -311,25 +356,11 @@ export class SourceManager {
     const client = await openOrigin(source.address, { applicationName: 'millrace' });
     try {
       await dropSlot(client, source.slot, { terminate: true });
+      await removeDdlMessages(client);
     } finally {
       await client.end().catch(() => undefined);
     }
   }
-}
-
-/** Names of columns, in the order they are to be believed: as the origin has them now, else as they were last known. */
-function attnumsByName(storages: readonly Storage[], origin: OriginTable | null): Map<string, number> {
-  const attnums = new Map<string, number>();
-  for (const storage of storages) for (const column of storage.columns) attnums.set(column.name, column.attnum);
-  if (origin === null) return attnums;
-  // A name that now belongs to another column (dropped and added again) must not find the old one.
-  for (const column of origin.columns) {
-    for (const [name, attnum] of attnums)
-      if (attnum === column.attnum && name !== column.name && !origin.columns.some((other) => other.name === name))
-        attnums.set(name, attnum);
-    attnums.set(column.name, column.attnum);
-  }
-  return attnums;
 }
 
 function unpublished(storage: Storage, engine: EngineContext, source: SourceRow): BrokenVersion[] {
@@ -342,7 +373,7 @@ function unpublished(storage: Storage, engine: EngineContext, source: SourceRow)
         code: '42704',
         message: `source table ${storage.originSchema}.${storage.originName} is no longer in publication "${source.publication}"`,
         detail: 'Changes made since it was taken out are not known here.',
-        hint: `On the origin: ALTER PUBLICATION ${quoteIdentifier(source.publication)} ADD TABLE ${reference}; then here: DROP TABLE {relation} CASCADE; CREATE TABLE {relation} FROM SOURCE ${source.name} (REFERENCE ${reference});`,
+        hint: `On the origin: ALTER PUBLICATION ${quoteIdentifier(source.publication)} ADD TABLE ${reference}; then here: ALTER SOURCE ${source.name} RESYNC;`,
       },
     }));
 }

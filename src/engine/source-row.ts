@@ -9,6 +9,11 @@ export interface SourceRow {
   readonly slot: string;
   readonly status: string;
   readonly systemIdentifier: string | null;
+  /** Of the origin's WAL, when last seen. */
+  readonly timeline: number | null;
+  /** What the stream has lost is made good without being asked. */
+  readonly autoResync: boolean;
+  readonly resyncRequested: boolean;
   /** End of the last commit in storage; null before the slot exists. */
   readonly lsn: Lsn | null;
   /** Changes whenever the connection or one of its secrets does. */

@@ -3,10 +3,13 @@
  * Invariant: changes are handed over in commit order, each exactly once; nothing is acknowledged to the origin before the epoch that holds it is durable.
  */
 import type { Storage } from '../catalog/model.ts';
+import { ddlPrefix, parseDdlMessage } from '../replication/ddl-messages.ts';
 import type { Lsn } from '../replication/lsn.ts';
+import type { TableShape } from '../replication/origin-tables.ts';
 import { type ChangeHandler, PgoutputDecoder, type RelationMessage } from '../replication/pgoutput.ts';
 import { type ReplicationStream, startStream } from '../replication/stream.ts';
 import { type Batch, BatchBuilder, type Target } from './change-batch.ts';
+import type { Learned, OriginHistory, OriginVersion } from './origin-history.ts';
 import type { SourceRow } from './source-row.ts';
 
 /** Rows of one open transaction after which it is sent in parts. */
@@ -16,10 +19,15 @@ const aheadBytes = 16 * 1024 * 1024;
 /** Transactions remembered by xid, to recognise one that a snapshot does not see yet although it was decoded. */
 const rememberedXids = 20_000;
 
-/** How the origin's relation maps to storages; found out by the caller, who may have to ask the origin. */
-export type ResolveRelation = (
-  message: RelationMessage,
-) => Promise<readonly { readonly storage: Storage; readonly columns: readonly number[]; readonly spool: boolean }[]>;
+/** Where rows of a relation go. */
+export interface ResolvedRelation {
+  readonly targets: readonly { readonly storage: Storage; readonly columns: readonly number[]; readonly spool: boolean }[];
+  /** The table as the origin's catalog has it, when that had to be asked. */
+  readonly asked: TableShape | null;
+}
+
+/** How the origin's relation maps to storages. `shape`: the table as of the stream's position, when that is known; else the caller asks the origin. */
+export type ResolveRelation = (message: RelationMessage, shape: TableShape | null) => Promise<ResolvedRelation>;
 
 export interface RunnerHooks {
   readonly resolve: ResolveRelation;
@@ -28,6 +36,10 @@ export interface RunnerHooks {
   /** The position moved although no change came. */
   readonly idle: () => void;
   readonly failed: (error: unknown) => void;
+  /** A table has changed, in the order of the stream; `shape` null: it was dropped. */
+  readonly changed: (oid: number, shape: TableShape | null) => void;
+  /** OIDs of the tables that the source's publication has from here on. */
+  readonly published: (oids: readonly number[]) => void;
 }
 
 export class SourceRunner {
@@ -61,9 +73,14 @@ export class SourceRunner {
   #lookups: Promise<void> = Promise.resolve();
   #stopped = false;
   #announced = false;
+  readonly #history: OriginHistory;
+  /** Of the transaction that is open: its commit record, and how many versions of tables have begun in it. */
+  #commitLsn: Lsn = 0n;
+  #ordinal = 0;
 
-  constructor(source: SourceRow, startLsn: Lsn, hooks: RunnerHooks) {
+  constructor(source: SourceRow, startLsn: Lsn, history: OriginHistory, hooks: RunnerHooks) {
     this.source = source;
+    this.#history = history;
     this.#hooks = hooks;
     this.#lastEnd = startLsn;
     this.#applied = startLsn;
@@ -90,7 +107,6 @@ export class SourceRunner {
       slot: source.slot,
       publication: source.publication,
       startLsn: this.#applied,
-      messages: false,
       onOpen: (stream) => {
         this.#stream = stream;
       },
@@ -162,6 +178,16 @@ export class SourceRunner {
     this.#stream?.resumeReading();
   }
 
+  /** The table as the origin's catalog has it, for an origin that does not tell: a change that no row follows is known by this alone. */
+  looked(shape: TableShape): void {
+    if (this.#inTransaction || this.#history.tells) return;
+    const position = { commitLsn: this.#lastEnd, ordinal: this.#ordinal };
+    const version = this.#history.learn(shape, position, { from: 'catalog', tag: null, by: null, at: null });
+    if (version === null) return;
+    this.#record(version);
+    if (this.#wanted) this.#announce();
+  }
+
   /** Asks the origin to say how far it is; the answer moves `applied` when nothing is waiting. */
   requestPosition(): void {
     this.#stream?.requestKeepalive();
@@ -224,6 +250,8 @@ export class SourceRunner {
     return {
       begin: (finalLsn, _time, xid) => {
         this.#inTransaction = true;
+        this.#commitLsn = finalLsn;
+        this.#ordinal = 0;
         // A restart may send again what is in storage already: the slot trails behind what was recorded.
         this.#skipping = finalLsn < this.#skipTo;
         this.#builder.begin(xid);
@@ -249,7 +277,9 @@ export class SourceRunner {
       },
       origin: () => undefined,
       type: () => undefined,
-      message: () => undefined,
+      message: (transactional, _lsn, prefix, buffer, start, end) => {
+        if (transactional && prefix === ddlPrefix && !this.#skipping) this.#ddl(buffer.toString('utf8', start, end));
+      },
       relation: (message) => this.#relation(message),
       insert: (oid, row) => each(oid, (target) => this.#builder.insert(target, row)),
       update: (oid, oldKind, oldRow, newRow) => each(oid, (target) => this.#builder.update(target, oldRow, oldKind, newRow)),
@@ -289,6 +319,35 @@ export class SourceRunner {
     }
   }
 
+  #ddl(content: string): void {
+    const message = parseDdlMessage(content);
+    if (message === null) return;
+    const learned: Learned = { from: 'message', tag: message.tag, by: message.by, at: message.at };
+    switch (message.kind) {
+      case 'table':
+        this.#record(this.#history.learn(message.table, this.#here(), learned));
+        this.#hooks.changed(message.table.oid, message.table);
+        return;
+      case 'dropped':
+        this.#record(this.#history.drop(message.dropped, this.#here(), learned));
+        this.#hooks.changed(message.dropped.oid, null);
+        return;
+      case 'publications':
+        this.#hooks.published(message.publications[this.source.publication] ?? []);
+        return;
+    }
+  }
+
+  #here(): { readonly commitLsn: Lsn; readonly ordinal: number } {
+    return { commitLsn: this.#commitLsn, ordinal: this.#ordinal };
+  }
+
+  #record(version: OriginVersion | null): void {
+    if (version === null) return;
+    this.#ordinal++;
+    this.#builder.version(version);
+  }
+
   #relation(message: RelationMessage): void {
     // The origin sends it before the first row and after every change of the table, so the mapping is always asked for anew.
     this.#messages.set(message.oid, message);
@@ -309,11 +368,14 @@ export class SourceRunner {
   async #resolveNow(messages: readonly RelationMessage[]): Promise<void> {
     try {
       for (const message of messages) {
-        const found = await this.#hooks.resolve(message);
+        const { targets, asked } = await this.#hooks.resolve(message, this.#history.shapeFor(message));
         this.#targets.set(
           message.oid,
-          found.map(({ storage, columns, spool }) => target(storage, columns, spool)),
+          targets.map(({ storage, columns, spool }) => target(storage, columns, spool)),
         );
+        // Between transactions only our side has changed.
+        if (asked !== null && this.#inTransaction && !this.#skipping)
+          this.#record(this.#history.learn(asked, this.#here(), { from: 'catalog', tag: null, by: null, at: null }));
       }
     } catch (error) {
       if (!this.#stopped) this.#hooks.failed(error);

@@ -148,7 +148,7 @@ export async function goLive(engine: EngineContext, storage: Storage, runner: So
 }
 
 /** Applies what was spooled, chunk by chunk where order between chunks matters. */
-async function applySpool(engine: EngineContext, storage: Storage): Promise<void> {
+export async function applySpool(engine: EngineContext, storage: Storage): Promise<void> {
   const { session } = engine;
   const spool = spoolTable(storage.id);
   const [xids] = await session.query(`SELECT DISTINCT xid FROM ${spool}`);

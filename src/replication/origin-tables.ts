@@ -23,17 +23,22 @@ export interface OriginColumn {
   /** '' none, 'a' always, 'd' by default. */
   readonly identity: string;
   readonly hasDefault: boolean;
+  /** The expression; of a generated column, what it is generated from. */
+  readonly default: string | null;
   /** Schema-qualified and quoted; null when the type has none or it is the type's default. */
   readonly collation: string | null;
 }
 
-export interface OriginTable {
+/** What DDL can change of a table. */
+export interface TableShape {
   readonly oid: number;
   readonly schema: string;
   readonly name: string;
   /** 'r' table, 'p' partitioned table; 'v', 'm', 'f', 'S' cannot be replicated. */
   readonly relkind: string;
   readonly isPartition: boolean;
+  /** Columns it ever had: a higher attnum was never given. */
+  readonly natts: number;
   readonly replicaIdentity: 'd' | 'i' | 'f' | 'n';
   /** In order of attnum; dropped ones left out. */
   readonly columns: readonly OriginColumn[];
@@ -41,6 +46,10 @@ export interface OriginTable {
   readonly primaryKey: readonly number[];
   /** attnums that identify a row in update and delete messages: of the replica identity index ('i') or the primary key ('d', and 'f' when there is one); else empty. */
   readonly identityKey: readonly number[];
+}
+
+/** A table as one role sees it, and one publication. */
+export interface OriginTable extends TableShape {
   /** Row security would hide rows from the role that is connected. */
   readonly rls: boolean;
   /** The role may read the whole table. */
@@ -58,30 +67,30 @@ export interface PublishedTable {
   readonly name: string;
 }
 
-/** By OID. Without `publication`, `published` is false. */
-const describeSql = `
-SELECT c.oid::text AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS relkind, c.relispartition AS "isPartition",
-  c.relreplident::text AS "replicaIdentity",
-  pg_catalog.row_security_active(c.oid) AS rls,
-  pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS "canSelect",
-  COALESCE((SELECT pg_catalog.jsonb_agg(k.attnum ORDER BY k.ord)
+/** Facts of table `c` in schema `n` that DDL changes, as a jsonb object: of `OriginTable`, what `TableShape` has. */
+export const shapeSql = `
+pg_catalog.jsonb_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'relkind', c.relkind::text,
+  'isPartition', c.relispartition, 'natts', c.relnatts, 'replicaIdentity', c.relreplident::text,
+  'primaryKey', COALESCE((SELECT pg_catalog.jsonb_agg(k.attnum ORDER BY k.ord)
     FROM pg_catalog.pg_index i, LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, ord)
-    WHERE i.indrelid = c.oid AND i.indisprimary AND k.ord <= i.indnkeyatts), '[]') AS "primaryKey",
-  COALESCE((SELECT pg_catalog.jsonb_agg(k.attnum ORDER BY k.ord)
+    WHERE i.indrelid = c.oid AND i.indisprimary AND k.ord <= i.indnkeyatts), '[]'),
+  'identityKey', COALESCE((SELECT pg_catalog.jsonb_agg(k.attnum ORDER BY k.ord)
     FROM pg_catalog.pg_index i, LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, ord)
     WHERE i.indrelid = c.oid AND i.indisvalid AND k.ord <= i.indnkeyatts
-      AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END), '[]') AS "identityKey",
-  COALESCE((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+      AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END), '[]'),
+  'columns', COALESCE((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
       'attnum', a.attnum, 'name', a.attname, 'typeOid', a.atttypid::bigint, 'typmod', a.atttypmod,
       'formattedType', pg_catalog.format_type(a.atttypid, a.atttypmod),
       'typeSchema', tn.nspname, 'typeName', t.typname,
       'baseIsBuiltin', b.oid < 16384, 'baseType', pg_catalog.format_type(b.oid, b.typmod),
       'notNull', a.attnotnull, 'generated', a.attgenerated::text, 'identity', a.attidentity::text, 'hasDefault', a.atthasdef,
+      'default', pg_catalog.pg_get_expr(d.adbin, d.adrelid),
       'collation', CASE WHEN a.attcollation <> t.typcollation
         THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END) ORDER BY a.attnum)
     FROM pg_catalog.pg_attribute a
     JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
     JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
+    LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
     LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
     CROSS JOIN LATERAL (
@@ -91,18 +100,40 @@ SELECT c.oid::text AS oid, n.nspname::text AS schema, c.relname::text AS name, c
         SELECT u.oid, base.next_typmod, u.typtype, u.typbasetype, u.typtypmod, base.depth + 1
         FROM base JOIN pg_catalog.pg_type u ON u.oid = base.next WHERE base.typtype = 'd')
       SELECT oid, typmod FROM base ORDER BY depth DESC LIMIT 1) b
-    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]') AS columns,
-  pt.tablename IS NOT NULL AS published,
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'))`.trim();
+
+/** By OID. Without `publication`, `published` is false. */
+const describeSql = `
+SELECT ${shapeSql} || pg_catalog.jsonb_build_object(
+  'rls', pg_catalog.row_security_active(c.oid),
+  'canSelect', pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+  'published', pt.tablename IS NOT NULL,
   -- Through jsonb: column lists and row filters came with 15.
-  (SELECT pg_catalog.to_jsonb(p)->'prattrs' FROM pg_catalog.pg_publication_rel p
+  'publishedColumns', (SELECT pg_catalog.to_jsonb(p)->'prattrs' FROM pg_catalog.pg_publication_rel p
     JOIN pg_catalog.pg_publication pub ON pub.oid = p.prpubid
-    WHERE pub.pubname = $2 AND p.prrelid = c.oid) AS "publishedColumns",
-  pg_catalog.to_jsonb(pt)->>'rowfilter' AS "rowFilter"
+    WHERE pub.pubname = $2 AND p.prrelid = c.oid),
+  'rowFilter', pg_catalog.to_jsonb(pt)->>'rowfilter') AS shape
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_publication_tables pt ON pt.pubname = $2 AND pt.schemaname = n.nspname AND pt.tablename = c.relname
 WHERE c.oid = ANY ($1::oid[])
 ORDER BY c.oid`;
+
+/** Of a described table what DDL can change. */
+export function shapeOf({
+  oid,
+  schema,
+  name,
+  relkind,
+  isPartition,
+  natts,
+  replicaIdentity,
+  columns,
+  primaryKey,
+  identityKey,
+}: OriginTable): TableShape {
+  return { oid, schema, name, relkind, isPartition, natts, replicaIdentity, columns, primaryKey, identityKey };
+}
 
 /** Tables that exist, by OID. */
 export async function describeTables(
@@ -110,11 +141,8 @@ export async function describeTables(
   oids: readonly number[],
   options: { readonly publication?: string } = {},
 ): Promise<ReadonlyMap<number, OriginTable>> {
-  const result = await client.query<Omit<OriginTable, 'oid'> & { oid: string }>(describeSql, [
-    oids.map(String),
-    options.publication ?? null,
-  ]);
-  return new Map(result.rows.map((row) => [Number(row.oid), { ...row, oid: Number(row.oid) }]));
+  const result = await client.query<{ shape: OriginTable }>(describeSql, [oids.map(String), options.publication ?? null]);
+  return new Map(result.rows.map(({ shape }) => [shape.oid, shape]));
 }
 
 export interface TableReference {

@@ -71,6 +71,15 @@ export interface CreateSource {
   readonly name: QualifiedName;
   readonly connection: QualifiedName;
   readonly publication: string;
+  /** WITH (AUTO RESYNC). */
+  readonly autoResync: boolean;
+}
+export interface AlterSource {
+  readonly type: 'alter_source';
+  readonly ifExists: boolean;
+  readonly name: QualifiedName;
+  /** SET or RESET (AUTO RESYNC); null: RESYNC, now. */
+  readonly autoResync: boolean | null;
 }
 export interface CreateTableFromSource {
   readonly type: 'create_table_from_source';
@@ -160,6 +169,7 @@ export type ExtendedStatement =
   | AlterConnection
   | ValidateConnection
   | CreateSource
+  | AlterSource
   | CreateTableFromSource
   | CreateMaterializedView
   | RefreshMaterializedView

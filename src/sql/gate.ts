@@ -198,7 +198,7 @@ function alterVerdict(text: Uint8Array, from: number, end: number): Verdict {
   const at = skipSpace(text, from, end);
   if (at >= end) return 'no';
   if (isComment(text[at])) return 'yes';
-  if (isWord(text, at, end, 'secret') || isWord(text, at, end, 'connection')) return 'yes';
+  if (isWord(text, at, end, 'secret') || isWord(text, at, end, 'connection') || isWord(text, at, end, 'source')) return 'yes';
   return isWord(text, at, end, 'schema') ? 'if-swap' : 'no';
 }
 

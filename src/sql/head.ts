@@ -45,7 +45,7 @@ export function classify(text: string, from: number, end: number, options: Lexer
       if (opening(1) === 'MATERIALIZED') return 'candidate';
       return isTableFromSource(opening) ? 'extended' : 'ordinary';
     case 'ALTER':
-      if (opening(1) === 'SECRET' || opening(1) === 'CONNECTION') return 'extended';
+      if (ownObjects.has(opening(1))) return 'extended';
       return isSchemaSwap(opening) ? 'extended' : 'ordinary';
     case 'DROP':
       if (ownObjects.has(opening(1))) return 'extended';

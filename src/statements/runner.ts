@@ -12,7 +12,7 @@ import { claimsPgtrickle, runPgtrickle, upstreamText } from './pgtrickle.ts';
 import { swapSchemas } from './schema-swap.ts';
 import { alterSecret, createSecret } from './secrets.ts';
 import { showCreate, showCreateFields, showFields, showObjects } from './show.ts';
-import { createSource } from './sources.ts';
+import { alterSource, createSource } from './sources.ts';
 import { createTableFromSource } from './tables.ts';
 
 /** One per worker process. */
@@ -124,6 +124,8 @@ function carryOut(context: StatementContext, statement: ExtendedStatement, text:
       return validateConnection(context, session, statement);
     case 'create_source':
       return createSource(context, session, statement);
+    case 'alter_source':
+      return alterSource(context, session, statement);
     case 'create_table_from_source':
       return createTableFromSource(context, session, statement);
     case 'create_materialized_view':

@@ -61,6 +61,28 @@ export async function awaitReady(
   }
 }
 
+/** After commit: returns when a source has been resynchronised. What keeps it from beginning (an origin that cannot be reached) is told, and waited for. */
+export async function awaitResync(session: CallerSession, sourceId: string, name: string): Promise<void> {
+  let announced = Date.now();
+  for (let pause = 0.01; ; pause = Math.min(pause * 1.5, 0.2)) {
+    const result = await session.query(
+      'SELECT s.is_pending, s.error FROM pg_catalog.pg_sleep($1) AS slept, LATERAL millrace.resync_state($2::bigint) AS s',
+      [String(pause), sourceId],
+      { quiet: true },
+    );
+    const [isPending, error] = result.rows[0] ?? [];
+    // One that is gone was dropped by someone else.
+    if (isPending !== 't') return;
+    if (Date.now() - announced < 2000) continue;
+    announced = Date.now();
+    session.notice({
+      severity: 'NOTICE',
+      code: '00000',
+      message: `${name}: resynchronising${error === null || error === undefined ? '' : `: ${error}`}`,
+    });
+  }
+}
+
 function progressText(object: Waited): string {
   if (object.rowsCopied === null) return `${object.name}: ${object.state}`;
   const of = object.rowsEstimate !== null && object.rowsEstimate > 0 ? ` of about ${object.rowsEstimate}` : '';

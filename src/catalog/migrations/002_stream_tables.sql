@@ -74,7 +74,7 @@ CREATE TABLE millrace.stream_table (
     created_at         timestamptz NOT NULL DEFAULT now()
 );
 
--- A stream table in IMMEDIATE mode: what its triggers go by (004_immediate.sql, src/engine/immediate). Names of columns are not in it:
+-- A stream table in IMMEDIATE mode: what its triggers go by (005_immediate.sql, src/engine/immediate). Names of columns are not in it:
 -- texts have a place for each table, marked with the nonce, and are written out by what the columns are called then.
 CREATE TABLE millrace.immediate (
     relation_id    bigint PRIMARY KEY REFERENCES millrace.stream_table ON DELETE CASCADE,

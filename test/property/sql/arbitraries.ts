@@ -113,7 +113,15 @@ export const statement: fc.Arbitrary<ExtendedStatement> = fc.oneof(
     })
     .filter(({ set, reset }) => set.length + reset.length > 0),
   fc.record({ type: fixed('validate_connection'), name: qualified }),
-  fc.record({ type: fixed('create_source'), ifNotExists: fc.boolean(), name: qualified, connection: qualified, publication: text }),
+  fc.record({
+    type: fixed('create_source'),
+    ifNotExists: fc.boolean(),
+    name: qualified,
+    connection: qualified,
+    publication: text,
+    autoResync: fc.boolean(),
+  }),
+  fc.record({ type: fixed('alter_source'), ifExists: fc.boolean(), name: qualified, autoResync: fc.option(fc.boolean()) }),
   fc.record({
     type: fixed('create_table_from_source'),
     ifNotExists: fc.boolean(),

@@ -68,6 +68,12 @@ export function printStatement(of: ExtendedStatement): string[] {
       return [
         ...['CREATE', 'SOURCE', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS'), ...qualified(of.name), 'FROM', 'POSTGRES'],
         ...['CONNECTION', ...qualified(of.connection), '(', 'PUBLICATION', quoteLiteral(of.publication), ')'],
+        ...when(of.autoResync, 'WITH', '(', 'AUTO', 'RESYNC', ')'),
+      ];
+    case 'alter_source':
+      return [
+        ...['ALTER', 'SOURCE', ...when(of.ifExists, 'IF', 'EXISTS'), ...qualified(of.name)],
+        ...(of.autoResync === null ? ['RESYNC'] : ['SET', '(', 'AUTO', 'RESYNC', '=', String(of.autoResync), ')']),
       ];
     case 'create_table_from_source': {
       const options = [...columns('TEXT', of.textColumns), ...columns('EXCLUDE', of.excludeColumns)];

@@ -79,7 +79,14 @@ const good: [string, unknown][] = [
   ['VALIDATE CONNECTION a.c', { type: 'validate_connection', name: name('a.c') }],
   [
     "CREATE SOURCE IF NOT EXISTS my_source\n    FROM POSTGRES CONNECTION my_connection (PUBLICATION 'mz_source')",
-    { type: 'create_source', ifNotExists: true, name: name('my_source'), connection: name('my_connection'), publication: 'mz_source' },
+    {
+      type: 'create_source',
+      ifNotExists: true,
+      name: name('my_source'),
+      connection: name('my_connection'),
+      publication: 'mz_source',
+      autoResync: false,
+    },
   ],
   ['CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION = Mz)', { type: 'create_source', publication: 'mz' }],
   [

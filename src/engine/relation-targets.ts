@@ -1,0 +1,99 @@
+/**
+ * Where the rows of a relation of the stream go.
+ * Invariant: values are told apart by attnum. Where the table's shape at the stream's position is known, names mean what they meant there;
+ * else what the origin says now is believed, and names as they were last known after it.
+ */
+import type { Storage } from '../catalog/model.ts';
+import type { ServerAddress } from '../config.ts';
+import { openOrigin } from '../replication/origin.ts';
+import { describeTables, type OriginTable, shapeOf, type TableShape } from '../replication/origin-tables.ts';
+import type { RelationMessage } from '../replication/pgoutput.ts';
+import type { EngineContext } from './context.ts';
+import { type BrokenVersion, brokenVersions, columnPlaces } from './schema-change.ts';
+import type { SourceRow } from './source-row.ts';
+import type { ResolvedRelation } from './source-runner.ts';
+
+export function storagesOf({ state }: EngineContext, sourceId: number): Storage[] {
+  return [...state.storages.values()].filter((storage) => storage.sourceId === sourceId);
+}
+
+/** Storages that want rows of an origin table, with the places of their columns in its Relation message. */
+export async function resolveRelation(
+  engine: EngineContext,
+  source: SourceRow,
+  message: RelationMessage,
+  shape: TableShape | null,
+  report: (versions: readonly BrokenVersion[]) => void,
+): Promise<ResolvedRelation> {
+  const storages = storagesOf(engine, source.id).filter(
+    (storage) => storage.originOid === message.oid && !storage.stale && ['copying', 'copied', 'live'].includes(storage.state),
+  );
+  if (storages.length === 0 || source.address === null) return { targets: [], asked: null };
+  if (shape !== null && storages.every((storage) => storage.state === 'live'))
+    return { targets: storages.map((storage) => placed(storage, message, attnumsOf(shape), typesOf(shape))), asked: null };
+  const { origin, types } = await ask(source, source.address, message);
+  for (const storage of storages) {
+    // Judged by what the origin has now: a message from before a column was added lacks it too, and that breaks nothing.
+    const broken = brokenVersions(storage, engine.state.tables.values(), origin, source.name);
+    if (broken.length > 0) report(broken);
+  }
+  const attnums = shape === null ? attnumsByName(storages, origin) : attnumsOf(shape);
+  return {
+    targets: storages.map((storage) => placed(storage, message, attnums, types)),
+    asked: origin === null ? null : shapeOf(origin),
+  };
+}
+
+/** The table of a Relation message as the origin has it now, and the types of the message by the names of its columns. */
+async function ask(
+  source: SourceRow,
+  address: ServerAddress,
+  message: RelationMessage,
+): Promise<{ readonly origin: OriginTable | null; readonly types: ReadonlyMap<string, string> }> {
+  const client = await openOrigin(address, { applicationName: 'millrace' });
+  try {
+    const origin = (await describeTables(client, [message.oid], { publication: source.publication })).get(message.oid) ?? null;
+    const formatted = await client.query<{ name: string; type: string }>(
+      `SELECT c.name, pg_catalog.format_type(c.type, c.typmod) AS type
+         FROM pg_catalog.json_to_recordset($1::json) AS c(name text, type oid, typmod integer)`,
+      [JSON.stringify(message.columns.map((column) => ({ name: column.name, type: column.typeOid, typmod: column.typmod })))],
+    );
+    return { origin, types: new Map(formatted.rows.map(({ name, type }) => [name, type])) };
+  } finally {
+    await client.end().catch(() => undefined);
+  }
+}
+
+/** The place of a storage's columns in a Relation message. */
+function placed(
+  storage: Storage,
+  message: RelationMessage,
+  attnums: ReadonlyMap<string, number>,
+  types: ReadonlyMap<string, string>,
+): ResolvedRelation['targets'][number] {
+  const typeOf = new Map(message.columns.flatMap(({ name }) => (attnums.has(name) ? [[attnums.get(name), types.get(name)]] : [])));
+  const unusable = storage.columns.filter(
+    ({ attnum, type, originType }) => type !== 'text' && typeOf.has(attnum) && typeOf.get(attnum) !== originType,
+  );
+  const columns = columnPlaces(storage, message.columns, attnums, new Set(unusable.map(({ attnum }) => attnum)));
+  return { storage, columns, spool: storage.state !== 'live' };
+}
+
+const attnumsOf = (shape: TableShape): ReadonlyMap<string, number> => new Map(shape.columns.map(({ name, attnum }) => [name, attnum]));
+const typesOf = (shape: TableShape): ReadonlyMap<string, string> =>
+  new Map(shape.columns.map(({ name, formattedType }) => [name, formattedType]));
+
+/** Names of columns, in the order they are to be believed: as the origin has them now, else as they were last known. */
+function attnumsByName(storages: readonly Storage[], origin: OriginTable | null): Map<string, number> {
+  const attnums = new Map<string, number>();
+  for (const storage of storages) for (const column of storage.columns) attnums.set(column.name, column.attnum);
+  if (origin === null) return attnums;
+  // A name that now belongs to another column (dropped and added again) must not find the old one.
+  for (const column of origin.columns) {
+    for (const [name, attnum] of attnums)
+      if (attnum === column.attnum && name !== column.name && !origin.columns.some((other) => other.name === name))
+        attnums.set(name, attnum);
+    attnums.set(column.name, column.attnum);
+  }
+  return attnums;
+}

@@ -1,0 +1,152 @@
+/**
+ * Bringing tables up to date that the stream cannot: its slot is gone, or the origin is not what it was.
+ * Invariant: nothing is dropped or emptied. Each table is copied anew beside its storage, which shows until then what it had and takes no rows of the
+ * stream; when all copies of the source are in and the stream has passed them, one epoch writes what differs, so that views receive only real changes.
+ */
+import { type Storage, spoolTable, stagingTable, storageColumn, storageTable } from '../catalog/model.ts';
+import { createSpool, createStaging, createStorage, storageKey } from '../catalog/storage-ddl.ts';
+import { formatLsn, type Lsn } from '../replication/lsn.ts';
+import type { TableShape } from '../replication/origin-tables.ts';
+import type { EngineContext } from './context.ts';
+import { Epoch } from './epoch.ts';
+import { dependentViews, relationGate } from './relation-errors.ts';
+import { storagesOf } from './relation-targets.ts';
+import { brokenVersions } from './schema-change.ts';
+import { freePlanner } from './session-settings.ts';
+import type { SourceRow } from './source-row.ts';
+import type { SourceRunner } from './source-runner.ts';
+import { applySpool } from './table-copy.ts';
+
+/**
+ * Marks every table of a source for it. `startLsn`: where the new slot begins; null: the slot is good. Copies under way begin again.
+ * To be called exclusively, with no stream running.
+ */
+export async function beginResync(engine: EngineContext, source: SourceRow, startLsn: Lsn | null, timeline: number): Promise<void> {
+  const storages = storagesOf(engine, source.id);
+  const statements = [
+    `UPDATE millrace.source SET resync_requested = false, timeline = ${timeline} WHERE id = ${source.id}`,
+    ...(startLsn === null ? [] : [`UPDATE millrace.source_progress SET lsn = '${formatLsn(startLsn)}' WHERE source_id = ${source.id}`]),
+  ];
+  for (const storage of storages) {
+    if (storage.state === 'live') {
+      const copy = storages.find((other) => other.resyncs === storage.id);
+      statements.push(`UPDATE millrace.storage SET stale = true WHERE id = ${storage.id}`);
+      if (copy === undefined) statements.push(...(await createCopy(engine, storage)));
+    } else if (storage.state === 'copying' || storage.state === 'copied') {
+      statements.push(
+        `TRUNCATE ${storageTable(storage.id)}`,
+        `TRUNCATE ${spoolTable(storage.id)}`,
+        `UPDATE millrace.storage SET state = 'new', rows_copied = 0, bytes_copied = 0, copy_snapshot = NULL, copy_lsn = NULL WHERE id = ${storage.id}`,
+      );
+    }
+  }
+  const epoch = await Epoch.begin(engine);
+  await epoch.run(statements);
+  await epoch.commit(new Map());
+}
+
+async function createCopy(engine: EngineContext, storage: Storage): Promise<string[]> {
+  const [made] = await engine.session.query("SELECT nextval('millrace.object_id')");
+  const copy = { id: Number(made?.rows[0]?.[0]), columns: storage.columns, keyAttnums: storage.keyAttnums };
+  return [
+    ...createStorage(copy),
+    createStaging(copy),
+    createSpool(copy),
+    `INSERT INTO millrace.storage (id, source_id, origin_oid, origin_schema, origin_name, columns, key_attnums, resyncs)
+     SELECT ${copy.id}, source_id, origin_oid, origin_schema, origin_name, columns, key_attnums, id FROM millrace.storage WHERE id = ${storage.id}`,
+  ];
+}
+
+/**
+ * Writes what differs, in one epoch with what the stream, held between two transactions, still had to give. All copies of the source are in,
+ * and the stream has applied up to the last of them. `shapes`: the origin's tables now, by OID. Answers the position reached, when it moved.
+ */
+export async function finishResync(
+  engine: EngineContext,
+  copies: readonly Storage[],
+  runner: SourceRunner,
+  shapes: ReadonlyMap<number, TableShape>,
+): Promise<Lsn | null> {
+  const { state } = engine;
+  const epoch = await Epoch.begin(engine);
+  let reached: Lsn | null = null;
+  for (let batch = runner.take(); batch !== null; batch = runner.take()) {
+    await epoch.apply(batch);
+    reached = batch.endLsn ?? reached;
+  }
+  await epoch.run([freePlanner]);
+  const revived = new Set<number>();
+  for (const copy of copies) {
+    const storage = state.storages.get(copy.resyncs ?? 0);
+    if (storage === undefined) continue;
+    await applySpool(engine, copy);
+    await epoch.run(differenceSql(copy, storage));
+    epoch.touch(storage.id);
+    const broken = new Set(
+      brokenVersions(storage, state.tables.values(), shapes.get(storage.originOid) ?? null, runner.source.name).map(
+        ({ relationId }) => relationId,
+      ),
+    );
+    for (const table of state.tables.values())
+      if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id)) revived.add(table.id);
+  }
+  await epoch.run([
+    "SET LOCAL lock_timeout = '5s'",
+    ...copies.flatMap((copy) => [
+      `UPDATE millrace.storage SET stale = false WHERE id = ${copy.resyncs}`,
+      `DELETE FROM millrace.storage WHERE id = ${copy.id}`,
+      `DROP TABLE ${storageTable(copy.id)}, ${stagingTable(copy.id)}, ${spoolTable(copy.id)}`,
+    ]),
+    ...revive(engine, revived),
+    'SET LOCAL lock_timeout = 0',
+  ]);
+  await epoch.commit(reached === null ? new Map() : new Map([[runner.source.id, reached]]));
+  return reached;
+}
+
+/** Versions that can be read again, and the views that were not kept because of them: those are filled anew. */
+function revive({ state }: EngineContext, tables: ReadonlySet<number>): string[] {
+  const views = dependentViews(state, tables).filter((id) => {
+    const view = state.views.get(id);
+    return view?.state === 'error' && tables.has(view.error?.cause ?? 0);
+  });
+  const ready = 'error = NULL, state_since = now()';
+  return [
+    ...[...tables].flatMap((id) => [
+      relationGate(state, id, 'ready'),
+      `UPDATE millrace.relation SET state = 'ready', ${ready} WHERE id = ${id} AND state = 'error'`,
+    ]),
+    ...views.flatMap((id) => [
+      relationGate(state, id, 'pending'),
+      `UPDATE millrace.relation SET state = 'pending', ${ready} WHERE id = ${id} AND state = 'error'`,
+    ]),
+  ];
+}
+
+/** Makes the storage hold the rows of the copy, writing only rows that differ. Rows are compared as text: equal is not always the same. */
+export function differenceSql(copy: Storage, storage: Storage): string[] {
+  const [from, to] = [storageTable(copy.id), storageTable(storage.id)];
+  const columns = storage.columns.map((column) => storageColumn(column.attnum));
+  const image = (row: string): string => `ROW(${columns.map((column) => `${row}.${column}`).join(', ')})::text`;
+  const list = (row: string): string => columns.map((column) => `${row}.${column}`).join(', ');
+  if (storage.keyAttnums.length > 0) {
+    const same = storageKey(storage)
+      .map((column) => `s.${column} = n.${column}`)
+      .join(' AND ');
+    return [
+      `DELETE FROM ${to} s WHERE NOT EXISTS (SELECT FROM ${from} n WHERE ${same})`,
+      `UPDATE ${to} s SET ${columns.map((column) => `${column} = n.${column}`).join(', ')} FROM ${from} n WHERE ${same} AND ${image('s')} <> ${image('n')}`,
+      `INSERT INTO ${to} (${columns.join(', ')}) SELECT ${list('n')} FROM ${from} n WHERE NOT EXISTS (SELECT FROM ${to} s WHERE ${same})`,
+    ];
+  }
+  const counted = (table: string): string => `(SELECT t.h, ${image('t')} AS image, count(*) AS n FROM ${table} t GROUP BY 1, 2)`;
+  const placed = (table: string): string =>
+    `(SELECT t.*, ${image('t')} AS image, row_number() OVER (PARTITION BY t.h, ${image('t')} ORDER BY t.rid) AS place FROM ${table} t)`;
+  return [
+    `DELETE FROM ${to} s USING (
+   SELECT o.rid FROM ${placed(to)} o LEFT JOIN ${counted(from)} n ON n.h = o.h AND n.image = o.image WHERE o.place > coalesce(n.n, 0)
+ ) gone WHERE s.rid = gone.rid`,
+    `INSERT INTO ${to} (h, ${columns.join(', ')})
+ SELECT o.h, ${list('o')} FROM ${placed(from)} o LEFT JOIN ${counted(to)} n ON n.h = o.h AND n.image = o.image WHERE o.place > coalesce(n.n, 0)`,
+  ];
+}

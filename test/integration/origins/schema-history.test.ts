@@ -1,0 +1,134 @@
+/** Versions of origin tables, in the order of the origin's WAL, and what they mean for the tables made from them. */
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type ExtendedClient, extendedClient, startEngine, type TestEngine, texts } from '../../support/engine.ts';
+import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
+
+let origin: TestPostgres;
+let upstream: TestPostgres;
+let admin: pg.Client;
+let extended: ExtendedClient;
+let engine: TestEngine;
+
+/** `role`: as whom Millrace reads; a plain one may not create event triggers. */
+const stage = async (role: string): Promise<void> => {
+  origin = await startPostgres({ settings: { wal_level: 'logical' } });
+  upstream = await startPostgres({});
+  admin = new pg.Client({ connectionString: origin.url });
+  await admin.connect();
+  await admin.query(`CREATE ROLE reader LOGIN REPLICATION;
+    CREATE TABLE t (id integer PRIMARY KEY, a text, b text);
+    INSERT INTO t VALUES (1, 'a1', 'b1');
+    CREATE TABLE parent (id integer PRIMARY KEY, x integer); CREATE TABLE child () INHERITS (parent); ALTER TABLE child REPLICA IDENTITY FULL;
+    GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader;
+    ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO reader;
+    CREATE PUBLICATION p FOR ALL TABLES`);
+  extended = await extendedClient(upstream.address);
+  await extended.run(`CREATE CONNECTION c TO POSTGRES (HOST '${origin.host}', PORT ${origin.port}, USER ${role}, DATABASE postgres)`);
+  engine = startEngine(upstream.address);
+  await extended.run("CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p')");
+  await extended.run('CREATE SCHEMA v1; CREATE TABLE v1.t FROM SOURCE s (REFERENCE t)');
+};
+const clear = async (): Promise<void> => {
+  await engine?.stop();
+  await extended?.end();
+  await admin?.end();
+  await Promise.all([origin?.stop(), upstream?.stop()]);
+};
+
+const rows = (sql: string): Promise<string[]> => texts(extended.client, sql).then((found) => found.map((row) => row.join('|')));
+const shows = (sql: string, wanted: readonly string[]): Promise<void> =>
+  expect.poll(() => rows(sql).catch((error: Error) => [error.message]), { timeout: 10_000 }).toEqual(wanted);
+const changesOf = (table: string): string =>
+  `SELECT array_to_string(changes, '; '), learned, command, session_role FROM millrace.origin_table_versions WHERE table_name IN ('${table}') ORDER BY commit_lsn, ordinal`;
+
+describe('an origin that tells of its DDL', () => {
+  beforeAll(() => stage('postgres'), 120_000);
+  afterAll(clear);
+
+  test('names swapped around rows of one transaction: each value stays with its column', async () => {
+    await admin.query(`BEGIN; INSERT INTO t VALUES (2, 'a2', 'b2');
+      ALTER TABLE t RENAME a TO tmp; ALTER TABLE t RENAME b TO a; ALTER TABLE t RENAME tmp TO b;
+      INSERT INTO t (id, a, b) VALUES (3, 'b3', 'a3'); COMMIT`);
+    await shows('SELECT * FROM v1.t ORDER BY id', ['1|a1|b1', '2|a2|b2', '3|a3|b3']);
+    await shows(changesOf('t'), [
+      '|start||',
+      'RENAME COLUMN a TO tmp|message|ALTER TABLE|postgres',
+      'RENAME COLUMN b TO a|message|ALTER TABLE|postgres',
+      'RENAME COLUMN tmp TO b|message|ALTER TABLE|postgres',
+    ]);
+  });
+
+  test('swapped back while nobody listens: the rows are read by the names of their time', async () => {
+    await engine.restart();
+    await admin.query(`INSERT INTO t (id, a, b) VALUES (4, 'b4', 'a4');
+      BEGIN; ALTER TABLE t RENAME a TO tmp; ALTER TABLE t RENAME b TO a; ALTER TABLE t RENAME tmp TO b; COMMIT;
+      INSERT INTO t (id, a, b) VALUES (5, 'a5', 'b5')`);
+    await shows('SELECT * FROM v1.t WHERE id > 3 ORDER BY id', ['4|a4|b4', '5|a5|b5']);
+  });
+
+  test('a change with no write after it is known; one that is rolled back, or hidden by the setting, is not told', async () => {
+    const before = (await rows(changesOf('t'))).length;
+    await admin.query('BEGIN; ALTER TABLE t ADD COLUMN never integer; ROLLBACK');
+    await admin.query(
+      'SET millrace.skip_ddl = on; ALTER TABLE t ALTER b SET DEFAULT 1; RESET millrace.skip_ddl; ALTER TABLE t ADD COLUMN c integer NOT NULL DEFAULT 7, DROP COLUMN b',
+    );
+    await expect
+      .poll(async () => (await rows(changesOf('t'))).slice(before), { timeout: 10_000 })
+      .toEqual(['DROP COLUMN b; ADD COLUMN c integer NOT NULL DEFAULT 7|message|ALTER TABLE|postgres']);
+    await shows('SELECT * FROM v1.t', ['source table schema has been altered: column "b" of public.t was dropped']);
+    expect(
+      await rows(
+        "SELECT version, is_current, primary_key FROM millrace.origin_table_versions WHERE table_name = 't' ORDER BY version DESC LIMIT 1",
+      ),
+    ).toEqual([`${before + 1}|t|[1]`]);
+  });
+
+  test('children change with their parent; schemas are renamed; a type takes its columns along; tables come and go', async () => {
+    await admin.query(`CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE SCHEMA old; CREATE TABLE old.felt (id integer PRIMARY KEY, m mood);
+      ALTER TABLE parent ADD COLUMN y integer; ALTER SCHEMA old RENAME TO new; DROP TYPE mood CASCADE; DROP TABLE new.felt`);
+    await shows(changesOf("parent', 'child"), [
+      '|start||',
+      '|start||',
+      'ADD COLUMN y integer|message|ALTER TABLE|postgres',
+      'ADD COLUMN y integer|message|ALTER TABLE|postgres',
+    ]);
+    await shows(changesOf('felt'), [
+      '|message|CREATE TABLE|postgres',
+      'SET SCHEMA new|message|ALTER SCHEMA|postgres',
+      'DROP COLUMN m|message|DROP TYPE|postgres',
+      'DROP TABLE|message|DROP TABLE|postgres',
+    ]);
+  });
+
+  test('a failure of the telling does not fail the statement', async () => {
+    await admin.query('CREATE OR REPLACE FUNCTION pg_temp.nothing() RETURNS void LANGUAGE sql AS $$$$');
+    await admin.query('BEGIN; ALTER SCHEMA millrace_origin RENAME TO elsewhere; ALTER TABLE parent ADD COLUMN z integer; ROLLBACK');
+    await admin.query('ALTER TABLE parent ADD COLUMN z integer');
+    await shows(`${changesOf('parent')} OFFSET 2`, ['ADD COLUMN z integer|message|ALTER TABLE|postgres']);
+  });
+
+  test('DROP SOURCE of the last source takes the event triggers along', async () => {
+    await extended.run('DROP SCHEMA v1 CASCADE; DROP SOURCE s');
+    await expect
+      .poll(async () => (await admin.query("SELECT FROM pg_event_trigger WHERE evtname LIKE 'millrace%'")).rowCount, { timeout: 10_000 })
+      .toBe(0);
+  });
+});
+
+describe('an origin where the role may not create event triggers', () => {
+  beforeAll(() => stage('reader'), 120_000);
+  afterAll(clear);
+
+  test('changes are learned with the first row after them', async () => {
+    await admin.query("ALTER TABLE t ADD COLUMN c integer; INSERT INTO t VALUES (2, 'a2', 'b2', 3)");
+    await shows('SELECT * FROM v1.t ORDER BY id', ['1|a1|b1', '2|a2|b2']);
+    await shows(changesOf('t'), ['|start||', 'ADD COLUMN c integer|catalog||']);
+  });
+
+  test('and, with no row, from the catalog', async () => {
+    await admin.query('ALTER TABLE t DROP COLUMN a');
+    await shows('SELECT * FROM v1.t', ['source table schema has been altered: column "a" of public.t was dropped']);
+    await shows(changesOf('t'), ['|start||', 'ADD COLUMN c integer|catalog||', 'DROP COLUMN a|catalog||']);
+  });
+});
