@@ -256,6 +256,36 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
     await same('busily', query);
   });
 
+  test('an engine that is killed while it fills one begins anew, and nothing is lost', async () => {
+    await direct.query(
+      'CREATE TABLE large (id integer PRIMARY KEY, n integer); INSERT INTO large SELECT g, g % 1000 FROM generate_series(1, 200000) g',
+    );
+    const writer = new pg.Client({ connectionString: upstream.url });
+    await writer.connect();
+    let stop = false;
+    const writing = (async (): Promise<void> => {
+      for (let i = 0; !stop; i++)
+        await writer.query(`INSERT INTO large VALUES (${1_000_000 + i}, ${i % 1000}); DELETE FROM large WHERE id = ${i * 3}`);
+    })();
+    const query = 'SELECT n, count(*) AS c, sum(id) AS s FROM large GROUP BY n';
+    await client.query('SET millrace.wait = off');
+    await create('largest', query);
+    await client.query('RESET millrace.wait');
+    const mode = async (): Promise<unknown> =>
+      (
+        await direct.query(
+          "SELECT i.mode FROM millrace.immediate i JOIN pgtrickle.pgt_stream_tables t ON t.pgt_id = i.relation_id WHERE t.pgt_name = 'largest'",
+        )
+      ).rows[0]?.mode;
+    await expect.poll(mode, { timeout: 10_000, interval: 5 }).toBe('collect');
+    for (const pid of millrace.enginePids()) process.kill(pid, 'SIGKILL');
+    await expect.poll(mode, { timeout: 20_000 }).toBe('on');
+    stop = true;
+    await writing;
+    await writer.end();
+    await same('largest', query);
+  });
+
   test('who may write to the table need not know of it', async () => {
     await direct.query(
       'CREATE TABLE open (id integer PRIMARY KEY, k integer); CREATE ROLE writer LOGIN; GRANT INSERT, UPDATE, DELETE, SELECT ON open TO writer',
