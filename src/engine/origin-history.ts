@@ -57,14 +57,20 @@ export class OriginHistory {
     return this.#shapes.get(oid);
   }
 
-  /** The table's shape when the columns of the message are columns of it, by name and type: else something was not told. */
+  /**
+   * The table's shape when the columns of the message are columns of it, by name and type and in their order, which is that of attnum:
+   * else something was not told.
+   */
   shapeFor(message: RelationMessage): TableShape | null {
     const shape = this.#shapes.get(message.oid);
     if (shape === undefined || shape.schema !== message.schema || shape.name !== message.name) return null;
     const columns = new Map(shape.columns.map((column) => [column.name, column]));
+    let last = 0;
     const fits = message.columns.every((column) => {
       const known = columns.get(column.name);
-      return known !== undefined && known.typeOid === column.typeOid && known.typmod === column.typmod;
+      if (known === undefined || known.typeOid !== column.typeOid || known.typmod !== column.typmod || known.attnum < last) return false;
+      last = known.attnum;
+      return true;
     });
     return fits ? shape : null;
   }

@@ -349,26 +349,29 @@ export class SourceRunner {
   }
 
   #relation(message: RelationMessage): void {
-    // The origin sends it before the first row and after every change of the table, so the mapping is always asked for anew.
+    // Sent before the first row and after every change of the table: where nothing else tells of a change, this does, and the origin is asked.
     this.#messages.set(message.oid, message);
-    void this.#resolveAll([message]);
+    void this.#resolveAll([message], true);
   }
 
   /**
    * One look-up after the other: a slow one, begun before a storage went live, must not put its old answer over a newer one.
    * The stream stands still until the last has ended.
    */
-  #resolveAll(messages: readonly RelationMessage[]): Promise<void> {
+  #resolveAll(messages: readonly RelationMessage[], fresh = false): Promise<void> {
     this.#resolving++;
     this.#stream?.pause();
-    this.#lookups = this.#lookups.then(() => this.#resolveNow(messages));
+    this.#lookups = this.#lookups.then(() => this.#resolveNow(messages, fresh));
     return this.#lookups;
   }
 
-  async #resolveNow(messages: readonly RelationMessage[]): Promise<void> {
+  async #resolveNow(messages: readonly RelationMessage[], fresh: boolean): Promise<void> {
     try {
       for (const message of messages) {
-        const { targets, asked } = await this.#hooks.resolve(message, this.#history.shapeFor(message));
+        const { targets, asked } = await this.#hooks.resolve(
+          message,
+          fresh && !this.#history.tells ? null : this.#history.shapeFor(message),
+        );
         this.#targets.set(
           message.oid,
           targets.map(({ storage, columns, spool }) => target(storage, columns, spool)),
