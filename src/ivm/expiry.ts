@@ -76,7 +76,9 @@ export function expiryOf(select: Fields, live: readonly LiveRelation[]): Expiry 
       if (relation === undefined) throw new NotRewritable('a relation that is not known');
       return relation;
     });
-    queries.push({ template, occurrences });
+    const query = { template, occurrences };
+    // GROUP BY repeats what is selected.
+    if (!queries.some((other) => JSON.stringify(other) === JSON.stringify(query))) queries.push(query);
   }
   return { queries, daily };
 }
