@@ -103,6 +103,8 @@ export interface BaseTable {
   /** Partitions with their files, when last looked at and now; null for a table without, or not looked at yet. */
   readonly parts: string | null;
   readonly partsNow: string | null;
+  /** Its owner has closed it for a while: nothing is refreshed because of it. */
+  readonly gated: boolean;
   /** Columns of its delta table: those that some view uses; empty when it has none. */
   readonly deltaAttnums: readonly number[];
 }
@@ -125,6 +127,10 @@ export interface StreamTable {
   readonly deltaLost: string | null;
   readonly nextRefreshAt: number | null;
   readonly lastRefreshAt: number | null;
+  /** The stream table whose place it takes once it is filled; null: none. */
+  readonly replaces: number | null;
+  /** It has triggers (IMMEDIATE), or had when it was suspended. */
+  readonly triggered: boolean;
   /** Schema and name of its facade, for alerts. */
   readonly schema: string;
   readonly name: string;

@@ -60,6 +60,7 @@ SELECT jsonb_build_object(
                  'lockable', EXISTS (SELECT FROM pg_class c WHERE c.oid = b.table_oid AND c.relkind IN ('r', 'p')), 'name', millrace.qualified_name(b.table_oid), 'columns', b.columns,
                  'columnsNow', ${columnsSql('b.table_oid')}, 'keyAttnums', b.key_attnums, 'identityBefore', b.identity_before, 'method', b.method, 'state', b.state, 'error', b.error,
                  'parts', b.parts, 'partsNow', ${partsSql('b.table_oid')},
+                 'gated', EXISTS (SELECT FROM millrace.source_gate g WHERE g.source = b.table_oid AND g.gated),
                  'deltaAttnums', (SELECT coalesce(jsonb_agg(substr(a.attname, 2)::integer ORDER BY a.attnum), '[]')
                                     FROM pg_attribute a
                                    WHERE a.attrelid = to_regclass('millrace_data.d' || b.relation_id) AND a.attname ~ '^c' AND a.attnum > 0 AND NOT a.attisdropped),
@@ -71,11 +72,12 @@ SELECT jsonb_build_object(
                  'relationId', s.relation_id, 'schedule', s.schedule, 'refreshMode', s.refresh_mode, 'status', s.status,
                  'isPopulated', s.is_populated, 'initialize', s.options ->> 'initialize' IS DISTINCT FROM 'false', 'consecutiveErrors', s.consecutive_errors,
                  'refreshRequested', s.refresh_requested, 'refreshDone', s.refresh_done, 'reinitialize', s.reinitialize,
-                 'deltaLost', s.delta_lost, 'nextRefreshAt', floor(extract(epoch FROM s.next_refresh_at) * 1000),
+                 'deltaLost', coalesce(s.delta_lost, (SELECT i.lost FROM millrace.immediate i WHERE i.relation_id = s.relation_id)), 'nextRefreshAt', floor(extract(epoch FROM s.next_refresh_at) * 1000),
                  'lastRefreshAt', floor(extract(epoch FROM s.last_refresh_at) * 1000),
+                 'replaces', s.replaces, 'triggered', EXISTS (SELECT FROM millrace.immediate i WHERE i.relation_id = s.relation_id),
                  'schema', n.nspname, 'name', c.relname)), '[]')
                  FROM millrace.stream_table s JOIN millrace.relation r ON r.id = s.relation_id
-                 LEFT JOIN pg_class c ON c.oid = r.facade
+                 LEFT JOIN pg_class c ON c.oid = coalesce(r.facade, (SELECT x.facade FROM millrace.relation x WHERE x.id = s.replaces))
                  LEFT JOIN pg_namespace n ON n.oid = c.relnamespace)
 ) AS catalog`;
 
@@ -124,6 +126,7 @@ interface RawBase {
   error: RelationError | null;
   parts: string | null;
   partsNow: string | null;
+  gated: boolean;
   deltaAttnums: number[];
   used: boolean;
 }
@@ -141,6 +144,8 @@ interface RawStream {
   deltaLost: string | null;
   nextRefreshAt: number | null;
   lastRefreshAt: number | null;
+  replaces: number | null;
+  triggered: boolean;
   schema: string | null;
   name: string | null;
 }
@@ -194,10 +199,13 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
   const views = new Map<number, LiveView<ViewPlan>>();
   const gone: { id: number; kind: 'table' | 'view' }[] = [];
   const undefinedViews: number[] = [];
+  const replaces = new Map(raw.streams.map((stream) => [stream.relationId, stream.replaces]));
   for (const row of raw.relations) {
     if (row.kind === 'base') continue;
     const common = { id: row.id, facade: row.facade, gate: row.gate, state: row.state, error: row.error };
-    if (row.state === 'dropped' || (row.facade !== null && !row.there)) gone.push({ id: row.id, kind: row.kind });
+    const replaced = replaces.get(row.id) ?? null;
+    const orphaned = replaced !== null && raw.relations.every(({ id, state, there }) => id !== replaced || state === 'dropped' || !there);
+    if (row.state === 'dropped' || (row.facade !== null && !row.there) || orphaned) gone.push({ id: row.id, kind: row.kind });
     else if (row.kind === 'table') {
       tables.set(row.id, {
         ...common,

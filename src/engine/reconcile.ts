@@ -23,12 +23,14 @@ import { baseError, baseProblem, sameColumns, usedAttnums } from './base/shapes.
 import type { ReadCatalog } from './catalog-reader.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
+import { fillImmediate, rebuildImmediate, wantsRebuild } from './immediate/fill.ts';
 import { suspend } from './refresh-epoch.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
-import { failRelation, relationGate } from './relation-errors.ts';
+import { failRelation, heldView, relationGate } from './relation-errors.ts';
 import { finishResync } from './resync.ts';
 import { lostColumns } from './schema-change.ts';
 import type { SourceManager } from './source-manager.ts';
+import { isImmediate } from './streams/due.ts';
 import { copyStorage, goLive, restartCopy } from './table-copy.ts';
 import { populateView } from './view-populate.ts';
 
@@ -72,9 +74,11 @@ export class Reconciler {
       if (view.state !== 'pending') continue;
       const stream = catalog.streams.get(view.id);
       if (stream !== undefined && !stream.initialize && stream.refreshRequested <= stream.refreshDone) continue;
-      const captures = stream?.refreshMode !== 'FULL';
+      const captures = stream === undefined || stream.refreshMode === 'DIFFERENTIAL';
       const ready = view.inputs.every((input) => {
         const base = catalog.bases.get(input);
+        const held = heldView(catalog, input);
+        if (held !== null && catalog.views.get(held)?.state !== 'ready') return false;
         if (base !== undefined) return !captures || this.#capture.serves(base);
         return (catalog.tables.get(input) ?? catalog.views.get(input))?.state === 'ready';
       });
@@ -220,7 +224,10 @@ export class Reconciler {
   #startPopulating(viewId: number): void {
     if (this.#populating.has(viewId)) return;
     this.#populating.add(viewId);
-    populateView(this.#engine, { capture: this.#capture, refreshes: this.#refreshes }, viewId, this.#reload)
+    const filled = isImmediate(this.#engine.state, viewId)
+      ? fillImmediate(this.#engine, viewId, this.#reload)
+      : populateView(this.#engine, { capture: this.#capture, refreshes: this.#refreshes }, viewId, this.#reload);
+    filled
       .catch((error: unknown) => this.#engine.fail(error))
       .finally(() => {
         this.#populating.delete(viewId);
@@ -288,6 +295,19 @@ export class Reconciler {
     return suspended;
   }
 
+  /** Stream tables that triggers keep: those to be computed anew, and triggers of those that cannot be kept. */
+  async #keepImmediate(catalog: ReadCatalog): Promise<void> {
+    for (const view of catalog.views.values()) {
+      const stream = catalog.streams.get(view.id);
+      if (stream?.refreshMode !== 'IMMEDIATE') continue;
+      const reason = wantsRebuild(view, stream, Date.now());
+      if (reason !== null) await rebuildImmediate(this.#engine, view.id, reason);
+      if (view.state === 'error' && stream.triggered) {
+        await this.#transaction([`SELECT millrace.immediate_remove(${view.id})`], `triggers of stream table ${view.id}`);
+      }
+    }
+  }
+
   /** Relations that can no longer be kept, in a transaction of their own. To be called exclusively. */
   async fail(broken: readonly { readonly relationId: number; readonly error: Parameters<typeof failRelation>[2] }[]): Promise<void> {
     const statements = broken.flatMap(({ relationId, error }) => failRelation(this.#engine.state, relationId, error));
@@ -305,6 +325,8 @@ export class Reconciler {
     await this.#transaction(['SELECT millrace.follow_owners()'], 'grants of gates');
     for (const relation of catalog.gone) {
       const statements = [
+        // Triggers first: a write meanwhile would find no storage.
+        ...(relation.kind === 'view' ? [`SELECT millrace.immediate_remove(${relation.id})`] : []),
         `DROP VIEW IF EXISTS ${definitionView(relation.id)}`,
         `DROP VIEW IF EXISTS ${gateView(relation.id)}`,
         ...(relation.kind === 'view' ? [`DROP TABLE IF EXISTS ${storageTable(relation.id)} CASCADE`, ...dropCaptureDdl(relation.id)] : []),
@@ -326,6 +348,7 @@ export class Reconciler {
     }
     cleared = (await this.#followBases(catalog)) || cleared;
     cleared = (await this.#resume(catalog)) || cleared;
+    await this.#keepImmediate(catalog);
     for (const viewId of catalog.undefinedViews) {
       const stream = catalog.streams.get(viewId);
       if (stream !== undefined) {

@@ -325,7 +325,7 @@ class RefreshRun {
     await this.#epoch.run([loseDeltas([baseId], reason)]);
     for (const view of state.views.values()) {
       const stream = state.streams.get(view.id);
-      if (!view.inputs.includes(baseId) || stream === undefined || stream.refreshMode === 'FULL') continue;
+      if (!view.inputs.includes(baseId) || stream === undefined || stream.refreshMode !== 'DIFFERENTIAL') continue;
       if (view.state === 'ready') this.#lost.set(view.id, reason);
     }
     this.#catalogChanged = true;
@@ -357,6 +357,7 @@ export async function suspend(engine: EngineContext, epoch: Epoch, viewId: numbe
   await epoch.run([
     `UPDATE millrace.stream_table SET status = 'SUSPENDED', status_reason = ${quoteLiteral(error.message)}, delta_lost = coalesce(delta_lost, 'it was suspended')
       WHERE relation_id = ${viewId}`,
+    ...(stream?.triggered === true ? [`UPDATE millrace.immediate SET mode = 'off' WHERE relation_id = ${viewId}`] : []),
   ]);
   if (stream !== undefined) await engine.session.executeAll([alert(stream, 'auto_suspended', { reason: error.message })]);
 }

@@ -9,7 +9,7 @@ import { maskOf } from './base/change-logs.ts';
 import type { BaseRunner } from './base/runner.ts';
 import type { EngineContext } from './context.ts';
 import { type RefreshRequest, type RefreshResult, refreshEpoch } from './refresh-epoch.ts';
-import { type Due, type DueReason, dueViews } from './streams/due.ts';
+import { type Due, type DueReason, dueViews, isImmediate } from './streams/due.ts';
 import { StreamMemory } from './streams/memory.ts';
 import { letGoOfMost, trimLogs, vacuumLogs } from './streams/tidying.ts';
 
@@ -58,6 +58,7 @@ export class RefreshLoop {
   asked(payload: string | undefined): boolean {
     const [, id, request] = /^refresh (\d+) (\d+)$/.exec(payload ?? '') ?? [];
     const { state } = this.#engine;
+    if (isImmediate(state, Number(id))) return false;
     // One that is not populated, or stands still, is not refreshed as it is.
     if (state.views.get(Number(id))?.state !== 'ready' || state.streams.get(Number(id))?.status !== 'ACTIVE') return false;
     this.memory.asked(Number(id), Number(request));

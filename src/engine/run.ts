@@ -13,6 +13,7 @@ import { connectPg } from '../replication/server-address.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
 import { BaseCapture } from './base/capture.ts';
 import { ChangeLogs } from './base/change-logs.ts';
+import { BaseWatch } from './base/watch.ts';
 import { type ReadCatalog, readCatalog } from './catalog-reader.ts';
 import type { Batch } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
@@ -244,6 +245,7 @@ class EngineLoop {
 
   #startTimers(engine: EngineContext, sources: SourceManager, capture: BaseCapture, refreshes: RefreshLoop): void {
     let watching = false;
+    const bases = new BaseWatch();
     let acknowledging = false;
     this.#timers.push(
       setInterval(() => {
@@ -260,6 +262,10 @@ class EngineLoop {
       setInterval(() => {
         this.#hooks.metrics({ ...engine.metrics });
         capture.watch();
+        void bases
+          .changed(this.#admin, engine.state)
+          .then((changed) => changed && engine.wake())
+          .catch((error: unknown) => engine.fail(error));
         if (watching) return;
         watching = true;
         void sources

@@ -4,6 +4,7 @@
  * aside. A view that is kept at once takes them as one batch before it is readable: the algebra allows any batch, so the result is the query
  * over the state then. A deferred one is readable as of that snapshot, and takes them when it is due.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { deltaTable, type LiveView, pendingDeltaTable, storageTable } from '../catalog/model.ts';
 import { nextTime } from '../catalog/schedule.ts';
 import { captureDdl } from '../ivm/capture.ts';
@@ -16,13 +17,16 @@ import { pinnedSettings } from '../replication/settings.ts';
 import type { BaseCapture } from './base/capture.ts';
 import { startsSql } from './base/change-logs.ts';
 import { type EngineContext, storageOf } from './context.ts';
-import { Epoch } from './epoch.ts';
+import { Epoch, requireStatementError } from './epoch.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
-import { relationGate } from './relation-errors.ts';
+import { mayOpen, opened, relationGate } from './relation-errors.ts';
 import { freePlanner } from './session-settings.ts';
 import { populationRefused, refreshed } from './streams/bookkeeping.ts';
 import { scheduleOf } from './streams/due.ts';
 import { isDeferred } from './view-upkeep.ts';
+
+/** Pause before a gate is asked for again that someone reads. */
+const openPauseMs = 300;
 
 /** Those who know about ordinary tables. */
 export interface Deferral {
@@ -76,7 +80,7 @@ export async function populateView(engine: EngineContext, deferral: Deferral, vi
     }
     if (isDeferred(engine.state, view)) {
       deferral.refreshes.memory.tookFull(viewId, performance.now() - begun);
-      await engine.exclusively(() => finishDeferred(engine, viewId, filling, rows, reload));
+      while (!(await engine.exclusively(() => finishDeferred(engine, viewId, filling, rows, reload)))) await sleep(openPauseMs);
     } else await engine.exclusively(() => finish(engine, viewId, reload));
   } finally {
     await filler.close().catch(() => undefined);
@@ -162,23 +166,31 @@ function tablesAside({ state }: EngineContext, view: LiveView<ViewPlan>): string
 const beginsSql = (viewId: number): string =>
   `UPDATE millrace.relation SET state = 'populating', state_since = now() WHERE id = ${viewId} AND state = 'pending'`;
 
-/** Opens the gate of a deferred view: what was set aside meanwhile stays so until it is due. */
+/** Opens the gate of a deferred view: what was set aside meanwhile stays so until it is due. False: someone reads the one it replaces; later. */
 async function finishDeferred(
   engine: EngineContext,
   viewId: number,
   filling: Filling,
   rows: number,
   reload: () => Promise<void>,
-): Promise<void> {
+): Promise<boolean> {
   const { session, state } = engine;
   const view = state.views.get(viewId);
-  if (view === undefined || view.state !== 'populating') return;
+  if (view === undefined || view.state !== 'populating') return true;
   const stream = state.streams.get(viewId);
   const epoch = await Epoch.begin(engine);
-  await epoch.run([
-    relationGate(state, viewId, 'ready'),
-    `UPDATE millrace.relation SET state = 'ready', state_since = now() WHERE id = ${viewId} AND state = 'populating'`,
-  ]);
+  if (!(await mayOpen(session, state, viewId))) {
+    await session.query('ROLLBACK');
+    await reload();
+    return true;
+  }
+  try {
+    await epoch.run(opened(state, viewId));
+  } catch (error) {
+    if (requireStatementError(error).code !== '55P03') throw error;
+    await session.query('ROLLBACK');
+    return false;
+  }
   if (stream !== undefined) {
     const outcome = {
       action: 'INITIALIZE',
@@ -195,6 +207,7 @@ async function finishDeferred(
   await epoch.commit(new Map());
   engine.clean.delete(viewId);
   await reload();
+  return true;
 }
 
 /** Applies what was set aside and opens the gate. */

@@ -30,7 +30,7 @@ export function upkeepOf(state: States, view: LiveView<ViewPlan>): Upkeep {
   const stream = state.streams.get(view.id);
   const deferred = isDeferred(state, view);
   if (stream !== undefined) {
-    if (stream.refreshMode === 'FULL' || stream.status === 'SUSPENDED' || stream.status === 'ERROR') return nothing;
+    if (stream.refreshMode !== 'DIFFERENTIAL' || stream.status === 'SUSPENDED' || stream.status === 'ERROR') return nothing;
     if (view.state === 'ready' && stream.deltaLost !== null) return { ...nothing, wantsDeltas: true };
   }
   return {

@@ -6,6 +6,7 @@ import { MillraceError } from '../errors.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import { type AggregateCall, groupTexts, knownAggregate, takeApart } from './aggregate-calls.ts';
 import { NotRewritable } from './ast.ts';
+import { type Expiry, expiryOf } from './expiry.ts';
 import { functionsIn, hasWindow, type JoinReading, readJoin } from './join-source.ts';
 import { normalise, refuseUnknown } from './normalise.ts';
 import type { FunctionKinds } from './query-parts.ts';
@@ -28,7 +29,7 @@ export interface StagedReading {
 
 /** `Analysis` with its shape known. */
 export interface ReadAnalysis extends Analysis {
-  readonly shape: { readonly single: Shape; readonly staged: StagedReading; readonly clock: boolean };
+  readonly shape: { readonly single: Shape; readonly staged: StagedReading; readonly clock: boolean; readonly expiry: Expiry | null };
 }
 
 /** Names of the functions that the query calls, plain views looked through: what `analyzeView` wants to know more of. */
@@ -62,6 +63,7 @@ export function analyzeView(
   };
   const staged = readStages(resolved, functions);
   const probe = probeSql(single, staged, storage);
+  const clock = readsClock(source.select);
   return {
     inputs: [...new Set(mentions.map((mention) => mention.relation.id))].sort((a, b) => a - b),
     functions: functionsIn(source.select),
@@ -75,7 +77,7 @@ export function analyzeView(
         return groups.length === 0 ? [] : [withStages(staged, storage) + hashableSql(groups, stageFrom(stage, storage))];
       }),
     ],
-    shape: { single, staged, clock: readsClock(source.select) },
+    shape: { single, staged, clock, expiry: clock ? readExpiry(resolved) : null },
   };
 }
 
@@ -95,6 +97,15 @@ function readStages(resolved: ResolvedQuery, functions: FunctionKinds): StagedRe
     // Whatever is not understood is kept as a whole; parts of queries are parsed, too.
     if (!(error instanceof NotRewritable || error instanceof MillraceError)) throw error;
     return { stages: [], live, problem: error.message };
+  }
+}
+
+function readExpiry({ source, live }: ResolvedQuery): Expiry | null {
+  try {
+    return expiryOf(normalise(source.select, live), live);
+  } catch (error) {
+    if (!(error instanceof NotRewritable || error instanceof MillraceError)) throw error;
+    return null;
   }
 }
 

@@ -38,10 +38,10 @@ GROUP BY f.name`.trim();
 
 /** Chooses the way. Pure: the same analysis and probe give the same plan. */
 export function planView(analysis: ReadAnalysis, probe: ProbeResult): ViewPlan {
-  const { single, clock } = analysis.shape;
+  const { single, clock, expiry } = analysis.shape;
   const staged = probe.staged === false ? { ...analysis.shape.staged, stages: [] } : analysis.shape.staged;
   const given = dealt(probe, single, staged);
-  const base = { version: 2 as const, inputs: analysis.inputs, clock };
+  const base = { version: 2 as const, inputs: analysis.inputs, clock, ...(expiry === null ? {} : { expiry }) };
   // What was counted at one time cannot be taken away at another: only the whole query is right then.
   const plain = clock ? wholePlan(single, 'the time, which changes the result although no row does,') : planShape(single, given.single);
   const alone = { ...base, ...plain, last: plain.reason, stages: [] };

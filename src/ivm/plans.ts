@@ -2,6 +2,7 @@
  * How a view is kept, as data.
  * Invariant: JSON in, the same plan out; names of storage tables are not in it.
  */
+import type { Expiry } from './expiry.ts';
 import type { Existence, JoinSource, NamedExpression, Occurrence, PlanReason, Template, VisibleColumn } from './types.ts';
 
 /** Select-project-join: one storage row for each combination of input rows, found by their keys. */
@@ -122,4 +123,6 @@ export interface ViewPlan extends StagePlan {
   readonly stages: readonly StagePlan[];
   /** The result changes with time although no row does: to be refreshed by a schedule. */
   readonly clock: boolean;
+  /** When it does so; null: that cannot be told. */
+  readonly expiry?: Expiry | null;
 }

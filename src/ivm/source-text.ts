@@ -100,3 +100,18 @@ function pairBrackets(texts: readonly string[]): number[] {
   });
   return partners;
 }
+
+/** An expression over a row `s` of a storage, with its columns named anew. */
+export function overStorage(expression: string, rename: (column: string) => string): string {
+  const tokens = tokensOf(expression);
+  let text = '';
+  let done = 0;
+  for (const [i, token] of tokens.entries()) {
+    const column = tokens[i + 2];
+    if (token.text !== 's' || tokens[i + 1]?.text !== '.' || tokens[i - 1]?.text === '.' || column === undefined) continue;
+    const name = column.text.startsWith('"') ? column.text.slice(1, -1).replaceAll('""', '"') : column.text;
+    text += `${expression.slice(done, token.start)}s.${rename(name)}`;
+    done = column.end;
+  }
+  return text + expression.slice(done);
+}

@@ -30,7 +30,12 @@ export function judge(address: ServerAddress, facts: UpstreamFacts): readonly Ch
     line(facts.major >= 15, `version: PostgreSQL ${facts.version}`, 'Millrace needs PostgreSQL 15 or later'),
     ...(facts.major > 18 ? [{ state: 'note', text: `version: Millrace is tested with PostgreSQL 15 to 18` } as const] : []),
     line(!facts.inRecovery, `primary: ${facts.inRecovery ? 'no, a standby' : 'yes'}`, 'give the primary with --upstream'),
-    line(facts.walLevel === 'logical', `wal_level: ${facts.walLevel}`, 'run ALTER SYSTEM SET wal_level = logical; and restart the server'),
+    line(
+      facts.walLevel === 'logical',
+      `wal_level: ${facts.walLevel}`,
+      'stream tables over its tables are kept by triggers, and it cannot be an origin; run ALTER SYSTEM SET wal_level = logical; and restart the server',
+      'note',
+    ),
     line(
       facts.usedSlots < facts.maxSlots,
       `max_replication_slots: ${facts.maxSlots}, ${Math.max(0, facts.maxSlots - facts.usedSlots)} free`,

@@ -48,7 +48,7 @@ export async function serve(config: ServeConfig, hooks: ServeHooks, signal: Abor
     const secretKey = loadSecretKey(config.dataDir, process.env);
     const listen = await bindable(config.listen, '--listen');
     const upstream =
-      config.upstream === undefined ? await embedUpstream(config.dataDir, log, hooks.lost) : await useUpstream(config.upstream);
+      config.upstream === undefined ? await embedUpstream(config.dataDir, log, hooks.lost) : await useUpstream(config.upstream, log);
     undo.unshift(() => upstream.stop());
     warnOfOpenDoor(upstream, listen, log);
     signal.throwIfAborted();

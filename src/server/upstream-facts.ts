@@ -73,10 +73,16 @@ export function unusable(address: ServerAddress, facts: UpstreamFacts): string |
   const server = showServer(address);
   if (facts.major < 15) return `the upstream at ${server} is PostgreSQL ${facts.version}: Millrace needs 15 or later`;
   if (facts.inRecovery) return `the upstream at ${server} is a standby: give the primary with --upstream`;
-  if (facts.walLevel !== 'logical') {
-    return `the upstream at ${server} has wal_level = ${facts.walLevel}: run ALTER SYSTEM SET wal_level = logical; there, and restart it`;
-  }
   return undefined;
+}
+
+/** What works otherwise than it should on this server, undefined when nothing does. */
+export function limited(address: ServerAddress, facts: UpstreamFacts): string | undefined {
+  if (facts.walLevel === 'logical') return undefined;
+  return (
+    `the upstream at ${showServer(address)} has wal_level = ${facts.walLevel}: stream tables over its tables are kept by triggers, and it cannot be the origin of a source. ` +
+    'Run ALTER SYSTEM SET wal_level = logical; there, and restart it'
+  );
 }
 
 function describeConnectError(address: ServerAddress, error: unknown): string {

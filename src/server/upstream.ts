@@ -10,7 +10,7 @@ import { reason } from '../config-loading.ts';
 import type { Logger } from '../log.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgres.ts';
 import { lockDataDir } from './instance-lock.ts';
-import { readUpstreamFacts, unusable } from './upstream-facts.ts';
+import { limited, readUpstreamFacts, unusable } from './upstream-facts.ts';
 
 export interface Upstream {
   readonly address: ServerAddress;
@@ -21,10 +21,12 @@ export interface Upstream {
 }
 
 /** Checks a server that was given. Rejects with an error of one line when Millrace cannot work with it. */
-export async function useUpstream(address: ServerAddress): Promise<Upstream> {
+export async function useUpstream(address: ServerAddress, log: Logger): Promise<Upstream> {
   const facts = await readUpstreamFacts(address);
   const problem = unusable(address, facts);
   if (problem !== undefined) throw new Error(problem);
+  const warning = limited(address, facts);
+  if (warning !== undefined) log.warn(warning);
   return { address, embedded: false, version: facts.version, isRunning: () => true, stop: async () => {} };
 }
 

@@ -2,7 +2,7 @@
 import { deltaTable, storageTable } from '../catalog/model.ts';
 import { MillraceError, millraceError } from '../errors.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
-import { maintainSql } from '../ivm/view-plan.ts';
+import { explainSteps, maintainSql } from '../ivm/view-plan.ts';
 import { quoteLiteral } from '../sql/quote.ts';
 import type { CallerSession } from './caller-session.ts';
 import { callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
@@ -95,6 +95,7 @@ export async function explainStreamTable(
   const found = await explained(context, session, requiredText(given, 'name'));
   const { plan } = found;
   const { way, reason } = plan.reason;
+  const steps = stepsOf(found);
   return [
     { property: 'pgt_name', value: requiredText(given, 'name') },
     { property: 'defining_query', value: found.definition },
@@ -106,7 +107,8 @@ export async function explainStreamTable(
     { property: 'dvm_supported', value: String(way !== 'full') },
     { property: 'way', value: way },
     { property: 'reason', value: reason },
-    { property: 'operator_tree', value: plan.body.kind },
+    { property: 'operator_tree', value: steps.map(({ kind }) => kind).join(' -> ') },
+    ...steps.map(({ name, text }) => ({ property: name, value: text })),
     { property: 'output_columns', value: found.columns.join(', ') },
     { property: 'sources', value: found.inputs.map((input) => input.name).join(', ') },
     ...deltas(found).map(({ input, sql }) => ({ property: `delta_query ${input}`, value: sql })),
@@ -116,9 +118,16 @@ export async function explainStreamTable(
 /** The statements of a refresh, one text. */
 export async function explainDeltas(context: StatementContext, session: CallerSession, given: Arguments): Promise<string> {
   const found = await explained(context, session, requiredText(given, 'name'));
-  return deltas(found)
-    .map(({ input, sql }) => `-- changes of ${input}\n${sql}`)
-    .join('\n\n');
+  const steps = stepsOf(found).map(({ name, text }) => `-- ${name}: ${text}`);
+  return [steps.join('\n'), ...deltas(found).map(({ input, sql }) => `-- changes of ${input}\n${sql}`)].join('\n\n');
+}
+
+/** The stages of the plan in the order in which they are maintained: `stage 1` .., `result`. */
+function stepsOf({ plan, id }: Explained): readonly { readonly name: string; readonly kind: string; readonly text: string }[] {
+  return explainSteps(plan, id).lines.map((line) => {
+    const [, name = '', kind = '', rest = ''] = /^([^:]*): (\w+), (.*)$/s.exec(line) ?? [];
+    return { name, kind, text: `${kind}, ${rest}` };
+  });
 }
 
 function deltas({ id, plan, inputs }: Explained): readonly { readonly input: string; readonly sql: string }[] {
@@ -155,7 +164,7 @@ async function explained(context: StatementContext, session: CallerSession, name
                              LEFT JOIN millrace.table_version v ON v.relation_id = i.input_id
                             WHERE i.relation_id = t.relation_id))
          FROM millrace.stream_table t JOIN millrace.live_view lv USING (relation_id)
-        WHERE t.relation_id = ($1 ->> 'id')::bigint`,
+        WHERE coalesce(t.pgt_id, t.relation_id) = ($1 ->> 'id')::bigint AND t.replaces IS NULL AND EXISTS (SELECT FROM millrace.relation c WHERE c.id = t.relation_id AND c.facade IS NOT NULL)`,
     ],
     { id },
   )) as Explained;

@@ -6,7 +6,7 @@ import { parseSchedule, ScheduleError } from '../catalog/schedule.ts';
 import { type MillraceError, millraceError } from '../errors.ts';
 import { quoteLiteral } from '../sql/quote.ts';
 
-export type RefreshMode = 'AUTO' | 'DIFFERENTIAL' | 'FULL';
+export type RefreshMode = 'AUTO' | 'DIFFERENTIAL' | 'FULL' | 'IMMEDIATE';
 
 /** Arguments as Postgres has resolved them, by name; what was left out has its default. */
 export type Arguments = Readonly<Record<string, unknown>>;
@@ -31,20 +31,19 @@ export function refreshMode(value: unknown): RefreshMode {
     case 'AUTO':
     case 'DIFFERENTIAL':
     case 'FULL':
-      return mode;
     case 'IMMEDIATE':
-      throw refused(
-        "refresh_mode => 'IMMEDIATE'",
-        'It would have to run inside the transactions of writers; Millrace takes changes from the WAL, behind their commit.',
-        "Use 'DIFFERENTIAL' with a short schedule, and pgtrickle.refresh_stream_table() where a reader must see its own writes.",
-      );
+      return mode;
     default:
       throw invalidArgument(`invalid refresh_mode value: '${String(value)}' (expected 'AUTO', 'FULL', 'DIFFERENTIAL', or 'IMMEDIATE')`);
   }
 }
 
-/** A schedule as it is kept. Raises for one that never comes due. */
-export function checkedSchedule(value: unknown): string {
+/** A schedule as it is kept. Raises for one that never comes due. One that is kept within the statements of writers has none: null. */
+export function checkedSchedule(value: unknown, mode: RefreshMode): string | null {
+  if (mode === 'IMMEDIATE') {
+    if (value === undefined || value === null || String(value).trim().toLowerCase() === 'calculated') return null;
+    throw invalidArgument("refresh_mode = 'IMMEDIATE' is incompatible with a schedule: it is never behind");
+  }
   if (typeof value !== 'string') throw invalidArgument("use 'calculated' instead of NULL to set CALCULATED schedule");
   try {
     return parseSchedule(value).kind === 'calculated' ? 'calculated' : value.trim();
@@ -104,6 +103,21 @@ const rules: Readonly<Record<string, Rule>> = {
   },
   reindex_drift_threshold: { values: null, honoured: [], why: 'Statistics and indexes are kept by Postgres (autovacuum).' },
 };
+
+/** Options that IMMEDIATE does not go with. */
+export function requireImmediateOptions(given: Arguments): void {
+  if (given['cdc_mode'] === 'wal') {
+    throw invalidArgument(
+      "refresh_mode = 'IMMEDIATE' is incompatible with cdc_mode = 'wal'. Changes are taken in by triggers, within the statements.",
+    );
+  }
+  if (given['append_only'] === true) throw invalidArgument('append_only is not supported with IMMEDIATE refresh mode.');
+  if (isGiven(given['partition_by'])) throw invalidArgument('partition_by is not supported with IMMEDIATE refresh mode.');
+}
+
+export function isGiven(value: unknown): boolean {
+  return value !== undefined && value !== null;
+}
 
 /** The options among the arguments. Raises for what is not an option's value, and for what Millrace does not do. */
 export function checkedOptions(given: Arguments): StreamOptions {

@@ -5,18 +5,19 @@
  */
 import { MillraceError, millraceError } from '../errors.ts';
 import { analyzeView, type ReadAnalysis, viewFunctions } from '../ivm/analyze.ts';
+import { expirySql } from '../ivm/expiry.ts';
 import { planView } from '../ivm/plan-view.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { loadViewParser } from '../ivm/source-text.ts';
 import type { ProbeResult } from '../ivm/types.ts';
 import { namedWithOnly } from '../sql/postgres-parser.ts';
-import { quoteIdentifier, quoteQualified } from '../sql/quote.ts';
+import { quoteIdentifier, quoteLiteral, quoteQualified } from '../sql/quote.ts';
 import { type CallerSession, GivenQueryError, UpstreamError } from './caller-session.ts';
-import { type CallerRole, firstRow, type StatementContext } from './context.ts';
+import { type CallerRole, firstRow, perform, type StatementContext } from './context.ts';
 import { probe } from './materialized-views.ts';
 import { facadeOid } from './sources.ts';
-import { notCapturable, readSources, type Sources, type SourceTable } from './stream-table-sources.ts';
-import { functionKinds, functionsOfView, type UnstableFunction } from './view-functions.ts';
+import { notCapturable, notTriggerable, readSources, type Sources, type SourceTable } from './stream-table-sources.ts';
+import { functionKinds, functionsOfView, timely, type UnstableFunction } from './view-functions.ts';
 
 export const scratch = 'pg_temp.millrace_new_view';
 const scratchPrefix = 'CREATE TEMPORARY VIEW millrace_new_view AS ';
@@ -109,6 +110,7 @@ async function requireNoRowTypes(session: CallerSession, { tables }: Sources): P
 }
 
 export type Chosen =
+  | { readonly mode: 'IMMEDIATE'; readonly plan: ViewPlan }
   | { readonly mode: 'DIFFERENTIAL'; readonly plan: ViewPlan }
   /** `reason`: why not DIFFERENTIAL. `possible`: the compiler keeps it by changes, only that each of them makes it compute the whole again. */
   | { readonly mode: 'FULL'; readonly plan: ViewPlan; readonly reason: string; readonly possible: boolean };
@@ -125,6 +127,7 @@ export async function choosePlan(context: StatementContext, session: CallerSessi
     if (!(error instanceof MillraceError) || error.condition !== 'feature_not_supported') throw error;
     return { mode: 'FULL', plan: fullPlan(definition, error.message), reason: error.message, possible: false };
   }
+  if (plan.clock) return await chooseByTime(context, session, definition, plan);
   if (plan.body.kind === 'rows' && plan.body.source.occurrences.some((occurrence) => occurrence.key.length === 0)) {
     const why = 'rows of a relation without a key cannot be found again';
     return { mode: 'FULL', plan: fullPlan(definition, why), reason: why, possible: true };
@@ -150,8 +153,8 @@ export function fullPlan({ analysis }: Definition, reason: string): ViewPlan {
   };
 }
 
-function notDifferential({ sources, unstable }: Definition): string | null {
-  if (unstable !== null) {
+function notDifferential({ sources, unstable, analysis }: Definition): string | null {
+  if (unstable !== null && !(timely.has(unstable.name) && analysis.shape.expiry !== null)) {
     return unstable.volatile
       ? `Defining query contains volatile expressions (e.g., ${unstable.name}()), whose result no change tells of`
       : `The result of ${unstable.name}() changes although no row changes`;
@@ -161,6 +164,39 @@ function notDifferential({ sources, unstable }: Definition): string | null {
     if (why !== null) return why;
   }
   return null;
+}
+
+/** A result that changes with the time: computed again when its inputs change, and when the next of its instants has come. */
+async function chooseByTime(context: StatementContext, session: CallerSession, { sources }: Definition, plan: ViewPlan): Promise<Chosen> {
+  const asked = plan.expiry == null ? null : `SELECT count(*) >= 0 FROM (${expirySql(plan.expiry, sources.storage)}) x`;
+  const told = asked !== null && (await perform(context, session, [`SELECT to_jsonb(millrace.holds(${quoteLiteral(asked)}))`])) === true;
+  if (told) return { mode: 'DIFFERENTIAL', plan };
+  const reason = 'its result changes with the time, and when cannot be told';
+  return { mode: 'FULL', plan, reason, possible: false };
+}
+
+/** The way to keep it within the statements that write to its tables. Raises when there is none. */
+export async function chooseImmediate(
+  context: StatementContext,
+  session: CallerSession,
+  definition: Definition,
+  id: number,
+): Promise<Chosen> {
+  const { sources } = definition;
+  const live = sources.read.find((relation) => relation.kind === 'table' || relation.kind === 'view');
+  const problem =
+    live === undefined
+      ? (sources.tables.map(notTriggerable).find((why) => why !== null) ?? null)
+      : `${quoteQualified(live.schema, live.name)} is kept by Millrace itself: the transactions that write to it are not those of users`;
+  if (problem !== null) throw notImmediate(problem);
+  const chosen = await choosePlan(context, session, { ...definition, sources: { ...sources, streams: false } }, id);
+  if (chosen.mode === 'FULL') throw notImmediate(chosen.reason);
+  if (chosen.plan.clock === true) throw notImmediate('its result changes with the time, when nobody writes');
+  return { mode: 'IMMEDIATE', plan: chosen.plan };
+}
+
+function notImmediate(reason: string): MillraceError {
+  return millraceError('feature_not_supported', { message: `refresh_mode 'IMMEDIATE' cannot keep this query: ${reason}` });
 }
 
 /** Raises unless it can be kept by changes. */

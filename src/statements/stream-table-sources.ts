@@ -5,6 +5,7 @@
  */
 import { storageColumn, storageTable } from '../catalog/model.ts';
 import { millraceError } from '../errors.ts';
+import { overStorage } from '../ivm/source-text.ts';
 import type { LiveRelation, RelationLookup, TableName } from '../ivm/types.ts';
 import { quoteIdentifier, quoteQualified } from '../sql/quote.ts';
 import type { CallerSession } from './caller-session.ts';
@@ -36,12 +37,16 @@ export interface SourceTable {
   readonly isSystem: boolean;
   /** relreplident */
   readonly identity: string;
+  /** A subscription writes to it. */
+  readonly isSubscribed: boolean;
   /** Whether Millrace's role has the rights of its owner. */
   readonly owned: boolean;
   readonly keyAttnums: readonly number[];
   readonly columns: readonly SourceColumn[];
   /** attnums that the query names, plain views looked through. */
   readonly used: readonly number[];
+  /** The stream table whose rows it holds: one in IMMEDIATE mode, whose rows users' transactions write, as they do a table's. */
+  readonly holds: ReadRelation | null;
 }
 
 export interface Sources {
@@ -54,7 +59,7 @@ export interface Sources {
   readonly storage: TableName;
 }
 
-interface RawTable extends Omit<SourceTable, 'id' | 'registered' | 'schema' | 'name' | 'used'> {
+interface RawTable extends Omit<SourceTable, 'id' | 'registered' | 'schema' | 'name' | 'used' | 'holds'> {
   readonly base: number | null;
   readonly newId: number;
   readonly readable: boolean;
@@ -75,6 +80,7 @@ export async function readSources(context: StatementContext, session: CallerSess
       `SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'oid', s.relation::text, 'base', s.base_id, 'newId', CASE WHEN s.base_id IS NULL THEN nextval('millrace.object_id') ELSE 0 END,
                 'kind', s.kind, 'persistence', s.persistence, 'hasChildren', s.has_children, 'isSystem', s.is_system, 'identity', s.identity,
+                'isSubscribed', EXISTS (SELECT FROM pg_subscription_rel x WHERE x.srrelid = s.relation),
                 'owned', s.owned, 'readable', s.readable, 'hiddenRows', s.hidden_rows, 'hasPolicies', s.has_policies,
                 'keyAttnums', s.key_attnums, 'columns', s.columns,
                 'used', (SELECT coalesce(jsonb_agg(DISTINCT d.refobjsubid), '[]')
@@ -83,16 +89,26 @@ export async function readSources(context: StatementContext, session: CallerSess
                             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = s.relation AND d.refobjsubid > 0))), '[]')
          FROM millrace.source_tables(ARRAY(SELECT jsonb_array_elements_text($1 -> 'tables')::oid)) s`,
     ],
-    { view, views, tables: ordinary.map((relation) => relation.oid) },
+    {
+      view,
+      views,
+      tables: [...ordinary.map((relation) => relation.oid), ...read.flatMap((relation) => relation.immediateStorage ?? [])],
+    },
   )) as RawTable[];
   const named = new Map(ordinary.map((relation) => [relation.oid, relation]));
+  const holders = new Map(read.flatMap((relation) => (relation.immediateStorage === null ? [] : [[relation.immediateStorage, relation]])));
   const tables = raw.map((table): SourceTable => {
+    const identity = { id: table.base ?? table.newId, registered: table.base !== null };
+    const holds = holders.get(table.oid) ?? null;
+    if (holds !== null) return { ...table, ...identity, schema: 'millrace_data', name: `s${holds.relationId}`, holds };
     const { schema = '', name = '' } = named.get(table.oid) ?? {};
     requireReadable(table, { schema, name });
-    return { ...table, schema, name, id: table.base ?? table.newId, registered: table.base !== null };
+    return { ...table, ...identity, schema, name, holds };
   });
   await requireNoRowSecurity(session, raw, named, views.length > 0 && !role.superuser);
-  const byName = new Map(tables.map((table) => [JSON.stringify([table.schema, table.name]), table]));
+  const byName = new Map(
+    tables.map((table) => [JSON.stringify([table.holds?.schema ?? table.schema, table.holds?.name ?? table.name]), table]),
+  );
   const live = relationLookup(read);
   const storages = new Map<number, string>([
     ...read.flatMap((relation): [number, string][] =>
@@ -164,11 +180,26 @@ async function requireNoRowSecurity(
 }
 
 function asInput(table: SourceTable): LiveRelation {
+  if (table.holds !== null) return heldRows(table, table.holds);
   return {
     kind: 'live',
     id: table.id,
     key: table.keyAttnums.map(storageColumn),
     columns: table.columns.map((column) => ({ name: column.name, expression: `s.${storageColumn(column.attnum)}` })),
+  };
+}
+
+/** A stream table as its storage, whose columns are told by their numbers as those of any table. */
+function heldRows(table: SourceTable, { plan, names }: ReadRelation): LiveRelation {
+  const attnums = new Map(table.columns.map((column) => [column.name, column.attnum]));
+  return {
+    kind: 'live',
+    id: table.id,
+    key: table.keyAttnums.map(storageColumn),
+    columns: (plan?.columns ?? []).map(({ name, expression }, index) => ({
+      name: names[index] ?? name,
+      expression: overStorage(expression, (column) => storageColumn(attnums.get(column) ?? 0)),
+    })),
   };
 }
 
@@ -199,6 +230,16 @@ export function notCapturable(table: SourceTable, streams: boolean): string | nu
   return null;
 }
 
+/** Why a table cannot have the triggers that keep a stream table within the statements that write to it; null when it can. */
+export function notTriggerable(table: SourceTable): string | null {
+  const shown = `'${table.schema}.${table.name}'`;
+  if (table.kind === 'p') return `table ${shown} is partitioned, and writes to a partition fire no statement trigger of its parent`;
+  if (table.isSubscribed) return `table ${shown} is written by a subscription, which fires no statement triggers`;
+  if (table.columns.some((column) => column.generated === 'v'))
+    return `table ${shown} has virtual generated columns, which triggers are not given`;
+  return notCapturable(table, false);
+}
+
 /**
  * Statements that register the tables, with their parameters for `perform` under `bases`. Those known already are among them: the engine
  * takes a table that nobody reads out of the catalog, and may have done so since it was looked up.
@@ -219,13 +260,15 @@ export function baseRows(tables: readonly SourceTable[]): readonly Record<string
 
 /** What pgtrickle.pgt_dependencies shows: rows of millrace.stream_table_source. */
 export function sourceRows(sources: Sources): readonly Record<string, unknown>[] {
-  const ordinary = sources.tables.map((table) => ({
-    oid: table.oid,
-    type: table.kind === 'm' ? 'MATVIEW' : table.kind === 'f' ? 'FOREIGN_TABLE' : 'TABLE',
-    attnums: table.used,
-    names: table.columns.filter((column) => table.used.includes(column.attnum)).map((column) => column.name),
-    name: quoteQualified(table.schema, table.name),
-  }));
+  const ordinary = sources.tables
+    .filter((table) => table.holds === null)
+    .map((table) => ({
+      oid: table.oid,
+      type: table.kind === 'm' ? 'MATVIEW' : table.kind === 'f' ? 'FOREIGN_TABLE' : 'TABLE',
+      attnums: table.used,
+      names: table.columns.filter((column) => table.used.includes(column.attnum)).map((column) => column.name),
+      name: quoteQualified(table.schema, table.name),
+    }));
   const others = sources.read
     .filter((relation) => relation.kind !== 'ordinary')
     .map((relation) => ({

@@ -13,19 +13,22 @@ import type { CallerSession } from './caller-session.ts';
 import { type CallerRole, callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
 import { facadeTriggers } from './facades.ts';
 import { requireSameTypes } from './materialized-views.ts';
-import { creationNamespace, findLive, requireOwner } from './names.ts';
+import { creationNamespace, findLive, type LiveObject, requireOwner } from './names.ts';
 import { dropFailed, dropLive } from './removal.ts';
 import {
   type Arguments,
   checkedOptions,
   checkedSchedule,
   invalidArgument,
+  isGiven,
   type RefreshMode,
   refreshMode,
   requiredText,
+  requireImmediateOptions,
 } from './stream-table-options.ts';
 import {
   type Chosen,
+  chooseImmediate,
   choosePlan,
   createScratch,
   type Definition,
@@ -43,7 +46,8 @@ export type IfThere = 'raise' | 'skip' | 'replace';
 
 interface Wanted {
   readonly query: string;
-  readonly schedule: string;
+  /** Null: it is never behind (IMMEDIATE). */
+  readonly schedule: string | null;
   readonly mode: RefreshMode;
   readonly options: Readonly<Record<string, unknown>>;
 }
@@ -58,10 +62,12 @@ export async function createStreamTable(
   await requireCatalog(context, session);
   const role = await callerRole(session);
   const name = await parsedName(session, requiredText(given, 'name'));
+  const mode = refreshMode(given['refresh_mode']);
+  if (mode === 'IMMEDIATE') requireImmediateOptions(given);
   const wanted: Wanted = {
     query: requiredText(given, 'query'),
-    schedule: checkedSchedule(given['schedule']),
-    mode: refreshMode(given['refresh_mode']),
+    schedule: checkedSchedule(given['schedule'], mode),
+    mode,
     options: { ...checkedOptions(given), ...(given['initialize'] === false ? { initialize: false } : {}) },
   };
   const namespace = await unplaced(creationNamespace(session, name));
@@ -74,7 +80,7 @@ export async function createStreamTable(
     [namespace.oid, name.name],
   );
   if (there !== null) {
-    const [id, query, schedule, mode] = there;
+    const [id, query, schedule, oldMode] = there;
     if (id === null || id === undefined) throw millraceError('duplicate_relation', { name: name.name });
     if (ifThere === 'raise') throw millraceError('stream_table_exists', { name: shown });
     if (ifThere === 'skip') {
@@ -82,7 +88,7 @@ export async function createStreamTable(
       return { id: null };
     }
     const same = spaced(query ?? '') === spaced(wanted.query);
-    if (same && schedule === wanted.schedule && mode === wanted.mode) return { id: null };
+    if (same && (schedule === wanted.schedule || mode === 'IMMEDIATE') && oldMode === wanted.mode) return { id: null };
     const changes = { name: given['name'], query: wanted.query, schedule: wanted.schedule, refresh_mode: wanted.mode };
     await alterStreamTable(context, session, same ? { ...changes, query: null } : changes);
     return { id: Number(id) };
@@ -135,8 +141,9 @@ async function makeStreamTable(
       `INSERT INTO millrace.live_view (relation_id, definition, plan) VALUES (($1 ->> 'id')::bigint, NULL, $1 -> 'plan')`,
       `INSERT INTO millrace.live_view_input (relation_id, input_id)
        SELECT ($1 ->> 'id')::bigint, value::bigint FROM jsonb_array_elements_text($1 -> 'inputs')`,
-      `INSERT INTO millrace.stream_table (relation_id, query, definition, schedule, requested_mode, refresh_mode, downgrade_reason, options)
-       VALUES (($1 ->> 'id')::bigint, $1 ->> 'query', $1 ->> 'text', $1 ->> 'schedule', $1 ->> 'requested', $1 ->> 'mode', $1 ->> 'downgrade', $1 -> 'options')`,
+      `INSERT INTO millrace.stream_table (relation_id, query, definition, schedule, requested_mode, refresh_mode, downgrade_reason, options, pgt_id)
+       VALUES (($1 ->> 'id')::bigint, $1 ->> 'query', $1 ->> 'text', $1 ->> 'schedule', $1 ->> 'requested', $1 ->> 'mode', $1 ->> 'downgrade', $1 -> 'options',
+               (SELECT coalesce(t.pgt_id, t.relation_id) FROM millrace.stream_table t WHERE t.relation_id = ($1 ->> 'replaced')::bigint))`,
       insertSources,
     ],
     {
@@ -152,6 +159,7 @@ async function makeStreamTable(
       mode: chosen.mode,
       downgrade: chosen.mode === 'FULL' && wanted.mode !== 'FULL' ? chosen.reason : null,
       options: wanted.options,
+      replaced: replaced?.id ?? null,
       sources: sourceRows(sources),
     },
   );
@@ -171,6 +179,7 @@ async function choose(
     const reason = 'refresh_mode FULL was asked for';
     return { mode: 'FULL', plan: fullPlan(definition, reason), reason, possible: false };
   }
+  if (mode === 'IMMEDIATE') return await chooseImmediate(context, session, definition, id);
   const chosen = await choosePlan(context, session, definition, id);
   if (mode === 'DIFFERENTIAL') requireDifferential(chosen);
   return chosen;
@@ -178,13 +187,13 @@ async function choose(
 
 /** What the caller should know of the choice. */
 function tell(session: CallerSession, mode: RefreshMode, chosen: Chosen, { sources }: Definition): void {
-  if (mode === 'FULL') return;
+  if (mode === 'FULL' || chosen.mode === 'IMMEDIATE') return;
   if (chosen.mode === 'FULL') {
     session.notice({ severity: 'WARNING', code: '01000', message: `Falling back to FULL refresh: ${chosen.reason}` });
     return;
   }
   for (const table of sources.tables) {
-    if (sources.streams ? table.identity === 'f' : table.registered) continue;
+    if (table.holds !== null || (sources.streams ? table.identity === 'f' : table.registered)) continue;
     const shown = quoteQualified(table.schema, table.name);
     if (!sources.streams) {
       session.notice({
@@ -227,8 +236,10 @@ export async function alterStreamTable(context: StatementContext, session: Calle
   await requireOwner(session, 'stream table', shown, found.owner, role);
   const [, query, oldSchedule, oldMode] = row;
   const options = checkedOptions(given);
-  const schedule = isGiven(given['schedule']) ? checkedSchedule(given['schedule']) : (oldSchedule ?? 'calculated');
   const mode = isGiven(given['refresh_mode']) ? refreshMode(given['refresh_mode']) : refreshMode(oldMode);
+  if (mode === 'IMMEDIATE') requireImmediateOptions(given);
+  const kept = mode === 'IMMEDIATE' ? null : (oldSchedule ?? 'calculated');
+  const schedule = isGiven(given['schedule']) ? checkedSchedule(given['schedule'], mode) : kept;
   await perform(
     context,
     session,
@@ -243,10 +254,6 @@ export async function alterStreamTable(context: StatementContext, session: Calle
   const newQuery = isGiven(given['query']) ? requiredText(given, 'query') : (query ?? '');
   if (newQuery === query && mode === oldMode) return;
   await replaceQuery(context, session, role, { ...found, shown }, { query: newQuery, schedule, mode, options });
-}
-
-function isGiven(value: unknown): boolean {
-  return value !== undefined && value !== null;
 }
 
 async function alterStatus(session: CallerSession, name: string, status: unknown): Promise<void> {
@@ -269,7 +276,7 @@ async function replaceQuery(
   context: StatementContext,
   session: CallerSession,
   role: CallerRole,
-  old: { readonly id: string; readonly facade: string; readonly schema: string; readonly name: string; readonly shown: string },
+  old: Pick<LiveObject, 'id' | 'facade' | 'state' | 'schema' | 'name'> & { readonly shown: string },
   wanted: Wanted,
 ): Promise<void> {
   const readers = await firstRow(
@@ -283,18 +290,55 @@ async function replaceQuery(
       `stream table ${old.shown} has dependent stream tables: ${readers?.[0]}. Drop them, alter it, and create them again.`,
     );
   }
+  // One that was to take its place, and has not yet, is not wanted any more.
+  const others = (await perform(
+    context,
+    session,
+    [
+      `SELECT coalesce(jsonb_agg(t.relation_id::text), '[]') FROM millrace.stream_table t JOIN millrace.relation r ON r.id = t.relation_id
+        WHERE t.replaces = ($1 ->> 'id')::bigint AND r.state <> 'dropped'`,
+    ],
+    { id: old.id },
+  )) as string[];
+  await dropLive(context, session, others);
   const id = await makeStreamTable(context, session, role, wanted, { id: old.id, facade: old.facade, name: old.shown });
   const facade = quoteQualified(old.schema, old.name);
-  const columns = await session.query(
+  const different = await session.query(
     `SELECT n.attname FROM pg_catalog.pg_attribute o
        LEFT JOIN pg_catalog.pg_attribute n ON n.attrelid = $2::pg_catalog.regclass AND n.attnum = o.attnum
-      WHERE o.attrelid = $1::oid AND o.attnum > 0
-        AND (o.attname, o.atttypid, o.atttypmod, o.attcollation) IS DISTINCT FROM (n.attname, n.atttypid, n.atttypmod, n.attcollation)`,
-    [old.facade, gateView(id)],
+      WHERE o.attrelid = $1::pg_catalog.regclass AND o.attnum > 0
+        AND (o.attname, o.atttypid, o.atttypmod, o.attcollation) IS DISTINCT FROM (n.attname, n.atttypid, n.atttypmod, n.attcollation)
+      UNION ALL
+     SELECT n.attname FROM pg_catalog.pg_attribute n WHERE n.attrelid = $2::pg_catalog.regclass
+        AND n.attnum > (SELECT max(o.attnum) FROM pg_catalog.pg_attribute o WHERE o.attrelid = $1::pg_catalog.regclass)`,
+    [gateView(Number(old.id)), gateView(id)],
     { quiet: true },
   );
-  await perform(context, session, ["UPDATE millrace.relation SET facade = NULL WHERE id = ($1 ->> 'id')::bigint"], { id: old.id });
-  if (columns.rows.length === 0) {
+  if (different.rows.length === 0 && old.state === 'ready' && wanted.options['initialize'] !== false) {
+    // Filled beside the old one, which is read until then.
+    await perform(
+      context,
+      session,
+      ["UPDATE millrace.stream_table SET replaces = ($1 ->> 'old')::bigint WHERE relation_id = ($1 ->> 'id')::bigint"],
+      {
+        id,
+        old: old.id,
+      },
+    );
+    if (!(await waitsForEngine(session))) return;
+    session.onCommit((after) => awaitReady(after, [String(id)], () => dropFailed(context, after, id, '')));
+    return;
+  }
+  await perform(
+    context,
+    session,
+    [
+      "UPDATE millrace.relation SET facade = NULL WHERE id = ($1 ->> 'old')::bigint",
+      "UPDATE millrace.refresh_history SET relation_id = ($1 ->> 'id')::bigint WHERE relation_id = ($1 ->> 'old')::bigint",
+    ],
+    { id, old: old.id },
+  );
+  if (different.rows.length === 0) {
     await session.query(`CREATE OR REPLACE VIEW ${facade} AS SELECT * FROM ${gateView(id)}`, [], { quiet: true });
   } else {
     // Other columns: what reads the facade has to go first, as Postgres says.

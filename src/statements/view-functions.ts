@@ -70,6 +70,11 @@ export interface UnstableFunction {
   readonly volatile: boolean;
 }
 
+/** Those of them that tell the time of the transaction: what compares it may be kept all the same. */
+export const timely: ReadonlySet<string> = new Set([
+  ...['now', 'transaction_timestamp', 'current_date', 'current_timestamp', 'localtimestamp'],
+]);
+
 /** Builtin functions beside those of time that may run with Millrace's rights: they reveal nothing and do nothing. */
 const harmless = new Set([
   ...['random', 'random_normal', 'clock_timestamp', 'timeofday', 'gen_random_uuid', 'uuidv4', 'uuidv7'],
@@ -117,7 +122,7 @@ export async function functionsOfView(
   const harmful = unstable.find(({ name, own }) => !own && !harmless.has(name));
   if (harmful !== undefined) throw millraceError('not_materializable', { function: harmful.name });
   requireTrusted(called, role);
-  return unstable[0] ?? null;
+  return unstable.find(({ name }) => !timely.has(name)) ?? unstable[0] ?? null;
 }
 
 function requireTrusted(called: readonly CalledFunction[], role: CallerRole): void {

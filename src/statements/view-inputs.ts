@@ -19,6 +19,8 @@ export interface ReadRelation {
   readonly columns: readonly VersionColumn[] | null;
   readonly keyAttnums: readonly number[] | null;
   readonly plan: ViewPlan | null;
+  /** Its storage (OID), when it is a stream table that triggers keep. */
+  readonly immediateStorage: string | null;
   /** What its columns are called now: users may rename those of a facade. */
   readonly names: readonly string[];
 }
@@ -33,6 +35,8 @@ export async function readRelations(context: StatementContext, session: CallerSe
       `SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'oid', r.relation::text, 'schema', r.schema, 'name', r.name, 'kind', r.kind, 'query', r.query, 'relationId', r.relation_id, 'storageId', r.storage_id,
                 'columns', r.columns, 'keyAttnums', r.key_attnums, 'plan', r.plan,
+                'immediateStorage', (SELECT to_regclass('millrace_data.s' || t.relation_id)::oid::text
+                                       FROM millrace.stream_table t WHERE t.relation_id = r.relation_id AND t.refresh_mode = 'IMMEDIATE'),
                 'names', (SELECT jsonb_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = r.relation AND a.attnum > 0))), '[]')
          FROM millrace.relations_read(($1 ->> 'oid')::oid) r`,
     ],

@@ -75,7 +75,40 @@ CREATE TABLE millrace.stream_table (
     last_refresh_at    timestamptz,
     data_timestamp     timestamptz,            -- commit time up to which base changes are in
     rows_in_last_refresh bigint,
+    -- It has taken the place of another one, and what that was known by; NULL: by its own id
+    pgt_id             bigint,
+    -- The relation whose place, and facade, it takes when it is filled; NULL: none, or it has
+    replaces           bigint,
     created_at         timestamptz NOT NULL DEFAULT now()
+);
+
+-- A stream table in IMMEDIATE mode: what its triggers go by (005_immediate.sql, src/engine/immediate). Names of columns are not in it:
+-- texts have a place for each table, marked with the nonce, and are written out by what the columns are called then.
+CREATE TABLE millrace.immediate (
+    relation_id    bigint PRIMARY KEY REFERENCES millrace.stream_table ON DELETE CASCADE,
+    -- collect: it is being filled, changes are set aside; on: kept within the statements; off: triggers do nothing
+    mode           text      NOT NULL CHECK (mode IN ('collect', 'on', 'off')),
+    lost           text,                    -- why its rows are not those of its query: the engine computes them anew; NULL: they are
+    nonce          text      NOT NULL,
+    bases          bigint[]  NOT NULL,      -- its inputs ..
+    oids           oid[]     NOT NULL,      -- .. and the tables they are
+    column_bases   bigint[]  NOT NULL,      -- columns that it uses; attnum 0 stands for the table itself
+    column_oids    oid[]     NOT NULL,
+    column_attnums integer[] NOT NULL,
+    column_types   text[]    NOT NULL,
+    print          text,                    -- what all these were called when the functions were written
+    functions      jsonb     NOT NULL,      -- {"name": body}
+    catch_up       jsonb     NOT NULL,      -- {input or "all": [statements]}: from the tables of changes set aside
+    rebuild        jsonb     NOT NULL       -- [statements]
+);
+
+-- A table whose owner has closed it for a while: stream tables that read it are refreshed when that is asked for, not by themselves.
+CREATE TABLE millrace.source_gate (
+    source     oid PRIMARY KEY,
+    gated      boolean NOT NULL,
+    gated_at   timestamptz NOT NULL DEFAULT now(),
+    ungated_at timestamptz,
+    gated_by   text NOT NULL DEFAULT current_user
 );
 
 CREATE SEQUENCE millrace.refresh_id;

@@ -180,7 +180,7 @@ END $$;
 
 -- What a user may change of stream tables directly: those that the current role owns, and of them these columns.
 CREATE VIEW millrace.own_stream_table WITH (security_barrier) AS
-    SELECT t.relation_id, t.status, t.status_reason, t.consecutive_errors, t.refresh_requested, t.refresh_done, t.reinitialize
+    SELECT coalesce(t.pgt_id, t.relation_id) AS pgt_id, t.relation_id, t.status, t.status_reason, t.consecutive_errors, t.refresh_requested, t.refresh_done, t.reinitialize
       FROM millrace.stream_table t
      WHERE EXISTS (SELECT FROM millrace.relation r JOIN pg_class c ON c.oid = r.facade
                     WHERE r.id = t.relation_id AND r.state <> 'dropped' AND pg_has_role(c.relowner, 'USAGE'))
@@ -197,7 +197,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
       FROM millrace.stream_table t
       JOIN millrace.relation r ON r.id = t.relation_id AND r.state <> 'dropped'
       LEFT JOIN LATERAL (SELECT * FROM millrace.refresh_history h WHERE h.relation_id = t.relation_id ORDER BY h.refresh_id DESC LIMIT 1) h ON true
-     WHERE t.relation_id = relation
+     WHERE coalesce(t.pgt_id, t.relation_id) = relation AND r.facade IS NOT NULL
 $$;
 
 -- The same after a pause, and after the epoch that is about to refresh it, if there is one: the engine holds this lock as long as that is open.
@@ -287,12 +287,17 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 CREATE VIEW pgtrickle.pgt_stream_tables AS
-    SELECT t.relation_id AS pgt_id, r.facade AS pgt_relid, c.relname::text COLLATE "default" AS pgt_name, n.nspname::text COLLATE "default" AS pgt_schema,
+    SELECT coalesce(t.pgt_id, t.relation_id) AS pgt_id, r.facade AS pgt_relid, c.relname::text COLLATE "default" AS pgt_name, n.nspname::text COLLATE "default" AS pgt_schema,
            t.definition AS defining_query, t.query AS original_query,
            CASE WHEN lower(t.schedule) <> 'calculated' THEN t.schedule END AS schedule,
            CASE t.requested_mode WHEN 'AUTO' THEN t.refresh_mode ELSE t.requested_mode END AS refresh_mode,
            CASE WHEN r.state = 'error' THEN 'ERROR' WHEN t.status = 'PAUSED' THEN 'SUSPENDED' ELSE t.status END AS status,
-           t.is_populated, t.data_timestamp, NULL::jsonb AS frontier, t.last_refresh_at, t.consecutive_errors, t.reinitialize AS needs_reinit,
+           t.is_populated,
+           -- IMMEDIATE: as of whoever looks
+           CASE WHEN t.refresh_mode = 'IMMEDIATE' AND t.status = 'ACTIVE' AND r.state = 'ready'
+                     AND NOT EXISTS (SELECT FROM millrace.immediate i WHERE i.relation_id = t.relation_id AND i.lost IS NOT NULL)
+                THEN now() ELSE t.data_timestamp END AS data_timestamp,
+           NULL::jsonb AS frontier, t.last_refresh_at, t.consecutive_errors, t.reinitialize AS needs_reinit,
            NULL::float8 AS auto_threshold, NULL::float8 AS last_full_ms, NULL::text[] AS functions_used,
            NULL::integer AS topk_limit, NULL::text AS topk_order_by, NULL::integer AS topk_offset,
            'none'::text AS diamond_consistency, 'fastest'::text AS diamond_schedule_policy,
@@ -318,22 +323,24 @@ CREATE VIEW pgtrickle.pgt_stream_tables AS
                           ORDER BY h.refresh_id DESC LIMIT 1) failed ON true;
 
 CREATE VIEW pgtrickle.pgt_dependencies AS
-    SELECT s.relation_id AS pgt_id, s.source AS source_relid, s.source_type,
+    SELECT coalesce(t.pgt_id, t.relation_id) AS pgt_id, s.source AS source_relid, s.source_type,
            coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
                       WHERE a.attrelid = s.source AND a.attnum = ANY (s.attnums) AND NOT a.attisdropped), s.names) AS columns_used,
-           NULL::jsonb AS column_snapshot, NULL::text AS schema_fingerprint, CASE b.method WHEN 'trigger' THEN 'TRIGGER' ELSE 'WAL' END AS cdc_mode,
+           NULL::jsonb AS column_snapshot, NULL::text AS schema_fingerprint, 
+           CASE WHEN b.method = 'trigger' OR t.refresh_mode = 'IMMEDIATE' THEN 'TRIGGER' ELSE 'WAL' END AS cdc_mode,
            CASE WHEN b.state = 'captured' AND b.method = 'wal' THEN capture.slot END AS slot_name,
            CASE WHEN b.state = 'captured' AND b.method = 'wal' THEN progress.lsn END AS decoder_confirmed_lsn,
            NULL::timestamptz AS transition_started_at,
            coalesce(millrace.qualified_name(s.source), s.name) AS source_stable_name, 'local'::text AS source_placement
       FROM millrace.stream_table_source s
+      JOIN millrace.stream_table t ON t.relation_id = s.relation_id
       LEFT JOIN millrace.base_table b ON b.table_oid = s.source
       LEFT JOIN millrace.base_capture capture ON true
       LEFT JOIN millrace.base_progress progress ON true
-      JOIN millrace.relation r ON r.id = s.relation_id AND r.state <> 'dropped';
+      JOIN millrace.relation r ON r.id = s.relation_id AND r.state <> 'dropped' AND r.facade IS NOT NULL;
 
 CREATE VIEW pgtrickle.pgt_refresh_history AS
-    SELECT h.refresh_id, h.relation_id AS pgt_id, coalesce(h.ended_at, h.started_at) AS data_timestamp, h.started_at AS start_time, h.ended_at AS end_time,
+    SELECT h.refresh_id, coalesce(t.pgt_id, h.relation_id) AS pgt_id, coalesce(h.ended_at, h.started_at) AS data_timestamp, h.started_at AS start_time, h.ended_at AS end_time,
            CASE h.action WHEN 'INITIALIZE' THEN 'FULL' ELSE h.action END AS action, h.rows_inserted, h.rows_deleted, h.delta_rows AS delta_row_count,
            NULL::text AS merge_strategy_used, h.action = 'FULL' AND t.refresh_mode = 'DIFFERENTIAL' AS was_full_fallback,
            h.error AS error_message, h.status,
@@ -416,7 +423,7 @@ LANGUAGE plpgsql STABLE AS $$
 DECLARE
     id bigint := millrace.stream_table_named(name);
 BEGIN
-    IF NOT EXISTS (SELECT FROM millrace.own_stream_table t WHERE t.relation_id = id) THEN
+    IF NOT EXISTS (SELECT FROM millrace.own_stream_table t WHERE t.pgt_id = id) THEN
         RAISE EXCEPTION USING
             ERRCODE = '42501',
             MESSAGE = pg_catalog.format('permission denied: must be owner of stream table %s', name),
@@ -430,11 +437,12 @@ CREATE FUNCTION millrace.request_refresh(id bigint) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     wanted bigint;
+    relation bigint;
     awaited jsonb := coalesce(nullif(pg_catalog.current_setting('millrace.awaited', true), '')::jsonb, '{}');
 BEGIN
-    UPDATE millrace.own_stream_table SET refresh_requested = refresh_requested + 1 WHERE relation_id = id RETURNING refresh_requested INTO wanted;
+    UPDATE millrace.own_stream_table SET refresh_requested = refresh_requested + 1 WHERE pgt_id = id RETURNING refresh_requested, relation_id INTO wanted, relation;
     PERFORM pg_catalog.set_config('millrace.awaited', (awaited || pg_catalog.jsonb_build_object(id::text, wanted))::text, true);
-    PERFORM pg_catalog.pg_notify('millrace', pg_catalog.format('refresh %s %s', id, wanted));
+    PERFORM pg_catalog.pg_notify('millrace', pg_catalog.format('refresh %s %s', relation, wanted));
 END $$;
 
 CREATE FUNCTION pgtrickle.refresh_stream_table(name text) RETURNS void
@@ -446,7 +454,7 @@ BEGIN
     IF pg_catalog.pg_is_in_recovery() THEN
         RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'Cannot refresh stream tables on a read replica. Type it on the primary server.';
     END IF;
-    IF EXISTS (SELECT FROM millrace.own_stream_table t WHERE t.relation_id = id AND t.status IN ('PAUSED', 'SUSPENDED')) THEN
+    IF EXISTS (SELECT FROM millrace.own_stream_table t WHERE t.pgt_id = id AND t.status IN ('PAUSED', 'SUSPENDED')) THEN
         RAISE EXCEPTION USING
             ERRCODE = '22023',
             MESSAGE = pg_catalog.format('invalid argument: stream table %s is suspended ; use pgtrickle.resume_stream_table(''%s'') first', shown, shown);
@@ -476,7 +484,7 @@ END $$;
 CREATE FUNCTION millrace.set_stream_status(id bigint, new_status text, reason text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE millrace.own_stream_table SET status = new_status, status_reason = reason WHERE relation_id = id;
+    UPDATE millrace.own_stream_table SET status = new_status, status_reason = reason WHERE pgt_id = id;
     PERFORM pg_catalog.pg_notify('millrace', '');
 END $$;
 
@@ -514,20 +522,20 @@ BEGIN
             ERRCODE = '22023',
             MESSAGE = pg_catalog.format('invalid argument: stream table %s is not suspended or in error state (current status: %s)', shown, current);
     END IF;
-    UPDATE millrace.own_stream_table SET consecutive_errors = 0 WHERE relation_id = id;
+    UPDATE millrace.own_stream_table SET consecutive_errors = 0 WHERE pgt_id = id;
     PERFORM millrace.set_stream_status(id, CASE WHEN populated THEN 'ACTIVE' ELSE 'INITIALIZING' END, NULL);
 END $$;
 
 CREATE FUNCTION pgtrickle.pause_all() RETURNS void
 LANGUAGE sql AS $$
-    SELECT millrace.set_stream_status(t.relation_id, 'PAUSED', pg_catalog.format('paused by %s', current_user))
+    SELECT millrace.set_stream_status(t.pgt_id, 'PAUSED', pg_catalog.format('paused by %s', current_user))
       FROM millrace.own_stream_table t WHERE t.status IN ('INITIALIZING', 'ACTIVE')
 $$;
 
 CREATE FUNCTION pgtrickle.resume_all() RETURNS void
 LANGUAGE sql AS $$
-    SELECT millrace.set_stream_status(t.relation_id, CASE WHEN s.is_populated THEN 'ACTIVE' ELSE 'INITIALIZING' END, NULL)
-      FROM millrace.own_stream_table t JOIN pgtrickle.pgt_stream_tables s ON s.pgt_id = t.relation_id
+    SELECT millrace.set_stream_status(t.pgt_id, CASE WHEN s.is_populated THEN 'ACTIVE' ELSE 'INITIALIZING' END, NULL)
+      FROM millrace.own_stream_table t JOIN pgtrickle.pgt_stream_tables s ON s.pgt_id = t.pgt_id
      WHERE t.status IN ('PAUSED', 'SUSPENDED')
 $$;
 
@@ -539,7 +547,7 @@ DECLARE
     shown text;
 BEGIN
     SELECT s.is_populated, pg_catalog.format('%s.%s', s.pgt_schema, s.pgt_name) INTO populated, shown FROM pgtrickle.pgt_stream_tables s WHERE s.pgt_id = id;
-    UPDATE millrace.own_stream_table SET reinitialize = true, consecutive_errors = 0 WHERE relation_id = id;
+    UPDATE millrace.own_stream_table SET reinitialize = true, consecutive_errors = 0 WHERE pgt_id = id;
     -- It may have been suspended: what it was suspended for is made good by computing it anew, or is told again.
     PERFORM millrace.set_stream_status(id, CASE WHEN populated THEN 'ACTIVE' ELSE 'INITIALIZING' END, NULL);
     PERFORM millrace.request_refresh(id);
@@ -837,5 +845,191 @@ BEGIN
                            || replace(substr(f.returns, 7), '%', '%%') || '; END'
                        ELSE 'BEGIN RETURN (%s #>> ''{}'')::' || f.returns || '; END' END,
                    format('millrace.carried_out(%L, pg_catalog.jsonb_build_object(%s))', f.name, given)));
+    END LOOP;
+END $$;
+
+-- Gates. A user may open and close what he owns.
+CREATE VIEW millrace.own_source_gate WITH (security_barrier) AS
+    SELECT g.source, g.gated, g.gated_at, g.ungated_at, g.gated_by
+      FROM millrace.source_gate g
+     WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = g.source AND pg_has_role(c.relowner, 'USAGE'))
+      WITH CHECK OPTION;
+GRANT SELECT, INSERT, UPDATE ON millrace.own_source_gate TO PUBLIC;
+
+CREATE FUNCTION millrace.gate(source text, closed boolean) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    relation oid := pg_catalog.to_regclass(source)::oid;
+BEGIN
+    IF relation IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '42P01', MESSAGE = pg_catalog.format('relation "%s" does not exist', source);
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation AND pg_catalog.pg_has_role(c.relowner, 'USAGE')) THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = pg_catalog.format('must be owner of %s', source);
+    END IF;
+    UPDATE millrace.own_source_gate g
+       SET gated = closed, gated_at = CASE WHEN closed THEN pg_catalog.now() ELSE g.gated_at END,
+           ungated_at = CASE WHEN closed THEN NULL ELSE pg_catalog.now() END, gated_by = current_user
+     WHERE g.source = relation;
+    IF NOT FOUND THEN
+        INSERT INTO millrace.own_source_gate (source, gated, gated_at, gated_by) VALUES (relation, closed, pg_catalog.now(), current_user);
+    END IF;
+    PERFORM pg_catalog.pg_notify('millrace', '');
+    PERFORM pg_catalog.pg_notify('pgtrickle_source_gate', source);
+END $$;
+
+CREATE FUNCTION pgtrickle.gate_source(source text) RETURNS void LANGUAGE sql AS $$ SELECT millrace.gate($1, true) $$;
+CREATE FUNCTION pgtrickle.ungate_source(source text) RETURNS void LANGUAGE sql AS $$ SELECT millrace.gate($1, false) $$;
+
+CREATE FUNCTION pgtrickle.source_gates()
+RETURNS TABLE (source_table text, schema_name text, gated boolean, gated_at timestamptz, ungated_at timestamptz, gated_by text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.relname::text, n.nspname::text, g.gated, g.gated_at, g.ungated_at, g.gated_by
+      FROM millrace.source_gate g JOIN pg_class c ON c.oid = g.source JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 2, 1
+$$;
+
+-- Snapshots are tables of the caller; a comment says what of.
+CREATE FUNCTION pgtrickle.snapshot_stream_table(p_name text, p_target text DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+    id bigint := millrace.stream_table_named(p_name);
+    of record;
+    target text;
+BEGIN
+    SELECT s.pgt_schema, s.pgt_name INTO of FROM pgtrickle.pgt_stream_tables s WHERE s.pgt_id = id;
+    target := coalesce(p_target, pg_catalog.format('%I.%I', of.pgt_schema,
+        pg_catalog.left(of.pgt_name, 40) || '_snapshot_' || pg_catalog.to_char(pg_catalog.clock_timestamp(), 'YYYYMMDDHH24MISSMS')));
+    IF pg_catalog.to_regclass(target) IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '42710', MESSAGE = pg_catalog.format('snapshot already exists: %s', target);
+    END IF;
+    -- As a name it is taken apart and quoted again: it may be anything.
+    target := (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(part), '.' ORDER BY place) FROM pg_catalog.unnest(pg_catalog.parse_ident(target)) WITH ORDINALITY AS p(part, place));
+    EXECUTE pg_catalog.format('CREATE TABLE %s AS SELECT * FROM %I.%I', target, of.pgt_schema, of.pgt_name);
+    EXECUTE pg_catalog.format('COMMENT ON TABLE %s IS %L', target, pg_catalog.format('snapshot of stream table %s taken at %s', id, pg_catalog.clock_timestamp()));
+    RETURN target;
+END $$;
+
+CREATE FUNCTION pgtrickle.list_snapshots(p_name text)
+RETURNS TABLE (snapshot_table text, created_at timestamptz, row_count bigint, frontier jsonb, size_bytes bigint)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    mark text := pg_catalog.format('snapshot of stream table %s taken at ', millrace.stream_table_named(p_name));
+BEGIN
+    FOR snapshot_table, created_at, size_bytes IN
+        SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.substr(d.description, pg_catalog.length(mark) + 1)::timestamptz, pg_catalog.pg_total_relation_size(c.oid)
+          FROM pg_catalog.pg_description d
+          JOIN pg_catalog.pg_class c ON c.oid = d.objoid AND c.relkind = 'r'
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE d.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objsubid = 0 AND pg_catalog.starts_with(d.description, mark)
+           AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
+         ORDER BY 2
+    LOOP
+        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM %s', snapshot_table) INTO row_count;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+
+CREATE FUNCTION pgtrickle.drop_snapshot(p_snapshot_table text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF coalesce(pg_catalog.obj_description(pg_catalog.to_regclass(p_snapshot_table)::oid, 'pg_class'), '') !~ '^snapshot of stream table \d+ taken at ' THEN
+        RAISE EXCEPTION USING ERRCODE = '42P01', MESSAGE = pg_catalog.format('snapshot source not found: %s', p_snapshot_table);
+    END IF;
+    EXECUTE pg_catalog.format('DROP TABLE %s', pg_catalog.to_regclass(p_snapshot_table));
+END $$;
+
+-- There is no fuse that could blow.
+CREATE FUNCTION pgtrickle.fuse_status()
+RETURNS TABLE (stream_table text, fuse_mode text, fuse_state text, fuse_ceiling bigint, effective_ceiling bigint, fuse_sensitivity integer, blown_at timestamptz, blow_reason text)
+LANGUAGE sql STABLE AS $$
+    SELECT s.pgt_schema || '.' || s.pgt_name, s.fuse_mode, s.fuse_state, s.fuse_ceiling, NULL::bigint, s.fuse_sensitivity, s.blown_at, s.blow_reason
+      FROM pgtrickle.pgt_stream_tables s ORDER BY 1
+$$;
+
+CREATE FUNCTION pgtrickle.reset_fuse(name text, action text DEFAULT 'apply') RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    shown text := millrace.stream_table_name(millrace.own_stream_table_named(name));
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = CASE
+        WHEN action IN ('apply', 'reinitialize', 'skip_changes') THEN pg_catalog.format('invalid argument: fuse is not blown for %s (current state: armed)', shown)
+        ELSE pg_catalog.format('invalid argument: invalid reset_fuse action: ''%s'' (expected ''apply'', ''reinitialize'', or ''skip_changes'')', action) END;
+END $$;
+
+CREATE FUNCTION pgtrickle.trigger_inventory()
+RETURNS TABLE (source_table text, source_oid bigint, trigger_name text, trigger_type text, present boolean, enabled boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('%I.%I', n.nspname, c.relname), c.oid::bigint, t.tgname::text,
+           CASE WHEN t.tgname LIKE 'millrace\_immediate\_%' THEN 'IMMEDIATE' ELSE 'CDC' END, true, t.tgenabled <> 'D'
+      FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE t.tgname LIKE 'millrace\_immediate\_%' OR t.tgname LIKE 'millrace\_base\_%'
+     ORDER BY 1, 3
+$$;
+
+CREATE FUNCTION pgtrickle.refresh_efficiency()
+RETURNS TABLE (pgt_schema text, pgt_name text, refresh_mode text, total_refreshes bigint, diff_count bigint, full_count bigint, avg_diff_ms float8,
+               avg_full_ms float8, avg_change_ratio float8, diff_speedup text, last_refresh_at text)
+LANGUAGE sql STABLE AS $$
+    SELECT s.pgt_schema, s.pgt_name, s.refresh_mode, h.total, h.diffs, h.fulls, h.diff_ms, h.full_ms, NULL::float8,
+           pg_catalog.round((h.full_ms / nullif(h.diff_ms, 0))::numeric, 1) || 'x', s.last_refresh_at::text
+      FROM pgtrickle.pgt_stream_tables s
+     CROSS JOIN LATERAL (
+           SELECT count(*) AS total, count(*) FILTER (WHERE r.action = 'DIFFERENTIAL') AS diffs, count(*) FILTER (WHERE r.action IN ('FULL', 'REINITIALIZE')) AS fulls,
+                  avg(extract(epoch FROM r.end_time - r.start_time) * 1000) FILTER (WHERE r.action = 'DIFFERENTIAL')::float8 AS diff_ms,
+                  avg(extract(epoch FROM r.end_time - r.start_time) * 1000) FILTER (WHERE r.action IN ('FULL', 'REINITIALIZE'))::float8 AS full_ms
+             FROM pgtrickle.pgt_refresh_history r WHERE r.pgt_id = s.pgt_id AND r.status = 'COMPLETED') h
+     ORDER BY 1, 2
+$$;
+
+-- What is not there says why, and what there is in its place.
+DO $$
+DECLARE
+    f record;
+    group_free text := 'Every refresh reads all its tables at one snapshot.';
+    gates text := 'pgtrickle.gate_source() holds refreshes back while a table is loaded.';
+    events text := 'LISTEN pg_trickle_alert; brings an event for each refresh.';
+BEGIN
+    FOR f IN
+        SELECT * FROM (VALUES
+            ('restore_from_snapshot', 'p_name text, p_source text', 'A stream table always shows what its query gives.', 'Read the snapshot itself; it is a table.'),
+            ('advance_watermark', 'source text, watermark timestamptz', group_free, gates),
+            ('create_watermark_group', 'group_name text, sources text[], tolerance_secs float8 = 0', group_free, gates),
+            ('drop_watermark_group', 'group_name text', group_free, gates),
+            ('watermarks', '', group_free, gates),
+            ('watermark_groups', '', group_free, gates),
+            ('watermark_status', '', group_free, gates),
+            ('bootstrap_gate_status', '', 'Gates are for all phases of loading.', 'SELECT * FROM pgtrickle.source_gates();'),
+            ('create_refresh_group', 'group_name text, members text[], isolation text = ''read_committed''', 'Stream tables that meet again in another one are refreshed in one transaction by themselves.', 'Give the others the same schedule.'),
+            ('drop_refresh_group', 'group_name text', 'There are no refresh groups.', 'Nothing has to be done.'),
+            ('refresh_groups', '', 'There are no refresh groups.', 'SELECT * FROM pgtrickle.dependency_tree();'),
+            ('set_stream_table_sla', 'name text, sla interval', 'The schedule says how fresh a stream table is.', 'SELECT pgtrickle.alter_stream_table(name, schedule => ''5s'');'),
+            ('subscribe', 'stream_table text, channel text', 'No notification is sent for a single stream table.', events),
+            ('unsubscribe', 'stream_table text, channel text', 'There are no subscriptions.', events),
+            ('list_subscriptions', '', 'There are no subscriptions.', events),
+            ('stream_table_to_publication', 'name text', 'What users see is a view, and views cannot be published.', 'Read it over a connection.'),
+            ('drop_stream_table_publication', 'name text', 'Stream tables are not published.', 'Nothing has to be done.'),
+            ('attach_outbox', 'p_name text, p_retention_hours integer = 24, p_inline_threshold_rows integer = 10000', 'There are no outboxes.', events),
+            ('detach_outbox', 'p_name text, p_if_exists boolean = false', 'There are no outboxes.', 'Nothing has to be done.'),
+            ('canary_begin', 'p_name text, p_new_query text', 'Another query is filled beside and takes the place of the old one when it is complete.',
+             'Create a second stream table to compare, then pgtrickle.alter_stream_table(name, query => ...);'),
+            ('canary_diff', 'p_name text', 'There are no canaries.', 'Create a second stream table and compare with EXCEPT ALL.'),
+            ('canary_promote', 'p_name text', 'There are no canaries.', 'SELECT pgtrickle.alter_stream_table(name, query => ...);'),
+            ('restore_stream_tables', '', 'A dump has no triggers and slots of Millrace to restore.', 'Create stream tables anew from pgtrickle.export_definition().'),
+            ('drain', 'timeout_s integer = 60', 'Nothing waits in a queue of workers.', 'SELECT pgtrickle.pause_all();'),
+            ('is_drained', '', 'Nothing waits in a queue of workers.', 'SELECT * FROM pgtrickle.pgt_status();'),
+            ('preflight', '', 'Millrace checks a server from outside.', 'millrace check --upstream URL'),
+            ('migrate', '', 'The catalog is kept current by itself.', 'Nothing has to be done.'),
+            ('explain_delta', 'name text, format text = ''text''', 'Plans of delta queries depend on the changes at hand.', 'SELECT pgtrickle.explain_diff_sql(name); shows their SQL.'),
+            ('explain_query_rewrite', 'query text', 'Queries are not rewritten in passes.', 'SELECT * FROM pgtrickle.explain_st(name); shows the stages of a stream table.'),
+            ('recommend_refresh_mode', 'st_name text = NULL', 'AUTO chooses the best way there is.', 'SELECT * FROM pgtrickle.explain_refresh_mode(name); says why.'),
+            ('recommend_schedule', 'p_name text', 'How fresh it has to be is yours to say.', 'schedule => ''calculated'' refreshes as soon as something changes.'),
+            ('schedule_recommendations', '', 'How fresh they have to be is yours to say.', 'schedule => ''calculated'' refreshes as soon as something changes.'),
+            ('embedding_stream_table', 'name text, source_table text, vector_column text, extra_columns text = NULL, refresh_interval text = ''1m'', index_type text = ''hnsw'', dry_run boolean = false',
+             'Embeddings are not computed.', 'A query over a table of embeddings can be a stream table.')
+        ) AS missing(name, parameters, reason, instead)
+    LOOP
+        EXECUTE format('CREATE FUNCTION pgtrickle.%I(%s) RETURNS text LANGUAGE plpgsql AS %L', f.name, f.parameters,
+            format('BEGIN RAISE EXCEPTION USING ERRCODE = ''0A000'', MESSAGE = %L, DETAIL = %L, HINT = %L; END',
+                   format('pgtrickle.%s() is not supported', f.name), f.reason, f.instead));
     END LOOP;
 END $$;

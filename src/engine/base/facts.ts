@@ -51,7 +51,7 @@ export async function findTarget(client: Client, message: RelationMessage, xid: 
 /** Statement that tells the stream tables over these bases that changes were missed. */
 export function loseDeltas(inputs: readonly number[], reason: string): string {
   return `UPDATE millrace.stream_table s SET delta_lost = ${quoteLiteral(reason)}
-   WHERE s.refresh_mode <> 'FULL' AND s.delta_lost IS NULL
+   WHERE s.refresh_mode = 'DIFFERENTIAL' AND s.delta_lost IS NULL
      AND EXISTS (SELECT FROM millrace.live_view_input i WHERE i.relation_id = s.relation_id AND i.input_id IN (${inputs.join(', ')}))`;
 }
 

@@ -9,7 +9,7 @@ import type { ViewPlan } from '../../ivm/plans.ts';
 import type { CatalogState } from '../context.ts';
 import { isDeferred } from '../view-upkeep.ts';
 
-export type DueReason = 'manual' | 'schedule' | 'reinitialize' | 'changes' | 'with dependents' | 'diamond';
+export type DueReason = 'manual' | 'schedule' | 'reinitialize' | 'changes' | 'time' | 'with dependents' | 'diamond';
 
 /** What the scheduler remembers of a view beside the catalog. */
 export interface Remembered {
@@ -17,6 +17,8 @@ export interface Remembered {
   readonly done: number;
   /** Earliest next refresh by schedule; null: as the catalog says. */
   readonly nextAt: number | null;
+  /** It is not computed again before, however much changes: the last time took a tenth of the time until then. */
+  readonly restUntil?: number;
 }
 
 export interface DueFacts {
@@ -35,7 +37,9 @@ export interface Due {
 }
 
 export function dueViews(state: CatalogState, facts: DueFacts): Due {
-  const deferred = [...state.views.values()].filter((view) => view.state === 'ready' && isDeferred(state, view));
+  const deferred = [...state.views.values()].filter(
+    (view) => view.state === 'ready' && isDeferred(state, view) && !isImmediate(state, view.id),
+  );
   const active = deferred.filter((view) => isActive(state.streams.get(view.id)));
   const views = new Map<number, DueReason>();
   let nextAt: number | null = null;
@@ -53,8 +57,10 @@ export function dueViews(state: CatalogState, facts: DueFacts): Due {
       views.set(view.id, 'manual');
       continue;
     }
+    if (view.inputs.some((input) => state.bases.get(input)?.gated === true)) continue;
     // After a failure it waits, whatever its schedule.
-    const retryAt = remembered?.nextAt ?? (stream !== undefined && stream.consecutiveErrors > 0 ? (stream.nextRefreshAt ?? 0) : 0);
+    const failing = stream !== undefined && stream.consecutiveErrors > 0;
+    const retryAt = (view.plan.expiry == null || failing ? remembered?.nextAt : null) ?? (failing ? (stream.nextRefreshAt ?? 0) : 0);
     if (stream?.reinitialize === true) {
       if (retryAt > facts.now) later(retryAt);
       else views.set(view.id, 'reinitialize');
@@ -63,9 +69,19 @@ export function dueViews(state: CatalogState, facts: DueFacts): Due {
     const schedule = scheduleOf(stream);
     if (schedule.kind === 'calculated' && !computedWhole(view, stream)) {
       // For the sake of those that read it, when there are any.
+      const changesAt = expiresAt(view, stream, remembered);
+      if (changesAt !== null) {
+        const at = Math.max(changesAt, remembered?.restUntil ?? 0);
+        if (at <= facts.now) {
+          views.set(view.id, 'time');
+          continue;
+        }
+        later(at);
+      }
       if ((readers.get(view.id) ?? []).length > 0) continue;
       if (stream?.deltaLost == null && !changesBelow(state, view, facts)) continue;
-      if (retryAt > facts.now) later(retryAt);
+      const notBefore = Math.max(retryAt, remembered?.restUntil ?? 0);
+      if (notBefore > facts.now) later(notBefore);
       else views.set(view.id, 'changes');
       continue;
     }
@@ -95,12 +111,22 @@ export function dueViews(state: CatalogState, facts: DueFacts): Due {
   };
 }
 
+/** Kept by triggers, within the transactions of writers. */
+export const isImmediate = (state: Pick<CatalogState, 'streams'>, viewId: number): boolean =>
+  state.streams.get(viewId)?.refreshMode === 'IMMEDIATE';
+
 const isActive = (stream: StreamTable | undefined): boolean =>
   stream === undefined || stream.status === 'ACTIVE' || stream.status === 'INITIALIZING';
 
 /** Changes of its inputs do not tell when its result changes, or are not known. */
 export function computedWhole(view: LiveView<ViewPlan>, stream: StreamTable | undefined): boolean {
-  return stream?.refreshMode === 'FULL' || ('clock' in view.plan && view.plan.clock === true);
+  return stream?.refreshMode === 'FULL' || ('clock' in view.plan && view.plan.clock === true && view.plan.expiry == null);
+}
+
+/** When the result changes although no row does, as was found when it was last computed; null: that is not known, or it does not. */
+function expiresAt(view: LiveView<ViewPlan>, stream: StreamTable | undefined, remembered: Remembered | undefined): number | null {
+  if (view.plan.expiry == null) return null;
+  return remembered === undefined ? (stream?.nextRefreshAt ?? 0) : remembered.nextAt;
 }
 
 const read = new Map<string | null, Schedule>();
@@ -126,7 +152,13 @@ function changesBelow(state: CatalogState, view: LiveView<ViewPlan>, facts: DueF
   if (facts.hasChanges(view)) return true;
   return view.inputs.some((input) => {
     const read = state.views.get(input);
-    if (read === undefined || !isDeferred(state, read) || scheduleOf(state.streams.get(input)).kind !== 'calculated') return false;
+    if (
+      read === undefined ||
+      !isDeferred(state, read) ||
+      isImmediate(state, input) ||
+      scheduleOf(state.streams.get(input)).kind !== 'calculated'
+    )
+      return false;
     return changesBelow(state, read, facts);
   });
 }

@@ -5,6 +5,7 @@
  */
 import { deltaTable, type LiveView, pendingDeltaTable, type StreamTable, storageTable } from '../../catalog/model.ts';
 import { nextTime } from '../../catalog/schedule.ts';
+import { expirySql, longestMs } from '../../ivm/expiry.ts';
 import type { ViewPlan } from '../../ivm/plans.ts';
 import type { TableName } from '../../ivm/types.ts';
 import { boundedDelta, maintainSql, rebuildSql, smallDelta } from '../../ivm/view-plan.ts';
@@ -18,6 +19,9 @@ import { settingAside } from '../view-statements.ts';
 import { alert, errorsAllowed, type Outcome, refreshed, refreshFailed } from './bookkeeping.ts';
 import { computedWhole, type DueReason, scheduleOf } from './due.ts';
 import type { StreamMemory } from './memory.ts';
+
+/** A result that changes with the time is computed for its sake no more often than this. */
+const shortestMs = 1000;
 
 export interface RefreshFacts {
   readonly engine: EngineContext;
@@ -79,19 +83,22 @@ export async function refreshView(facts: RefreshFacts, view: LiveView<ViewPlan>,
   if (failure !== null) return failed(facts, view, stream, outcome, requested);
 
   const rebuilt = action === 'FULL' || action === 'REINITIALIZE';
-  const nextAt = stream === undefined ? null : nextAfter(view, stream, startedAt, took, rebuilt);
+  // Computed as a whole each time: nothing was made good by it.
+  const regular = view.plan.clock && stream?.deltaLost === null && !stream.reinitialize;
+  const expiry = failure === null ? await nextExpiry(facts, view, startedAt) : null;
+  const nextAt = stream === undefined ? null : (expiry ?? nextAfter(view, stream, startedAt, took, rebuilt));
   if (stream !== undefined) epoch.sendAll(refreshed(stream, outcome, facts.dataAt, requested, nextAt, rebuilt));
   return {
     viewId: view.id,
     taken: stream?.refreshMode !== 'FULL',
     fresh: facts.fresh !== null && !rebuilt,
     changed: inserted + deleted > 0,
-    catalogChanged: stream !== undefined && (rebuilt || stream.consecutiveErrors > 0 || stream.status !== 'ACTIVE'),
+    catalogChanged: stream !== undefined && ((rebuilt && !regular) || stream.consecutiveErrors > 0 || stream.status !== 'ACTIVE'),
     committed: () => {
       const metric = `millrace_refreshes_total{action=${JSON.stringify(action)}}`;
       engine.metrics[metric] = (engine.metrics[metric] ?? 0) + 1;
       engine.clean.add(view.id);
-      memory.set(view.id, { done: requested, nextAt });
+      memory.set(view.id, { done: requested, nextAt, ...(view.plan.clock ? { restUntil: startedAt + 10 * took } : {}) });
       if (rebuilt) memory.tookFull(view.id, took);
       else memory.tookDelta(view.id, deltaRows, took);
     },
@@ -300,4 +307,28 @@ function nextAfter(view: LiveView<ViewPlan>, stream: StreamTable, startedAt: num
   const schedule = scheduleOf(stream);
   if (schedule.kind !== 'calculated') return nextTime(schedule, startedAt);
   return computedWhole(view, stream) && rebuilt ? startedAt + Math.max(1000, 10 * tookMs) : null;
+}
+
+/** When its result changes by itself. Asked in the epoch that computed it: the time is that of the transaction. */
+async function nextExpiry({ engine, storage }: RefreshFacts, view: LiveView<ViewPlan>, startedAt: number): Promise<number | null> {
+  const stream = engine.state.streams.get(view.id);
+  if (view.plan.expiry == null || stream === undefined || scheduleOf(stream).kind !== 'calculated') return null;
+  const { session } = engine;
+  const outcomes = await Promise.allSettled([
+    session.query('SAVEPOINT expiry'),
+    session.query(expirySql(view.plan.expiry, storage)),
+    session.query('RELEASE SAVEPOINT expiry'),
+  ]);
+  const [, asked] = outcomes;
+  const failure = outcomes.find((outcome) => outcome.status === 'rejected');
+  if (failure !== undefined) {
+    // A time without end cannot be subtracted from in every version: then it is asked of the query itself, now and then.
+    const reason = requireStatementError(failure.reason);
+    if (reason.code === '40001' || reason.code === '40P01') throw reason;
+    await session.query('ROLLBACK TO SAVEPOINT expiry; RELEASE SAVEPOINT expiry');
+    return startedAt + 10 * shortestMs;
+  }
+  const ms = asked.status === 'fulfilled' ? asked.value[0]?.rows[0]?.[0] : null;
+  const at = ms === null || ms === undefined ? longestMs : Math.min(Number(ms) + 1, longestMs);
+  return Math.max(startedAt + shortestMs, Date.now() + at);
 }

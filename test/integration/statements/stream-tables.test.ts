@@ -69,6 +69,99 @@ describe('a stream table', () => {
     expect(await statusOf('Re named')).toEqual([]);
   });
 
+  test('given another query is read as before until the new rows are there, and stays who it was', async () => {
+    await client.query('CREATE TABLE altered AS SELECT g AS id, g % 7 AS k FROM generate_series(1, 50000) g');
+    await client.query(create('changing', 'SELECT k, count(*) AS n FROM altered GROUP BY k'));
+    const before = await client.rows("SELECT pgt_id, pgt_relid FROM pgtrickle.pgt_stream_tables WHERE pgt_name = 'changing'");
+    const reader = await stage.direct(stage.upstream);
+    await reader.query('CREATE VIEW over_changing AS SELECT sum(n)::int AS s FROM changing');
+    await reader.query('BEGIN');
+    expect(await reader.rows('SELECT * FROM over_changing')).toEqual([[50000]]);
+    const alter = (query: string, rest = ''): Promise<unknown> =>
+      client.query(`SELECT pgtrickle.alter_stream_table('changing', query => $q$${query}$q$${rest})`);
+    const altered = alter('SELECT k, 10 * count(*) AS n FROM altered WHERE k <> 3 GROUP BY k');
+    const other = await stage.direct(stage.upstream);
+    for (let i = 0; i < 20; i++) expect(await other.rows('SELECT * FROM over_changing')).toEqual([[50000]]);
+    await reader.query('COMMIT');
+    await altered;
+    expect(await other.rows('SELECT * FROM over_changing')).toEqual([[428570]]);
+    await client.query("INSERT INTO altered VALUES (0, 4); SELECT pgtrickle.refresh_stream_table('changing')");
+    expect(await other.rows('SELECT * FROM over_changing')).toEqual([[428580]]);
+    await alter('SELECT k, count(*) AS n FROM altered GROUP BY k', ", refresh_mode => 'IMMEDIATE'");
+    expect(await other.rows('SELECT * FROM over_changing')).toEqual([[50001]]);
+    await expect(alter('SELECT k, count(*) AS n FROM altered WHERE 1 / (k - k) = 1 GROUP BY k')).rejects.toThrow('division by zero');
+    await other.query('DELETE FROM altered WHERE id = 0');
+    expect(await other.rows('SELECT * FROM over_changing')).toEqual([[50000]]);
+    await expect(alter('SELECT k, id AS n, count(*) AS m FROM altered GROUP BY 1, 2')).rejects.toThrow('other objects depend on it');
+    await other.query('DROP VIEW over_changing');
+    await alter('SELECT k, count(*) AS m FROM altered GROUP BY k', ", refresh_mode => 'AUTO'");
+    expect(await client.rows("SELECT pgt_id FROM pgtrickle.pgt_stream_tables WHERE pgt_name = 'changing'")).toEqual([[before[0]?.[0]]]);
+    expect(await client.rows("SELECT bool_and(status = 'COMPLETED'), count(*) > 2 FROM pgtrickle.get_refresh_history('changing')")).toEqual(
+      [[true, true]],
+    );
+    expect(await client.rows('SELECT count(*)::int FROM pgtrickle.pgt_dependencies WHERE pgt_id = $1', [before[0]?.[0]])).toEqual([[1]]);
+    await client.query("SELECT pgtrickle.drop_stream_table('changing')");
+    await eventually(client, `SELECT count(*)::int FROM pg_trigger WHERE tgrelid = 'altered'::regclass`, [[0]]);
+  });
+
+  test('a gate holds refreshes back until it is opened; what is asked for is done', async () => {
+    await client.query(create('gated', 'SELECT count(*)::int AS n FROM t'));
+    const [before] = await client.rows('SELECT n FROM gated');
+    await client.query("SELECT pgtrickle.gate_source('t')");
+    await client.query("INSERT INTO t VALUES (900, 'g', 1)");
+    expect(await client.rows('SELECT source_table, gated FROM pgtrickle.source_gates()')).toEqual([['t', true]]);
+    // Another one that reads nothing gated is refreshed meanwhile, so it would have been, too.
+    await client.query('CREATE TABLE ungated (id int); INSERT INTO ungated VALUES (1)');
+    await client.query(create('open_st', 'SELECT count(*)::int AS n FROM ungated'));
+    await client.query('INSERT INTO ungated VALUES (2)');
+    await eventually(client, 'SELECT n FROM open_st', [[2]]);
+    expect(await client.rows('SELECT n FROM gated')).toEqual([before]);
+    await client.query("SELECT pgtrickle.refresh_stream_table('gated')");
+    expect(await client.rows('SELECT n FROM gated')).toEqual([[Number(before?.[0]) + 1]]);
+    await client.query("DELETE FROM t WHERE id = 900; SELECT pgtrickle.ungate_source('t')");
+    await eventually(client, 'SELECT n FROM gated', [[Number(before?.[0])]]);
+    await client.query("SELECT pgtrickle.bulk_drop_stream_tables('{gated,open_st}')");
+  });
+
+  test('a snapshot is a table of the rows there are; what is not there says why', async () => {
+    await client.query(create('pictured', 'SELECT k, count(*) AS n FROM t GROUP BY k'));
+    expect(await client.rows("SELECT pgtrickle.snapshot_stream_table('pictured', 'public.picture')")).toEqual([['public.picture']]);
+    expect(await client.rows('SELECT * FROM pictured EXCEPT ALL SELECT * FROM picture')).toEqual([]);
+    const [count] = await client.rows('SELECT count(*)::int FROM pictured');
+    expect(await client.rows("SELECT snapshot_table, row_count::int FROM pgtrickle.list_snapshots('pictured')")).toEqual([
+      ['public.picture', count?.[0]],
+    ]);
+    expect(await client.failure("SELECT pgtrickle.snapshot_stream_table('pictured', 'picture')")).toContain(
+      '42710: snapshot already exists: picture',
+    );
+    expect(await client.failure("SELECT pgtrickle.drop_snapshot('t')")).toContain('42P01: snapshot source not found: t');
+    await client.query("SELECT pgtrickle.drop_snapshot('picture')");
+    expect(await client.failure("SELECT pgtrickle.reset_fuse('pictured')")).toContain(
+      'fuse is not blown for public.pictured (current state: armed)',
+    );
+    expect(await client.failure("SELECT pgtrickle.create_watermark_group(group_name => 'g', sources => '{t}')")).toBe(
+      'ERROR 0A000: pgtrickle.create_watermark_group() is not supported\nDETAIL: Every refresh reads all its tables at one snapshot.\nHINT: pgtrickle.gate_source() holds refreshes back while a table is loaded.',
+    );
+    expect(await client.failure('SELECT * FROM pgtrickle.list_subscriptions()')).toContain('0A000');
+    await client.query("SELECT pgtrickle.drop_stream_table('pictured')");
+  });
+
+  test('explain_st says how each stage of it is kept', async () => {
+    await client.query(create('staged', 'SELECT x.n, count(*) AS c FROM (SELECT k, count(*) AS n FROM t GROUP BY k) x GROUP BY x.n'));
+    const rows = await client.rows(
+      "SELECT property, value FROM pgtrickle.explain_st('staged') WHERE property IN ('operator_tree', 'stage 1', 'result')",
+    );
+    expect(rows).toEqual([
+      ['operator_tree', expect.stringMatching(/^\w+ -> \w+$/)],
+      ['stage 1', expect.stringMatching(/^\w+, \w+: /)],
+      ['result', expect.stringMatching(/^\w+, \w+: /)],
+    ]);
+    const [text] = await client.rows("SELECT pgtrickle.explain_stream_table('staged'), pgtrickle.explain_diff_sql('staged')");
+    expect(text?.[0]).toContain(`stage 1: ${String(rows[1]?.[1])}`);
+    expect(text?.[1]).toContain(`-- result: ${String(rows[2]?.[1])}`);
+    await client.query("SELECT pgtrickle.drop_stream_table('staged')");
+  });
+
   test('made in a transaction is there at COMMIT, and not after ROLLBACK', async () => {
     await client.query('BEGIN');
     await client.query(create('undone', 'SELECT id FROM t'));
@@ -403,7 +496,8 @@ describe('refused', () => {
     ['schedule without unit', create('x', 'SELECT id FROM t', ", schedule => '1h3'")],
     ['cron', create('x', 'SELECT id FROM t', ", schedule => '* * *'")],
     ['mode', create('x', 'SELECT id FROM t', ", refresh_mode => 'LATER'")],
-    ['immediate', create('x', 'SELECT id FROM t', ", refresh_mode => 'IMMEDIATE'")],
+    ['immediate', create('x', 'SELECT id FROM t', ", refresh_mode => 'IMMEDIATE', cdc_mode => 'wal'")],
+    ['immediate, scheduled', create('x', 'SELECT id FROM t', ", '5s', 'IMMEDIATE'")],
     ['partition_by', create('x', 'SELECT id FROM t', ", partition_by => 'id'")],
     ['cdc_mode', create('x', 'SELECT id FROM t', ", cdc_mode => 'trigger'")],
     ['cdc_mode unknown', create('x', 'SELECT id FROM t', ", cdc_mode => 'magic'")],
@@ -445,9 +539,8 @@ describe('refused', () => {
         "schedule without unit: ERROR 22023: invalid argument: trailing digits '3' without a unit in duration '1h3'. Use units s, m, h, d or w.",
         "cron: ERROR 22023: invalid argument: invalid cron expression '* * *': expected 5 or 6 fields, got 3",
         "mode: ERROR 22023: invalid argument: invalid refresh_mode value: 'LATER' (expected 'AUTO', 'FULL', 'DIFFERENTIAL', or 'IMMEDIATE')",
-        "immediate: ERROR 0A000: parameter refresh_mode => 'IMMEDIATE' is not supported
-      DETAIL: It would have to run inside the transactions of writers; Millrace takes changes from the WAL, behind their commit.
-      HINT: Use 'DIFFERENTIAL' with a short schedule, and pgtrickle.refresh_stream_table() where a reader must see its own writes.",
+        "immediate: ERROR 22023: invalid argument: refresh_mode = 'IMMEDIATE' is incompatible with cdc_mode = 'wal'. Changes are taken in by triggers, within the statements.",
+        "immediate, scheduled: ERROR 22023: invalid argument: refresh_mode = 'IMMEDIATE' is incompatible with a schedule: it is never behind",
         "partition_by: ERROR 0A000: parameter partition_by => 'id' is not supported
       DETAIL: The rows are kept in one table of Millrace.
       HINT: Leave it out.",

@@ -74,7 +74,9 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
     const id = await createStream(client, 'of_doomed', 'SELECT count(*) AS n FROM doomed');
     await streamReady(client, id);
     await client.query('DROP TABLE doomed CASCADE');
+    // Nothing is written and nothing refreshed: it is looked for.
     await expect.poll(async () => (await streamRow(client, id))['status'], { timeout: 15_000 }).toBe('SUSPENDED');
+    await expect(client.query('SELECT * FROM of_doomed')).rejects.toThrow('was dropped');
     expect(String((await streamRow(client, id))['status_reason'])).toContain('was dropped');
   });
 

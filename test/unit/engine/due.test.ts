@@ -44,6 +44,8 @@ function catalog(given: readonly Given[]): CatalogState {
       deltaLost: null,
       nextRefreshAt: null,
       lastRefreshAt: null,
+      triggered: false,
+      replaces: null,
       schema: 'public',
       name: `t${id}`,
       ...stream,

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { ServerAddress } from '../../../src/config.ts';
 import { judge, showCheck } from '../../../src/server/check.ts';
-import { type UpstreamFacts, unusable } from '../../../src/server/upstream-facts.ts';
+import { limited, type UpstreamFacts, unusable } from '../../../src/server/upstream-facts.ts';
 
 const address: ServerAddress = {
   host: 'db',
@@ -33,7 +33,10 @@ describe('millrace check', () => {
   });
   it.each<[Partial<UpstreamFacts>, string]>([
     [{ major: 14, version: '14.1' }, 'missing  version: PostgreSQL 14.1: Millrace needs PostgreSQL 15 or later'],
-    [{ walLevel: 'replica' }, 'missing  wal_level: replica: run ALTER SYSTEM SET wal_level = logical; and restart the server'],
+    [
+      { walLevel: 'replica' },
+      'note     wal_level: replica: stream tables over its tables are kept by triggers, and it cannot be an origin; run ALTER SYSTEM SET wal_level = logical; and restart the server',
+    ],
     [{ usedSlots: 10 }, 'missing  max_replication_slots: 10, 0 free: drop a slot'],
     [{ usedSenders: 12 }, 'missing  max_wal_senders: 10, 0 free: run ALTER SYSTEM'],
     [{ createInDatabase: false }, 'run GRANT CREATE ON DATABASE "shop" TO "o""wner";'],
@@ -45,7 +48,9 @@ describe('millrace check', () => {
     expect(showCheck(judge(address, { ...good, ...change }))).toContain(expected);
   });
   it('names what keeps Millrace from starting, without the password', () => {
-    expect(unusable(address, { ...good, walLevel: 'replica' })).toContain('db:5432 has wal_level = replica');
+    expect(unusable(address, { ...good, walLevel: 'replica' })).toBeUndefined();
+    expect(limited(address, { ...good, walLevel: 'replica' })).toContain('Run ALTER SYSTEM SET wal_level = logical; there');
+    expect(limited(address, good)).toBeUndefined();
     expect(unusable(address, { ...good, major: 14, version: '14.1' })).toContain('needs 15 or later');
     expect(unusable(address, { ...good, inRecovery: true })).toContain('standby');
   });

@@ -1,0 +1,54 @@
+/** When results over the time change by themselves, and expressions over storages. */
+import { beforeAll, expect, test } from 'vitest';
+import { analyzeView } from '../../../src/ivm/analyze.ts';
+import { type Expiry, expirySql } from '../../../src/ivm/expiry.ts';
+import { loadViewParser, overStorage } from '../../../src/ivm/source-text.ts';
+import type { LiveRelation } from '../../../src/ivm/types.ts';
+
+beforeAll(() => loadViewParser());
+
+const table = (id: number): LiveRelation => ({
+  kind: 'live',
+  id,
+  key: ['c1'],
+  columns: ['id', 'at', 'k'].map((name, i) => ({ name, expression: `s.c${i + 1}` })),
+});
+const lookup = (_: string | null, name: string): LiveRelation | undefined => ({ t: table(1), u: table(2) })[name];
+const expiryOf = (query: string): Expiry | null => analyzeView(query, lookup).shape.expiry;
+
+test.each([
+  ["SELECT id FROM t WHERE at > now() - '1 hour'::interval", 1, false],
+  ["SELECT id FROM t WHERE (now() - '1 hour'::interval) >= at OR k = 1", 1, false],
+  ["SELECT id FROM t WHERE (now() - at) < '1 hour'::interval", 1, false],
+  ["SELECT id FROM t WHERE (at - now()) < '1 hour'::interval AND at > CURRENT_TIMESTAMP", 2, false],
+  ['SELECT t.id FROM t JOIN u ON u.id = t.id AND u.at < now()', 1, false],
+  ['SELECT CASE WHEN at < now() THEN 1 END AS x, count(*) FILTER (WHERE at > now()) AS n FROM t GROUP BY 1', 1, false],
+  ['SELECT id FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.id = t.id AND u.at > LOCALTIMESTAMP)', 1, false],
+  ['SELECT id FROM t WHERE at >= CURRENT_DATE - 7', 0, true],
+  ["SELECT id FROM t WHERE now() > '2030-01-01'::timestamptz", 1, false],
+])('%s: instants of %i comparisons, midnight %s', (query, comparisons, daily) => {
+  const expiry = expiryOf(query);
+  expect({ comparisons: expiry?.queries.length, daily: expiry?.daily }).toEqual({ comparisons, daily });
+});
+
+test.each([
+  'SELECT id, now() - at AS age FROM t',
+  "SELECT id FROM t WHERE at > date_trunc('hour', now())",
+  'SELECT id FROM t WHERE at = now()',
+  'SELECT id FROM t JOIN u USING (id) WHERE t.at - u.at > now() - u.at',
+  'SELECT id FROM t WHERE at > (SELECT max(u.at) FROM u) AND clock_timestamp() > at',
+  'SELECT id FROM t WHERE extract(hour FROM now()) > 12',
+])('%s: cannot be told', (query) => {
+  expect(expiryOf(query)).toBeNull();
+});
+
+test('the instant is where both sides meet', () => {
+  const expiry = expiryOf("SELECT id FROM t WHERE at > now() - '1 hour'::interval");
+  expect(expiry === null ? '' : expirySql(expiry, (id) => `s${id}`)).toContain("now() + (r1.at - (now() - '1 hour'::interval))");
+});
+
+test('columns of an expression over a storage are renamed, and nothing else is', () => {
+  expect(overStorage(`CASE WHEN s.n > 0 THEN s."s.n" || ' s.n ' END`, (name) => `<${name}>`)).toBe(
+    `CASE WHEN s.<n> > 0 THEN s.<s.n> || ' s.n ' END`,
+  );
+});
