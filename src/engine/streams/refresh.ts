@@ -17,6 +17,7 @@ import { type Epoch, requireStatementError } from '../epoch.ts';
 import { fewRows } from '../row-arrays.ts';
 import { settingAside } from '../view-statements.ts';
 import { alert, errorsAllowed, type Outcome, refreshed, refreshFailed } from './bookkeeping.ts';
+import { worthAsking } from './costs.ts';
 import { computedWhole, type DueReason, scheduleOf } from './due.ts';
 import type { StreamMemory } from './memory.ts';
 
@@ -64,7 +65,8 @@ export async function refreshView(facts: RefreshFacts, view: LiveView<ViewPlan>,
   const deltaRows = [...pending.values()].reduce((sum, rows) => sum + rows, 0);
   const choice = await choose(facts, view, stream, due, deltaRows);
   let { action, reason } = choice;
-  let result = await attempt(engine, view.id, statements(facts, view, stream, choice, pending));
+  const limitMs = choice.action === 'DIFFERENTIAL' ? limitFor(memory.fullMs(view.id)) : 0;
+  let result = await attempt(engine, view.id, statements(facts, view, stream, choice, pending), limitMs);
   if (result instanceof PostgresError && choice.action === 'DIFFERENTIAL') {
     // Delta terms may fail where the query does not; then the whole query decides.
     engine.log.info(
@@ -72,7 +74,9 @@ export async function refreshView(facts: RefreshFacts, view: LiveView<ViewPlan>,
       'a view is computed as a whole: its changes could not be applied',
     );
     action = 'FULL';
-    reason = `changes could not be applied: ${result.message}`;
+    const late = result.code === '57014';
+    if (late) memory.tookDelta(view.id, deltaRows, limitMs);
+    reason = late ? `cost: ${deltaRows} changes took more than ${limitMs} ms` : `changes could not be applied: ${result.message}`;
     result = await attempt(engine, view.id, statements(facts, view, stream, { action, reason }, pending));
   }
   const took = performance.now() - begun;
@@ -156,26 +160,37 @@ interface Work {
 
 const savepoint: Execution = { name: 'savepoint', sql: 'SAVEPOINT refresh' };
 const release: Execution = { name: 'release', sql: 'RELEASE SAVEPOINT refresh' };
+/** Of each statement; 0: none. It ends with the savepoint, too. */
+const limited = (ms: number): Execution[] => [{ name: `limit${ms}`, sql: `SET LOCAL statement_timeout = ${ms}` }];
+
+/**
+ * How long a statement that applies changes may take: many times what computing everything takes. Terms of a join grow with the product of its
+ * changes, and many changes of few rows can be far more work than the rows. A power of two, so that there are few texts.
+ */
+function limitFor(fullMs: number | null): number {
+  return 2 ** Math.ceil(Math.log2(Math.max(2000, 10 * (fullMs ?? 3000))));
+}
 
 /** Runs statements that may fail without harm to the epoch, in one write. Answers what they did to the view's storage, or why they failed. */
 async function attempt(
   { session }: EngineContext,
   viewId: number,
   { statements: work, prepared }: Work,
+  limitMs = 0,
 ): Promise<{ readonly inserted: number; readonly deleted: number } | PostgresError> {
   if (work.length === 0) return { inserted: 0, deleted: 0 };
   session.cork();
   const sent = [
-    session.executeAll([counters(viewId), savepoint]),
+    session.executeAll([counters(viewId), savepoint, ...limited(limitMs)]),
     ...(prepared ? [session.executeAll(work)] : work.map(({ sql }) => session.query(sql))),
-    session.executeAll([release, counters(viewId)]),
+    session.executeAll([...(limitMs === 0 ? [] : limited(0)), release, counters(viewId)]),
   ] as const;
   session.uncork();
   const outcomes = await Promise.allSettled(sent);
   const failure = outcomes.find((outcome) => outcome.status === 'rejected');
   if (failure === undefined) {
     const was = (await sent[0])[0]?.rows[0] ?? [];
-    const is = (await sent.at(-1))?.[1]?.rows[0] ?? [];
+    const is = (await sent.at(-1))?.at(-1)?.rows[0] ?? [];
     return { inserted: Number(is[0]) - Number(was[0]), deleted: Number(is[1]) - Number(was[1]) };
   }
   const reason = requireStatementError(failure.reason);
@@ -206,7 +221,7 @@ async function choose(
   const missing = lost.get(view.id) ?? stream?.deltaLost ?? null;
   if (missing !== null) return { action: 'FULL', reason: missing };
   if (deltaRows === 0) return { action: 'NO_DATA', reason: due };
-  const total = deltaRows < 10_000 ? null : await totalRows(engine, view);
+  const total = deltaRows < worthAsking ? null : await totalRows(engine, view);
   const full = memory.reasonForFull(view.id, deltaRows, total);
   return full === null ? { action: 'DIFFERENTIAL', reason: due } : { action: 'FULL', reason: full };
 }
@@ -288,18 +303,23 @@ async function pendingRows(
   return known;
 }
 
-/** Rows of the inputs, as far as statistics tell. */
+/** A row takes more than this, so a table that was not analyzed yet has no more rows than its bytes divided by it. */
+const leastRowBytes = 36;
+
+/** Rows of the inputs, as far as statistics tell: at most so many where there are none. */
 async function totalRows({ session, state }: EngineContext, view: LiveView<ViewPlan>): Promise<number | null> {
   const oids = view.inputs.map((input) => {
     const base = state.bases.get(input);
     return base === undefined ? `'${storageTable(state.tables.get(input)?.storageId ?? input)}'::regclass` : String(base.tableOid);
   });
   const [result] = await session.query(
-    `SELECT sum(greatest(reltuples, 0)), min(reltuples) FROM pg_catalog.pg_class WHERE oid IN (${oids.join(', ')})`,
+    `SELECT sum(CASE WHEN reltuples >= 0 THEN reltuples WHEN relkind = 'r' THEN pg_catalog.pg_relation_size(oid) / ${leastRowBytes} END),
+            bool_and(reltuples >= 0 OR relkind = 'r')
+       FROM pg_catalog.pg_class WHERE oid IN (${oids.join(', ')})`,
   );
-  const [total, least] = result?.rows[0] ?? [];
-  // Not analyzed yet: unknown.
-  return total == null || Number(least) < 0 ? null : Number(total);
+  const [total, isKnown] = result?.rows[0] ?? [];
+  // A partitioned table that was not analyzed yet.
+  return total == null || isKnown !== 't' ? null : Number(total);
 }
 
 /** When it is due next, by its schedule. One without, that has to be computed as a whole each time, is due when that has become a tenth of the time. */

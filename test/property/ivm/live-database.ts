@@ -46,7 +46,7 @@ export class LiveDatabase {
 
   async reset(): Promise<void> {
     await this.client.query(`
-      SET client_min_messages = warning; SET statement_timeout = '20s';
+      SET client_min_messages = warning; SET statement_timeout = '10s';
       DROP SCHEMA IF EXISTS millrace_data CASCADE; DROP SCHEMA IF EXISTS public CASCADE;
       CREATE SCHEMA millrace_data; CREATE SCHEMA public`);
     this.relations.clear();
@@ -161,8 +161,9 @@ export class LiveDatabase {
       try {
         await this.client.query(statement);
       } catch (error) {
-        if (!String(error).includes('a sum with NaN'))
-          throw new Error(`${view.name}: ${String(error)}\n${view.query}\n${statement}`, { cause: error });
+        // So does the engine: five tables of equal values joined to each other can be far more work from their changes than as a whole.
+        const isMeant = String(error).includes('a sum with NaN') || (error as { code?: string }).code === '57014';
+        if (!isMeant) throw new Error(`${view.name}: ${String(error)}\n${view.query}\n${statement}`, { cause: error });
         await this.client.query('ROLLBACK TO SAVEPOINT maintain');
         for (const again of rebuildSql(view.plan, view.id)) await this.client.query(again);
         break;
