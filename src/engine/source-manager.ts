@@ -10,7 +10,7 @@ import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import { connectionProblem, openOrigin } from '../replication/origin.ts';
 import { identifyOrigin, type OriginIdentity } from '../replication/origin-identity.ts';
 import { describeTables, listPublished, type OriginTable, shapeOf, type TableShape } from '../replication/origin-tables.ts';
-import { createSlot, dropSlot, freeSlot, lookUpSlot, type SlotInfo } from '../replication/slots.ts';
+import { createSlot, dropSlot, freeSlot, lookUpSlot, retainedWal, type SlotInfo } from '../replication/slots.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { EngineContext } from './context.ts';
 import { type Learned, OriginHistory, recordVersions } from './origin-history.ts';
@@ -23,6 +23,8 @@ import { SourceRunner } from './source-runner.ts';
 
 const firstPauseMs = 200;
 const longestPauseMs = 10_000;
+/** Bytes of WAL kept for a slot that are worth a warning. */
+const muchWal = 1024 ** 3;
 
 export interface ManagerHooks {
   /** Some runner has a batch or a new position. */
@@ -42,6 +44,8 @@ interface Running {
   retry: NodeJS.Timeout | null;
   /** Session that looks at the origin's tables now and then. */
   watcher: Client | null;
+  /** It has been said that the origin keeps much WAL. */
+  warned: boolean;
   stopped: boolean;
 }
 
@@ -76,7 +80,7 @@ export class SourceManager {
     }
     for (const source of sources.values()) {
       if (this.#running.has(source.id)) continue;
-      const entry: Running = { source, runner: null, pauseMs: firstPauseMs, retry: null, watcher: null, stopped: false };
+      const entry: Running = { source, runner: null, pauseMs: firstPauseMs, retry: null, watcher: null, warned: false, stopped: false };
       this.#running.set(source.id, entry);
       void this.#start(entry);
     }
@@ -168,7 +172,7 @@ export class SourceManager {
       }
       // Created before a crash that came before its position was recorded: nothing was read from it.
       if (slot !== undefined) await dropSlot(client, source.slot, { terminate: true });
-      const { consistentPoint } = await createSlot(address, source.slot);
+      const { consistentPoint } = await createSlot(address, source.slot, { failover: true });
       await this.#engine.admin.query(
         'UPDATE millrace.source SET timeline = $2, system_identifier = coalesce(system_identifier, $3) WHERE id = $1',
         [source.id, identity.timeline, identity.systemIdentifier],
@@ -196,7 +200,7 @@ export class SourceManager {
     log.warn({ source: source.name, reason: lost?.message ?? 'ALTER SOURCE .. RESYNC' }, 'a source is resynchronised');
     if (lost !== null && slot !== undefined) await dropSlot(client, source.slot, { terminate: true });
     else if (slot?.activePid !== undefined) await freeSlot(client, source.slot);
-    const begins = lost === null ? null : (await createSlot(source.address, source.slot)).consistentPoint;
+    const begins = lost === null ? null : (await createSlot(source.address, source.slot, { failover: true })).consistentPoint;
     await this.#engine.exclusively(async () => {
       await this.#hooks.reload();
       await beginResync(this.#engine, source, begins, identity.timeline);
@@ -291,8 +295,9 @@ export class SourceManager {
       );
       try {
         await this.#savePosition(source, runner);
-        if (storages.length === 0) continue;
         entry.watcher ??= await openOrigin(source.address, { applicationName: 'millrace watch', statementTimeoutMs: 5_000 });
+        await this.#watchWal(entry, entry.watcher);
+        if (storages.length === 0) continue;
         await this.#watchTables(entry.watcher, entry, storages);
       } catch (error) {
         void entry.watcher?.end().catch(() => undefined);
@@ -300,6 +305,18 @@ export class SourceManager {
         this.#engine.log.debug({ source: source.name, err: error }, 'origin cannot be watched');
       }
     }
+  }
+
+  /** An origin keeps what has not been acknowledged, and its disk is not ours to fill. */
+  async #watchWal(entry: Running, client: Client): Promise<void> {
+    const { log, metrics } = this.#engine;
+    const { name, slot } = entry.source;
+    const bytes = (await retainedWal(client, slot)) ?? 0;
+    metrics[`millrace_slot_retained_wal_bytes{source=${JSON.stringify(name)}}`] = bytes;
+    const isMuch = bytes > muchWal;
+    if (isMuch && !entry.warned) log.warn({ source: name, slot, bytes }, 'the origin keeps much WAL for this source');
+    else if (!isMuch && entry.warned) log.info({ source: name, slot, bytes }, 'the origin no longer keeps much WAL for this source');
+    entry.warned = isMuch;
   }
 
   async #watchTables(client: Client, { source, runner }: Running, storages: readonly Storage[]): Promise<void> {

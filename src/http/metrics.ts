@@ -42,6 +42,7 @@ const help: Readonly<Record<string, string>> = {
   millrace_base_lag_bytes: 'WAL of the upstream since the first of them.',
   millrace_refreshes_total: 'Refreshes of stream tables, by what was done.',
   millrace_replication_lag_bytes: 'WAL of an origin that is not applied yet.',
+  millrace_slot_retained_wal_bytes: 'WAL that an origin keeps for a source. Beyond 1 GiB the log has a warning.',
 };
 
 /** A registry of the default metrics of this process. */

@@ -12,6 +12,8 @@ export interface CreateSlotOptions {
   readonly database?: string;
   /** How long the server waits for running transactions to end. Default 30 000. */
   readonly lockTimeoutMs?: number;
+  /** Standbys that synchronize slots get it, too, so that a promoted one can go on with it (17 and later). Default false. */
+  readonly failover?: boolean;
 }
 
 /**
@@ -27,9 +29,11 @@ export async function createSlot(address: ServerAddress, name: string, options: 
     ...(options.database === undefined ? {} : { database: options.database }),
   });
   try {
-    const [shown] = await connection.query('SHOW server_version_num');
-    // The option list came with 15.
-    const snapshot = Number(shown?.rows[0]?.[0]) >= 150000 ? "(SNAPSHOT 'nothing')" : 'NOEXPORT_SNAPSHOT';
+    const [shown] = await connection.query("SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.pg_is_in_recovery()");
+    const [version, isStandby] = shown?.rows[0] ?? [];
+    // The option list came with 15. A standby cannot make slots that it gets from its primary.
+    const failover = options.failover === true && Number(version) >= 170000 && isStandby === 'f' ? ', FAILOVER true' : '';
+    const snapshot = Number(version) >= 150000 ? `(SNAPSHOT 'nothing'${failover})` : 'NOEXPORT_SNAPSHOT';
     const [result] = await connection.query(`CREATE_REPLICATION_SLOT "${name.replaceAll('"', '""')}" LOGICAL pgoutput ${snapshot}`);
     return { consistentPoint: parseLsn(result?.rows[0]?.[1] ?? '') };
   } finally {
@@ -80,6 +84,18 @@ export async function lookUpSlot(client: pg.Client, name: string): Promise<SlotI
     safeWalBytes: safe === undefined ? undefined : BigInt(safe),
     invalidationReason: text('invalidation_reason'),
   };
+}
+
+/** Bytes of WAL that the server keeps for a slot; null when there is none of that name, or it keeps none. */
+export async function retainedWal(client: pg.Client, name: string): Promise<number | null> {
+  const result = await client.query<{ bytes: string | null }>(
+    `SELECT pg_catalog.pg_wal_lsn_diff(
+              CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END, s.restart_lsn)::text AS bytes
+       FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1`,
+    [name],
+  );
+  const bytes = result.rows[0]?.bytes;
+  return bytes === undefined || bytes === null ? null : Number(bytes);
 }
 
 /**

@@ -154,3 +154,7 @@ async function storage(table: string): Promise<string> {
   const found = await texts(extended.client, `SELECT id FROM millrace.storage WHERE origin_name = '${table}'`);
   return found[0]?.[0] ?? '';
 }
+
+test('on 17 and later the slot is one that standbys synchronize', async () => {
+  expect(await rows(admin, "SELECT failover FROM pg_replication_slots WHERE slot_name ~ '^millrace'")).toEqual(['t']);
+});
