@@ -153,7 +153,8 @@ function changes({ base, nonce }: FunctionFacts, event: Event): string {
 
 /** A statement of plpgsql, planned once a session. */
 function prepared(sql: string, nonce: string): string {
-  return /^\s*DO\b/.test(sql) ? executed(sql, nonce) : `${sql};`;
+  // plpgsql wants to be told that rows of a SELECT are not wanted.
+  return /^\s*DO\b/.test(sql) ? executed(sql, nonce) : `${sql.replace(/^\s*SELECT\b/, 'PERFORM')};`;
 }
 
 /** Quoted by a tag that no name can hold: names are put in later. */
