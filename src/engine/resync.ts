@@ -26,7 +26,12 @@ export async function beginResync(engine: EngineContext, source: SourceRow, star
   const storages = storagesOf(engine, source.id);
   const statements = [
     `UPDATE millrace.source SET resync_requested = false, timeline = ${timeline} WHERE id = ${source.id}`,
-    ...(startLsn === null ? [] : [`UPDATE millrace.source_progress SET lsn = '${formatLsn(startLsn)}' WHERE source_id = ${source.id}`]),
+    ...(startLsn === null
+      ? []
+      : [
+          `UPDATE millrace.source_progress SET lsn = '${formatLsn(startLsn)}' WHERE source_id = ${source.id}`,
+          `DELETE FROM millrace.source_position WHERE source_id = ${source.id}`,
+        ]),
   ];
   for (const storage of storages) {
     if (storage.state === 'live') {

@@ -162,7 +162,7 @@ export class SourceManager {
       // Between epochs: what a former stream of this source still had under way is recorded by then, and will not be asked for again.
       const recorded = await this.#engine.exclusively(() => this.#recordedLsn(source.id));
       if (recorded !== null) {
-        const lost = whyLost(source, slot, identity, recorded);
+        const lost = whyLost(source, slot, identity, { applied: recorded, reached: await this.#reachedLsn(source.id, recorded) });
         if (lost !== null && (!lost.isMendable || !(source.autoResync || source.resyncRequested))) throw lost;
         if (lost !== null || source.resyncRequested) return await this.#resync(client, { ...source, address }, slot, identity, tells, lost);
         if (source.timeline !== identity.timeline)
@@ -260,6 +260,16 @@ export class SourceManager {
     return lsn === undefined || lsn === null ? null : BigInt(lsn);
   }
 
+  /** The furthest position that may have been acknowledged. */
+  async #reachedLsn(sourceId: number, recorded: Lsn): Promise<Lsn> {
+    const result = await this.#engine.admin.query<{ lsn: string }>(
+      "SELECT (reached_lsn - '0/0'::pg_lsn)::text AS lsn FROM millrace.source_position WHERE source_id = $1",
+      [sourceId],
+    );
+    const lsn = BigInt(result.rows[0]?.lsn ?? '0');
+    return lsn > recorded ? lsn : recorded;
+  }
+
   async #status(source: SourceRow, status: string, error: string | null, code?: string): Promise<void> {
     await this.#engine.admin.query(
       `UPDATE millrace.source
@@ -345,12 +355,16 @@ export class SourceManager {
     this.#engine.metrics[`millrace_replication_lag_bytes{source=${JSON.stringify(source.name)}}`] = Number(
       runner.received - runner.applied,
     );
+    const { received, applied } = runner;
+    // Durable before it is acknowledged, and not by way of Millrace's own settings: this row says whether the slot is still ours.
     await this.#engine.admin.query(
-      `INSERT INTO millrace.source_position (source_id, origin_lsn, reached_lsn) VALUES ($1, $2, $3)
+      `WITH durable AS (SELECT set_config('synchronous_commit', 'on', true))
+       INSERT INTO millrace.source_position (source_id, origin_lsn, reached_lsn) SELECT $1, $2, $3 FROM durable
        ON CONFLICT (source_id) DO UPDATE SET origin_lsn = excluded.origin_lsn, reached_lsn = excluded.reached_lsn, heard_at = now()
        WHERE (source_position.origin_lsn, source_position.reached_lsn) IS DISTINCT FROM (excluded.origin_lsn, excluded.reached_lsn)`,
-      [source.id, formatLsn(runner.received), formatLsn(runner.applied)],
+      [source.id, formatLsn(received), formatLsn(applied)],
     );
+    runner.saved(applied);
   }
 
   /** The origin's view of a table for its first copy; null when it is gone. */

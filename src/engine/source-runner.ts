@@ -238,16 +238,20 @@ export class SourceRunner {
     this.#stream?.acknowledge(lsn);
   }
 
+  /** A position reached without an epoch is on disk here: the origin may forget what is before it. */
+  saved(lsn: Lsn): void {
+    if (this.#unflushed === null && lsn <= this.#applied) this.#stream?.acknowledge(lsn);
+  }
+
   /**
-   * The origin has sent everything up to walEnd. When nothing waits here that position is reached, without an epoch: should it be lost in a crash,
-   * the slot itself begins after it.
+   * The origin has sent everything up to walEnd. When nothing waits here that position is reached, without an epoch. It is acknowledged once it
+   * has been written down: a slot that is further than what is written here has been moved by someone else.
    */
   #keepalive(walEnd: Lsn): void {
     if (this.#inTransaction || this.#sealed !== null || !this.#builder.empty || this.#partial || this.#outstanding > 0) return;
     if (walEnd <= this.#applied) return;
     this.#lastEnd = walEnd;
     this.#applied = walEnd;
-    if (this.#unflushed === null) this.#stream?.acknowledge(walEnd);
     this.#hooks.idle();
   }
 

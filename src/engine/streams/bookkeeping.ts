@@ -10,7 +10,10 @@ export type Action = 'INITIALIZE' | 'DIFFERENTIAL' | 'FULL' | 'REINITIALIZE' | '
 export interface Outcome {
   readonly action: Action;
   readonly reason: string;
+  /** Milliseconds of the epoch. */
   readonly startedAt: number;
+  /** How long the work took; left out: until it is written down. */
+  readonly tookMs?: number;
   readonly inserted: number;
   readonly deleted: number;
   readonly deltaRows: number;
@@ -98,7 +101,7 @@ export function history(stream: Pick<StreamTable, 'relationId'>, outcome: Outcom
     name: 'refresh_history',
     sql: `INSERT INTO millrace.refresh_history
        (relation_id, started_at, ended_at, action, status, reason, rows_inserted, rows_deleted, delta_rows, error, sqlstate)
-VALUES ($1::bigint, to_timestamp($2::float8), clock_timestamp(), $3, $4, $5, $6::bigint, $7::bigint, $8::bigint, $9, $10)`,
+VALUES ($1::bigint, to_timestamp($2::float8), coalesce(to_timestamp($11::float8), clock_timestamp()), $3, $4, $5, $6::bigint, $7::bigint, $8::bigint, $9, $10)`,
     params: [
       String(stream.relationId),
       time(outcome.startedAt),
@@ -110,6 +113,7 @@ VALUES ($1::bigint, to_timestamp($2::float8), clock_timestamp(), $3, $4, $5, $6:
       String(outcome.deltaRows),
       outcome.failure?.message ?? null,
       outcome.failure?.code ?? null,
+      outcome.tookMs === undefined ? null : time(outcome.startedAt + outcome.tookMs),
     ],
   };
 }

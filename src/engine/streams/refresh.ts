@@ -83,7 +83,7 @@ export async function refreshView(facts: RefreshFacts, view: LiveView<ViewPlan>,
   const requested = Math.max(stream?.refreshRequested ?? 0, memory.requested(view.id));
   const failure = result instanceof PostgresError ? result : null;
   const { inserted, deleted } = result instanceof PostgresError ? { inserted: 0, deleted: 0 } : result;
-  const outcome: Outcome = { action, reason, startedAt, inserted, deleted, deltaRows, failure };
+  const outcome: Outcome = { action, reason, startedAt, tookMs: took, inserted, deleted, deltaRows, failure };
   if (failure !== null) return failed(facts, view, stream, outcome, requested);
 
   const rebuilt = action === 'FULL' || action === 'REINITIALIZE';

@@ -132,6 +132,36 @@ test('with AUTO RESYNC nobody has to ask; kill -9 amid it begins it again', asyn
   await becomes(/^running/);
 });
 
+test('a slot that someone else has read from is noticed: what they took is missing here', async () => {
+  engine.kill();
+  await admin.query(changeMuch);
+  for (const end = Date.now() + 10_000; Date.now() < end; ) {
+    await admin.query(loseSlot);
+    const moved = await admin
+      .query(
+        "SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn()) FROM pg_replication_slots WHERE slot_name ~ '^millrace' AND NOT active",
+      )
+      .catch(() => ({ rowCount: 0 }));
+    if (moved.rowCount === 1) break;
+  }
+  await becomes(
+    /^stalled\|replication slot "millrace_\w+" is at \w+\/\w+, only \w+\/\w+ has been reached here: someone else read from it, or /,
+  );
+  await extended.run('ALTER SOURCE s RESYNC');
+  await same();
+});
+
+test('an idle origin is told how far we are, and a restart after that finds nothing wrong', async () => {
+  const confirmed = (): Promise<string[]> =>
+    rows(admin, "SELECT confirmed_flush_lsn >= pg_current_wal_lsn() - 1000 FROM pg_replication_slots WHERE slot_name ~ '^millrace'");
+  await admin.query('CREATE TABLE elsewhere AS SELECT generate_series(1, 10000) g');
+  await expect.poll(confirmed, { timeout: 15_000 }).toEqual(['t']);
+  await engine.restart();
+  await admin.query("UPDATE account SET owner = 'again' WHERE id = 3");
+  await same();
+  await becomes(/^running/);
+});
+
 test('a table taken out of the publication and put back between two looks is noticed, and mended by RESYNC', async () => {
   await admin.query(`BEGIN; ALTER PUBLICATION p DROP TABLE account; COMMIT; UPDATE account SET balance = 0 WHERE id = 1; ALTER PUBLICATION p ADD TABLE account;
     UPDATE account SET balance = 7 WHERE id = 2`);
