@@ -287,7 +287,8 @@ export class SourceRunner {
             this.#wanted = false;
             this.#hooks.ready();
           }
-        } else if (this.#wanted) this.#announce();
+        } else if (this.#builder.empty) this.#keepalive(endLsn);
+        else if (this.#wanted) this.#announce();
       },
       origin: () => undefined,
       type: () => undefined,

@@ -73,7 +73,7 @@ export async function copyStorage(
             .catch(() => undefined);
         },
       });
-      await upstream.query(`ANALYZE ${storageTable(storage.id)}`);
+      await Promise.all([snapshot.flush(), upstream.query(`ANALYZE ${storageTable(storage.id)}`)]);
       const [marked] = await upstream.query(
         `UPDATE millrace.storage s
             SET state = 'copied', rows_copied = ${copied.rows}, bytes_copied = ${copied.bytes},

@@ -6,6 +6,7 @@
 import type { ServerAddress } from '../config.ts';
 import { copyRelay } from './copy-relay.ts';
 import { type Lsn, parseLsn } from './lsn.ts';
+import { PostgresError } from './postgres-error.ts';
 import { connectRaw } from './raw-connection.ts';
 import type { RawConnection } from './session-contract.ts';
 import { originSettings } from './settings.ts';
@@ -33,6 +34,11 @@ export interface OriginSnapshot {
    * (its transaction, if any, is aborted).
    */
   copy(options: CopyOptions): Promise<{ readonly rows: number; readonly bytes: number }>;
+  /**
+   * To be called after the last copy: has the origin write out its WAL, so that a stream gets as far as `lsn` soon. That is where the WAL was
+   * inserted to, and on an idle origin what a reader has added (pruning) is otherwise not written before its next checkpoint or running-xacts record.
+   */
+  flush(): Promise<void>;
   /** Ends the origin session. */
   close(): Promise<void>;
 }
@@ -72,10 +78,22 @@ export async function openSnapshot(address: ServerAddress, options: OpenSnapshot
       snapshot: parseSnapshot(snapshot ?? ''),
       lsn: parseLsn(lsn ?? ''),
       copy: (copyOptions) => copyRelay(origin, copyOptions),
+      flush: () => flushWal(origin),
       close: () => origin.close(),
     };
   } catch (error) {
     origin.destroy();
     throw error;
+  }
+}
+
+/** A commit of its own, if only of a logical message that nobody reads. On a standby, or where the role may not, time does it. */
+async function flushWal(origin: RawConnection): Promise<void> {
+  try {
+    await origin.query('COMMIT');
+    await origin.query("SET synchronous_commit = 'local'");
+    await origin.query("SELECT pg_catalog.pg_logical_emit_message(true, 'millrace', '')");
+  } catch (error) {
+    if (!(error instanceof PostgresError) || !['42501', '25006', '55000'].includes(error.code)) throw error;
   }
 }
