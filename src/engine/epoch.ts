@@ -15,6 +15,7 @@ import { quoteLiteral } from '../sql/quote.ts';
 import { sendStep } from './apply-steps.ts';
 import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
+import { followEnums } from './enum-labels.ts';
 import { countEpoch, fence, progress } from './epoch-ends.ts';
 import { recordVersions } from './origin-history.ts';
 import { failRelation } from './relation-errors.ts';
@@ -141,7 +142,7 @@ export class Epoch {
     for (const [storageId, steps] of byStorage) await this.#applyTo(storageId, steps);
   }
 
-  async #applyTo(storageId: number, steps: readonly Step[]): Promise<void> {
+  async #applyTo(storageId: number, steps: readonly Step[], again = true): Promise<void> {
     const { session, state, log } = this.#engine;
     const storage = state.storages.get(storageId);
     if (storage === undefined || this.#failedStorages.has(storageId)) return;
@@ -155,6 +156,11 @@ export class Epoch {
       return;
     }
     const reason = requireStatementError(failure.reason);
+    if (again && reason.code === '22P02') {
+      await session.query('ROLLBACK TO SAVEPOINT apply; RELEASE SAVEPOINT apply');
+      if (await followEnums(this.#engine, storage, reason)) return await this.#applyTo(storageId, steps, false);
+      await session.query('SAVEPOINT apply');
+    }
     log.error({ storage: storageId, table: `${storage.originSchema}.${storage.originName}`, err: reason }, 'a table cannot take a change');
     await session.query('ROLLBACK TO SAVEPOINT apply; RELEASE SAVEPOINT apply');
     this.#failedStorages.add(storageId);

@@ -22,6 +22,7 @@ import type { BaseCapture } from './base/capture.ts';
 import { baseError, baseProblem, sameColumns, usedAttnums } from './base/shapes.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
 import type { EngineContext } from './context.ts';
+import { followEnums } from './enum-labels.ts';
 import { Epoch } from './epoch.ts';
 import { fillImmediate, rebuildImmediate, wantsRebuild } from './immediate/fill.ts';
 import { suspend } from './refresh-epoch.ts';
@@ -120,8 +121,9 @@ export class Reconciler {
     const { log } = this.#engine;
     if (aborted) return;
     log.warn({ storage: storage.id, table: `${storage.originSchema}.${storage.originName}`, err: error }, 'a table could not be copied');
-    const data = error instanceof PostgresError && /^(22|23|42)/.test(error.code);
-    if (!data) await new Promise((resolve) => setTimeout(resolve, 500));
+    const followed = error instanceof PostgresError && (await followEnums(this.#engine, storage, error));
+    const data = !followed && error instanceof PostgresError && /^(22|23|42)/.test(error.code);
+    if (!data && !followed) await new Promise((resolve) => setTimeout(resolve, 500));
     await this.#engine.exclusively(async () => {
       if (!data) {
         // The connection, the origin or the time was the problem: from the start, after a pause.

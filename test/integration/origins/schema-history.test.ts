@@ -139,6 +139,23 @@ describe('an origin that tells of its DDL', () => {
     await extended.run('DROP TABLE v1.bag CASCADE; DROP TABLE v1.less CASCADE');
   });
 
+  test('an enum gets the values that it gets at the origin, by the stream, by a copy, and in arrays', async () => {
+    await admin.query(
+      `CREATE TYPE tone AS ENUM ('low', 'high'); CREATE TABLE song (id integer PRIMARY KEY, t tone, ts tone[]); INSERT INTO song VALUES (1, 'low', '{high}')`,
+    );
+    await extended.client.query("CREATE TYPE public.tone AS ENUM ('low', 'high')");
+    await extended.run('CREATE TABLE v1.song FROM SOURCE s (REFERENCE song)');
+    await admin.query("ALTER TYPE tone ADD VALUE 'mid' BEFORE 'high'");
+    await admin.query("ALTER TYPE tone ADD VALUE 'it''s low' BEFORE 'low'");
+    await admin.query(`INSERT INTO song VALUES (2, 'mid', '{}'), (3, 'high', '{"it''s low",mid}')`);
+    await shows('SELECT * FROM v1.song ORDER BY t, id', ['1|low|{high}', '2|mid|{}', `3|high|{"it's low",mid}`]);
+    expect(await rows('SELECT unnest(enum_range(NULL::public.tone))')).toEqual(["it's low", 'low', 'mid', 'high']);
+    await admin.query("ALTER TYPE tone ADD VALUE 'loud'");
+    await admin.query("CREATE TABLE album (id integer PRIMARY KEY, t tone); INSERT INTO album VALUES (1, 'loud')");
+    await extended.run('CREATE TABLE v1.album FROM SOURCE s (REFERENCE album)');
+    await shows('SELECT * FROM v1.album', ['1|loud']);
+  });
+
   test('DROP SOURCE of the last source takes the event triggers along', async () => {
     await extended.run('DROP SCHEMA v1 CASCADE; DROP SOURCE s');
     await expect
