@@ -27,6 +27,7 @@ import type { BrokenVersion } from './schema-change.ts';
 import { epochSettings } from './session-settings.ts';
 import { SourceManager } from './source-manager.ts';
 import type { SourceRunner } from './source-runner.ts';
+import { lastFullMs } from './streams/bookkeeping.ts';
 import { RefreshStatements } from './streams/refresh-statements.ts';
 
 export interface EngineHooks {
@@ -185,6 +186,7 @@ class EngineLoop {
     const capture = new BaseCapture(engine, { ready: () => this.#kick() });
     const refreshes = new RefreshLoop(engine, capture);
     takes = (payload) => refreshes.asked(payload);
+    refreshes.memory.recall(await lastFullMs(this.#admin));
     const reload = async (): Promise<void> => {
       catalog = await readCatalog(this.#admin, this.#config.secretKey);
       engine.state = catalog;

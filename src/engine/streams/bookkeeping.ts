@@ -2,6 +2,7 @@
  * What is written about a refresh: the stream table's row, its history, the alert.
  * Invariant: written in the epoch of the refresh itself, so it says exactly what was done.
  */
+import type { Client } from 'pg';
 import type { StreamTable } from '../../catalog/model.ts';
 import type { Execution } from '../../replication/session-contract.ts';
 
@@ -129,4 +130,15 @@ export function alert(stream: Pick<StreamTable, 'schema' | 'name'>, event: strin
     sql: "SELECT pg_notify(channel, $1) FROM unnest('{pg_trickle_alert,pgtrickle_alert}'::text[]) channel",
     params: [text],
   };
+}
+
+/** How long each stream table took when it was last computed as a whole, in milliseconds. */
+export async function lastFullMs(client: Client): Promise<ReadonlyMap<number, number>> {
+  const found = await client.query<{ id: string; ms: number }>(
+    `SELECT DISTINCT ON (relation_id) relation_id::text AS id, (extract(epoch FROM ended_at - started_at) * 1000)::float8 AS ms
+       FROM millrace.refresh_history
+      WHERE action IN ('INITIALIZE', 'FULL', 'REINITIALIZE') AND status = 'COMPLETED' AND ended_at IS NOT NULL
+      ORDER BY relation_id, refresh_id DESC`,
+  );
+  return new Map(found.rows.map(({ id, ms }) => [Number(id), ms]));
 }

@@ -6,6 +6,8 @@
 
 /** Changed rows from which it is asked whether computing everything again would be cheaper: fewer cost what any refresh costs. */
 export const worthAsking = 1000;
+/** Changed rows from which it is asked whether there are more of them than rows. */
+export const worthCounting = 64;
 /** How much dearer changes must be. */
 const margin = 1.2;
 /** Refreshes one way until the other is tried, at first and at most. */
@@ -51,6 +53,8 @@ export function afterFull(costs: Costs, ms: number): Costs {
 
 /** Why the view had better be computed as a whole than from so many changed rows of so many that there are; null: it had not. */
 export function whyFull(costs: Costs, rows: number, total: number | null): string | null {
+  // Many transactions on few rows: in a join each change meets every other one.
+  if (total !== null && rows >= worthCounting && rows > 2 * total) return `cost: ${rows} changes of about ${total} rows`;
   if (rows < worthAsking) return null;
   const { msPerRow, fullMs } = costs;
   if (msPerRow === null || fullMs === null)

@@ -17,7 +17,7 @@ import { type Epoch, requireStatementError } from '../epoch.ts';
 import { fewRows } from '../row-arrays.ts';
 import { settingAside } from '../view-statements.ts';
 import { alert, errorsAllowed, type Outcome, refreshed, refreshFailed } from './bookkeeping.ts';
-import { worthAsking } from './costs.ts';
+import { worthCounting } from './costs.ts';
 import { computedWhole, type DueReason, scheduleOf } from './due.ts';
 import type { StreamMemory } from './memory.ts';
 
@@ -75,7 +75,10 @@ export async function refreshView(facts: RefreshFacts, view: LiveView<ViewPlan>,
     );
     action = 'FULL';
     const late = result.code === '57014';
-    if (late) memory.tookDelta(view.id, deltaRows, limitMs);
+    if (late) {
+      memory.tookDelta(view.id, deltaRows, limitMs);
+      memory.gaveUp(view.id, deltaRows);
+    }
     reason = late ? `cost: ${deltaRows} changes took more than ${limitMs} ms` : `changes could not be applied: ${result.message}`;
     result = await attempt(engine, view.id, statements(facts, view, stream, { action, reason }, pending));
   }
@@ -168,7 +171,7 @@ const limited = (ms: number): Execution[] => [{ name: `limit${ms}`, sql: `SET LO
  * changes, and many changes of few rows can be far more work than the rows. A power of two, so that there are few texts.
  */
 function limitFor(fullMs: number | null): number {
-  return 2 ** Math.ceil(Math.log2(Math.max(2000, 10 * (fullMs ?? 3000))));
+  return 2 ** Math.ceil(Math.log2(Math.max(500, 10 * (fullMs ?? 3000))));
 }
 
 /** Runs statements that may fail without harm to the epoch, in one write. Answers what they did to the view's storage, or why they failed. */
@@ -221,7 +224,7 @@ async function choose(
   const missing = lost.get(view.id) ?? stream?.deltaLost ?? null;
   if (missing !== null) return { action: 'FULL', reason: missing };
   if (deltaRows === 0) return { action: 'NO_DATA', reason: due };
-  const total = deltaRows < worthAsking ? null : await totalRows(engine, view);
+  const total = deltaRows < worthCounting ? null : await memory.total(view.id, Date.now(), () => totalRows(engine, view));
   const full = memory.reasonForFull(view.id, deltaRows, total);
   return full === null ? { action: 'DIFFERENTIAL', reason: due } : { action: 'FULL', reason: full };
 }
