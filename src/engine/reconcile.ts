@@ -255,9 +255,13 @@ export class Reconciler {
       if (view.state !== 'error' || stream === undefined) continue;
       const asked = stream.status === 'ERROR' && stream.refreshRequested > stream.refreshDone;
       if (!asked && stream.status !== 'ACTIVE' && stream.status !== 'INITIALIZING') continue;
-      const inputsReady = view.inputs.every(
-        (input) => catalog.bases.has(input) || (catalog.tables.get(input) ?? catalog.views.get(input))?.state === 'ready',
-      );
+      const inputsReady = view.inputs.every((input) => {
+        // A user's table is what it is; one that holds a stream table's rows is as good as that.
+        const held = heldView(catalog, input);
+        if (held === null && catalog.bases.has(input)) return true;
+        const read = held ?? input;
+        return (catalog.tables.get(read) ?? catalog.views.get(read))?.state === 'ready';
+      });
       if (!inputsReady) continue;
       resumed = true;
       const bases = view.inputs.flatMap((input) => catalog.bases.get(input) ?? []);
