@@ -75,13 +75,20 @@ function applyKeyed(storage: StorageShape, shape: ChunkShape, staged: string): s
  */
 export const rowHash = (image: string): string => `('x' || substr(md5(${image}), 1, 8))::bit(32)::integer`;
 
-const imageOf = (storage: StorageShape, row: string): string =>
+/** Text of a row's columns: rows that look the same are the same. */
+export const imageOf = (storage: Pick<Storage, 'columns'>, row: string): string =>
   `ROW(${storage.columns.map((column) => `${row}.${storageColumn(column.attnum)}`).join(', ')})::text`;
+
+/** The storage as it is once it has forgotten columns. */
+export function without<Shape extends StorageShape>(storage: Shape, attnums: readonly number[]): Shape {
+  if (attnums.length === 0) return storage;
+  return { ...storage, columns: storage.columns.map((column) => (attnums.includes(column.attnum) ? { ...column, lost: true } : column)) };
+}
 
 /** Columns that the origin has lost become NULL, and rows of a storage without key are found by what is left. */
 export function forgetColumns(storage: StorageShape, attnums: readonly number[]): string[] {
   const table = storageTable(storage.id);
-  const lost = storage.columns.map((column) => (attnums.includes(column.attnum) ? { ...column, lost: true as const } : column));
+  const lost = without(storage, attnums).columns;
   const left = lost.map((column) => (column.lost === true ? `NULL::${column.type}` : `s.${storageColumn(column.attnum)}`));
   const assignments = lost.filter((column) => column.lost === true).map((column) => `${storageColumn(column.attnum)} = NULL`);
   return [

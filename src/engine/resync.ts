@@ -7,7 +7,7 @@ import { type Storage, spoolTable, stagingTable, storageColumn, storageTable } f
 import { createSpool, createStaging, createStorage, storageKey } from '../catalog/storage-ddl.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import type { TableShape } from '../replication/origin-tables.ts';
-import { forgetColumns, rowHash } from './apply-sql.ts';
+import { forgetColumns, imageOf, rowHash, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { dependentViews, relationGate } from './relation-errors.ts';
@@ -16,7 +16,7 @@ import { brokenVersions, lostColumns } from './schema-change.ts';
 import { freePlanner } from './session-settings.ts';
 import type { SourceRow } from './source-row.ts';
 import type { SourceRunner } from './source-runner.ts';
-import { applySpool, without } from './table-copy.ts';
+import { applySpool } from './table-copy.ts';
 
 /**
  * Marks every table of a source for it. `startLsn`: where the new slot begins; null: the slot is good. Copies under way begin again.
@@ -133,7 +133,7 @@ function revive({ state }: EngineContext, tables: ReadonlySet<number>): string[]
 export function differenceSql(copy: Storage, storage: Storage): string[] {
   const [from, to] = [storageTable(copy.id), storageTable(storage.id)];
   const columns = storage.columns.map((column) => storageColumn(column.attnum));
-  const image = (row: string): string => `ROW(${columns.map((column) => `${row}.${column}`).join(', ')})::text`;
+  const image = (row: string): string => imageOf(storage, row);
   const list = (row: string): string => columns.map((column) => `${row}.${column}`).join(', ');
   if (storage.keyAttnums.length > 0) {
     const same = storageKey(storage)

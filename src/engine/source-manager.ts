@@ -196,8 +196,7 @@ export class SourceManager {
     tells: boolean,
     lost: OriginLostError | null,
   ): Promise<{ readonly startLsn: Lsn; readonly history: OriginHistory }> {
-    const { log, admin } = this.#engine;
-    log.warn({ source: source.name, reason: lost?.message ?? 'ALTER SOURCE .. RESYNC' }, 'a source is resynchronised');
+    this.#engine.log.warn({ source: source.name, reason: lost?.message ?? 'ALTER SOURCE .. RESYNC' }, 'a source is resynchronised');
     if (lost !== null && slot !== undefined) await dropSlot(client, source.slot, { terminate: true });
     else if (slot?.activePid !== undefined) await freeSlot(client, source.slot);
     const begins = lost === null ? null : (await createSlot(source.address, source.slot, { failover: true })).consistentPoint;
@@ -210,16 +209,7 @@ export class SourceManager {
     const history = await this.#history(client, source, tells, startLsn);
     if (begins === null) return { startLsn, history };
     // What changed while nobody listened.
-    const published = await listPublished(client, source.publication);
-    const tables = await describeTables(
-      client,
-      published.map(({ oid }) => oid),
-    );
-    const learned: Learned = { from: 'catalog', tag: null, by: null, at: null };
-    const versions = [...tables.values()].flatMap(
-      (table) => history.learn(shapeOf(table), { commitLsn: startLsn, ordinal: 0 }, learned) ?? [],
-    );
-    for (const { sql, params } of recordVersions(versions)) await admin.query(sql, [...(params ?? [])]);
+    await this.#learnPublished(client, source, history, startLsn, 'catalog');
     return { startLsn, history };
   }
 
@@ -237,18 +227,20 @@ export class SourceManager {
       told.rows.map(({ shape }) => shape),
     );
     if (told.rows.length > 0) return history;
+    await this.#learnPublished(client, source, history, startLsn, 'start');
+    return history;
+  }
+
+  /** The tables of the publication as they are now, from this position on; written down at once: no epoch brings them. */
+  async #learnPublished(client: Client, source: SourceRow, history: OriginHistory, lsn: Lsn, from: Learned['from']): Promise<void> {
     const published = await listPublished(client, source.publication);
     const tables = await describeTables(
       client,
       published.map(({ oid }) => oid),
     );
-    const position = { commitLsn: startLsn, ordinal: 0 };
-    const first: Learned = { from: 'start', tag: null, by: null, at: null };
-    for (const { sql, params } of recordVersions(
-      [...tables.values()].flatMap((table) => history.learn(shapeOf(table), position, first) ?? []),
-    ))
-      await this.#engine.admin.query(sql, [...(params ?? [])]);
-    return history;
+    const learned: Learned = { from, tag: null, by: null, at: null };
+    const versions = [...tables.values()].flatMap((table) => history.learn(shapeOf(table), { commitLsn: lsn, ordinal: 0 }, learned) ?? []);
+    for (const { sql, params } of recordVersions(versions)) await this.#engine.admin.query(sql, [...(params ?? [])]);
   }
 
   async #recordedLsn(sourceId: number): Promise<Lsn | null> {

@@ -13,7 +13,7 @@ import { pinnedSettings } from '../replication/settings.ts';
 import { type OriginSnapshot, openSnapshot } from '../replication/snapshot.ts';
 import { isVisible, parseSnapshot } from '../replication/snapshot-visibility.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
-import { applyStaged, clearStorage, forgetColumns, insertColumns } from './apply-sql.ts';
+import { applyStaged, clearStorage, forgetColumns, imageOf, insertColumns, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { relationGate } from './relation-errors.ts';
@@ -150,12 +150,6 @@ export async function goLive(engine: EngineContext, copied: Storage, runner: Sou
   return reached;
 }
 
-/** The storage as it is once it has forgotten columns. */
-export function without(storage: Storage, lost: readonly number[]): Storage {
-  if (lost.length === 0) return storage;
-  return { ...storage, columns: storage.columns.map((column) => (lost.includes(column.attnum) ? { ...column, lost: true } : column)) };
-}
-
 /** Applies what was spooled, chunk by chunk where order between chunks matters. */
 export async function applySpool(engine: EngineContext, storage: Storage): Promise<void> {
   const { session } = engine;
@@ -221,7 +215,7 @@ async function moveRow(engine: EngineContext, storage: Storage, chunk: string): 
  * Both hold the same rows as of this epoch, so every old row finds one.
  */
 async function keepRowIds(engine: EngineContext, old: Storage, storage: Storage): Promise<void> {
-  const image = (row: string): string => `ROW(${old.columns.map((column) => `${row}.${storageColumn(column.attnum)}`).join(', ')})::text`;
+  const image = (row: string): string => imageOf(old, row);
   const table = storageTable(storage.id);
   const { session } = engine;
   await session.query(freePlanner);
