@@ -17,9 +17,10 @@ import { pinnedSettings } from '../replication/settings.ts';
 import type { BaseCapture } from './base/capture.ts';
 import { startsSql } from './base/change-logs.ts';
 import { type EngineContext, storageOf } from './context.ts';
-import { Epoch, requireStatementError } from './epoch.ts';
+import { Epoch } from './epoch.ts';
+import { openView } from './open-view.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
-import { mayOpen, opened, relationGate } from './relation-errors.ts';
+import { relationGate } from './relation-errors.ts';
 import { freePlanner } from './session-settings.ts';
 import { populationRefused, refreshed } from './streams/bookkeeping.ts';
 import { scheduleOf } from './streams/due.ts';
@@ -179,18 +180,9 @@ async function finishDeferred(
   if (view === undefined || view.state !== 'populating') return true;
   const stream = state.streams.get(viewId);
   const epoch = await Epoch.begin(engine);
-  if (!(await mayOpen(session, state, viewId))) {
-    await session.query('ROLLBACK');
-    await reload();
-    return true;
-  }
-  try {
-    await epoch.run(opened(state, viewId));
-  } catch (error) {
-    if (requireStatementError(error).code !== '55P03') throw error;
-    await session.query('ROLLBACK');
-    return false;
-  }
+  const result = await openView(engine, epoch, viewId);
+  if (result === 'gone') await reload();
+  if (result !== 'opened') return result === 'gone';
   if (stream !== undefined) {
     const outcome = {
       action: 'INITIALIZE',

@@ -16,7 +16,7 @@ import { pinnedSettings } from '../../replication/settings.ts';
 import { quoteLiteral } from '../../sql/quote.ts';
 import type { EngineContext } from '../context.ts';
 import { Epoch, requireStatementError } from '../epoch.ts';
-import { mayOpen, opened } from '../relation-errors.ts';
+import { openView } from '../open-view.ts';
 import { freePlanner } from '../session-settings.ts';
 import { type Outcome, populationRefused, refreshed, refreshFailed } from '../streams/bookkeeping.ts';
 import { fromMark, immediateTexts } from './templates.ts';
@@ -188,18 +188,9 @@ async function open(engine: EngineContext, viewId: number, rows: number, started
     await refused(engine, viewId, reason);
     return true;
   }
-  if (!(await mayOpen(session, state, viewId))) {
-    await session.query('ROLLBACK');
-    await reload();
-    return true;
-  }
-  try {
-    await epoch.run(opened(state, viewId));
-  } catch (error) {
-    if (requireStatementError(error).code !== '55P03') throw error;
-    await session.query('ROLLBACK');
-    return false;
-  }
+  const result = await openView(engine, epoch, viewId);
+  if (result === 'gone') await reload();
+  if (result !== 'opened') return result === 'gone';
   await epoch.run([
     `UPDATE millrace.immediate SET mode = 'on', lost = NULL WHERE relation_id = ${viewId}`,
     `SELECT setval('millrace_data.x${viewId}', pg_current_xact_id()::text::bigint)`,
