@@ -16,6 +16,7 @@ import {
 } from '../catalog/model.ts';
 import { dropCaptureDdl } from '../ivm/capture.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
+import type { Lsn } from '../replication/lsn.ts';
 import type { OriginTable } from '../replication/origin-tables.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import type { BaseCapture } from './base/capture.ts';
@@ -31,6 +32,7 @@ import { failRelation, heldView, relationGate } from './relation-errors.ts';
 import { finishResync } from './resync.ts';
 import { lostColumns } from './schema-change.ts';
 import type { SourceManager } from './source-manager.ts';
+import type { SourceRunner } from './source-runner.ts';
 import { isImmediate } from './streams/due.ts';
 import { copyStorage, goLive, restartCopy } from './table-copy.ts';
 import { populateView } from './view-populate.ts';
@@ -155,33 +157,11 @@ export class Reconciler {
     if (runner === null || this.#copying.has(storage.id)) return;
     // Its versions move to it as they are: what they show now has to be mended first.
     if (storage.supersedes !== null && this.#engine.state.storages.get(storage.supersedes)?.stale === true) return;
-    if (storage.copyLsn !== null && runner.applied < storage.copyLsn) {
-      runner.requestPosition();
-      return;
-    }
-    this.#copying.set(storage.id, new AbortController());
-    const work = async (): Promise<void> => {
-      // The stream stands still between two transactions, so that what it has decoded goes to the spool and what comes next to the storage.
-      await runner.hold();
-      try {
-        await this.#engine.exclusively(async () => {
-          const current = this.#engine.state.storages.get(storage.id);
-          if (current?.state !== 'copied' || this.#sources.runner(storage.sourceId) !== runner) return;
-          const lost = lostColumns(current, await this.#sources.describe(runner.source, current.originOid));
-          const reached = await goLive(this.#engine, current, runner, lost);
-          if (reached !== null) this.#engine.reached(runner, reached);
-          await this.#reload();
-        });
-      } finally {
-        await runner.release();
-      }
-    };
-    work()
-      .catch((error: unknown) => this.#engine.fail(error))
-      .finally(() => {
-        this.#copying.delete(storage.id);
-        this.#engine.wake();
-      });
+    this.#whileHeld(runner, [storage], async ([current]) => {
+      if (current === undefined) return null;
+      const lost = lostColumns(current, await this.#sources.describe(runner.source, current.originOid));
+      return await goLive(this.#engine, current, runner, lost);
+    });
   }
 
   /** When all copies of a source are in, what differs is written. */
@@ -191,23 +171,41 @@ export class Reconciler {
       (storage) => storage.sourceId === sourceId && storage.resyncs !== null && storage.state !== 'dropped',
     );
     if (runner === null || copies.length === 0 || !copies.every((copy) => copy.state === 'copied' && !this.#copying.has(copy.id))) return;
+    const shapes = new Map<number, OriginTable>();
+    const describe = async (): Promise<void> => {
+      for (const { originOid } of copies) {
+        const shape = await this.#sources.describe(runner.source, originOid);
+        if (shape?.published === true) shapes.set(originOid, shape);
+      }
+    };
+    this.#whileHeld(runner, copies, (current) => finishResync(this.#engine, current, runner, shapes), describe);
+  }
+
+  /**
+   * Finishes copies that are in, once the stream has passed them. It stands still between two transactions meanwhile, so that what it has decoded
+   * goes to the spools and what comes next to the storages. `finish` answers the position reached; it is not called when the stream or a copy has
+   * become another by then. `before`: what can be asked while the stream still runs.
+   */
+  #whileHeld(
+    runner: SourceRunner,
+    copies: readonly Storage[],
+    finish: (current: readonly Storage[]) => Promise<Lsn | null>,
+    before: () => Promise<void> = async () => undefined,
+  ): void {
     if (copies.some((copy) => copy.copyLsn !== null && runner.applied < copy.copyLsn)) {
       runner.requestPosition();
       return;
     }
     for (const copy of copies) this.#copying.set(copy.id, new AbortController());
     const work = async (): Promise<void> => {
-      const shapes = new Map<number, OriginTable>();
-      for (const { originOid } of copies) {
-        const shape = await this.#sources.describe(runner.source, originOid);
-        if (shape?.published === true) shapes.set(originOid, shape);
-      }
+      await before();
       await runner.hold();
       try {
         await this.#engine.exclusively(async () => {
-          const { storages } = this.#engine.state;
-          if (this.#sources.runner(sourceId) !== runner || !copies.every(({ id }) => storages.get(id)?.state === 'copied')) return;
-          const reached = await finishResync(this.#engine, copies, runner, shapes);
+          const current = copies.flatMap(({ id }) => this.#engine.state.storages.get(id) ?? []);
+          const areIn = current.length === copies.length && current.every(({ state }) => state === 'copied');
+          if (!areIn || this.#sources.runner(runner.source.id) !== runner) return;
+          const reached = await finish(current);
           if (reached !== null) this.#engine.reached(runner, reached);
           await this.#reload();
         });
