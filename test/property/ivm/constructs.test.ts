@@ -3,36 +3,26 @@
  * MILLRACE_IVM_CASES: rounds (default 1); MILLRACE_IVM_SEED: the first seed; MILLRACE_IVM_POSTGRES: 15..18 (default: 15 and 18);
  * MILLRACE_IVM_ONLY: part of the name of a construct; MILLRACE_IVM_WAYS: print what each comes to.
  */
-import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { loadViewParser } from '../../../src/ivm/source-text.ts';
+import type pg from 'pg';
+import { describe, expect, test } from 'vitest';
 import { explainPlan, explainSteps } from '../../../src/ivm/view-plan.ts';
-import { type PostgresMajor, startPostgres, type TestPostgres } from '../../support/postgres.ts';
 import { type Construct, constructs } from './constructs.ts';
 import { LiveDatabase } from './live-database.ts';
 import { seeded } from './random.ts';
+import { versions, withServer } from './server.ts';
 import { createTables, randomTransaction } from './writes.ts';
 
 const rounds = Number(process.env['MILLRACE_IVM_CASES'] ?? 1);
 const firstSeed = Number(process.env['MILLRACE_IVM_SEED'] ?? Date.now() % 1_000_000_000);
 const only = process.env['MILLRACE_IVM_ONLY'] ?? '';
-const versions = (process.env['MILLRACE_IVM_POSTGRES']?.split(',').map(Number) ?? [15, 18]) as PostgresMajor[];
 const epochsPerRound = 5;
 const viewsTogether = 12;
 const ranks = { algebraic: 0, keyed: 1, full: 2 } as const;
 
 describe.each(versions)('constructs on PostgreSQL %i', (version) => {
-  let server: TestPostgres;
   let client: pg.Client;
-  beforeAll(async () => {
-    await loadViewParser();
-    server = await startPostgres({ version });
-    client = new pg.Client({ connectionString: server.url });
-    await client.connect();
-  });
-  afterAll(async () => {
-    await client?.end();
-    await server?.stop();
+  withServer(version, (connected) => {
+    client = connected;
   });
 
   async function tryAll(some: readonly Construct[], seed: number): Promise<void> {

@@ -1,27 +1,16 @@
 /** Cases that random queries meet too rarely: digits shown, representatives of groups, odd types and names, capture, late population. */
-import pg from 'pg';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { loadViewParser } from '../../../src/ivm/source-text.ts';
+import type pg from 'pg';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { explainPlan, maintainSql, populateSql, rebuildSql, storageDdl } from '../../../src/ivm/view-plan.ts';
-import { type PostgresMajor, startPostgres, type TestPostgres } from '../../support/postgres.ts';
 import { LiveDatabase } from './live-database.ts';
-
-const versions = (process.env['MILLRACE_IVM_POSTGRES']?.split(',').map(Number) ?? [15, 18]) as PostgresMajor[];
+import { versions, withServer } from './server.ts';
 
 describe.each(versions)('views, case by case, on PostgreSQL %i', (version) => {
-  let server: TestPostgres;
   let client: pg.Client;
   let database: LiveDatabase;
 
-  beforeAll(async () => {
-    await loadViewParser();
-    server = await startPostgres({ version });
-    client = new pg.Client({ connectionString: server.url });
-    await client.connect();
-  });
-  afterAll(async () => {
-    await client?.end();
-    await server?.stop();
+  withServer(version, (connected) => {
+    client = connected;
   });
   beforeEach(async () => {
     database = new LiveDatabase(client);

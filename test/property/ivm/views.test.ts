@@ -2,20 +2,18 @@
  * The view equals its query: random views over random tables, random transactions, compared after every epoch.
  * MILLRACE_IVM_CASES: schemas tried (default 40); MILLRACE_IVM_SEED: the first seed; MILLRACE_IVM_POSTGRES: 15..18 (default: 15 and 18).
  */
-import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { loadViewParser } from '../../../src/ivm/source-text.ts';
-import { type PostgresMajor, startPostgres, type TestPostgres } from '../../support/postgres.ts';
+import type pg from 'pg';
+import { describe, expect, test } from 'vitest';
 import { LiveDatabase } from './live-database.ts';
 import { randomQuery } from './queries.ts';
 import { type Random, seeded } from './random.ts';
+import { versions, withServer } from './server.ts';
 import { createTables, randomTransaction } from './writes.ts';
 
 const cases = Number(process.env['MILLRACE_IVM_CASES'] ?? 40);
 const firstSeed = Number(process.env['MILLRACE_IVM_SEED'] ?? Date.now() % 1_000_000_000);
 const viewsPerCase = 12;
 const epochsPerCase = 5;
-const versions = (process.env['MILLRACE_IVM_POSTGRES']?.split(',').map(Number) ?? [15, 18]) as PostgresMajor[];
 
 async function createViews(random: Random, database: LiveDatabase): Promise<void> {
   const relations = ['t_1', 't_2', 't_3'];
@@ -73,17 +71,9 @@ async function tryCase(seed: number, database: LiveDatabase): Promise<Map<string
 }
 
 describe.each(versions)('views on PostgreSQL %i', (version) => {
-  let server: TestPostgres;
   let client: pg.Client;
-  beforeAll(async () => {
-    await loadViewParser();
-    server = await startPostgres({ version });
-    client = new pg.Client({ connectionString: server.url });
-    await client.connect();
-  });
-  afterAll(async () => {
-    await client?.end();
-    await server?.stop();
+  withServer(version, (connected) => {
+    client = connected;
   });
 
   test(`equal their queries after every epoch (${cases} schemas)`, { timeout: 60_000 + cases * 60_000 }, async () => {
