@@ -14,6 +14,8 @@ export interface StorageColumn {
   readonly collation: string | null;
   /** The origin has it no more, or with another type: it holds NULL. */
   readonly lost?: true;
+  /** Values are no longer written as when rows without a key were hashed: hashes are computed here. */
+  readonly rehashed?: true;
 }
 
 export type StorageState = 'new' | 'copying' | 'copied' | 'live' | 'failed' | 'dropped';
@@ -42,6 +44,8 @@ export interface Storage {
 export interface VersionColumn {
   readonly attnum: number;
   readonly name: string;
+  /** Type, with collation, that it was made with, when the storage has got another which this version could not follow. */
+  readonly was?: string;
 }
 
 export interface RelationError {

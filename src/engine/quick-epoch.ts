@@ -9,8 +9,8 @@ import { deltaTable } from '../catalog/model.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import type { PostgresError } from '../replication/postgres-error.ts';
 import type { Execution, StatementResult } from '../replication/session-contract.ts';
-import { sendStep, stepExecutions } from './apply-steps.ts';
-import type { Batch, Step } from './change-batch.ts';
+import { isShapeStep, type PlainStep, sendStep, stepExecutions } from './apply-steps.ts';
+import type { Batch } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { requireStatementError } from './epoch.ts';
 import { countEpoch, fence, progress } from './epoch-ends.ts';
@@ -24,9 +24,10 @@ import { upkeepOf } from './view-upkeep.ts';
 export async function quickEpoch(engine: EngineContext, batches: readonly Batch[], positions: ReadonlyMap<number, Lsn>): Promise<boolean> {
   const { state } = engine;
   const rows = batches.reduce((sum, batch) => sum + batch.rows, 0);
-  const steps = batches
-    .flatMap((batch) => batch.steps)
-    .filter((step) => (state.storages.get(step.storageId)?.state ?? 'failed') !== 'failed');
+  const all = batches.flatMap((batch) => batch.steps);
+  const plain = all.flatMap((step) => (isShapeStep(step) ? [] : [step]));
+  if (plain.length < all.length) return false;
+  const steps = plain.filter((step) => (state.storages.get(step.storageId)?.state ?? 'failed') !== 'failed');
   const changed = new Set<number>();
   for (const step of steps) if (step.kind !== 'spool' && state.captured.has(step.storageId)) changed.add(step.storageId);
   // Adds to `changed` the views that may change.
@@ -61,7 +62,7 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
 /** Answers the results of `empties`. */
 async function send(
   engine: EngineContext,
-  steps: readonly Step[],
+  steps: readonly PlainStep[],
   ends: readonly Execution[],
   empties: readonly Execution[],
   rows: number,
@@ -91,7 +92,7 @@ async function send(
   return await Promise.all(emptied);
 }
 
-function fewExecutions(engine: EngineContext, steps: readonly Step[]): Execution[] | null {
+function fewExecutions(engine: EngineContext, steps: readonly PlainStep[]): Execution[] | null {
   const all: Execution[] = [];
   for (const step of steps) {
     const storage = engine.state.storages.get(step.storageId);

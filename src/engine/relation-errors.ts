@@ -58,6 +58,25 @@ export function failRelation(state: CatalogState, relationId: number, error: Rel
   return statements;
 }
 
+/** What is said of a version whose column was written anew at the origin, perhaps with other values. `type`: the type it has got; null: it kept its own. */
+export function rewrittenError(options: {
+  readonly reference: string;
+  readonly source: string;
+  readonly name: string;
+  readonly type: string | null;
+  readonly isMendable: boolean;
+}): RelationError {
+  const { reference, source, name, type, isMendable } = options;
+  return {
+    code: '42703',
+    message: `source table schema has been altered: column "${name}" of ${reference} was written anew${type === null ? '' : ` as ${type}`}`,
+    detail: 'The origin sends no rows for ALTER TABLE .. TYPE .. USING, so what they hold now is not known here; other tables go on.',
+    hint: isMendable
+      ? `ALTER SOURCE ${source} RESYNC;`
+      : `DROP TABLE {relation} CASCADE; CREATE TABLE {relation} FROM SOURCE ${source} (REFERENCE ${reference});`,
+  };
+}
+
 /** What is said of a version whose column is gone at the origin. `{relation}` in the hint is filled with the relation's name when it is read. */
 export function alteredError(options: { readonly reference: string; readonly problem: string; readonly source: string }): RelationError {
   return {

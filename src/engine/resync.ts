@@ -7,7 +7,7 @@ import { type Storage, spoolTable, stagingTable, storageColumn, storageTable } f
 import { createSpool, createStaging, createStorage, storageKey } from '../catalog/storage-ddl.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import type { TableShape } from '../replication/origin-tables.ts';
-import { forgetColumns, imageOf, rowHash, without } from './apply-sql.ts';
+import { forgetColumns, imageOf, isRehashed, rehashRows, rowHash, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { dependentViews, relationGate } from './relation-errors.ts';
@@ -17,6 +17,7 @@ import { freePlanner } from './session-settings.ts';
 import type { SourceRow } from './source-row.ts';
 import type { SourceRunner } from './source-runner.ts';
 import { applySpool } from './table-copy.ts';
+import { widenedColumns, widenStorage } from './widen.ts';
 
 /**
  * Marks every table of a source for it. `startLsn`: where the new slot begins; null: the slot is good. Copies under way begin again.
@@ -80,15 +81,24 @@ export async function finishResync(
     await epoch.apply(batch);
     reached = batch.endLsn ?? reached;
   }
+  if (copies.some(({ id }) => epoch.isCopiedAgain(id))) {
+    await epoch.commit(reached === null ? new Map() : new Map([[runner.source.id, reached]]));
+    return reached;
+  }
   await epoch.run([freePlanner]);
   const revived = new Set<number>();
   for (const copy of copies) {
-    const storage = state.storages.get(copy.resyncs ?? 0);
-    if (storage === undefined) continue;
-    const shape = shapes.get(storage.originOid) ?? null;
+    const stored = state.storages.get(copy.resyncs ?? 0);
+    if (stored === undefined) continue;
+    const shape = shapes.get(stored.originOid) ?? null;
+    // As wide as what is to be written to it.
+    const types = copy.columns.map(({ attnum, originType }) => ({ attnum, formattedType: originType }));
+    const storage = await widenStorage(engine, epoch, stored, widenedColumns(stored, { columns: types }));
     const lost = { copy: lostColumns(copy, shape), storage: lostColumns(storage, shape) };
     if (lost.copy.length > 0) await epoch.run(forgetColumns(copy, lost.copy));
     if (lost.storage.length > 0) await epoch.run(forgetColumns(storage, lost.storage));
+    // Its rows came with the origin's hashes.
+    else if (isRehashed(copy)) await epoch.run([rehashRows(copy)]);
     await applySpool(engine, without(copy, lost.copy));
     await epoch.run(differenceSql(copy, without(storage, lost.storage)));
     epoch.touch(storage.id);
@@ -146,7 +156,7 @@ export function differenceSql(copy: Storage, storage: Storage): string[] {
     ];
   }
   // Once columns were lost the stored hash is not the one that a copy comes with.
-  const hash = (row: string): string => (storage.columns.some((column) => column.lost === true) ? rowHash(image(row)) : `${row}.h`);
+  const hash = (row: string): string => (isRehashed(storage) ? rowHash(image(row)) : `${row}.h`);
   const counted = (table: string): string =>
     `(SELECT ${hash('t')} AS h, ${image('t')} AS image, count(*) AS n FROM ${table} t GROUP BY 1, 2)`;
   const placed = (table: string): string =>

@@ -11,8 +11,11 @@ import { connectionProblem, openOrigin } from '../replication/origin.ts';
 import { identifyOrigin, type OriginIdentity } from '../replication/origin-identity.ts';
 import { describeTables, listPublished, type OriginTable, shapeOf, type TableShape } from '../replication/origin-tables.ts';
 import { createSlot, dropSlot, freeSlot, lookUpSlot, retainedWal, type SlotInfo } from '../replication/slots.ts';
+import { loadPostgresParser } from '../sql/postgres-parser.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
+import type { ShapeStep } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
+import { followShape, type NewShape, StoragesAhead } from './follow-shape.ts';
 import { type Learned, OriginHistory, recordVersions } from './origin-history.ts';
 import { type OriginLostError, whyLost } from './origin-lost.ts';
 import { resolveRelation, storagesOf } from './relation-targets.ts';
@@ -47,6 +50,8 @@ interface Running {
   /** It has been said that the origin keeps much WAL. */
   warned: boolean;
   stopped: boolean;
+  /** What the stream has told of shapes and has not reached storage. */
+  ahead: StoragesAhead;
 }
 
 export class SourceManager {
@@ -80,7 +85,16 @@ export class SourceManager {
     }
     for (const source of sources.values()) {
       if (this.#running.has(source.id)) continue;
-      const entry: Running = { source, runner: null, pauseMs: firstPauseMs, retry: null, watcher: null, warned: false, stopped: false };
+      const entry: Running = {
+        source,
+        runner: null,
+        pauseMs: firstPauseMs,
+        retry: null,
+        watcher: null,
+        warned: false,
+        stopped: false,
+        ahead: new StoragesAhead(),
+      };
       this.#running.set(source.id, entry);
       void this.#start(entry);
     }
@@ -105,9 +119,15 @@ export class SourceManager {
     try {
       const { startLsn, history } = await this.#prepareSlot(source);
       entry.source = { ...source, resyncRequested: false };
+      const ahead = new StoragesAhead();
+      entry.ahead = ahead;
+      const report = this.#hooks.broken;
+      const follow = (shape: NewShape): readonly ShapeStep[] => followShape(this.#engine, source, ahead, shape, report);
       const runner: SourceRunner = new SourceRunner(source, startLsn, history, {
-        resolve: (message, shape) => resolveRelation(this.#engine, source, message, shape, this.#hooks.broken),
-        changed: (oid, shape) => this.#changed(source, oid, shape),
+        resolve: (message, place) =>
+          resolveRelation(this.#engine, source, message, place, { ahead: (storage) => ahead.of(storage), follow, report }),
+        reshaped: follow,
+        changed: (oid, shape) => this.#changed(source, ahead, oid, shape),
         published: (oids) => this.#published(source, oids),
         ready: this.#hooks.ready,
         idle: this.#hooks.idle,
@@ -152,6 +172,7 @@ export class SourceManager {
   async #prepareSlot(source: SourceRow): Promise<{ readonly startLsn: Lsn; readonly history: OriginHistory }> {
     const { address } = source;
     if (address === null) throw new Error(source.addressProblem ?? 'the connection cannot be opened');
+    await loadPostgresParser();
     const client = await openOrigin(address, { applicationName: 'millrace' });
     try {
       const identity = await identifyOrigin(address);
@@ -272,10 +293,10 @@ export class SourceManager {
   }
 
   /** What the stream tells of a table. A storage that is not live yet may be newer than that: it is judged by the origin's catalog. */
-  #changed(source: SourceRow, oid: number, shape: TableShape | null): void {
+  #changed(source: SourceRow, ahead: StoragesAhead, oid: number, shape: TableShape | null): void {
     for (const storage of storagesOf(this.#engine, source.id)) {
       if (storage.originOid !== oid || storage.state !== 'live') continue;
-      const broken = brokenVersions(storage, this.#engine.state.tables.values(), shape, source.name);
+      const broken = brokenVersions(ahead.of(storage), this.#engine.state.tables.values(), shape, source.name);
       if (broken.length > 0) this.#hooks.broken(broken);
     }
   }
@@ -321,14 +342,21 @@ export class SourceManager {
     entry.warned = isMuch;
   }
 
-  async #watchTables(client: Client, { source, runner }: Running, storages: readonly Storage[]): Promise<void> {
+  async #watchTables(client: Client, { source, runner, ahead }: Running, storages: readonly Storage[]): Promise<void> {
     const tables = await describeTables(client, [...new Set(storages.map((storage) => storage.originOid))], {
       publication: source.publication,
     });
+    const known = new Map([...tables.keys()].map((oid) => [oid, runner?.lastShape(oid)]));
     for (const table of tables.values()) runner?.looked(shapeOf(table));
     for (const storage of storages) {
       const origin = tables.get(storage.originOid) ?? null;
-      const broken = brokenVersions(storage, this.#engine.state.tables.values(), origin, source.name);
+      const broken = brokenVersions(
+        ahead.of(storage),
+        this.#engine.state.tables.values(),
+        origin,
+        source.name,
+        known.get(storage.originOid),
+      );
       if (broken.length > 0) this.#hooks.broken(broken);
       else if (origin !== null && !origin.published) this.#hooks.broken(unpublished(storage, this.#engine, source));
       if (origin !== null && (origin.schema !== storage.originSchema || origin.name !== storage.originName)) {

@@ -8,7 +8,8 @@ import type { Lsn } from '../replication/lsn.ts';
 import type { TableShape } from '../replication/origin-tables.ts';
 import { type ChangeHandler, PgoutputDecoder, type RelationMessage } from '../replication/pgoutput.ts';
 import { type ReplicationStream, startStream } from '../replication/stream.ts';
-import { type Batch, BatchBuilder, type Target } from './change-batch.ts';
+import { type Batch, BatchBuilder, type ShapeStep, type Target } from './change-batch.ts';
+import type { NewShape } from './follow-shape.ts';
 import type { Learned, OriginHistory, OriginVersion } from './origin-history.ts';
 import type { SourceRow } from './source-row.ts';
 
@@ -26,6 +27,8 @@ export interface ResolvedTarget {
   readonly spool: boolean;
   /** attnums of columns that a storage without key has, and the origin no more, or with another type. */
   readonly lost: readonly number[];
+  /** Rows of a storage without key are hashed upstream. */
+  readonly rehash: boolean;
 }
 
 /** Where rows of a relation go. */
@@ -33,10 +36,22 @@ export interface ResolvedRelation {
   readonly targets: readonly ResolvedTarget[];
   /** The table as the origin's catalog has it, when that had to be asked. */
   readonly asked: TableShape | null;
+  /** What has to be done to storages before the rows that follow. */
+  readonly steps: readonly ShapeStep[];
 }
 
-/** How the origin's relation maps to storages. `shape`: the table as of the stream's position, when that is known; else the caller asks the origin. */
-export type ResolveRelation = (message: RelationMessage, shape: TableShape | null) => Promise<ResolvedRelation>;
+/** Where a relation is resolved. */
+export interface StreamPlace {
+  /** The table as of the stream's position, when that is known to be so; else the caller asks the origin. */
+  readonly shape: TableShape | null;
+  /** The last that is known of the table. */
+  readonly last: TableShape | undefined;
+  /** What the origin has now may be taken for what it has here. */
+  readonly mayLearn: boolean;
+}
+
+/** How the origin's relation maps to storages. */
+export type ResolveRelation = (message: RelationMessage, place: StreamPlace) => Promise<ResolvedRelation>;
 
 export interface RunnerHooks {
   readonly resolve: ResolveRelation;
@@ -47,6 +62,8 @@ export interface RunnerHooks {
   readonly failed: (error: unknown) => void;
   /** A table has changed, in the order of the stream; `shape` null: it was dropped. */
   readonly changed: (oid: number, shape: TableShape | null) => void;
+  /** What the new shape of a table asks of its storages. */
+  readonly reshaped: (shape: NewShape) => readonly ShapeStep[];
   /** OIDs of the tables that the source's publication has from here on. */
   readonly published: (oids: readonly number[]) => void;
 }
@@ -101,6 +118,11 @@ export class SourceRunner {
   /** Position up to which everything is in storage. */
   get applied(): Lsn {
     return this.#applied;
+  }
+
+  /** What is known of a table as of the stream's position. */
+  lastShape(oid: number): TableShape | undefined {
+    return this.#history.shape(oid);
   }
 
   /** Furthest position heard of. */
@@ -192,8 +214,10 @@ export class SourceRunner {
   looked(shape: TableShape): void {
     if (this.#inTransaction || this.#history.tells) return;
     const position = { commitLsn: this.#lastEnd, ordinal: this.#ordinal };
+    const before = this.#history.shape(shape.oid);
     const version = this.#history.learn(shape, position, { from: 'catalog', tag: null, by: null, at: null });
     if (version === null) return;
+    this.#reshape(shape.oid, this.#hooks.reshaped({ before, after: shape, rewriting: 'unknown' }));
     this.#record(version);
     if (this.#wanted) this.#announce();
   }
@@ -340,6 +364,10 @@ export class SourceRunner {
     const learned: Learned = { from: 'message', tag: message.tag, by: message.by, at: message.at };
     switch (message.kind) {
       case 'table':
+        this.#reshape(
+          message.table.oid,
+          this.#hooks.reshaped({ before: this.#history.shape(message.table.oid), after: message.table, rewriting: message.rewriting }),
+        );
         this.#record(this.#history.learn(message.table, this.#here(), learned));
         this.#hooks.changed(message.table.oid, message.table);
         return;
@@ -351,6 +379,18 @@ export class SourceRunner {
         this.#hooks.published(message.publications[this.source.publication] ?? []);
         return;
     }
+  }
+
+  /** Before the rows that follow. The origin says nothing more of the table where only labels of an enum have changed. */
+  #reshape(oid: number, steps: readonly ShapeStep[]): void {
+    for (const step of steps) this.#builder.shape(step);
+    const rehashed = steps.flatMap((step) => (step.kind === 'relabel' ? [step.storageId] : []));
+    const targets = this.#targets.get(oid);
+    if (rehashed.length === 0 || targets === undefined) return;
+    this.#targets.set(
+      oid,
+      targets.map((one) => (one.key.length === 0 && rehashed.includes(one.storage.id) ? { ...one, rehash: true } : one)),
+    );
   }
 
   #here(): { readonly commitLsn: Lsn; readonly ordinal: number } {
@@ -383,10 +423,11 @@ export class SourceRunner {
   async #resolveNow(messages: readonly RelationMessage[], fresh: boolean): Promise<void> {
     try {
       for (const message of messages) {
-        const { targets, asked } = await this.#hooks.resolve(
-          message,
-          fresh && !this.#history.tells ? null : this.#history.shapeFor(message),
-        );
+        // Between transactions only our side has changed.
+        const mayLearn = this.#inTransaction && !this.#skipping;
+        const shape = fresh && !this.#history.tells ? null : this.#history.shapeFor(message);
+        const { targets, asked, steps } = await this.#hooks.resolve(message, { shape, last: this.#history.shape(message.oid), mayLearn });
+        for (const step of steps) this.#builder.shape(step);
         this.#targets.set(
           message.oid,
           targets.map((one) => target(one)),
@@ -399,8 +440,7 @@ export class SourceRunner {
           for (const attnum of lost) this.#forgotten(one.storage).add(attnum);
           this.#builder.forget(one.storage.id, lost);
         }
-        // Between transactions only our side has changed.
-        if (asked !== null && this.#inTransaction && !this.#skipping)
+        if (asked !== null && mayLearn)
           this.#record(this.#history.learn(asked, this.#here(), { from: 'catalog', tag: null, by: null, at: null }));
       }
     } catch (error) {
@@ -434,7 +474,7 @@ export class SourceRunner {
   }
 }
 
-function target({ storage, columns, spool, lost }: ResolvedTarget): Target {
+function target({ storage, columns, spool, rehash }: ResolvedTarget): Target {
   const isKey = storage.columns.map((column) => storage.keyAttnums.includes(column.attnum));
   const key = storage.keyAttnums.map((attnum) => columns[storage.columns.findIndex((column) => column.attnum === attnum)] ?? -1);
   return {
@@ -443,6 +483,6 @@ function target({ storage, columns, spool, lost }: ResolvedTarget): Target {
     key,
     keyOnly: columns.map((place, index) => (isKey[index] === true ? place : -1)),
     spool,
-    rehash: lost.length > 0,
+    rehash,
   };
 }

@@ -13,7 +13,7 @@ import { pinnedSettings } from '../replication/settings.ts';
 import { type OriginSnapshot, openSnapshot } from '../replication/snapshot.ts';
 import { isVisible, parseSnapshot } from '../replication/snapshot-visibility.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
-import { applyStaged, clearStorage, forgetColumns, imageOf, insertColumns, without } from './apply-sql.ts';
+import { applyStaged, clearStorage, forgetColumns, imageOf, insertColumns, isRehashed, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { relationGate } from './relation-errors.ts';
@@ -122,6 +122,10 @@ export async function goLive(engine: EngineContext, copied: Storage, runner: Sou
     await epoch.apply(batch);
     reached = batch.endLsn ?? reached;
   }
+  if (epoch.isCopiedAgain(copied.id)) {
+    await epoch.commit(reached === null ? new Map() : new Map([[storage.sourceId, reached]]));
+    return reached;
+  }
   if (lost.length > 0) await epoch.run(forgetColumns(copied, lost));
   await applySpool(engine, storage);
   const superseded = storage.supersedes === null ? undefined : state.storages.get(storage.supersedes);
@@ -190,7 +194,7 @@ async function applyRows(engine: EngineContext, storage: Storage, rows: string, 
     deletes: true,
     repeats: !keeps,
     keeps,
-    rehash: storage.columns.some((column) => column.lost === true),
+    rehash: isRehashed(storage),
   };
   for (const sql of applyStaged(storage, shape, staged)) await engine.session.query(sql);
 }

@@ -28,6 +28,11 @@ export function widening(from: string, to: string): Widening | null {
   return limited.has(old.name) && longer(old.limits, wanted.limits) ? 'same text' : null;
 }
 
+/** Whether a column of a storage can follow its origin's to a type. One taken as text has every type; one of a domain that stands for another type has that one. */
+export function mayFollow({ type, originType }: { readonly type: string; readonly originType: string }, now: string): boolean {
+  return type === originType && widening(originType, now) !== null;
+}
+
 /** Digits of the largest value. */
 const integerDigits: Readonly<Record<string, number>> = { smallint: 5, integer: 10, bigint: 19 };
 const ofCharacters: ReadonlySet<string> = new Set(['character varying', 'text']);

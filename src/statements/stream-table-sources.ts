@@ -4,13 +4,14 @@
  * the caller, and nothing that Millrace's own role may not read.
  */
 import { storageColumn, storageTable } from '../catalog/model.ts';
+import { type ReadRelation, relationLookup } from '../catalog/view-inputs.ts';
 import { millraceError } from '../errors.ts';
 import { overStorage } from '../ivm/source-text.ts';
 import type { LiveRelation, RelationLookup, TableName } from '../ivm/types.ts';
 import { quoteIdentifier, quoteQualified } from '../sql/quote.ts';
 import type { CallerSession } from './caller-session.ts';
 import { type CallerRole, firstRow, perform, type StatementContext } from './context.ts';
-import { type ReadRelation, readRelations, relationLookup } from './view-inputs.ts';
+import { readRelations } from './view-inputs.ts';
 
 interface SourceColumn {
   readonly attnum: number;
