@@ -4,7 +4,7 @@
  */
 import { type Storage, storageTable } from '../catalog/model.ts';
 import type { Lsn } from '../replication/lsn.ts';
-import type { OriginTable } from '../replication/origin-tables.ts';
+import { type OriginTable, shapeOf } from '../replication/origin-tables.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
 import type { EngineContext } from './context.ts';
@@ -150,6 +150,8 @@ export class Copies {
       if (current === undefined) return null;
       const shape = await this.#sources.describe(runner.source, current.originOid);
       const wide = await this.#widened(current, shape);
+      // Changes from here on are told by comparing with this, where the origin does not tell.
+      if (shape !== null) runner.looked(shapeOf(shape));
       return wide === undefined ? null : await goLive(this.#engine, wide, runner, lostColumns(wide, shape));
     });
   }

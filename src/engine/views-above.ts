@@ -15,6 +15,8 @@ export interface KeptView {
   readonly owner: string;
   readonly query: string;
   readonly options: readonly string[] | null;
+  /** Nobody has granted or revoked anything of it as a whole. */
+  readonly isUngranted: boolean;
   readonly grants: readonly {
     readonly privilege: string;
     readonly column: string | null;
@@ -92,10 +94,10 @@ SELECT jsonb_build_object(
   'obstacles', (SELECT coalesce(jsonb_agg(jsonb_build_object('roots', o.roots, 'what', o.what)), '[]') FROM obstacles o),
   'views', (SELECT coalesce(jsonb_agg(jsonb_build_object(
       'oid', c.oid::bigint, 'name', millrace.qualified_name(c.oid), 'roots', v.roots, 'owner', quote_ident(pg_get_userbyid(c.relowner)),
-      'query', millrace.definition_of(c.oid), 'options', to_jsonb(c.reloptions),
+      'query', millrace.definition_of(c.oid), 'options', to_jsonb(c.reloptions), 'isUngranted', c.relacl IS NULL,
       'grants', (SELECT coalesce(jsonb_agg(jsonb_build_object('privilege', g.privilege_type, 'column', g.name,
                      'to', CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END, 'grantable', g.is_grantable)), '[]')
-                   FROM (SELECT NULL::name AS name, a.* FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
+                   FROM (SELECT NULL::name AS name, a.* FROM aclexplode(c.relacl) a
                          UNION ALL
                          SELECT x.attname, a.* FROM pg_attribute x, aclexplode(x.attacl) a WHERE x.attrelid = c.oid AND x.attacl IS NOT NULL) g),
       'comments', (SELECT coalesce(jsonb_agg(jsonb_build_object('column', a.attname, 'text', d.description)), '[]')
@@ -132,7 +134,7 @@ export function putUp(view: KeptView, query = view.query): string[] {
     // Default privileges may have added some.
     `DO $do$DECLARE g text; BEGIN
   FOR g IN SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
-             FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a WHERE c.oid = ${quoteLiteral(name)}::regclass
+             FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a WHERE c.oid = ${quoteLiteral(name)}::regclass${view.isUngranted ? ' AND a.grantee <> c.relowner' : ''}
   LOOP EXECUTE format('REVOKE ALL ON %s FROM %s', ${quoteLiteral(name)}, g); END LOOP;
 END$do$`,
     ...view.grants.map(
