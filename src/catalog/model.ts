@@ -55,6 +55,8 @@ export interface RelationError {
   readonly hint?: string;
   /** Relation where it began, when it is not this one. */
   readonly cause?: number;
+  /** A resynchronisation of the source mends it, once the origin has what it shows. */
+  readonly resync?: true;
 }
 
 export type RelationState = 'pending' | 'populating' | 'ready' | 'error' | 'dropped';

@@ -66,14 +66,23 @@ export class Copies {
       });
       await runner.retarget();
       const origin = await this.#sources.describe(runner.source, storage.originOid);
-      if (origin === null) return;
+      if (origin === null) {
+        await this.#leave(storage);
+        return;
+      }
       const current = await this.#engine.exclusively(() => this.#widened(storage, origin));
       if (current?.state !== 'copying') return;
       await copyStorage(
         this.#engine,
         runner,
         current,
-        { schema: origin.schema, name: origin.name, names: copiedNames(current, origin) },
+        {
+          schema: origin.schema,
+          name: origin.name,
+          names: copiedNames(current, origin),
+          only: origin.relkind === 'r',
+          filter: origin.rowFilter,
+        },
         controller.signal,
       );
     };
@@ -83,6 +92,17 @@ export class Copies {
         this.#copying.delete(storage.id);
         this.#engine.wake();
       });
+  }
+
+  /** The table is gone: a resynchronisation goes on without it, and its versions say so. */
+  async #leave({ id, resyncs }: Storage): Promise<void> {
+    if (resyncs === null) return;
+    await this.#engine.exclusively(async () => {
+      await this.#engine.session.query(
+        `BEGIN; UPDATE millrace.storage SET state = 'dropped' WHERE id = ${id}; UPDATE millrace.storage SET stale = false WHERE id = ${resyncs}; COMMIT`,
+      );
+      await this.#reload();
+    });
   }
 
   /** A storage with types as wide as its origin's, by an epoch of its own. To be called exclusively. */

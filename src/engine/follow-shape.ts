@@ -11,7 +11,7 @@ import { quoteQualified } from '../sql/quote.ts';
 import { columnsWrittenUsing } from '../sql/rewriting.ts';
 import type { ShapeStep, WidenedColumn } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
-import { rewrittenError } from './relation-errors.ts';
+import { missedError, rewrittenError } from './relation-errors.ts';
 import { storagesOf } from './relation-targets.ts';
 import type { BrokenVersion } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
@@ -53,6 +53,8 @@ export interface NewShape {
   readonly after: TableShape;
   /** As a message told; 'unknown': the catalog was looked at. */
   readonly rewriting: Rewriting | null | 'unknown';
+  /** Partitions that came are new, hence empty. */
+  readonly addsEmpty: boolean;
 }
 
 /** Steps for the storages of a table, in order; they are noted as on their way. Versions that cannot follow are reported. */
@@ -70,7 +72,14 @@ export function followShape(
     if (found.widened.length > 0) steps.push({ kind: 'widen', storageId: stored.id, columns: found.widened });
     for (const { type, labels, attnums } of found.relabelled) steps.push({ kind: 'relabel', storageId: stored.id, type, labels, attnums });
     // What is not live, or stale, is copied again.
-    if (found.rewritten.length === 0 || stored.state !== 'live' || stored.stale) continue;
+    if (stored.state !== 'live' || stored.stale) continue;
+    const parts = partsChanged(shape);
+    if (parts !== null) {
+      const versions = [...state.tables.values()].filter(({ storageId }) => storageId === stored.id);
+      const reference = quoteQualified(shape.after.schema, shape.after.name);
+      report(versions.map(({ id }) => ({ relationId: id, error: missedError({ reference, problem: parts, source: source.name }) })));
+    }
+    if (found.rewritten.length === 0) continue;
     report(
       [...state.tables.values()].flatMap((version) => {
         const column = found.rewritten.find(({ attnum }) => version.columns.some((shown) => shown.attnum === attnum));
@@ -144,6 +153,15 @@ export function changesOf(
     else known.attnums.push(attnum);
   }
   return { widened, relabelled: [...relabelled.values()], rewritten };
+}
+
+/** Rows that came or went with a partition: the origin sends none of them. */
+function partsChanged({ before, after, addsEmpty }: NewShape): string | null {
+  if (before?.parts == null || after.parts == null) return null;
+  const [had, has] = [before.parts, after.parts];
+  if (had.some(({ oid }) => !has.some((part) => part.oid === oid))) return 'has lost a partition';
+  const came = has.filter(({ oid }) => !had.some((part) => part.oid === oid));
+  return !addsEmpty && came.some(({ isEmpty }) => !isEmpty) ? 'has got a partition with rows' : null;
 }
 
 /** Whether the values of a column are what a cast makes of the old ones, as far as is known. */

@@ -58,6 +58,18 @@ export function failRelation(state: CatalogState, relationId: number, error: Rel
   return statements;
 }
 
+/** What is said of a version some of whose rows have come or gone without the origin's telling. */
+export function missedError(options: { readonly reference: string; readonly problem: string; readonly source: string }): RelationError {
+  const { reference, problem, source } = options;
+  return {
+    code: '55000',
+    message: `source table ${reference} ${problem}`,
+    detail: 'The origin sends no rows for that.',
+    hint: `ALTER SOURCE ${source} RESYNC;`,
+    resync: true,
+  };
+}
+
 /** What is said of a version whose column was written anew at the origin, perhaps with other values. `type`: the type it has got; null: it kept its own. */
 export function rewrittenError(options: {
   readonly reference: string;
@@ -74,6 +86,18 @@ export function rewrittenError(options: {
     hint: isMendable
       ? `ALTER SOURCE ${source} RESYNC;`
       : `DROP TABLE {relation} CASCADE; CREATE TABLE {relation} FROM SOURCE ${source} (REFERENCE ${reference});`,
+    ...(isMendable ? { resync: true } : {}),
+  };
+}
+
+/** What is said when the table is gone, or a column is not published: it may come back. */
+export function absentError(options: { readonly reference: string; readonly problem: string; readonly source: string }): RelationError {
+  const { reference, problem, source } = options;
+  return {
+    ...alteredError(options),
+    hint: `When ${reference} has it again: ALTER SOURCE ${source} RESYNC; else: DROP TABLE {relation} CASCADE;`,
+    resync: true,
+    message: `source table schema has been altered: ${problem}`,
   };
 }
 

@@ -12,7 +12,7 @@ import { isRehashed } from './apply-sql.ts';
 import type { ShapeStep } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
 import type { NewShape } from './follow-shape.ts';
-import { type BrokenVersion, brokenVersions, columnPlaces, lostColumns } from './schema-change.ts';
+import { type BrokenVersion, brokenVersions, columnPlaces, lostColumns, type OriginShape } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import type { ResolvedRelation, ResolvedTarget, StreamPlace } from './source-runner.ts';
 import { widening } from './type-widening.ts';
@@ -26,7 +26,7 @@ export async function resolveRelation(
   engine: EngineContext,
   source: SourceRow,
   message: RelationMessage,
-  { shape, last, mayLearn }: StreamPlace,
+  { shape, last, mayLearn, isCurrent }: StreamPlace,
   { ahead, follow, report }: Following,
 ): Promise<ResolvedRelation> {
   const storages = storagesOf(engine, source.id).filter(
@@ -34,18 +34,30 @@ export async function resolveRelation(
   );
   if (storages.length === 0 || source.address === null) return { targets: [], asked: null, steps: [] };
   const here = (): Storage[] => storages.map((storage) => ahead(storage));
+  const published = shape === null || !isCurrent ? null : publishedBy(message, shape);
+  for (const storage of storages) {
+    const broken = published === null ? [] : brokenVersions(ahead(storage), engine.state.tables.values(), published, source.name, last);
+    if (storage.state === 'live' && broken.length > 0) report(broken);
+  }
   if (shape !== null && storages.every((storage) => storage.state === 'live'))
-    return { targets: here().map((storage) => placed(storage, message, attnumsOf(shape), typesOf(shape), shape)), asked: null, steps: [] };
+    return {
+      targets: here().map((storage) => placed(storage, message, attnumsOf(shape), typesOf(shape), published ?? shape)),
+      asked: null,
+      steps: [],
+    };
   const { origin, types } = await ask(source, source.address, message);
   for (const storage of storages) {
     // Judged by what the origin has now: a message from before a column was added lacks it too, and that breaks nothing.
     const broken = brokenVersions(ahead(storage), engine.state.tables.values(), origin, source.name, last);
     if (broken.length > 0) report(broken);
   }
-  const steps = mayLearn && shape === null && origin !== null ? follow({ before: last, after: shapeOf(origin), rewriting: 'unknown' }) : [];
+  const steps =
+    mayLearn && shape === null && origin !== null
+      ? follow({ before: last, after: shapeOf(origin), rewriting: 'unknown', addsEmpty: true })
+      : [];
   const attnums = shape === null ? attnumsByName(storages, origin) : attnumsOf(shape);
   return {
-    targets: here().map((storage) => placed(storage, message, attnums, types, shape ?? origin)),
+    targets: here().map((storage) => placed(storage, message, attnums, types, published ?? shape ?? origin)),
     asked: origin === null ? null : shapeOf(origin),
     steps,
   };
@@ -85,7 +97,7 @@ function placed(
   message: RelationMessage,
   attnums: ReadonlyMap<string, number>,
   types: ReadonlyMap<string, string>,
-  table: TableShape | null,
+  table: OriginShape | null,
 ): ResolvedTarget {
   const typeOf = new Map(message.columns.flatMap(({ name }) => (attnums.has(name) ? [[attnums.get(name), types.get(name)]] : [])));
   // A row from before a column got its wider type is good, too.
@@ -103,6 +115,12 @@ function placed(
     lost,
     rehash: lost.length > 0 || (storage.keyAttnums.length === 0 && isRehashed(storage)),
   };
+}
+
+/** The origin sends nothing of a column that its publication has not. */
+function publishedBy(message: RelationMessage, shape: TableShape): OriginShape {
+  const names = new Set(message.columns.map(({ name }) => name));
+  return { ...shape, publishedColumns: shape.columns.flatMap(({ attnum, name }) => (names.has(name) ? [attnum] : [])) };
 }
 
 const attnumsOf = (shape: TableShape): ReadonlyMap<string, number> => new Map(shape.columns.map(({ name, attnum }) => [name, attnum]));

@@ -6,7 +6,8 @@
 import { type Storage, spoolTable, stagingTable, storageColumn, storageTable } from '../catalog/model.ts';
 import { createSpool, createStaging, createStorage, storageKey } from '../catalog/storage-ddl.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
-import type { TableShape } from '../replication/origin-tables.ts';
+import type { OriginTable, TableShape } from '../replication/origin-tables.ts';
+import { quoteLiteral } from '../sql/quote.ts';
 import { forgetColumns, imageOf, isRehashed, rehashRows, rowHash, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
@@ -21,9 +22,16 @@ import { widenedColumns, widenStorage } from './widen.ts';
 
 /**
  * Marks every table of a source for it. `startLsn`: where the new slot begins; null: the slot is good. Copies under way begin again.
+ * `gone`: tables that are there no more, with what has taken their place.
  * To be called exclusively, with no stream running.
  */
-export async function beginResync(engine: EngineContext, source: SourceRow, startLsn: Lsn | null, timeline: number): Promise<void> {
+export async function beginResync(
+  engine: EngineContext,
+  source: SourceRow,
+  startLsn: Lsn | null,
+  timeline: number,
+  gone: ReadonlyMap<number, OriginTable | null>,
+): Promise<void> {
   const storages = storagesOf(engine, source.id);
   const statements = [
     `UPDATE millrace.source SET resync_requested = false, timeline = ${timeline} WHERE id = ${source.id}`,
@@ -35,6 +43,18 @@ export async function beginResync(engine: EngineContext, source: SourceRow, star
         ]),
   ];
   for (const storage of storages) {
+    const successor = gone.get(storage.originOid);
+    if (successor === null) {
+      // There is nothing to copy: what it has said goes on being said.
+      statements.push(
+        `UPDATE millrace.storage SET ${storage.resyncs === null ? 'stale = false' : "state = 'dropped'"} WHERE id = ${storage.id}`,
+      );
+      continue;
+    }
+    if (successor !== undefined)
+      statements.push(
+        `UPDATE millrace.storage SET origin_oid = ${successor.oid}, origin_schema = ${quoteLiteral(successor.schema)}, origin_name = ${quoteLiteral(successor.name)} WHERE id = ${storage.id}`,
+      );
     if (storage.state === 'live') {
       const copy = storages.find((other) => other.resyncs === storage.id);
       statements.push(`UPDATE millrace.storage SET stale = true WHERE id = ${storage.id}`);

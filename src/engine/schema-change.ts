@@ -5,7 +5,7 @@
 import type { RelationError, Storage, TableVersion } from '../catalog/model.ts';
 import type { OriginColumn, TableShape } from '../replication/origin-tables.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
-import { alteredError } from './relation-errors.ts';
+import { absentError, alteredError } from './relation-errors.ts';
 import { mayFollow } from './type-widening.ts';
 
 /** An origin table as it is now, as far as needed here. */
@@ -13,6 +13,8 @@ export interface OriginShape {
   readonly schema: string;
   readonly name: string;
   readonly columns: readonly OriginShapeColumn[];
+  /** attnums; null: all. */
+  readonly publishedColumns?: readonly number[] | null;
 }
 
 type OriginShapeColumn = { readonly attnum: number; readonly name: string; readonly formattedType: string } & Partial<
@@ -44,13 +46,15 @@ export function brokenVersions(
     if (version.storageId !== storage.id) continue;
     const needed = [...version.columns.map((column) => column.attnum), ...storage.keyAttnums];
     const left = version.columns.find(({ was }) => was !== undefined);
+    const absent = origin === null ? `table ${shownReference} was dropped` : unpublishedColumn(storage, needed, origin, shownReference);
     const problem =
       origin === null
-        ? `table ${shownReference} was dropped`
+        ? null
         : left !== undefined
           ? `column "${left.name}" of ${shownReference} is no longer of type ${left.was}`
           : firstProblem(storage, needed, now, shownReference, last);
     if (problem !== null) broken.push({ relationId: version.id, error: alteredError({ reference, problem, source }) });
+    else if (absent !== null) broken.push({ relationId: version.id, error: absentError({ reference, problem: absent, source }) });
   }
   return broken;
 }
@@ -81,10 +85,21 @@ function firstProblem(
   return null;
 }
 
+function unpublishedColumn(
+  storage: Storage,
+  attnums: readonly number[],
+  { publishedColumns }: OriginShape,
+  reference: string,
+): string | null {
+  const column = storage.columns.find(({ attnum }) => attnums.includes(attnum) && publishedColumns?.includes(attnum) === false);
+  return column === undefined ? null : `column "${column.name}" of ${reference} is no longer published`;
+}
+
 /** attnums of columns that rows without key can no longer be told apart by: the origin has them no more, or with another type. `origin` null: it is gone. */
 export function lostColumns(storage: Storage, origin: OriginShape | null): number[] {
   if (storage.keyAttnums.length > 0 || origin === null) return [];
-  const now = new Map(origin.columns.map((column) => [column.attnum, column.formattedType]));
+  const published = origin.columns.filter(({ attnum }) => origin.publishedColumns?.includes(attnum) !== false);
+  const now = new Map(published.map((column) => [column.attnum, column.formattedType]));
   return storage.columns
     .filter(
       ({ attnum, type, originType, lost }) => lost !== true && (!now.has(attnum) || (type !== 'text' && now.get(attnum) !== originType)),

@@ -23,6 +23,7 @@ import { beginResync } from './resync.ts';
 import { type BrokenVersion, brokenVersions } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import { SourceRunner } from './source-runner.ts';
+import { isMendable, successors } from './successors.ts';
 
 const firstPauseMs = 200;
 const longestPauseMs = 10_000;
@@ -128,7 +129,8 @@ export class SourceManager {
           resolveRelation(this.#engine, source, message, place, { ahead: (storage) => ahead.of(storage), follow, report }),
         reshaped: follow,
         changed: (oid, shape) => this.#changed(source, ahead, oid, shape),
-        published: (oids) => this.#published(source, oids),
+        published: (oids) => this.#published(source, (oid) => oids.includes(oid)),
+        unpublished: (table) => this.#published(source, (oid) => oid !== table),
         ready: this.#hooks.ready,
         idle: this.#hooks.idle,
         failed: (error) => {
@@ -223,7 +225,8 @@ export class SourceManager {
     const begins = lost === null ? null : (await createSlot(source.address, source.slot, { failover: true })).consistentPoint;
     await this.#engine.exclusively(async () => {
       await this.#hooks.reload();
-      await beginResync(this.#engine, source, begins, identity.timeline);
+      const gone = await successors(this.#engine, client, source);
+      await beginResync(this.#engine, source, begins, identity.timeline, gone);
       await this.#hooks.reload();
     });
     const startLsn = begins ?? (await this.#recordedLsn(source.id)) ?? 0n;
@@ -302,9 +305,9 @@ export class SourceManager {
   }
 
   /** What the publication has from here on: a table that it lost is told of although it may be back by the time its catalog is looked at. */
-  #published(source: SourceRow, oids: readonly number[]): void {
+  #published(source: SourceRow, has: (oid: number) => boolean): void {
     for (const storage of storagesOf(this.#engine, source.id)) {
-      if (storage.state === 'live' && !oids.includes(storage.originOid)) this.#hooks.broken(unpublished(storage, this.#engine, source));
+      if (storage.state === 'live' && !has(storage.originOid)) this.#hooks.broken(unpublished(storage, this.#engine, source));
     }
   }
 
@@ -348,6 +351,11 @@ export class SourceManager {
     });
     const known = new Map([...tables.keys()].map((oid) => [oid, runner?.lastShape(oid)]));
     for (const table of tables.values()) runner?.looked(shapeOf(table));
+    if (this.#engine.state.sources.get(source.id)?.autoResync === true && (await isMendable(this.#engine, client, source, tables))) {
+      await this.#engine.admin.query('UPDATE millrace.source SET resync_requested = true WHERE id = $1', [source.id]);
+      this.#engine.wake();
+      return;
+    }
     for (const storage of storages) {
       const origin = tables.get(storage.originOid) ?? null;
       const broken = brokenVersions(
@@ -425,6 +433,7 @@ function unpublished(storage: Storage, engine: EngineContext, source: SourceRow)
         message: `source table ${storage.originSchema}.${storage.originName} is no longer in publication "${source.publication}"`,
         detail: 'Changes made since it was taken out are not known here.',
         hint: `On the origin: ALTER PUBLICATION ${quoteIdentifier(source.publication)} ADD TABLE ${reference}; then here: ALTER SOURCE ${source.name} RESYNC;`,
+        resync: true,
       },
     }));
 }

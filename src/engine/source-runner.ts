@@ -3,7 +3,7 @@
  * Invariant: changes are handed over in commit order, each exactly once; nothing is acknowledged to the origin before the epoch that holds it is durable.
  */
 import type { Storage } from '../catalog/model.ts';
-import { ddlPrefix, parseDdlMessage } from '../replication/ddl-messages.ts';
+import { ddlPrefix, parseDdlMessage, type Rewriting } from '../replication/ddl-messages.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import type { TableShape } from '../replication/origin-tables.ts';
 import { type ChangeHandler, PgoutputDecoder, type RelationMessage } from '../replication/pgoutput.ts';
@@ -48,6 +48,8 @@ export interface StreamPlace {
   readonly last: TableShape | undefined;
   /** What the origin has now may be taken for what it has here. */
   readonly mayLearn: boolean;
+  /** Nothing has been told of the table since the message came: a column that it lacks is not published. */
+  readonly isCurrent: boolean;
 }
 
 /** How the origin's relation maps to storages. */
@@ -64,6 +66,8 @@ export interface RunnerHooks {
   readonly changed: (oid: number, shape: TableShape | null) => void;
   /** What the new shape of a table asks of its storages. */
   readonly reshaped: (shape: NewShape) => readonly ShapeStep[];
+  /** The source's publication has a table no longer, because of what became of the table. */
+  readonly unpublished: (oid: number) => void;
   /** OIDs of the tables that the source's publication has from here on. */
   readonly published: (oids: readonly number[]) => void;
 }
@@ -75,6 +79,8 @@ export class SourceRunner {
   readonly #targets = new Map<number, readonly Target[]>();
   /** The last Relation message of each table: the origin does not repeat it when only our side changes. */
   readonly #messages = new Map<number, RelationMessage>();
+  /** Tables that something was told of since. */
+  readonly #outdated = new Set<number>();
   readonly #recent: number[] = [];
   readonly #recentSet = new Set<number>();
   readonly #handler: ChangeHandler;
@@ -217,7 +223,7 @@ export class SourceRunner {
     const before = this.#history.shape(shape.oid);
     const version = this.#history.learn(shape, position, { from: 'catalog', tag: null, by: null, at: null });
     if (version === null) return;
-    this.#reshape(shape.oid, this.#hooks.reshaped({ before, after: shape, rewriting: 'unknown' }));
+    this.#reshape(shape.oid, this.#hooks.reshaped({ before, after: shape, rewriting: 'unknown', addsEmpty: true }));
     this.#record(version);
     if (this.#wanted) this.#announce();
   }
@@ -364,14 +370,11 @@ export class SourceRunner {
     const learned: Learned = { from: 'message', tag: message.tag, by: message.by, at: message.at };
     switch (message.kind) {
       case 'table':
-        this.#reshape(
-          message.table.oid,
-          this.#hooks.reshaped({ before: this.#history.shape(message.table.oid), after: message.table, rewriting: message.rewriting }),
-        );
-        this.#record(this.#history.learn(message.table, this.#here(), learned));
-        this.#hooks.changed(message.table.oid, message.table);
+        this.#told(message.table, message.rewriting, learned, message.tag === 'CREATE TABLE');
+        if (!message.published.includes(this.source.publication)) this.#hooks.unpublished(message.table.oid);
         return;
       case 'dropped':
+        for (const parent of this.#history.parentsOf(message.dropped.oid)) this.#told(parent, null, learned, false);
         this.#record(this.#history.drop(message.dropped, this.#here(), learned));
         this.#hooks.changed(message.dropped.oid, null);
         return;
@@ -379,6 +382,13 @@ export class SourceRunner {
         this.#hooks.published(message.publications[this.source.publication] ?? []);
         return;
     }
+  }
+
+  #told(table: TableShape, rewriting: Rewriting | null, learned: Learned, isNew: boolean): void {
+    this.#outdated.add(table.oid);
+    this.#reshape(table.oid, this.#hooks.reshaped({ before: this.#history.shape(table.oid), after: table, rewriting, addsEmpty: isNew }));
+    this.#record(this.#history.learn(table, this.#here(), learned));
+    this.#hooks.changed(table.oid, table);
   }
 
   /** Before the rows that follow. The origin says nothing more of the table where only labels of an enum have changed. */
@@ -406,6 +416,7 @@ export class SourceRunner {
   #relation(message: RelationMessage): void {
     // Sent before the first row and after every change of the table: where nothing else tells of a change, this does, and the origin is asked.
     this.#messages.set(message.oid, message);
+    this.#outdated.delete(message.oid);
     void this.#resolveAll([message], true);
   }
 
@@ -426,7 +437,12 @@ export class SourceRunner {
         // Between transactions only our side has changed.
         const mayLearn = this.#inTransaction && !this.#skipping;
         const shape = fresh && !this.#history.tells ? null : this.#history.shapeFor(message);
-        const { targets, asked, steps } = await this.#hooks.resolve(message, { shape, last: this.#history.shape(message.oid), mayLearn });
+        const { targets, asked, steps } = await this.#hooks.resolve(message, {
+          shape,
+          last: this.#history.shape(message.oid),
+          mayLearn,
+          isCurrent: !this.#outdated.has(message.oid),
+        });
         for (const step of steps) this.#builder.shape(step);
         this.#targets.set(
           message.oid,

@@ -12,7 +12,7 @@ import { connectRaw } from '../replication/raw-connection.ts';
 import { pinnedSettings } from '../replication/settings.ts';
 import { type OriginSnapshot, openSnapshot } from '../replication/snapshot.ts';
 import { isVisible, parseSnapshot } from '../replication/snapshot-visibility.ts';
-import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import { quoteIdentifier, quoteLiteral, quoteQualified } from '../sql/quote.ts';
 import { applyStaged, clearStorage, forgetColumns, imageOf, insertColumns, isRehashed, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
@@ -22,6 +22,16 @@ import type { SourceRunner } from './source-runner.ts';
 
 const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
+export interface CopiedTable {
+  readonly schema: string;
+  readonly name: string;
+  readonly names: ReadonlyMap<number, string>;
+  /** Rows of tables that inherit from it come as theirs; partitions are the table. */
+  readonly only: boolean;
+  /** The publication's row filter. */
+  readonly filter: string | null;
+}
+
 /**
  * Copies a storage in state 'new'. Its changes must be going to the spool already (runner.retarget with state 'copying').
  * `names` are the origin's column names by attnum, as they are now.
@@ -30,7 +40,7 @@ export async function copyStorage(
   engine: EngineContext,
   runner: SourceRunner,
   storage: Storage,
-  origin: { readonly schema: string; readonly name: string; readonly names: ReadonlyMap<number, string> },
+  origin: CopiedTable,
   signal: AbortSignal,
 ): Promise<void> {
   const { address } = runner.source;
@@ -57,7 +67,7 @@ export async function copyStorage(
       let reported = 0;
       const copied = await snapshot.copy({
         upstream,
-        sourceSql: `COPY (SELECT ${list.join(', ')} FROM ${quoteIdentifier(origin.schema)}.${quoteIdentifier(origin.name)}) TO STDOUT`,
+        sourceSql: `COPY (SELECT ${list.join(', ')} FROM ${origin.only ? 'ONLY ' : ''}${quoteQualified(origin.schema, origin.name)}${origin.filter === null ? '' : ` WHERE ${origin.filter}`}) TO STDOUT`,
         targetSql: `COPY ${storageTable(storage.id)} (${insertColumns(storage).join(', ')}) FROM STDIN`,
         withRowHash: keyless,
         signal,

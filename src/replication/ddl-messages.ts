@@ -74,7 +74,9 @@ BEGIN
   -- With a table its children and partitions change, too.
   FOR found IN
     WITH RECURSIVE family(oid) AS (
-      SELECT unnest(changed) UNION SELECT i.inhrelid FROM family f JOIN pg_inherits i ON i.inhparent = f.oid
+      -- A new partition changes its root, too.
+      SELECT unnest(changed) UNION SELECT pg_partition_root(x) FROM unnest(changed) x WHERE pg_partition_root(x) IS NOT NULL
+      UNION SELECT i.inhrelid FROM family f JOIN pg_inherits i ON i.inhparent = f.oid
     )
     SELECT ${shapeSql} AS shape,
            EXISTS (
@@ -82,14 +84,16 @@ BEGIN
                SELECT c.oid UNION SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid
              )
              SELECT FROM below b WHERE b.oid = ANY (rewritten)
-           ) AS is_rewritten
+           ) AS is_rewritten,
+           (SELECT coalesce(json_agg(pt.pubname), '[]') FROM pg_publication_tables pt WHERE pt.schemaname = n.nspname AND pt.tablename = c.relname) AS published
       FROM family f JOIN pg_class c ON c.oid = f.oid JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
-       AND EXISTS (SELECT FROM pg_publication_tables pt WHERE pt.schemaname = n.nspname AND pt.tablename = c.relname)
+       AND (TG_TAG IN ('ALTER TABLE', 'ALTER SCHEMA') AND EXISTS (SELECT FROM pg_publication)
+            OR EXISTS (SELECT FROM pg_publication_tables pt WHERE pt.schemaname = n.nspname AND pt.tablename = c.relname))
      ORDER BY c.oid
   LOOP
     PERFORM pg_logical_emit_message(true, '${ddlPrefix}', json_build_object('tag', TG_TAG, 'by', session_user, 'at', clock_timestamp(),
-      'table', found.shape, 'rewritten', found.is_rewritten,
+      'table', found.shape, 'published', found.published, 'rewritten', found.is_rewritten,
       'query', CASE WHEN found.is_rewritten AND length(current_query()) <= 20000 THEN current_query() END)::text);
   END LOOP;
   IF TG_EVENT = 'ddl_command_end' AND rewritten <> '{}' THEN
@@ -169,7 +173,7 @@ export type DdlMessage = {
   /** ISO 8601. */
   readonly at: string;
 } & (
-  | { readonly kind: 'table'; readonly table: TableShape; readonly rewriting: Rewriting | null }
+  | { readonly kind: 'table'; readonly table: TableShape; readonly rewriting: Rewriting | null; readonly published: readonly string[] }
   | { readonly kind: 'dropped'; readonly dropped: { readonly oid: number; readonly schema: string; readonly name: string } }
   /** OIDs of the tables of every publication, afterwards. */
   | { readonly kind: 'publications'; readonly publications: Readonly<Record<string, readonly number[]>> }
@@ -183,11 +187,12 @@ export function parseDdlMessage(content: string): DdlMessage | null {
   } catch {
     return null;
   }
-  const { tag, by, at, table, rewritten, query, dropped, publications } = fieldsOf(read);
+  const { tag, by, at, table, rewritten, query, published, dropped, publications } = fieldsOf(read);
   if (typeof tag !== 'string' || typeof by !== 'string' || typeof at !== 'string') return null;
   if (isShape(table)) {
     const rewriting = rewritten === true ? { query: typeof query === 'string' ? query : null } : null;
-    return { kind: 'table', tag, by, at, table, rewriting };
+    const names = Array.isArray(published) ? published.filter((name): name is string => typeof name === 'string') : [];
+    return { kind: 'table', tag, by, at, table, rewriting, published: names };
   }
   const gone = fieldsOf(dropped);
   if (typeof gone['oid'] === 'number' && typeof gone['schema'] === 'string' && typeof gone['name'] === 'string')

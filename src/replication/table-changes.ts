@@ -11,6 +11,11 @@ export function tableChanges(before: TableShape, after: TableShape): string[] {
   const changes: string[] = [];
   if (before.schema !== after.schema) changes.push(`SET SCHEMA ${quoteIdentifier(after.schema)}`);
   if (before.name !== after.name) changes.push(`RENAME TO ${quoteIdentifier(after.name)}`);
+  const [parts, partsNow] = [before.parts ?? [], after.parts ?? []].map((list) => new Set(list.map(({ oid }) => oid)));
+  if (before.parts != null && after.parts != null) {
+    for (const oid of partsNow ?? []) if (parts?.has(oid) === false) changes.push(`ATTACH PARTITION ${oid}`);
+    for (const oid of parts ?? []) if (partsNow?.has(oid) === false) changes.push(`DETACH PARTITION ${oid}`);
+  }
   const old = new Map(before.columns.map((column) => [column.attnum, column]));
   const now = new Map(after.columns.map((column) => [column.attnum, column]));
   for (const attnum of [...new Set([...old.keys(), ...now.keys()])].sort((a, b) => a - b)) {
