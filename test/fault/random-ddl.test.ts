@@ -22,6 +22,8 @@ interface Table {
 interface Version {
   readonly name: string;
   readonly table: Table;
+  /** The table that it was made from, or that has taken its place. */
+  oid: string;
   readonly columns: readonly { readonly attnum: number; readonly name: string }[];
   /** A column of it was dropped, or has got another type. */
   ended: boolean;
@@ -93,7 +95,7 @@ describe.each([
           ? `'${random.pick(labels)}'`
           : /^(smallint|integer|bigint|numeric)/.test(type)
             ? String(random.int(100))
-            : `'${random.pick(['x', 'yy', '', 'z'.repeat(random.chance(0.1) ? 5000 : 3)])}${random.int(5)}'`;
+            : `'${random.pick(['x', 'yy', '', 'z'.repeat(random.chance(0.1) && !type.startsWith('character') ? 5000 : 3)])}${random.int(5)}'`;
     const list = columns.map((column) => quoteIdentifier(column.name)).join(', ');
     const row = (): string =>
       `(${columns.map((column) => (column.attnum === 1 && hasKey ? String(next++) : value(column.type))).join(', ')})`;
@@ -214,6 +216,7 @@ describe.each([
 
   async function transaction(random: Random): Promise<void> {
     const lost: [Table, number[]][] = [];
+    const before = tables.map((table) => ({ ...table }));
     await admin.query('BEGIN');
     for (let statements = 1 + random.int(5); statements > 0; statements--) {
       const table = random.pick(tables);
@@ -222,6 +225,9 @@ describe.each([
     }
     if (random.chance(0.15)) {
       await admin.query('ROLLBACK');
+      tables.forEach((table, i) => {
+        Object.assign(table, before[i]);
+      });
       return;
     }
     await admin.query('COMMIT');
@@ -238,7 +244,7 @@ describe.each([
     const without =
       excluded.length === 0 ? '' : ` WITH (EXCLUDE COLUMNS (${excluded.map((column) => quoteIdentifier(column.name)).join(', ')}))`;
     await extended.run(`CREATE TABLE ${name} FROM SOURCE s (REFERENCE ${reference})${without}`);
-    versions.push({ name, table, columns: columns.filter((column) => !excluded.includes(column)), ended: false });
+    versions.push({ name, table, oid: table.oid, columns: columns.filter((column) => !excluded.includes(column)), ended: false });
   }
 
   /** What is wrong with a version; null: nothing. */
@@ -291,7 +297,7 @@ describe.each([
     let wrong: string[] = [];
     if (tables.some(({ isReplaced }) => isReplaced)) {
       // It has to be noticed before it can be mended.
-      const lost = versions.filter(({ table }) => table.isReplaced);
+      const lost = versions.filter(({ table, oid }) => oid !== table.oid);
       await expect
         .poll(
           () =>
@@ -308,6 +314,7 @@ describe.each([
         .toEqual(lost.map(() => ''));
       await extended.run('ALTER SOURCE s RESYNC');
       for (const table of tables) table.isReplaced = false;
+      for (const version of versions) version.oid = version.table.oid;
     }
     for (const end = performance.now() + 20_000; performance.now() < end; await new Promise((resolve) => setTimeout(resolve, 30))) {
       wrong = [];
