@@ -57,8 +57,8 @@ async function suspendStream(engine: EngineContext, epoch: WithinEpoch, viewId: 
   const name = `${stream?.schema}.${stream?.name}`;
   await suspend(engine, epoch, viewId, {
     code: '42804',
-    message: 'stream table is suspended: a column that it uses has got a wider type at the origin',
-    detail: 'Its own columns have the types that it was made with.',
+    message: 'stream table is suspended: a column that it uses has changed at the origin',
+    detail: 'A type has become wider, or a value of an enum has got another name; what it holds was made before.',
     hint: `SELECT pgtrickle.drop_stream_table('${name}'); and create it again.`,
   });
 }
