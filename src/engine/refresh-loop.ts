@@ -12,6 +12,7 @@ import { type RefreshRequest, type RefreshResult, refreshEpoch } from './refresh
 import { type Due, type DueReason, dueViews, isImmediate } from './streams/due.ts';
 import { StreamMemory } from './streams/memory.ts';
 import { letGoOfMost, trimLogs, vacuumLogs } from './streams/tidying.ts';
+import { answerUnchanged } from './streams/unchanged.ts';
 
 /** How long transactions may wait for a view to become due, and how many bytes of them. */
 const longestWaitMs = 10_000;
@@ -56,12 +57,12 @@ export class RefreshLoop {
 
   /** Takes a request from its notification (millrace.request_refresh). False: the catalog has to be read. */
   asked(payload: string | undefined): boolean {
-    const [, id, request] = /^refresh (\d+) (\d+)$/.exec(payload ?? '') ?? [];
+    const [, id, request, xid] = /^refresh (\d+) (\d+) (\d+)$/.exec(payload ?? '') ?? [];
     const { state } = this.#engine;
     if (isImmediate(state, Number(id))) return false;
     // One that is not populated, or stands still, is not refreshed as it is.
     if (state.views.get(Number(id))?.state !== 'ready' || state.streams.get(Number(id))?.status !== 'ACTIVE') return false;
-    this.memory.asked(Number(id), Number(request));
+    this.memory.asked(Number(id), { number: Number(request), xid: Number(BigInt(xid ?? 0) & 0xffffffffn) });
     return true;
   }
 
@@ -76,6 +77,7 @@ export class RefreshLoop {
     const views = new Map([...due.views].filter(([id]) => this.#possible(id)));
     if (views.size === 0 && !drains) return false;
     if (!drains && this.#gathers(views, now)) return false;
+    if (runner !== null && (await answerUnchanged(this.#engine, this.memory, runner, views)) && views.size === 0 && !drains) return true;
     const readsBase = drains || [...views.keys()].some((id) => this.#readsCaptured(id));
     const result = await refreshEpoch(this.#engine, this.memory, {
       due: views,

@@ -57,8 +57,11 @@ export async function claimsPgtrickle(context: StatementContext, session: Caller
   await loadPostgresParser();
   const use = pgtrickleUse(text);
   if (!use.uses) return false;
-  if (await belongsToOthers(session)) return false;
-  await requireCatalog(context, session);
+  if (!context.ownPgtrickle.has(session.database)) {
+    if (await belongsToOthers(session)) return false;
+    await requireCatalog(context, session);
+    context.ownPgtrickle.add(session.database);
+  }
   return use.isCall || callsOf(use).length > 0 || refreshing.test(text);
 }
 

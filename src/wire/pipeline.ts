@@ -7,7 +7,7 @@ import { millraceError } from '../errors.ts';
 import type { StatementText } from '../sql/ast.ts';
 import { type StatementResult, UpstreamError } from '../statements/caller-session.ts';
 import { type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
-import { bindParts, errorFields, executeParts, parameterTypes, parseParts, target } from './decode.ts';
+import { bindParts, executeParts, parameterTypes, parseParts, target } from './decode.ts';
 import { commandComplete, message as encode, flush, noData, portalSuspended } from './encode.ts';
 import { failureResponse, OrdinaryPartError } from './failure.ts';
 import { type LocalPortal, standIn } from './local-names.ts';
@@ -64,9 +64,8 @@ async function takeParse(taken: Taken, message: Buffer): Promise<void> {
   if (upstreamText !== null) {
     const behindText = message.indexOf(0, message.indexOf(0, 5) + 1);
     const placed = [name, Buffer.from(`\0${upstreamText}`, driver.charset), message.subarray(behindText)];
-    if (!(await relay(taken, encode(Request.parse, placed), Reply.parseComplete))) return;
-    const types = upstreamText.includes('$') ? await typesOf(taken, name) : [];
-    names.statements.set(key, { statement, text: part.text, fields: null, upstream: { types } });
+    const types = await prepareShared(taken, name, encode(Request.parse, placed), upstreamText.includes('$'));
+    if (types !== null) names.statements.set(key, { statement, text: part.text, fields: null, upstream: { types } });
     return;
   }
   const placed = encode(Request.parse, [name, Buffer.from(`\0${standIn}\0\0\0`, 'latin1')]);
@@ -74,22 +73,16 @@ async function takeParse(taken: Taken, message: Buffer): Promise<void> {
   names.statements.set(key, { statement, text: part.text, fields: runner.describe(statement), upstream: null });
 }
 
-/** The parameter types of a statement that the upstream holds. */
-async function typesOf(taken: Taken, name: Buffer): Promise<readonly number[]> {
+/** Relays the Parse of a statement that the upstream is to hold. Answers its parameter types, null when the upstream refused it. */
+async function prepareShared(taken: Taken, name: Buffer, parse: Buffer, hasParameters: boolean): Promise<readonly number[] | null> {
+  if (!hasParameters) return (await relay(taken, parse, Reply.parseComplete)) ? [] : null;
   let types: readonly number[] = [];
   const asked = encode(Request.describe, [Buffer.from('S'), name, Buffer.from([0])]);
-  await taken.driver.exchange(Buffer.concat([asked, flush]), {
-    disposition: (tag) =>
-      tag === Reply.parameterDescription || tag === Reply.rowDescription || tag === Reply.noData || tag === Reply.error
-        ? Disposition.collect
-        : Disposition.pass,
-    message: (tag, reply) => {
-      if (tag === Reply.parameterDescription) types = parameterTypes(reply);
-      if (tag === Reply.error) throw new UpstreamError(errorFields(reply, taken.driver.charset));
-      return tag !== Reply.parameterDescription;
-    },
+  const good = await relay(taken, Buffer.concat([parse, asked]), [Reply.rowDescription, Reply.noData], Buffer.alloc(0), (tag, reply) => {
+    if (tag === Reply.parameterDescription) types = parameterTypes(reply);
+    return tag !== Reply.parameterDescription;
   });
-  return types;
+  return good ? types : null;
 }
 
 /** The statement of the text when Millrace is to carry it out, null when the upstream is. */
@@ -153,7 +146,10 @@ async function takeDescribe(taken: Taken, message: Buffer): Promise<void> {
   const { kind, name } = target(message);
   const portal = kind === 'P' ? names.portals.get(name) : undefined;
   const local = kind === 'P' ? portal?.statement : names.statements.get(name);
-  if (local !== undefined && local.upstream !== null) return taken.forward(message);
+  if (local !== undefined && local.upstream !== null) {
+    await relay(taken, message, [Reply.rowDescription, Reply.noData]);
+    return;
+  }
   const fields = local?.fields ?? null;
   // Postgres looks nothing up in a failed transaction. Once the batch has executed something the transaction may be another.
   if (fields !== null && ledger.status === Status.failed && !ledger.executed) throw failedTransaction();
@@ -231,18 +227,29 @@ function deliver(taken: Taken, portal: LocalPortal, limit: number): void {
 }
 
 /**
- * Forwards one message and waits for its answer, which goes to the client, `instead` in its place.
- * False when the upstream answered with an error, which went to the client as well.
+ * Forwards one message and waits for its answer, which goes to the client, `instead` in its place. What comes before it goes to the client
+ * as well, unless `shows` says no.
+ * False when the upstream answered with an error, which went to the client.
  */
-async function relay(taken: Taken, message: Buffer, answer: number | readonly number[], instead?: Buffer): Promise<boolean> {
+async function relay(
+  taken: Taken,
+  message: Buffer,
+  answer: number | readonly number[],
+  instead?: Buffer,
+  shows?: (tag: number, reply: Buffer) => boolean,
+): Promise<boolean> {
   const { driver, ledger } = taken;
   const answers = typeof answer === 'number' ? [answer] : answer;
   let good = true;
-  ledger.batchOpen = true;
+  ledger.extended();
   await driver.exchange(Buffer.concat([message, flush]), {
-    disposition: (tag) => (answers.includes(tag) || tag === Reply.error ? Disposition.collect : Disposition.pass),
+    disposition: (tag) => (shows !== undefined || answers.includes(tag) || tag === Reply.error ? Disposition.collect : Disposition.pass),
     message: (tag, reply) => {
       good = tag !== Reply.error;
+      if (good && !answers.includes(tag)) {
+        if (shows?.(tag, reply) === true) driver.toClient(Buffer.from(reply));
+        return false;
+      }
       driver.toClient(good && instead !== undefined ? instead : Buffer.from(reply));
       if (!good) {
         ledger.skipping = true;
@@ -251,6 +258,7 @@ async function relay(taken: Taken, message: Buffer, answer: number | readonly nu
       return true;
     },
   });
+  ledger.caughtUp = good && !ledger.copyIn;
   return good;
 }
 

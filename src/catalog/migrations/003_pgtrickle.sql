@@ -442,7 +442,9 @@ DECLARE
 BEGIN
     UPDATE millrace.own_stream_table SET refresh_requested = refresh_requested + 1 WHERE pgt_id = id RETURNING refresh_requested, relation_id INTO wanted, relation;
     PERFORM pg_catalog.set_config('millrace.awaited', (awaited || pg_catalog.jsonb_build_object(id::text, wanted))::text, true);
-    PERFORM pg_catalog.pg_notify('millrace', pg_catalog.format('refresh %s %s', relation, wanted));
+    -- In the stream of changes this stands behind everything that was committed before: the engine then knows whether anything has changed.
+    PERFORM pg_catalog.pg_logical_emit_message(true, 'millrace', 'refresh');
+    PERFORM pg_catalog.pg_notify('millrace', pg_catalog.format('refresh %s %s %s', relation, wanted, pg_catalog.pg_current_xact_id()));
 END $$;
 
 CREATE FUNCTION pgtrickle.refresh_stream_table(name text) RETURNS void

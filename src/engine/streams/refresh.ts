@@ -326,7 +326,13 @@ async function totalRows({ session, state }: EngineContext, view: LiveView<ViewP
 }
 
 /** When it is due next, by its schedule. One without, that has to be computed as a whole each time, is due when that has become a tenth of the time. */
-function nextAfter(view: LiveView<ViewPlan>, stream: StreamTable, startedAt: number, tookMs: number, rebuilt: boolean): number | null {
+export function nextAfter(
+  view: LiveView<ViewPlan>,
+  stream: StreamTable,
+  startedAt: number,
+  tookMs: number,
+  rebuilt: boolean,
+): number | null {
   const schedule = scheduleOf(stream);
   if (schedule.kind !== 'calculated') return nextTime(schedule, startedAt);
   return computedWhole(view, stream) && rebuilt ? startedAt + Math.max(1000, 10 * tookMs) : null;
