@@ -16,7 +16,7 @@ export function awaitRefreshes(session: CallerSession, wanted: Readonly<Record<s
 /** Returns when the refresh is done. Raises when it failed, or when the stream table has been stopped meanwhile. */
 async function awaitRefresh(session: CallerSession, id: string, number: number): Promise<void> {
   // By then the engine has most often begun; from there on it is told.
-  let pause = 0.0005;
+  let pause = 0.0009;
   for (;;) {
     const row = await firstRow(
       session,
@@ -24,7 +24,7 @@ async function awaitRefresh(session: CallerSession, id: string, number: number):
       [id, String(number), String(pause)],
     );
     // Where the engine is busy with something else it sleeps a fifth of the time it has waited.
-    pause = Math.min(pause * 1.2, 0.05);
+    pause = Math.min(Math.max(pause * 1.2, 0.001), 0.05);
     // It is gone: dropped by someone else.
     if (row === null) return;
     const [done, name, status, code, message] = row;

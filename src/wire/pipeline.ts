@@ -6,8 +6,9 @@
 import { millraceError } from '../errors.ts';
 import type { StatementText } from '../sql/ast.ts';
 import { type StatementResult, UpstreamError } from '../statements/caller-session.ts';
-import { type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
+import { ask, type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
 import { bindParts, executeParts, parameterTypes, parseParts, target } from './decode.ts';
+import type { ReplyHandler } from './driver.ts';
 import { commandComplete, message as encode, flush, noData, portalSuspended } from './encode.ts';
 import { failureResponse, OrdinaryPartError } from './failure.ts';
 import { type LocalPortal, standIn } from './local-names.ts';
@@ -50,9 +51,15 @@ async function takeParse(taken: Taken, message: Buffer): Promise<void> {
   const { driver, names, runner } = taken;
   const { name, text } = parseParts(message, driver.charset);
   const key = name.toString('latin1');
-  // Parse takes the unnamed statement away before it reads the text, whatever becomes of that.
-  if (key === '' && (await relay(taken, unnamedClosed, Reply.closeComplete, Buffer.alloc(0)))) names.statements.delete('');
-  const part = await extendedPart(taken, text);
+  let part: StatementText | null;
+  try {
+    part = await extendedPart(taken, text);
+  } catch (error) {
+    // Parse takes the unnamed statement away before it reads the text, whatever becomes of that.
+    if (key === '' && !driver.failed && (await relay(taken, unnamedClosed, Reply.closeComplete, Buffer.alloc(0))))
+      names.statements.delete('');
+    throw error;
+  }
   if (part === null || part.statement === null) {
     // It may take the place of a local one.
     if (!names.statements.has(key)) return taken.forward(message);
@@ -127,6 +134,10 @@ async function takeBind(taken: Taken, message: Buffer): Promise<void> {
   const { names } = taken;
   const { portal, statement, parameters, formats } = bindParts(message);
   const local = names.statements.get(statement);
+  if (local !== undefined && local.upstream !== null) {
+    names.portals.set(portal, { statement: local, formats, parameters, rest: null, done: false, tag: '' });
+    return taken.forward(message);
+  }
   // The upstream speaks first: it knows whether the names are right.
   if (!(await relay(taken, message, Reply.bindComplete, Buffer.alloc(0)))) return;
   taken.ledger.bound = true;
@@ -146,10 +157,7 @@ async function takeDescribe(taken: Taken, message: Buffer): Promise<void> {
   const { kind, name } = target(message);
   const portal = kind === 'P' ? names.portals.get(name) : undefined;
   const local = kind === 'P' ? portal?.statement : names.statements.get(name);
-  if (local !== undefined && local.upstream !== null) {
-    await relay(taken, message, [Reply.rowDescription, Reply.noData]);
-    return;
-  }
+  if (local !== undefined && local.upstream !== null) return taken.forward(message);
   const fields = local?.fields ?? null;
   // Postgres looks nothing up in a failed transaction. Once the batch has executed something the transaction may be another.
   if (fields !== null && ledger.status === Status.failed && !ledger.executed) throw failedTransaction();
@@ -188,20 +196,30 @@ async function takeExecute(taken: Taken, message: Buffer): Promise<void> {
 
 /** Execute of a statement that the upstream answers: Millrace does its part when the portal is first run. */
 async function takeShared(taken: Taken, portal: LocalPortal, types: readonly number[], message: Buffer): Promise<void> {
-  const { ledger, runner, watch } = taken;
+  const { driver, ledger, runner, watch } = taken;
   const { statement, text } = portal.statement;
-  const tasks: CommitTask[] = [];
-  let after: (() => Promise<void>) | null = null;
+  const endings = [Reply.commandComplete, Reply.portalSuspended, Reply.emptyQuery];
   ledger.executed = true;
-  if (!portal.done) {
-    taken.counters.extendedStatements++;
-    const result = await runner.run(statement, text, callerFor(taken, { ...beside, bound: { types, values: portal.parameters } }, tasks));
-    if (result.kind === 'forward') after = result.after;
-    portal.done = true;
+  if (portal.done) {
+    await relay(taken, message, endings);
+    return;
   }
-  if (!(await relay(taken, message, [Reply.commandComplete, Reply.portalSuspended, Reply.emptyQuery]))) return;
-  if (after !== null) await after();
-  watch.add(tasks, ledger.status === Status.idle);
+  taken.counters.extendedStatements++;
+  const tasks: CommitTask[] = [];
+  const result = await runner.run(statement, text, callerFor(taken, { ...beside, bound: { types, values: portal.parameters } }, tasks));
+  portal.done = true;
+  if (result.kind !== 'forward') throw new RangeError('a statement that the upstream answers was carried out here');
+  const handler = relaying(taken, endings);
+  ledger.extended();
+  await ask(driver, beside, result.behind, {
+    bytes: message,
+    handler,
+    get failed() {
+      return !handler.good;
+    },
+  });
+  ledger.caughtUp = handler.good && !ledger.copyIn;
+  if (handler.good) watch.add(tasks, ledger.status === Status.idle);
 }
 
 async function finish(taken: Taken, portal: LocalPortal, result: StatementResult, limit: number): Promise<void> {
@@ -239,10 +257,25 @@ async function relay(
   shows?: (tag: number, reply: Buffer) => boolean,
 ): Promise<boolean> {
   const { driver, ledger } = taken;
-  const answers = typeof answer === 'number' ? [answer] : answer;
-  let good = true;
+  const handler = relaying(taken, typeof answer === 'number' ? [answer] : answer, instead, shows);
   ledger.extended();
-  await driver.exchange(Buffer.concat([message, flush]), {
+  await driver.exchange(Buffer.concat([message, flush]), handler);
+  ledger.caughtUp = handler.good && !ledger.copyIn;
+  return handler.good;
+}
+
+interface Relaying extends ReplyHandler {
+  /** The last message was none of an error. */
+  readonly good: boolean;
+}
+
+function relaying(taken: Taken, answers: readonly number[], instead?: Buffer, shows?: (tag: number, reply: Buffer) => boolean): Relaying {
+  const { driver, ledger } = taken;
+  let good = true;
+  return {
+    get good() {
+      return good;
+    },
     disposition: (tag) => (shows !== undefined || answers.includes(tag) || tag === Reply.error ? Disposition.collect : Disposition.pass),
     message: (tag, reply) => {
       good = tag !== Reply.error;
@@ -257,9 +290,7 @@ async function relay(
       }
       return true;
     },
-  });
-  ledger.caughtUp = good && !ledger.copyIn;
-  return good;
+  };
 }
 
 async function fail(taken: Taken, error: unknown): Promise<void> {

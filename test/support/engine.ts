@@ -49,7 +49,8 @@ export async function extendedClient(upstream: ServerAddress, user = 'postgres')
           last = await runner.run(part.statement, part.text, session);
           if (last.kind === 'forward') {
             await client.query(last.text);
-            await last.after();
+            const { rows } = await session.query(last.behind.sql);
+            last.behind.answered(rows[0] ?? []);
           }
         } else await client.query(part.text);
         await client.query('COMMIT');

@@ -201,13 +201,20 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
 $$;
 
 -- The same after a pause, and after the epoch that is about to refresh it, if there is one: the engine holds this lock as long as that is open.
--- Nothing but the wait depends on the lock.
+-- Nothing but the wait depends on the lock. A pause of less than a millisecond, which nothing here can sleep, is spent looking.
 CREATE FUNCTION millrace.refresh_outcome(relation bigint, wanted bigint, pause float8)
 RETURNS TABLE (done bigint, name text, status text, code text, message text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    until timestamptz := clock_timestamp() + make_interval(secs => pause);
 BEGIN
-    IF NOT EXISTS (SELECT FROM millrace.stream_table t WHERE t.relation_id = relation AND t.refresh_done >= wanted) THEN
-        PERFORM pg_sleep(pause);
+    WHILE pause < 0.001 AND clock_timestamp() < until LOOP
+        EXIT WHEN EXISTS (SELECT FROM millrace.stream_table t WHERE coalesce(t.pgt_id, t.relation_id) = relation AND t.refresh_done >= wanted);
+    END LOOP;
+    IF NOT EXISTS (SELECT FROM millrace.stream_table t WHERE coalesce(t.pgt_id, t.relation_id) = relation AND t.refresh_done >= wanted) THEN
+        IF pause >= 0.001 THEN
+            PERFORM pg_sleep(pause);
+        END IF;
         PERFORM pg_advisory_xact_lock_shared(1835625581, (relation % 2147483647)::integer);
     END IF;
     RETURN QUERY SELECT * FROM millrace.refresh_outcome(relation);
