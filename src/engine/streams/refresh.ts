@@ -249,7 +249,7 @@ function statements(
       prepared = smallDelta(most) !== null;
       const delta: TableName = (input) => deltaOf(facts, view, input, most, prepared);
       if (prepared) work.push(...engine.refreshes.of(view, changed, delta, storage));
-      else work.push(...maintainSql(view.plan, view.id, new Set(changed), delta, storage).map(unnamed));
+      else work.push(...maintainSql(view.plan, view.id, new Set(changed), delta, storage, (input) => isExact(engine, input)).map(unnamed));
       break;
     }
     case 'FULL':
@@ -269,6 +269,9 @@ function statements(
   }
   return { statements: work, prepared };
 }
+
+/** The WAL tells the columns that an update changes, and views take only the updates that concern them. Triggers do not tell. */
+const isExact = ({ state }: EngineContext, input: number): boolean => state.bases.get(input)?.method === 'wal';
 
 const unnamed = (sql: string): Execution => ({ name: '', sql });
 
