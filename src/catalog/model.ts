@@ -129,6 +129,8 @@ export interface StreamTable {
   readonly lastRefreshAt: number | null;
   /** The stream table whose place it takes once it is filled; null: none. */
   readonly replaces: number | null;
+  /** Those with the same number take their places in one step; null: it alone. */
+  readonly replacesWith: number | null;
   /** It has triggers (IMMEDIATE), or had when it was suspended. */
   readonly triggered: boolean;
   /** Schema and name of its facade, for alerts. */

@@ -74,7 +74,7 @@ SELECT jsonb_build_object(
                  'refreshRequested', s.refresh_requested, 'refreshDone', s.refresh_done, 'reinitialize', s.reinitialize,
                  'deltaLost', coalesce(s.delta_lost, (SELECT i.lost FROM millrace.immediate i WHERE i.relation_id = s.relation_id)), 'nextRefreshAt', floor(extract(epoch FROM s.next_refresh_at) * 1000),
                  'lastRefreshAt', floor(extract(epoch FROM s.last_refresh_at) * 1000),
-                 'replaces', s.replaces, 'triggered', EXISTS (SELECT FROM millrace.immediate i WHERE i.relation_id = s.relation_id),
+                 'replaces', s.replaces, 'replacesWith', s.replaces_with, 'triggered', EXISTS (SELECT FROM millrace.immediate i WHERE i.relation_id = s.relation_id),
                  'schema', n.nspname, 'name', c.relname)), '[]')
                  FROM millrace.stream_table s JOIN millrace.relation r ON r.id = s.relation_id
                  LEFT JOIN pg_class c ON c.oid = coalesce(r.facade, (SELECT x.facade FROM millrace.relation x WHERE x.id = s.replaces))
@@ -145,6 +145,7 @@ interface RawStream {
   nextRefreshAt: number | null;
   lastRefreshAt: number | null;
   replaces: number | null;
+  replacesWith: number | null;
   triggered: boolean;
   schema: string | null;
   name: string | null;

@@ -26,6 +26,7 @@ import type { EngineContext } from './context.ts';
 import { followEnums } from './enum-labels.ts';
 import { Epoch } from './epoch.ts';
 import { fillImmediate, rebuildImmediate, wantsRebuild } from './immediate/fill.ts';
+import { leftWaiting, openWaiting } from './open-view.ts';
 import { suspend } from './refresh-epoch.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
 import { failRelation, heldView, relationGate } from './relation-errors.ts';
@@ -86,6 +87,11 @@ export class Reconciler {
         return (catalog.tables.get(input) ?? catalog.views.get(input))?.state === 'ready';
       });
       if (ready) this.#startPopulating(view.id);
+    }
+    if (leftWaiting(catalog) !== null) {
+      this.#engine
+        .exclusively(async () => (await openWaiting(this.#engine)) && this.#engine.wake())
+        .catch((error: unknown) => this.#engine.fail(error));
     }
   }
 
