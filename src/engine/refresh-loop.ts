@@ -31,6 +31,9 @@ const longestPauseMs = 250;
  * and what it saves goes to those who write.
  */
 const gatherMs = 20;
+/** Nor do they take more than a fifth of the time, as long as that is not much. */
+const share = 5;
+const longestGatherMs = 200;
 /** Transactions in an epoch from which they are many. */
 const many = 4;
 
@@ -79,13 +82,15 @@ export class RefreshLoop {
     if (!drains && this.#gathers(views, now)) return false;
     if (runner !== null && (await answerUnchanged(this.#engine, this.memory, runner, views)) && views.size === 0 && !drains) return true;
     const readsBase = drains || [...views.keys()].some((id) => this.#readsCaptured(id));
+    const begun = performance.now();
     const result = await refreshEpoch(this.#engine, this.memory, {
       due: views,
       triggers: this.#capture.touched,
       capture: runner !== null && readsBase ? { capture: this.#capture, runner } : null,
     });
     this.#after(result);
-    this.#followAt = result.kind === 'done' && result.taken >= many ? now + gatherMs : 0;
+    const gathers = Math.min(Math.max(gatherMs, share * (performance.now() - begun)), longestGatherMs);
+    this.#followAt = result.kind === 'done' && result.taken >= many ? now + gathers : 0;
     if (result.kind === 'done' && readsBase) this.#lastEpochAt = now;
     return result.kind === 'done';
   }
