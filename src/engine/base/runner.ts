@@ -60,7 +60,7 @@ export class BaseRunner {
   readonly #markers = new Map<string, Waiter>();
   /** When transactions that asked for refreshes committed, by their number, and who waits for one. */
   readonly #requests = new Map<number, number>();
-  readonly #awaited = new Map<number, (committedAt: number) => void>();
+  readonly #awaited = new Map<number, Set<(committedAt: number) => void>>();
   #waiting: BaseTransaction[] = [];
   /** What they change, by base table. */
   #changed = new Map<number, Map<bigint, number>>();
@@ -208,13 +208,15 @@ export class BaseRunner {
     if (known !== undefined || this.#stopped) return known ?? null;
     this.#awaken();
     return await new Promise((resolve) => {
+      const waiting = this.#awaited.get(xid) ?? new Set();
       const end = (at: number | null): void => {
         clearTimeout(timer);
-        this.#awaited.delete(xid);
+        waiting.delete(end);
+        if (waiting.size === 0) this.#awaited.delete(xid);
         resolve(at);
       };
       const timer = setTimeout(() => end(null), ms);
-      this.#awaited.set(xid, end);
+      this.#awaited.set(xid, waiting.add(end));
     });
   }
 
@@ -265,7 +267,7 @@ export class BaseRunner {
     const [oldest] = this.#requests.keys();
     if (oldest !== undefined && this.#requests.size >= mostRequests) this.#requests.delete(oldest);
     this.#requests.set(xid, committedAt);
-    this.#awaited.get(xid)?.(committedAt);
+    for (const end of [...(this.#awaited.get(xid) ?? [])]) end(committedAt);
   }
 
   #relation(message: RelationMessage, xid: number): void {

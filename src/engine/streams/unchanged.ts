@@ -1,12 +1,15 @@
 /**
  * Refreshes that were asked for where nothing has changed, without an epoch at a snapshot.
  * Invariant: answered is only what reads nothing but tables captured from the WAL, has nothing set aside, and has no change among all
- * transactions that committed before the one that asked: the message it put into the WAL has come, and with it everything in front of it.
+ * transactions that committed before the one that asked: the message it put into the WAL has come, and with it everything in front of it. What was
+ * done to the tables themselves is looked at.
  */
 import type { LiveView } from '../../catalog/model.ts';
 import type { ViewPlan } from '../../ivm/plans.ts';
+import type { Execution } from '../../replication/session-contract.ts';
 import { maskOf } from '../base/change-logs.ts';
 import type { BaseRunner } from '../base/runner.ts';
+import { type BaseShape, baseProblem, shapesOf, usedAttnums } from '../base/shapes.ts';
 import type { EngineContext } from '../context.ts';
 import { requireStatementError } from '../epoch.ts';
 import { fence, leadershipLost } from '../epoch-ends.ts';
@@ -26,23 +29,33 @@ export async function answerUnchanged(
   due: Map<number, DueReason>,
 ): Promise<boolean> {
   const { session, state, metrics } = engine;
-  const answered: { readonly id: number; readonly done: number; readonly nextAt: number | null }[] = [];
-  const statements = [];
-  for (const [id, reason] of due) {
+  const candidates = [...due].flatMap(([id, reason]) => {
     const view = state.views.get(id);
     const stream = state.streams.get(id);
     const request = memory.request(id);
-    if (reason !== 'manual' || view === undefined || stream === undefined || request === undefined) continue;
+    if (reason !== 'manual' || view === undefined || stream === undefined || request === undefined) return [];
     // A request that came before the engine did has no number here.
-    if (request.number < stream.refreshRequested || !isSteady(engine, view) || isChanged(engine, runner, view)) continue;
-    const committedAt = await runner.askedAt(request.xid, patienceMs);
-    if (committedAt === null || isChanged(engine, runner, view)) continue;
+    if (request.number < stream.refreshRequested || !isSteady(engine, view) || isChanged(engine, runner, view)) return [];
+    return [{ id, reason, view, stream, request }];
+  });
+  if (candidates.length === 0) return false;
+  const [shapes, ...committed] = await Promise.all([
+    // Beside the wait for the messages: what was done to the tables since the catalog was read.
+    session.executeAll([shapesOf([...new Set(candidates.flatMap(({ view }) => view.inputs))])]),
+    ...candidates.map(({ request }) => runner.askedAt(request.xid, patienceMs)),
+  ]);
+  const shapeOf = new Map((JSON.parse(shapes[0]?.rows[0]?.[0] ?? '[]') as BaseShape[]).map((shape) => [shape.id, shape]));
+  const answered: { readonly id: number; readonly done: number; readonly nextAt: number | null }[] = [];
+  const statements: Execution[] = [];
+  candidates.forEach(({ id, reason, view, stream, request }, i) => {
+    const committedAt = committed[i] ?? null;
+    if (committedAt === null || isChanged(engine, runner, view) || !isAsKnown(engine, view, shapeOf)) return;
     const startedAt = Date.now();
     const nextAt = nextAfter(view, stream, startedAt, 0, false);
     const outcome = { action: 'NO_DATA', reason, startedAt, inserted: 0, deleted: 0, deltaRows: 0, failure: null } as const;
     statements.push(...refreshed(stream, outcome, committedAt, request.number, nextAt, false));
     answered.push({ id, done: request.number, nextAt });
-  }
+  });
   if (answered.length === 0) return false;
   // One batch of the extended protocol is one transaction.
   try {
@@ -77,3 +90,12 @@ function isSteady({ state }: EngineContext, view: LiveView<ViewPlan>): boolean {
 
 const isChanged = ({ clean }: EngineContext, runner: BaseRunner, view: LiveView<ViewPlan>): boolean =>
   !clean.has(view.id) || view.inputs.some((input) => runner.waitingFor(input, maskOf(view, input)));
+
+/** Whether its tables are there, with the columns that it uses. */
+function isAsKnown({ state }: EngineContext, view: LiveView<ViewPlan>, shapes: ReadonlyMap<number, BaseShape>): boolean {
+  return view.inputs.every((input) => {
+    const base = state.bases.get(input);
+    const shape = shapes.get(input) ?? null;
+    return base !== undefined && shape?.parts === null && baseProblem(base, shape, usedAttnums(view.plan, input)) === null;
+  });
+}
