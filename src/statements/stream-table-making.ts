@@ -106,9 +106,29 @@ export async function makeStreamTable(
       sources: sourceRows(sources),
     },
   );
+  await requireUnreplaced(context, session, definition);
   await requireSameTypes(session, id, plan, scratch);
   await dropScratch(session);
   return id;
+}
+
+/**
+ * What it reads is not about to be replaced: that one would go, and this one would be left without it. To be asked when base tables are locked
+ * (registerBases), so that of two transactions one sees the other.
+ */
+async function requireUnreplaced(context: StatementContext, session: CallerSession, { sources }: Definition): Promise<void> {
+  const names = await perform(
+    context,
+    session,
+    [
+      `SELECT to_jsonb(string_agg(millrace.qualified_name(o.facade), ', '))
+         FROM millrace.stream_table t JOIN millrace.relation n ON n.id = t.relation_id AND n.state <> 'dropped'
+         JOIN millrace.relation o ON o.id = t.replaces AND o.state <> 'dropped'
+        WHERE o.id = ANY (ARRAY(SELECT jsonb_array_elements_text($1 -> 'read'))::bigint[])`,
+    ],
+    { read: sources.read.flatMap(({ relationId }) => (relationId === null ? [] : [relationId])) },
+  );
+  if (names !== null) throw invalidArgument(`stream table ${String(names)} is being given another query: try again when that is done`);
 }
 
 async function choose(

@@ -13,6 +13,7 @@ import type { LiveObject } from './names.ts';
 import { dropLive } from './removal.ts';
 import { makeStreamTable, type Wanted, waitForIt } from './stream-table-making.ts';
 import { invalidArgument, refreshMode } from './stream-table-options.ts';
+import { lockBases } from './stream-table-sources.ts';
 import { attachFacade } from './tables.ts';
 import { awaitReady, waitsForEngine } from './wait.ts';
 
@@ -44,6 +45,8 @@ export async function replaceQuery(
   wanted: Wanted,
   oldMode: string,
 ): Promise<void> {
+  // Whoever makes one that reads it is waited for, or waits.
+  await perform(context, session, [lockBases]);
   const readers = await readersOf(context, session, role, old);
   requireReplaceable(old, wanted, oldMode, readers);
   // Those that were to take its place, and have not yet, are not wanted any more.
