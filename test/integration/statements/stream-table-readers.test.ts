@@ -77,13 +77,16 @@ test('a reader sees all of the old or all of the new', async () => {
       seen.add(JSON.stringify(row));
     }
   })();
+  const slow = await stage.direct(stage.upstream);
+  await slow.query('BEGIN; SELECT FROM large');
   await client.query('SET millrace.wait = off');
-  await alter('by_shop', 'SELECT shop, sum(2 * amount) AS total FROM sale, pg_sleep(2) GROUP BY shop');
+  await alter('by_shop', 'SELECT shop, sum(2 * amount) AS total FROM sale GROUP BY shop');
   // What is about to go cannot be read by another one.
   await expect(create('late', 'SELECT count(*) FROM large')).rejects.toThrow(
     'stream table public.large is being given another query: try again when that is done',
   );
   await client.query('RESET millrace.wait');
+  await slow.query('COMMIT');
   await expect.poll(() => client.rows('SELECT sum(total)::text FROM by_shop'), { timeout: 30_000 }).toEqual([['400020000']]);
   done = true;
   await looking;
