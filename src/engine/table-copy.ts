@@ -13,16 +13,14 @@
  */
 import { type Storage, spoolTable, storageColumn, storageTable } from '../catalog/model.ts';
 import type { ServerAddress } from '../config.ts';
-import { borderSql, type KeyColumn, type KeyValue, keysCondition, rangeCondition } from '../replication/key-ranges.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import type { OriginTable } from '../replication/origin-tables.ts';
-import { PostgresError } from '../replication/postgres-error.ts';
 import { connectRaw, type RawConnection } from '../replication/raw-connection.ts';
 import { type OriginReader, openReader, type TakenSnapshot } from '../replication/snapshot.ts';
-import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
-import { insertColumns } from './apply-sql.ts';
+import { quoteLiteral } from '../sql/quote.ts';
 import { Backlog } from './backlog.ts';
 import type { EngineContext } from './context.ts';
+import { CopiedTable } from './copied-table.ts';
 import { type Chunk, chunkIsIn, claimChunk, claimCopy, knownChunks, planChunk } from './copy-chunks.ts';
 import { CopyProgress } from './copy-progress.ts';
 import { copySettings } from './session-settings.ts';
@@ -76,6 +74,7 @@ class TableCopy {
   readonly #engine: EngineContext;
   readonly #storage: Storage;
   readonly #source: CopySource;
+  readonly #table: CopiedTable;
   readonly #address: ServerAddress;
   /** Of the caller, and of the first part that fails. */
   readonly #signal: AbortSignal;
@@ -83,7 +82,6 @@ class TableCopy {
   readonly #progress: CopyProgress;
   readonly #backlog = new Backlog<Chunk>();
   readonly #open: { close(): Promise<void> }[] = [];
-  #origin: OriginTable | null = null;
   /** The furthest that a snapshot of it may have seen. */
   #lsn: Lsn = 0n;
 
@@ -91,13 +89,14 @@ class TableCopy {
     this.#engine = engine;
     this.#storage = storage;
     this.#source = source;
+    this.#table = new CopiedTable(storage, () => source.describe());
     this.#address = address;
     this.#signal = AbortSignal.any([signal, this.#failed.signal]);
     this.#progress = new CopyProgress(engine, storage.id);
   }
 
   async run(): Promise<void> {
-    await this.#look();
+    await this.#table.look();
     const known = await knownChunks(this.#engine, this.#storage.id);
     for (const { number, done } of known) {
       if (done === null) continue;
@@ -132,33 +131,6 @@ class TableCopy {
   async close(): Promise<void> {
     this.#progress.stop();
     await Promise.all(this.#open.map((session) => session.close().catch(() => undefined)));
-  }
-
-  async #look(): Promise<OriginTable> {
-    const origin = await this.#source.describe();
-    if (origin === null) throw new Error(`table ${this.#storage.originSchema}.${this.#storage.originName} is not at the origin any more`);
-    this.#origin = origin;
-    return origin;
-  }
-
-  /** The table as last looked at. */
-  get #table(): { readonly origin: OriginTable; readonly name: string; readonly names: ReadonlyMap<number, string> } {
-    if (this.#origin === null) throw new Error('the table has not been looked at');
-    const { schema, name } = this.#origin;
-    return {
-      origin: this.#origin,
-      name: `${quoteIdentifier(schema)}.${quoteIdentifier(name)}`,
-      names: copiedNames(this.#storage, this.#origin),
-    };
-  }
-
-  get #key(): KeyColumn[] {
-    const columns = new Map(this.#table.origin.columns.map((column) => [column.attnum, column]));
-    return this.#storage.keyAttnums.map((attnum) => {
-      const column = columns.get(attnum);
-      if (column === undefined) throw new Error(`key column ${attnum} is not at the origin any more`);
-      return { name: column.name, type: column.formattedType };
-    });
   }
 
   async #reader(settings: Readonly<Record<string, string>> = {}): Promise<OriginReader> {
@@ -198,9 +170,9 @@ class TableCopy {
    * that the spool is cut at.
    */
   async #isOnePiece(reader: OriginReader): Promise<boolean> {
-    const { rows, bytes } = await this.#size(reader);
+    const { rows, bytes } = await this.#table.size(reader);
     const { chunkBytes } = this.#engine.config.copies;
-    const isWhole = this.#storage.keyAttnums.length === 0 || bytes <= 1.5 * chunkBytes;
+    const isWhole = this.#storage.keyAttnums.length === 0 || bytes <= chunkBytes;
     let base: string | null = null;
     if (!isWhole) {
       base = (await this.#cleanSnapshot(reader)).text;
@@ -213,17 +185,6 @@ class TableCopy {
     );
     if (result.rowCount !== 1) throw new Error('the copy is not wanted any more');
     return isWhole;
-  }
-
-  /** Of the table and its partitions; rows 0: not known. */
-  async #size(reader: OriginReader): Promise<{ readonly rows: number; readonly bytes: number }> {
-    const { oid } = this.#table.origin;
-    const [size] = await reader.query(
-      `SELECT coalesce(sum(pg_catalog.pg_table_size(c.oid)), 0), coalesce(sum(c.reltuples) FILTER (WHERE c.reltuples > 0), 0)::bigint
-         FROM pg_catalog.pg_class c
-        WHERE c.oid = ${oid} OR c.oid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree(${oid}) t)`,
-    );
-    return { bytes: Number(size?.[0]), rows: Number(size?.[1]) };
   }
 
   /**
@@ -247,22 +208,17 @@ class TableCopy {
 
   /** Finds the ranges that are not known yet, one after the other, while the first are being copied. */
   async #planRanges(reader: OriginReader, last: Chunk | null): Promise<void> {
-    const { rows, bytes } = await this.#size(reader);
+    const { rows, bytes } = await this.#table.size(reader);
     // Never analysed: a guess at the size of a row.
     const rowBytes = rows > 0 ? Math.max(bytes / rows, 1) : 120;
     const size = Math.min(mostRows, Math.max(fewestRows, Math.round(this.#engine.config.copies.chunkBytes / rowBytes)));
     for (let before = last; before === null || before.range.upTo !== null; ) {
       const after = before?.range.upTo ?? null;
-      const upTo = await this.#despiteRenaming(() => this.#border(reader, after, size));
+      const upTo = await this.#table.despiteRenaming(() => this.#table.border(reader, after, size));
       before = { number: before === null ? 0 : before.number + 1, range: { after, upTo } };
       await this.#plan(before);
     }
     this.#backlog.end();
-  }
-
-  async #border(reader: OriginReader, after: KeyValue | null, rows: number): Promise<KeyValue | null> {
-    const [row] = await reader.query(borderSql(this.#table.name, this.#key, after, rows));
-    return row === undefined ? null : row.map((value) => value ?? '');
   }
 
   async #workAlone(given: RawConnection | null): Promise<void> {
@@ -282,26 +238,10 @@ class TableCopy {
   }
 
   #copyChunk(reader: OriginReader, upstream: RawConnection, chunk: Chunk): Promise<void> {
-    return this.#despiteRenaming(
+    return this.#table.despiteRenaming(
       () => this.#copyOnce(reader, upstream, chunk),
       () => Promise.all([reader.end(), upstream.query('ROLLBACK')]),
     );
-  }
-
-  /** Does it again, once undone, when it has failed because the table, or a column, has got another name since it was looked at. */
-  async #despiteRenaming<T>(work: () => Promise<T>, undo: () => Promise<unknown> = async () => undefined): Promise<T> {
-    for (;;) {
-      const looked = this.#table;
-      try {
-        return await work();
-      } catch (error) {
-        if (!(error instanceof PostgresError) || !['42703', '42P01', '3F000'].includes(error.code)) throw error;
-        await this.#look();
-        const isSame = JSON.stringify([looked.name, ...looked.names]) === JSON.stringify([this.#table.name, ...this.#table.names]);
-        if (isSame) throw error;
-        await undo();
-      }
-    }
   }
 
   async #copyOnce(reader: OriginReader, upstream: RawConnection, chunk: Chunk): Promise<void> {
@@ -313,9 +253,9 @@ class TableCopy {
       await Promise.all([reader.end(), upstream.query('ROLLBACK')]);
       return;
     }
-    const condition = rangeCondition(chunk.range.after === null && chunk.range.upTo === null ? [] : this.#key, chunk.range);
     const copied = await reader.copy({
-      ...this.#copyOf(upstream, condition),
+      upstream,
+      ...this.#table.copySql(chunk.range),
       signal: this.#signal,
       onProgress: (rows, bytes) => this.#progress.set(chunk.number, rows, bytes),
     });
@@ -327,29 +267,6 @@ class TableCopy {
     );
     await upstream.query(isWanted ? 'COMMIT' : 'ROLLBACK');
     if (taken.lsn > this.#lsn) this.#lsn = taken.lsn;
-  }
-
-  /** The two sides of copying the rows that fulfil a condition. */
-  #copyOf(
-    upstream: RawConnection,
-    condition: string,
-  ): { upstream: RawConnection; sourceSql: string; targetSql: string; withRowHash: boolean } {
-    const { name, names } = this.#table;
-    const list = this.#storage.columns.map((column) => {
-      const known = names.get(column.attnum);
-      // TEXT COLUMNS of any type arrive as the stream writes them: by the type's output function.
-      return known === undefined
-        ? 'NULL'
-        : column.type === 'text' && column.originType !== 'text'
-          ? `${quoteIdentifier(known)}::text`
-          : quoteIdentifier(known);
-    });
-    return {
-      upstream,
-      sourceSql: `COPY (SELECT ${list.join(', ')} FROM ${name}${condition === '' ? '' : ` WHERE ${condition}`}) TO STDOUT`,
-      targetSql: `COPY ${storageTable(this.#storage.id)} (${insertColumns(this.#storage).join(', ')}) FROM STDIN`,
-      withRowHash: this.#storage.keyAttnums.length === 0,
-    };
   }
 
   /** The stream has applied, to the spool too, everything up to a position. */
@@ -399,7 +316,7 @@ class TableCopy {
     );
     const rows = (keys?.rows ?? []).map((row) => row.map((value) => value ?? ''));
     for (let at = 0; at < rows.length; at += askedKeys)
-      await reader.copy({ ...this.#copyOf(upstream, keysCondition(this.#key, rows.slice(at, at + askedKeys))), signal: this.#signal });
+      await reader.copy({ upstream, ...this.#table.copySql(rows.slice(at, at + askedKeys)), signal: this.#signal });
     await upstream.query(`UPDATE millrace.storage SET copy_snapshot = ${quoteLiteral(taken.text)} WHERE id = ${this.#storage.id}`);
     await Promise.all([reader.end(), upstream.query('COMMIT')]);
     this.#lsn = taken.lsn;
@@ -447,14 +364,3 @@ export async function restartCopy({ session, state }: EngineContext, id: number)
 }
 
 const asError = (reason: unknown): Error => (reason instanceof Error ? reason : new Error(String(reason)));
-
-/** Names of the columns that can be copied, by attnum: the others are of a type that the storage does not have, and no version that can be read shows them. */
-function copiedNames({ columns }: Storage, origin: OriginTable): ReadonlyMap<number, string> {
-  const types = new Map(columns.filter(({ lost }) => lost !== true).map((column) => [column.attnum, column]));
-  return new Map(
-    origin.columns.flatMap(({ attnum, name, formattedType }) => {
-      const column = types.get(attnum);
-      return column !== undefined && (column.originType === formattedType || column.type === 'text') ? [[attnum, name]] : [];
-    }),
-  );
-}
