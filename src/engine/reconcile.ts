@@ -141,7 +141,9 @@ export class Reconciler {
     if (storage.supersedes !== null && this.#engine.state.storages.get(storage.supersedes)?.stale === true) return;
     this.#whileHeld(runner, [storage], async ([current]) => {
       if (current === undefined) return null;
-      const lost = lostColumns(current, await this.#sources.describe(runner.source, current.originOid));
+      // The stream is held: the origin is not asked for what need not be known.
+      const isKeyed = current.keyAttnums.length > 0;
+      const lost = isKeyed ? [] : lostColumns(current, await this.#sources.describe(runner.source, current.originOid));
       return await goLive(this.#engine, current, runner, lost);
     });
   }
