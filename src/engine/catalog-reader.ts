@@ -42,6 +42,7 @@ SELECT jsonb_build_object(
                  'id', s.id, 'sourceId', s.source_id, 'originOid', s.origin_oid::bigint, 'originSchema', s.origin_schema, 'originName', s.origin_name,
                  'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state, 'supersedes', s.supersedes, 'resyncs', s.resyncs, 'stale', s.stale,
                  'copySnapshot', s.copy_snapshot, 'copyLsn', s.copy_lsn,
+                 'retryInMs', CASE WHEN s.state = 'failed' THEN floor(extract(epoch FROM s.retry_at - clock_timestamp()) * 1000) END,
                  'captured', to_regclass('millrace_data.d' || s.id) IS NOT NULL)), '[]')
                  FROM millrace.storage s),
   'relations', (SELECT coalesce(jsonb_agg(jsonb_build_object(
@@ -110,6 +111,7 @@ interface RawStorage {
   stale: boolean;
   copySnapshot: string | null;
   copyLsn: string | null;
+  retryInMs: number | null;
   captured: boolean;
 }
 interface RawBase {
