@@ -11,7 +11,8 @@ import { isFew, rowsExecutions } from './row-arrays.ts';
 /** A step that takes no looking at what there is. */
 export type PlainStep = Exclude<Step, ShapeStep>;
 
-export const isShapeStep = (step: Step): step is ShapeStep => step.kind === 'widen' || step.kind === 'relabel';
+export const isShapeStep = (step: Step): step is ShapeStep =>
+  step.kind === 'widen' || step.kind === 'relabel' || step.kind === 'copy again';
 
 /** A step as prepared statements; null when it needs COPY. */
 export function stepExecutions(storage: Storage, step: PlainStep): Execution[] | null {

@@ -62,7 +62,9 @@ export type ShapeStep =
       readonly type: string;
       readonly labels: readonly { readonly from: string; readonly to: string }[];
       readonly attnums: readonly number[];
-    };
+    }
+  /** Rows have become others without being sent: what is copied before this is of no use. */
+  | { readonly kind: 'copy again'; readonly storageId: number };
 
 /** A column with the type that it has at the origin by now. */
 export interface WidenedColumn {

@@ -1,28 +1,35 @@
 /**
  * Copies of origin tables, from their beginning to the storage that is live.
- * Invariant: everything here starts from the catalog alone; a copy whose table has got wider types meanwhile is begun again with those.
+ * Invariant: everything here starts from the catalog alone. A copy that was cut short goes on where it was; one whose table has got wider types
+ * meanwhile is begun again with those.
  */
-import { type Storage, storageTable } from '../catalog/model.ts';
+import type { Storage } from '../catalog/model.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { type OriginTable, shapeOf } from '../replication/origin-tables.ts';
-import { PostgresError } from '../replication/postgres-error.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
 import type { EngineContext } from './context.ts';
-import { followEnums } from './enum-labels.ts';
+import { CopyFailures } from './copy-failures.ts';
 import { Epoch } from './epoch.ts';
+import { goLive } from './go-live.ts';
 import { finishResync } from './resync.ts';
 import { type BrokenVersion, lostColumns } from './schema-change.ts';
 import type { SourceManager } from './source-manager.ts';
 import type { SourceRunner } from './source-runner.ts';
-import { copyStorage, goLive, restartCopy } from './table-copy.ts';
+import { copyStorage, isResumable, restartCopy } from './table-copy.ts';
 import { widenedColumns, widenStorage } from './widen.ts';
+
+interface Work {
+  readonly controller: AbortController;
+  /** Its storage is in state 'copying', or was. */
+  isUnderWay: boolean;
+}
 
 export class Copies {
   readonly #engine: EngineContext;
   readonly #sources: SourceManager;
   readonly #reload: () => Promise<void>;
-  readonly #fail: (broken: readonly BrokenVersion[]) => Promise<void>;
-  readonly #copying = new Map<number, AbortController>();
+  readonly #failures: CopyFailures;
+  readonly #copying = new Map<number, Work>();
 
   constructor(
     engine: EngineContext,
@@ -33,7 +40,7 @@ export class Copies {
     this.#engine = engine;
     this.#sources = sources;
     this.#reload = reload;
-    this.#fail = fail;
+    this.#failures = new CopyFailures(engine, { fail, isOutgrown: (storage) => this.#isOutgrown(storage) });
   }
 
   /** Something is being done with it. */
@@ -41,76 +48,87 @@ export class Copies {
     return this.#copying.has(storageId);
   }
 
-  /** Copies of tables that nobody wants any more end. */
+  /** Copies that nobody wants any more end: of tables that were dropped, and those that are to begin again. */
   abortUnwanted(catalog: ReadCatalog): void {
-    for (const [id, controller] of this.#copying) {
-      const storage = catalog.storages.get(id);
+    for (const [id, { controller, isUnderWay }] of this.#copying) {
+      const storage = this.#engine.state.storages.get(id);
       if (storage === undefined || !isWanted(catalog, storage)) controller.abort(new Error('the table was dropped'));
+      else if (isUnderWay && storage.state === 'new') controller.abort(new Error('the table has changed'));
     }
   }
 
-  /** Begins the copy of a storage in state 'new'. */
+  /** Begins the copy of a storage in state 'new', or goes on with one in state 'copying'. */
   start(storage: Storage): void {
     const runner = this.#sources.runner(storage.sourceId);
     if (runner === null || this.#copying.has(storage.id)) return;
     if (!isWanted(this.#engine.state, storage)) return;
-    const controller = new AbortController();
-    this.#copying.set(storage.id, controller);
-    const work = async (): Promise<void> => {
-      await this.#engine.exclusively(async () => {
-        // Of a copy that is begun again because the table has changed, rows may be there.
-        await this.#engine.session.query(
-          `BEGIN; TRUNCATE ${storageTable(storage.id)}; UPDATE millrace.storage SET state = 'copying' WHERE id = ${storage.id} AND state = 'new'; COMMIT`,
-        );
-        await this.#reload();
-      });
-      await runner.retarget();
-      const origin = await this.#sources.describe(runner.source, storage.originOid);
-      if (origin === null) {
-        await this.#leave(storage);
-        return;
-      }
-      const current = await this.#engine.exclusively(() => this.#widened(storage, origin));
-      if (current?.state !== 'copying') return;
-      await copyStorage(
-        this.#engine,
-        runner,
-        current,
-        {
-          schema: origin.schema,
-          name: origin.name,
-          names: copiedNames(current, origin),
-          only: origin.relkind === 'r',
-          filter: origin.rowFilter,
-        },
-        controller.signal,
-      );
-    };
-    work()
-      .catch((error: unknown) => this.#copyFailed(storage, error, controller.signal.aborted))
+    const work: Work = { controller: new AbortController(), isUnderWay: false };
+    this.#copying.set(storage.id, work);
+    const { signal } = work.controller;
+    this.#copy(storage, runner, work)
+      .then(() => this.#failures.passed(storage.id))
+      .catch((error: unknown) => this.#failures.failed(storage, error, signal))
+      .catch((error: unknown) => this.#engine.fail(error))
       .finally(() => {
         this.#copying.delete(storage.id);
         this.#engine.wake();
       });
   }
 
+  async #copy(storage: Storage, runner: SourceRunner, work: Work): Promise<void> {
+    const describe = (): Promise<OriginTable | null> => this.#sources.describe(runner.source, storage.originOid);
+    // What is in of a copy that was cut short is of no use once the table has wider types.
+    const goesOn = isResumable(storage) && widenedColumns(storage, await describe()).length === 0;
+    await this.#engine.exclusively(async () => {
+      if (!goesOn) {
+        const state = this.#engine.state.storages.get(storage.id)?.state;
+        if (state !== 'new' && state !== 'copying') return;
+        await restartCopy(this.#engine, storage.id);
+        await this.#engine.session.query(`UPDATE millrace.storage SET state = 'copying' WHERE id = ${storage.id} AND state = 'new'`);
+        await this.#reload();
+      }
+      work.isUnderWay = true;
+    });
+    if (!goesOn) await runner.retarget();
+    const origin = await describe();
+    if (origin === null && storage.resyncs !== null) {
+      await this.#leave(storage.id, storage.resyncs);
+      return;
+    }
+    const current = await this.#engine.exclusively(() => this.#widened(storage, origin));
+    if (current?.state !== 'copying') return;
+    const source = { runner: () => this.#sources.runner(storage.sourceId), describe };
+    await copyStorage(this.#engine, current, source, work.controller.signal);
+  }
+
+  /** The pause after a failure is over. */
+  retry(storage: Storage): void {
+    if (this.#copying.has(storage.id) || !isWanted(this.#engine.state, storage)) return;
+    this.#engine
+      .exclusively(() => restartCopy(this.#engine, storage.id))
+      .then(
+        () => this.#engine.wake(),
+        (error: unknown) => this.#engine.fail(error),
+      );
+  }
+
   /** The table is gone: a resynchronisation goes on without it, and its versions say so. */
-  async #leave({ id, resyncs }: Storage): Promise<void> {
-    if (resyncs === null) return;
+  async #leave(copy: number, resyncs: number): Promise<void> {
     await this.#engine.exclusively(async () => {
       await this.#engine.session.query(
-        `BEGIN; UPDATE millrace.storage SET state = 'dropped' WHERE id = ${id}; UPDATE millrace.storage SET stale = false WHERE id = ${resyncs}; COMMIT`,
+        `BEGIN; UPDATE millrace.storage SET state = 'dropped' WHERE id = ${copy}; UPDATE millrace.storage SET stale = false WHERE id = ${resyncs}; COMMIT`,
       );
       await this.#reload();
     });
   }
 
-  /** A storage with types as wide as its origin's, by an epoch of its own. To be called exclusively. */
+  /** A storage, without rows, with types as wide as its origin's, by an epoch of its own. To be called exclusively. */
   async #widened(storage: Storage, origin: OriginTable | null): Promise<Storage | undefined> {
     const current = (): Storage | undefined => this.#engine.state.storages.get(storage.id);
-    const widened = widenedColumns(current() ?? storage, origin);
     const stored = current();
-    if (widened.length === 0 || stored === undefined) return stored;
+    if (stored?.state !== 'copying') return stored;
+    const widened = widenedColumns(stored, origin);
+    if (widened.length === 0) return stored;
     const epoch = await Epoch.begin(this.#engine);
     await widenStorage(this.#engine, epoch, stored, widened);
     await epoch.commit(new Map());
@@ -126,40 +144,6 @@ export class Copies {
     return widenedColumns(this.#engine.state.storages.get(storage.id) ?? storage, origin).length > 0;
   }
 
-  async #copyFailed(storage: Storage, error: unknown, aborted: boolean): Promise<void> {
-    const { log } = this.#engine;
-    if (aborted) return;
-    log.warn({ storage: storage.id, table: `${storage.originSchema}.${storage.originName}`, err: error }, 'a table could not be copied');
-    const followed = error instanceof PostgresError && (await followEnums(this.#engine, storage, error));
-    const outgrown = error instanceof PostgresError && (await this.#isOutgrown(storage));
-    const data = !followed && !outgrown && error instanceof PostgresError && /^(22|23|42)/.test(error.code);
-    if (!data && !followed) await new Promise((resolve) => setTimeout(resolve, 500));
-    await this.#engine.exclusively(async () => {
-      if (!data) {
-        // The connection, the origin or the time was the problem: from the start, after a pause.
-        await restartCopy(this.#engine, storage);
-        return;
-      }
-      // What a resynchronisation was to mend stays as it is, and is not chosen for new versions.
-      const failed = storage.resyncs ?? storage.id;
-      await this.#engine.session.query(
-        `UPDATE millrace.storage SET state = 'failed', stale = false WHERE id = ${failed}${storage.resyncs === null ? '' : `; UPDATE millrace.storage SET state = 'dropped' WHERE id = ${storage.id}`}`,
-      );
-      await this.#fail(
-        [...this.#engine.state.tables.values()]
-          .filter((table) => table.storageId === failed)
-          .map((table) => ({
-            relationId: table.id,
-            error: {
-              code: error.code,
-              message: `${storage.resyncs === null ? 'initial copy' : 'resynchronisation'} failed: ${error.message}`,
-              ...(error.fields.detail === undefined ? {} : { detail: error.fields.detail }),
-            },
-          })),
-      );
-    });
-  }
-
   /** Makes a storage in state 'copied' live, once the stream has passed its copy. */
   finish(storage: Storage): void {
     const runner = this.#sources.runner(storage.sourceId);
@@ -168,12 +152,21 @@ export class Copies {
     if (storage.supersedes !== null && this.#engine.state.storages.get(storage.supersedes)?.stale === true) return;
     this.#whileHeld(runner, [storage], async ([current]) => {
       if (current === undefined) return null;
-      const shape = await this.#sources.describe(runner.source, current.originOid);
-      const wide = await this.#widened(current, shape);
+      // The stream is held: the origin is not asked for what need not be known.
+      const asks = current.keyAttnums.length === 0 || !runner.tells;
+      const shape = asks ? await this.#sources.describe(runner.source, current.originOid) : null;
+      if (await this.#begunAgain([current], () => shape)) return null;
       // Changes from here on are told by comparing with this, where the origin does not tell.
       if (shape !== null) runner.looked(shapeOf(shape));
-      return wide === undefined ? null : await goLive(this.#engine, wide, runner, lostColumns(wide, shape));
+      return await goLive(this.#engine, current, runner, lostColumns(current, shape));
     });
+  }
+
+  /** Copies that were taken while their table got wider types are made again: they may have been cut to the old ones. True when there was one. */
+  async #begunAgain(copies: readonly Storage[], shape: (copy: Storage) => OriginTable | null): Promise<boolean> {
+    const outgrown = copies.filter((copy) => widenedColumns(copy, shape(copy)).length > 0);
+    for (const { id } of outgrown) await restartCopy(this.#engine, id);
+    return outgrown.length > 0;
   }
 
   /** When all copies of a source are in, what differs is written. */
@@ -190,7 +183,11 @@ export class Copies {
         if (shape?.published === true) shapes.set(originOid, shape);
       }
     };
-    this.#whileHeld(runner, copies, (current) => finishResync(this.#engine, current, runner, shapes), describe);
+    const finish = async (current: readonly Storage[]): Promise<Lsn | null> =>
+      (await this.#begunAgain(current, ({ originOid }) => shapes.get(originOid) ?? null))
+        ? null
+        : await finishResync(this.#engine, current, runner, shapes);
+    this.#whileHeld(runner, copies, finish, describe);
   }
 
   /**
@@ -208,7 +205,7 @@ export class Copies {
       runner.requestPosition();
       return;
     }
-    for (const copy of copies) this.#copying.set(copy.id, new AbortController());
+    for (const copy of copies) this.#copying.set(copy.id, { controller: new AbortController(), isUnderWay: false });
     const work = async (): Promise<void> => {
       await before();
       await runner.hold();
@@ -232,17 +229,6 @@ export class Copies {
         this.#engine.wake();
       });
   }
-}
-
-/** Names of the columns that can be copied, by attnum: the others are of a type that the storage does not have, and no version that can be read shows them. */
-function copiedNames({ columns }: Storage, origin: OriginTable): ReadonlyMap<number, string> {
-  const types = new Map(columns.filter(({ lost }) => lost !== true).map((column) => [column.attnum, column]));
-  return new Map(
-    origin.columns.flatMap(({ attnum, name, formattedType }) => {
-      const column = types.get(attnum);
-      return column !== undefined && (column.originType === formattedType || column.type === 'text') ? [[attnum, name]] : [];
-    }),
-  );
 }
 
 /** Versions show the storage, or the one it is a copy for. */

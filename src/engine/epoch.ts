@@ -164,7 +164,7 @@ export class Epoch {
     const now = reshaped(storage, step);
     if (storage.state === 'live') {
       if (step.kind === 'relabel') await relabel(this.#engine, this, now, step);
-      else if (!storage.stale) await widenStorage(this.#engine, this, storage, step.columns);
+      else if (step.kind === 'widen' && !storage.stale) await widenStorage(this.#engine, this, storage, step.columns);
       else return;
       this.#reshaped.set(storage.id, now);
       this.touch(storage.id);

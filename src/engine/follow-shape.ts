@@ -36,6 +36,8 @@ export class StoragesAhead {
 /** The storage once a step has been taken. Taking it twice changes nothing. */
 export function reshaped(storage: Storage, step: ShapeStep): Storage {
   switch (step.kind) {
+    case 'copy again':
+      return storage;
     case 'widen':
       return withTypes(storage, step.columns);
     case 'relabel':
@@ -71,9 +73,10 @@ export function followShape(
     const found = changesOf(ahead.of(stored), shape);
     if (found.widened.length > 0) steps.push({ kind: 'widen', storageId: stored.id, columns: found.widened });
     for (const { type, labels, attnums } of found.relabelled) steps.push({ kind: 'relabel', storageId: stored.id, type, labels, attnums });
-    // What is not live, or stale, is copied again.
-    if (stored.state !== 'live' || stored.stale) continue;
     const parts = partsChanged(shape);
+    if (stored.state !== 'live' && (parts !== null || found.rewritten.length > 0)) steps.push({ kind: 'copy again', storageId: stored.id });
+    // What is stale has a copy of its own.
+    if (stored.state !== 'live' || stored.stale) continue;
     if (parts !== null) {
       const versions = [...state.tables.values()].filter(({ storageId }) => storageId === stored.id);
       const reference = quoteQualified(shape.after.schema, shape.after.name);

@@ -9,13 +9,13 @@ import type { EngineContext } from './context.ts';
 import { Copies } from './copies.ts';
 import { Epoch } from './epoch.ts';
 import { fillImmediate } from './immediate/fill.ts';
+import { leftWaiting, openWaiting } from './open-view.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
 import { failRelation, heldView } from './relation-errors.ts';
 import type { BrokenVersion } from './schema-change.ts';
 import type { SourceManager } from './source-manager.ts';
 import { isImmediate } from './streams/due.ts';
 import { followBases, keepImmediate, resumeStreams } from './streams/recovery.ts';
-import { restartCopy } from './table-copy.ts';
 import { populateView } from './view-populate.ts';
 
 export class Reconciler {
@@ -36,9 +36,8 @@ export class Reconciler {
     this.#copies = new Copies(engine, sources, reload, (broken) => this.fail(broken));
   }
 
-  /** After the engine has become leader: whatever a former leader left half done begins again. */
+  /** After the engine has become leader: views that a former leader was filling begin again. Copies go on where they are. */
   async recover(): Promise<void> {
-    for (const storage of this.#engine.state.storages.values()) if (storage.state === 'copying') await restartCopy(this.#engine, storage);
     await this.#engine.session.query("UPDATE millrace.relation SET state = 'pending' WHERE kind = 'view' AND state = 'populating'");
     await this.#reload();
   }
@@ -47,7 +46,8 @@ export class Reconciler {
     this.#sources.reconcile();
     this.#capture.reconcile(catalog);
     for (const storage of catalog.storages.values()) {
-      if (storage.state === 'new') this.#copies.start(storage);
+      if (storage.state === 'new' || storage.state === 'copying') this.#copies.start(storage);
+      else if (storage.retryInMs !== null && storage.retryInMs <= 0) this.#copies.retry(storage);
       else if (storage.state === 'copied' && storage.resyncs === null) this.#copies.finish(storage);
     }
     for (const source of catalog.sources.values()) this.#copies.finishResyncOf(source.id);
@@ -65,6 +65,11 @@ export class Reconciler {
         return (catalog.tables.get(input) ?? catalog.views.get(input))?.state === 'ready';
       });
       if (ready) this.#startPopulating(view.id);
+    }
+    if (leftWaiting(catalog) !== null) {
+      this.#engine
+        .exclusively(async () => (await openWaiting(this.#engine)) && this.#engine.wake())
+        .catch((error: unknown) => this.#engine.fail(error));
     }
   }
 

@@ -350,7 +350,7 @@ class RefreshRun {
 
 const isLogged = (base: BaseTable | undefined): boolean => base?.state === 'captured' && base.method === 'trigger';
 
-/** Those who have asked for these refreshes wait for the end of this epoch (millrace.refresh_outcome). */
+/** Those who have asked for these refreshes wait for the end of this epoch (millrace.refresh_outcomes). */
 const underWay = (viewIds: readonly number[]): Execution => ({
   name: 'under_way',
   sql: 'SELECT pg_try_advisory_xact_lock(1835625581, (v % 2147483647)::integer) FROM unnest($1::bigint[]) v',

@@ -12,7 +12,6 @@ import { identifyOrigin, type OriginIdentity } from '../replication/origin-ident
 import { describeTables, listPublished, type OriginTable, shapeOf, type TableShape } from '../replication/origin-tables.ts';
 import { createSlot, dropSlot, freeSlot, lookUpSlot, retainedWal, type SlotInfo } from '../replication/slots.ts';
 import { loadPostgresParser } from '../sql/postgres-parser.ts';
-import { quoteIdentifier } from '../sql/quote.ts';
 import type { ShapeStep } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
 import { followShape, type NewShape, StoragesAhead } from './follow-shape.ts';
@@ -21,9 +20,11 @@ import { type OriginLostError, whyLost } from './origin-lost.ts';
 import { resolveRelation, storagesOf } from './relation-targets.ts';
 import { beginResync } from './resync.ts';
 import { type BrokenVersion, brokenVersions } from './schema-change.ts';
+import { reachedLsn, recordedLsn, savePosition } from './source-position.ts';
 import type { SourceRow } from './source-row.ts';
 import { SourceRunner } from './source-runner.ts';
 import { isMendable, successors } from './successors.ts';
+import { unpublished } from './unpublished.ts';
 
 const firstPauseMs = 200;
 const longestPauseMs = 10_000;
@@ -183,9 +184,9 @@ export class SourceManager {
       if (!tells)
         this.#engine.log.info({ source: source.name }, 'the origin does not tell of DDL: the role may not create event triggers there');
       // Between epochs: what a former stream of this source still had under way is recorded by then, and will not be asked for again.
-      const recorded = await this.#engine.exclusively(() => this.#recordedLsn(source.id));
+      const recorded = await this.#engine.exclusively(() => recordedLsn(this.#engine, source.id));
       if (recorded !== null) {
-        const lost = whyLost(source, slot, identity, { applied: recorded, reached: await this.#reachedLsn(source.id, recorded) });
+        const lost = whyLost(source, slot, identity, { applied: recorded, reached: await reachedLsn(this.#engine, source.id, recorded) });
         if (lost !== null && (!lost.isMendable || !(source.autoResync || source.resyncRequested))) throw lost;
         if (lost !== null || source.resyncRequested) return await this.#resync(client, { ...source, address }, slot, identity, tells, lost);
         if (source.timeline !== identity.timeline)
@@ -229,7 +230,7 @@ export class SourceManager {
       await beginResync(this.#engine, source, begins, identity.timeline, gone);
       await this.#hooks.reload();
     });
-    const startLsn = begins ?? (await this.#recordedLsn(source.id)) ?? 0n;
+    const startLsn = begins ?? (await recordedLsn(this.#engine, source.id)) ?? 0n;
     const history = await this.#history(client, source, tells, startLsn);
     if (begins === null) return { startLsn, history };
     // What changed while nobody listened.
@@ -267,25 +268,6 @@ export class SourceManager {
     for (const { sql, params } of recordVersions(versions)) await this.#engine.admin.query(sql, [...(params ?? [])]);
   }
 
-  async #recordedLsn(sourceId: number): Promise<Lsn | null> {
-    const result = await this.#engine.admin.query<{ lsn: string | null }>(
-      "SELECT (lsn - '0/0'::pg_lsn)::text AS lsn FROM millrace.source_progress WHERE source_id = $1",
-      [sourceId],
-    );
-    const lsn = result.rows[0]?.lsn;
-    return lsn === undefined || lsn === null ? null : BigInt(lsn);
-  }
-
-  /** The furthest position that may have been acknowledged. */
-  async #reachedLsn(sourceId: number, recorded: Lsn): Promise<Lsn> {
-    const result = await this.#engine.admin.query<{ lsn: string }>(
-      "SELECT (reached_lsn - '0/0'::pg_lsn)::text AS lsn FROM millrace.source_position WHERE source_id = $1",
-      [sourceId],
-    );
-    const lsn = BigInt(result.rows[0]?.lsn ?? '0');
-    return lsn > recorded ? lsn : recorded;
-  }
-
   async #status(source: SourceRow, status: string, error: string | null, code?: string): Promise<void> {
     await this.#engine.admin.query(
       `UPDATE millrace.source
@@ -320,7 +302,7 @@ export class SourceManager {
         (storage) => storage.state === 'live' || storage.state === 'copied' || storage.state === 'copying',
       );
       try {
-        await this.#savePosition(source, runner);
+        await savePosition(this.#engine, source, runner);
         entry.watcher ??= await openOrigin(source.address, { applicationName: 'millrace watch', statementTimeoutMs: 5_000 });
         await this.#watchWal(entry, entry.watcher);
         if (storages.length === 0) continue;
@@ -378,23 +360,6 @@ export class SourceManager {
     }
   }
 
-  async #savePosition(source: SourceRow, runner: SourceRunner): Promise<void> {
-    runner.requestPosition();
-    this.#engine.metrics[`millrace_replication_lag_bytes{source=${JSON.stringify(source.name)}}`] = Number(
-      runner.received - runner.applied,
-    );
-    const { received, applied } = runner;
-    // Durable before it is acknowledged, and not by way of Millrace's own settings: this row says whether the slot is still ours.
-    await this.#engine.admin.query(
-      `WITH durable AS (SELECT set_config('synchronous_commit', 'on', true))
-       INSERT INTO millrace.source_position (source_id, origin_lsn, reached_lsn) SELECT $1, $2, $3 FROM durable
-       ON CONFLICT (source_id) DO UPDATE SET origin_lsn = excluded.origin_lsn, reached_lsn = excluded.reached_lsn, heard_at = now()
-       WHERE (source_position.origin_lsn, source_position.reached_lsn) IS DISTINCT FROM (excluded.origin_lsn, excluded.reached_lsn)`,
-      [source.id, formatLsn(received), formatLsn(applied)],
-    );
-    runner.saved(applied);
-  }
-
   /** The origin's view of a table for its first copy; null when it is gone. */
   async describe(source: SourceRow, oid: number): Promise<OriginTable | null> {
     if (source.address === null) return null;
@@ -420,20 +385,4 @@ export class SourceManager {
       await client.end().catch(() => undefined);
     }
   }
-}
-
-function unpublished(storage: Storage, engine: EngineContext, source: SourceRow): BrokenVersion[] {
-  const reference = `${quoteIdentifier(storage.originSchema)}.${quoteIdentifier(storage.originName)}`;
-  return [...engine.state.tables.values()]
-    .filter((table) => table.storageId === storage.id)
-    .map((table) => ({
-      relationId: table.id,
-      error: {
-        code: '42704',
-        message: `source table ${storage.originSchema}.${storage.originName} is no longer in publication "${source.publication}"`,
-        detail: 'Changes made since it was taken out are not known here.',
-        hint: `On the origin: ALTER PUBLICATION ${quoteIdentifier(source.publication)} ADD TABLE ${reference}; then here: ALTER SOURCE ${source.name} RESYNC;`,
-        resync: true,
-      },
-    }));
 }

@@ -126,6 +126,11 @@ export class SourceRunner {
     return this.#applied;
   }
 
+  /** The origin tells of its DDL in the stream. */
+  get tells(): boolean {
+    return this.#history.tells;
+  }
+
   /** What is known of a table as of the stream's position. */
   lastShape(oid: number): TableShape | undefined {
     return this.#history.shape(oid);
@@ -162,6 +167,8 @@ export class SourceRunner {
   async stop(): Promise<void> {
     this.#stopped = true;
     await this.#stream?.close();
+    // The end of the transaction that they wait for will not come, not to this runner.
+    for (const waiter of this.#boundaryWaiters.splice(0)) waiter();
   }
 
   /**

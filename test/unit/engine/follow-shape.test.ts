@@ -22,6 +22,7 @@ const storage = (keyAttnums: number[], ...types: string[]): Storage => ({
   stale: false,
   copySnapshot: null,
   copyLsn: null,
+  retryInMs: null,
 });
 /** Types stand for their own OIDs by their text. */
 const column = (attnum: number, formattedType: string, more: Partial<OriginColumn> = {}): OriginColumn => ({
