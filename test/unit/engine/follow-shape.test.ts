@@ -1,8 +1,10 @@
 /** What a new shape of an origin's table asks of a storage. */
 import { beforeAll, expect, test } from 'vitest';
 import type { Storage } from '../../../src/catalog/model.ts';
-import { changesOf, type NewShape, reshaped } from '../../../src/engine/follow-shape.ts';
+import type { EngineContext } from '../../../src/engine/context.ts';
+import { changesOf, followShape, type NewShape, reshaped, StoragesAhead } from '../../../src/engine/follow-shape.ts';
 import { ordered } from '../../../src/engine/relabel.ts';
+import type { SourceRow } from '../../../src/engine/source-row.ts';
 import type { OriginColumn, TableShape } from '../../../src/replication/origin-tables.ts';
 import { loadPostgresParser } from '../../../src/sql/postgres-parser.ts';
 
@@ -85,6 +87,22 @@ test('a column that keeps its type is suspected where the text says so, or nothi
   expect(suspected({ query: 'DO $$ $$' }, same)).toEqual([1, 2]);
   expect(suspected({ query: 'DO $$ $$' }, now)).toEqual([2]);
   expect(suspected('unknown', same)).toEqual([]);
+});
+
+test('what is being copied begins again where rows have become others untold of', () => {
+  const steps = (state: Storage['state'], shape: NewShape): string[] => {
+    const engine = { state: { storages: new Map([[5, { ...storage([1], 'integer', 'integer'), state }]]), tables: new Map() } };
+    const source = { id: 1, name: 's' } as SourceRow;
+    return followShape(engine as unknown as EngineContext, source, new StoragesAhead(), shape, () => undefined).map(({ kind }) => kind);
+  };
+  const rewritten = change({ query: 'ALTER TABLE t ALTER c2 TYPE bigint USING c2 * 2' });
+  expect(steps('copying', rewritten)).toEqual(['copy again']);
+  expect(steps('copied', rewritten)).toEqual(['copy again']);
+  expect(steps('live', rewritten)).toEqual([]);
+  const parted = (...parts: { oid: number; isEmpty: boolean }[]): TableShape => ({ ...was, relkind: 'p', parts });
+  const attached = { ...change(null, parted({ oid: 7, isEmpty: false })), before: parted(), addsEmpty: false };
+  expect(steps('copying', attached)).toEqual(['copy again']);
+  expect(steps('live', attached)).toEqual([]);
 });
 
 test('a type under another name is the type that it was', () => {
