@@ -34,23 +34,29 @@ export async function clearRelations(engine: EngineContext, catalog: ReadCatalog
   return cleared;
 }
 
-/** Views whose definition, and stream tables whose base table's capture, is gone. True when some were found. */
-export async function endLost(
-  engine: EngineContext,
-  catalog: ReadCatalog,
-  reload: () => Promise<void>,
-  fail: (broken: readonly BrokenVersion[]) => Promise<void>,
-): Promise<boolean> {
-  let cleared = false;
+/** Stream tables whose base table's capture is gone. True when some were found. */
+export async function suspendUncaptured(engine: EngineContext, catalog: ReadCatalog, reload: () => Promise<void>): Promise<boolean> {
+  let suspended = false;
   for (const base of catalog.bases.values()) {
     const { error } = base;
     if (base.state !== 'failed' || error === null) continue;
     for (const view of catalog.views.values()) {
       if (!view.inputs.includes(base.id) || view.state === 'error' || catalog.streams.get(view.id)?.refreshMode === 'FULL') continue;
       await suspendNow(engine, reload, view.id, error);
-      cleared = true;
+      suspended = true;
     }
   }
+  return suspended;
+}
+
+/** Views whose definition is gone; behind all that may tell why. True when some were found. */
+export async function endUndefined(
+  engine: EngineContext,
+  catalog: ReadCatalog,
+  reload: () => Promise<void>,
+  fail: (broken: readonly BrokenVersion[]) => Promise<void>,
+): Promise<boolean> {
+  let cleared = false;
   for (const viewId of catalog.undefinedViews) {
     const stream = catalog.streams.get(viewId);
     if (stream !== undefined) {

@@ -4,7 +4,7 @@
  */
 import type { BaseCapture } from './base/capture.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
-import { clearRelations, clearStorages, endLost } from './clear-away.ts';
+import { clearRelations, clearStorages, endUndefined, suspendUncaptured } from './clear-away.ts';
 import type { EngineContext } from './context.ts';
 import { Copies } from './copies.ts';
 import { Epoch } from './epoch.ts';
@@ -101,11 +101,12 @@ export class Reconciler {
   async clear(catalog: ReadCatalog): Promise<void> {
     const done = [
       await clearRelations(this.#engine, catalog),
-      await endLost(this.#engine, catalog, this.#reload, (broken) => this.fail(broken)),
+      await suspendUncaptured(this.#engine, catalog, this.#reload),
       await followBases(this.#engine, catalog, this.#reload),
       await resumeStreams(this.#engine, catalog, this.#reload),
     ];
     await keepImmediate(this.#engine, catalog);
+    done.push(await endUndefined(this.#engine, catalog, this.#reload, (broken) => this.fail(broken)));
     done.push(await clearStorages(this.#engine, catalog, this.#copies, this.#sources));
     if (done.includes(true)) await this.#reload();
   }
