@@ -21,9 +21,7 @@ export function backfillSql(state: CatalogState, { version, former, key, table }
   const list = names.map((name) => `r.${name}`).join(', ');
   const fresh = shownRows(state, version.relationId);
   if (former === null) {
-    return [
-      `CREATE TABLE ${table} AS SELECT row_number() OVER () AS seq, 1::bigint AS place, 1::smallint AS w, ${list} FROM (${fresh}) r`,
-    ];
+    return [`CREATE TABLE ${table} AS SELECT row_number() OVER () AS seq, 1::bigint AS place, 1::smallint AS w, ${list} FROM (${fresh}) r`];
   }
   const image = `ROW(${list})::text COLLATE "C"`;
   // Which copy of equal rows it is: so that the difference is one of multisets.

@@ -135,10 +135,12 @@ export class Cutovers {
   /** Clears away sinks that were dropped, versions that are behind, and what they left. To be called exclusively. */
   async clear(gone: readonly SinkState[]): Promise<boolean> {
     const { session, state, log } = this.#engine;
-    const statements = gone.filter(({ id }) => !this.#cutting.has(id)).flatMap((sink) => [
-      `DROP TABLE IF EXISTS ${sink.versions.map(({ version }) => backfillTable(sink.id, version)).join(', ') || backfillTable(sink.id, 0)}`,
-      `DELETE FROM millrace.sink WHERE id = ${sink.id}`,
-    ]);
+    const statements = gone
+      .filter(({ id }) => !this.#cutting.has(id))
+      .flatMap((sink) => [
+        `DROP TABLE IF EXISTS ${sink.versions.map(({ version }) => backfillTable(sink.id, version)).join(', ') || backfillTable(sink.id, 0)}`,
+        `DELETE FROM millrace.sink WHERE id = ${sink.id}`,
+      ]);
     for (const sink of state.sinks.values()) {
       const behind = sink.versions.filter(({ version }) => sink.reachedVersion !== null && version < sink.reachedVersion);
       if (behind.length === 0) continue;

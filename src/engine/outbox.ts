@@ -23,7 +23,8 @@ export function shownExpressions({ tables, views }: Relations, relationId: numbe
 /** v1, v2, .. */
 export const placeNames = (count: number): string[] => Array.from({ length: count }, (_, index) => `v${index + 1}`);
 
-const places = (expressions: readonly string[]): string => expressions.map((expression, index) => `, ${expression} AS v${index + 1}`).join('');
+const places = (expressions: readonly string[]): string =>
+  expressions.map((expression, index) => `, ${expression} AS v${index + 1}`).join('');
 
 /** Rows of a relation by place, as a FROM item's text. */
 export function shownRows(state: CatalogState, relationId: number): string {

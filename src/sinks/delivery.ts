@@ -3,12 +3,14 @@
  * Invariant: a position is committed at the target together with what it says is out, and only for epochs that are on disk here, so that a crash of
  * either side neither loses nor repeats a change. What the catalog says of the progress follows; it only decides what may be cleared away.
  */
+
+import { backfillTable } from '../catalog/sink-model.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
 import { quoteLiteral } from '../sql/quote.ts';
 import { ChangeMaker, type OutboxRow } from './changes.ts';
 import { look, type Outlook, type ReadPlan, readBackfill, readChanges } from './outbox-reader.ts';
 import { isLater, type Position } from './positions.ts';
-import type { StoredSink } from './sink-catalog.ts';
+import type { StoredSink, StoredVersion } from './sink-catalog.ts';
 import { type Target, TargetError } from './target.ts';
 
 const idleMs = 1000;
@@ -23,8 +25,8 @@ export interface DeliveryPorts {
   readonly token: string;
   /** Makes its target; throws TargetError. */
   readonly target: (sink: StoredSink) => Promise<Target>;
-  /** Relation of a version; null: there is no such version. */
-  readonly relationOf: (sinkId: number, version: number) => Promise<number | null>;
+  /** Reads a version of a sink; null: there is no such version. */
+  readonly versionOf: (sinkId: number, version: number) => Promise<StoredVersion | null>;
   readonly counted: (sinkId: number, messages: number, bytes: number) => void;
   readonly log: { warn(object: unknown, text: string): void; info(object: unknown, text: string): void };
   readonly now: () => number;
@@ -37,7 +39,7 @@ export class Delivery {
   #wakeUp: (() => void) | null = null;
   #woken = false;
   #target: Target | null = null;
-  #described = -1;
+  #version: StoredVersion | null = null;
   #status = '';
   #said: Position | null = null;
   #saidAt = 0;
@@ -106,7 +108,7 @@ export class Delivery {
   async #close(): Promise<void> {
     const target = this.#target;
     this.#target = null;
-    this.#described = -1;
+    this.#version = null;
     await target?.close();
   }
 
@@ -130,42 +132,45 @@ export class Delivery {
         await this.#pause(idleMs);
         continue;
       }
-      const relationId = await this.#ports.relationOf(this.sink.id, position.version);
-      const outlook = await look(session, this.sink.id, relationId, position, token);
+      const version = await this.#describe(target, position.version);
+      const outlook = await look(session, this.sink.id, version.relationId, position, token);
       if (!outlook.leads || !outlook.exists) return;
-      const from = position;
-      const next = outlook.paused ? null : await this.#step(target, position, relationId, outlook);
+      const next = outlook.paused ? null : await this.#step(target, position, version, outlook);
       if (next === null) {
         await this.#record(position, outlook);
         await this.#pause(idleMs);
         continue;
       }
+      const isFilled = position.backfillSeq !== null && next.backfillSeq === null;
       position = next;
-      if (from.version !== next.version) await this.#describe(target, next.version);
       await this.#record(position, null);
+      if (isFilled) await session.query(`DROP TABLE IF EXISTS ${backfillTable(this.sink.id, position.version)}`);
     }
   }
 
   /** One batch, or the step to the next version. Null: there is nothing to do. */
-  async #step(target: Target, position: Position, relationId: number | null, outlook: Outlook): Promise<Position | null> {
-    if (position.backfillSeq !== null) return await this.#backfill(target, position, position.backfillSeq);
-    if (outlook.upTo !== null && relationId !== null) {
-      const to: Position = { version: position.version, ts: outlook.upTo, backfillSeq: null };
-      await this.#batch(target, position.version, to, (plan, take) =>
-        readChanges(this.#ports.session, relationId, plan, { after: position.ts, upTo: to.ts }, take),
-      );
-      return to;
-    }
+  async #step(target: Target, position: Position, version: StoredVersion, outlook: Outlook): Promise<Position | null> {
     const { next } = outlook;
-    if (next === null) return null;
-    return { version: next.version, ts: next.cutTs, backfillSeq: next.hasBackfill ? 0 : null };
+    const follows = next === null ? null : { version: next.version, ts: next.cutTs, backfillSeq: next.hasBackfill ? 0 : null };
+    if (outlook.overrun) {
+      if (follows === null) throw overrun(this.sink.name);
+      await this.#ports.session.query(`UPDATE millrace.sink SET overrun = false WHERE id = ${this.sink.id}`);
+      return follows;
+    }
+    if (position.backfillSeq !== null) return await this.#backfill(target, position, version, position.backfillSeq);
+    if (outlook.upTo === null) return follows;
+    const to: Position = { version: position.version, ts: outlook.upTo, backfillSeq: null };
+    await this.#batch(target, version, to, (plan, take) =>
+      readChanges(this.#ports.session, version.relationId, plan, { after: position.ts, upTo: to.ts }, take),
+    );
+    return to;
   }
 
-  async #backfill(target: Target, position: Position, after: number): Promise<Position> {
+  async #backfill(target: Target, position: Position, version: StoredVersion, after: number): Promise<Position> {
     let last: number | null = null;
     const range = { after, ts: position.ts };
     const done = (): Position => ({ ...position, backfillSeq: last });
-    await this.#batch(target, position.version, done, async (plan, take) => {
+    await this.#batch(target, version, done, async (plan, take) => {
       last = await readBackfill(this.#ports.session, this.sink.id, position.version, plan, range, take);
     });
     return done();
@@ -174,7 +179,7 @@ export class Delivery {
   /** One transaction at the target. */
   async #batch(
     target: Target,
-    version: number,
+    version: StoredVersion,
     to: Position | (() => Position),
     read: (plan: ReadPlan, take: (rows: readonly OutboxRow[]) => Promise<void>) => Promise<void>,
   ): Promise<void> {
@@ -197,17 +202,19 @@ export class Delivery {
     this.#ports.counted(this.sink.id, messages, bytes);
   }
 
-  #plan(version: number): ReadPlan {
-    const { definition } = this.sink;
-    const columns = this.sink.columns.get(version);
-    if (columns === undefined) throw new TargetError('retriable', `version ${version} of the sink is not known yet`);
-    return { columns, key: definition.key, partitionBy: definition.target.type === 'kafka' ? definition.target.partitionBy : null };
+  #plan({ columns }: StoredVersion): ReadPlan {
+    const { key, target } = this.sink.definition;
+    return { columns, key, partitionBy: target.type === 'kafka' ? target.partitionBy : null };
   }
 
-  async #describe(target: Target, version: number): Promise<void> {
-    if (this.#described === version) return;
-    await target.describe(this.#plan(version).columns);
-    this.#described = version;
+  /** The version that is to be delivered; the target knows its columns. */
+  async #describe(target: Target, number: number): Promise<StoredVersion> {
+    if (this.#version?.version === number) return this.#version;
+    const version = await this.#ports.versionOf(this.sink.id, number);
+    if (version === null) throw new TargetError('retriable', `there is no version ${number} of the sink`);
+    await target.describe(version.columns);
+    this.#version = version;
+    return version;
   }
 
   /** Where to go on: as the target says, or where the catalog says that the sink begins. */
@@ -219,12 +226,20 @@ export class Delivery {
     const [version, ts, seq, now, leader] = answer?.rows[0] ?? [];
     if (leader !== token) return null;
     if (version === null || version === undefined) return null;
-    const recorded: Position = { version: Number(version), ts: Number(ts), backfillSeq: seq === null || seq === undefined ? null : Number(seq) };
+    const recorded: Position = {
+      version: Number(version),
+      ts: Number(ts),
+      backfillSeq: seq === null || seq === undefined ? null : Number(seq),
+    };
     if (reached === null) return recorded;
     if (reached.ts > Number(now)) {
-      throw new TargetError('permanent', `the target is ahead of this database: it has changes up to ${new Date(reached.ts).toISOString()}`, {
-        hint: 'This database was restored to an earlier state. DROP SINK and create it with a new topic or target.',
-      });
+      throw new TargetError(
+        'permanent',
+        `the target is ahead of this database: it has changes up to ${new Date(reached.ts).toISOString()}`,
+        {
+          hint: 'This database was restored to an earlier state. DROP SINK and create it with a new topic or target.',
+        },
+      );
     }
     // Never back: what is behind the recorded position may have been cleared away.
     return isLater(recorded, reached) ? recorded : reached;
@@ -270,3 +285,8 @@ export class Delivery {
     this.#status = status;
   }
 }
+
+const overrun = (name: string): TargetError =>
+  new TargetError('permanent', 'changes were thrown away: the outbox had grown to its limit while the target could not be reached', {
+    hint: `Type: ALTER SINK ${name} SET FROM <its relation> WITH (BACKFILL = snapshot); to emit every row again.`,
+  });

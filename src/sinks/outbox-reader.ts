@@ -18,6 +18,8 @@ export interface Outlook {
   readonly leads: boolean;
   readonly exists: boolean;
   readonly paused: boolean;
+  /** What it had still to deliver was thrown away: only another version can be begun. */
+  readonly overrun: boolean;
   /** Timestamp of the last epoch. */
   readonly now: number;
   /** Nothing later may leave yet; null: anything may. */
@@ -36,52 +38,48 @@ export interface ReadPlan {
   readonly partitionBy: string | null;
 }
 
-const outlookSql = (table: string | null): string => `
+const outlookSql = (table: string): string => `
 WITH sink AS (
-  SELECT s.hold_ts, s.paused,
+  SELECT s.hold_ts, s.paused, s.overrun,
          (SELECT min(v.version) FROM millrace.sink_version v WHERE v.sink_id = s.id AND v.version > $2::integer AND v.cut_ts IS NOT NULL) AS next_version
     FROM millrace.sink s WHERE s.id = $1::bigint AND s.status <> 'dropped'
 ), cut AS (
   SELECT v.version, v.cut_ts, v.backfill <> 'none' AS has_backfill FROM sink JOIN millrace.sink_version v ON v.sink_id = $1::bigint AND v.version = sink.next_version
 ), bound AS (
   SELECT least((SELECT hold_ts FROM sink), (SELECT cut_ts FROM cut)) AS ts
-)${
-  table === null
-    ? ''
-    : `, far AS (
+), far AS (
   SELECT o.ts FROM ${table} o, bound WHERE o.ts > $3::bigint AND o.ts <= coalesce(bound.ts, o.ts) ORDER BY o.ts OFFSET ${batchRows} LIMIT 1
-)`
-}
-SELECT e.token::text, e.ts, (SELECT count(*) FROM sink), (SELECT paused FROM sink), bound.ts, cut.version, cut.cut_ts, cut.has_backfill,
-       ${
-         table === null
-           ? 'NULL'
-           : `CASE WHEN EXISTS (SELECT FROM far)
+)
+SELECT e.token::text, e.ts, (SELECT count(*) FROM sink), (SELECT paused FROM sink), (SELECT overrun FROM sink), bound.ts,
+       cut.version, cut.cut_ts, cut.has_backfill,
+       CASE WHEN EXISTS (SELECT FROM far)
             THEN coalesce((SELECT max(o.ts) FROM ${table} o WHERE o.ts > $3::bigint AND o.ts < (SELECT far.ts FROM far)), (SELECT far.ts FROM far))
-            ELSE (SELECT max(o.ts) FROM ${table} o WHERE o.ts > $3::bigint AND o.ts <= coalesce(bound.ts, o.ts)) END`
-       }
+            ELSE (SELECT max(o.ts) FROM ${table} o WHERE o.ts > $3::bigint AND o.ts <= coalesce(bound.ts, o.ts)) END
   FROM millrace.epoch e CROSS JOIN bound LEFT JOIN cut ON true`;
 
 /** What can be delivered after `position`, of the relation of its version. `token`: of the leadership. */
 export async function look(
   session: RawConnection,
   sinkId: number,
-  relationId: number | null,
+  relationId: number,
   position: Position,
   token: string,
 ): Promise<Outlook> {
-  const table = relationId === null ? null : outboxTable(relationId);
-  const params = [String(sinkId), String(position.version), ...(table === null ? [] : [String(position.ts)])];
-  const { rows } = await session.execute(`look_${sinkId}`, outlookSql(table), params);
-  const [leader, now, count, paused, bound, version, cutTs, hasBackfill, upTo] = rows[0] ?? [];
+  const params = [String(sinkId), String(position.version), String(position.ts)];
+  const { rows } = await session.execute(`look_${sinkId}`, outlookSql(outboxTable(relationId)), params);
+  const [leader, now, count, paused, overrun, bound, version, cutTs, hasBackfill, upTo] = rows[0] ?? [];
   const number = (value: string | null | undefined): number | null => (value === null || value === undefined ? null : Number(value));
   return {
     leads: leader === token,
     exists: count !== '0',
     paused: paused === 't',
+    overrun: overrun === 't',
     now: Number(now),
     bound: number(bound),
-    next: version === null || version === undefined ? null : { version: Number(version), cutTs: Number(cutTs), hasBackfill: hasBackfill === 't' },
+    next:
+      version === null || version === undefined
+        ? null
+        : { version: Number(version), cutTs: Number(cutTs), hasBackfill: hasBackfill === 't' },
     upTo: number(upTo),
   };
 }

@@ -2,7 +2,6 @@
 import type { Client } from 'pg';
 import type { ConnectionOptions, SealedSecrets } from '../catalog/connection-address.ts';
 import type { SinkColumn, SinkDefinition } from '../catalog/sink-model.ts';
-import type { Position } from './positions.ts';
 
 export interface StoredConnection {
   readonly id: string;
@@ -21,10 +20,7 @@ export interface StoredSink {
   readonly connections: Readonly<Record<string, StoredConnection>>;
   readonly connectionId: string | null;
   readonly secrets: SealedSecrets;
-  readonly progress: Position | null;
-  /** By number. */
-  readonly columns: ReadonlyMap<number, readonly SinkColumn[]>;
-  /** Says whether anything but its progress has changed. */
+  /** Says whether anything of it has changed. */
   readonly fingerprint: string;
 }
 
@@ -37,12 +33,9 @@ SELECT s.id::integer AS id, coalesce(format('%I.%I', n.nspname, s.name), s.name)
           FROM millrace.secret x
          WHERE x.id::text IN (SELECT o.value ->> 'secret' FROM millrace.connection c, jsonb_each(c.options) o
                                WHERE c.id = s.connection_id OR c.id::text IN (SELECT jsonb_path_query(s.definition, '$.**.registryId') #>> '{}')
-                              UNION ALL SELECT s.definition #>> '{target,secretId}')) AS secrets,
-       CASE WHEN p.sink_id IS NOT NULL THEN jsonb_build_object('version', p.version, 'ts', p.ts, 'backfillSeq', p.backfill_seq) END AS progress,
-       (SELECT jsonb_object_agg(v.version, v.columns) FROM millrace.sink_version v WHERE v.sink_id = s.id) AS columns
+                              UNION ALL SELECT s.definition #>> '{target,secretId}')) AS secrets
   FROM millrace.sink s
   LEFT JOIN pg_namespace n ON n.oid = s.namespace
-  LEFT JOIN millrace.sink_progress p ON p.sink_id = s.id
  WHERE s.status <> 'dropped'
  ORDER BY s.id`;
 
@@ -55,8 +48,6 @@ interface RawSink {
   connection_id: string | null;
   connections: Record<string, StoredConnection> | null;
   secrets: SealedSecrets | null;
-  progress: Position | null;
-  columns: Record<string, SinkColumn[]> | null;
 }
 
 export async function readSinks(client: Client): Promise<readonly StoredSink[]> {
@@ -70,8 +61,21 @@ export async function readSinks(client: Client): Promise<readonly StoredSink[]> 
     connections: row.connections ?? {},
     connectionId: row.connection_id,
     secrets: row.secrets ?? {},
-    progress: row.progress,
-    columns: new Map(Object.entries(row.columns ?? {}).map(([version, columns]) => [Number(version), columns])),
-    fingerprint: JSON.stringify([row.definition, row.connections, row.secrets, row.paused]),
+    fingerprint: JSON.stringify([row.definition, row.connections, row.secrets]),
   }));
+}
+
+/** What a version of a sink reads. */
+export interface StoredVersion {
+  readonly version: number;
+  readonly relationId: number;
+  readonly columns: readonly SinkColumn[];
+}
+
+export async function readVersion(client: Client, sinkId: number, version: number): Promise<StoredVersion | null> {
+  const { rows } = await client.query<StoredVersion>(
+    'SELECT version, relation_id::integer AS "relationId", columns FROM millrace.sink_version WHERE sink_id = $1 AND version = $2',
+    [sinkId, version],
+  );
+  return rows[0] ?? null;
 }

@@ -30,7 +30,9 @@ CREATE TABLE millrace.sink (
     details       jsonb,                   -- {"hint": ..}
     status_since  timestamptz NOT NULL DEFAULT now(),
     -- Nothing later than this may leave yet: a cutover is being prepared.
-    hold_ts       bigint
+    hold_ts       bigint,
+    -- What it had still to deliver was thrown away, because its outbox had grown to the limit.
+    overrun       boolean NOT NULL DEFAULT false
 );
 CREATE UNIQUE INDEX sink_name ON millrace.sink (namespace, name) WHERE status <> 'dropped';
 
