@@ -102,12 +102,17 @@ async function ownKafka(java: string, jars: readonly string[], options: TestKafk
   const authority = options.tls === true ? testAuthority() : undefined;
   const properties = brokerProperties(home, { client: clientPort, plain: plainPort, controller: controllerPort }, options, authority);
   const propertiesFile = join(home, 'server.properties');
-  writeFileSync(propertiesFile, `${Object.entries(properties).map(([name, value]) => `${name}=${value}`).join('\n')}\n`);
+  writeFileSync(
+    propertiesFile,
+    `${Object.entries(properties)
+      .map(([name, value]) => `${name}=${value}`)
+      .join('\n')}\n`,
+  );
   writeFileSync(join(home, 'log4j2.properties'), LOG4J);
   const jvm = (heap: string): string[] => [
     `-Xmx${heap}`,
     '-XX:+UseSerialGC',
-    '-Xshare:auto',
+    '-XX:TieredStopAtLevel=1',
     `-Dlog4j2.configurationFile=${join(home, 'log4j2.properties')}`,
   ];
   const env = { ...process.env, CLASSPATH: jars.join(':') };
@@ -197,18 +202,18 @@ function brokerProperties(home: string, ports: Ports, options: TestKafkaOptions,
     'auto.create.topics.enable': 'false',
     // The cleaner takes 128 MB where it is not told otherwise.
     'log.cleaner.dedupe.buffer.size': '4194304',
+    // A killed broker is let back in when its session is over.
+    'broker.session.timeout.ms': '1000',
+    'broker.heartbeat.interval.ms': '200',
     'num.network.threads': '2',
     'num.io.threads': '2',
     'log.segment.bytes': '67108864',
     ...(sasl
       ? {
           'sasl.enabled.mechanisms': 'PLAIN,SCRAM-SHA-256,SCRAM-SHA-512',
-          'listener.name.client.plain.sasl.jaas.config':
-            `org.apache.kafka.common.security.plain.PlainLoginModule required user_${KAFKA_USER.username}="${KAFKA_USER.password}";`,
-          'listener.name.client.scram-sha-256.sasl.jaas.config':
-            `org.apache.kafka.common.security.scram.ScramLoginModule required ${login};`,
-          'listener.name.client.scram-sha-512.sasl.jaas.config':
-            `org.apache.kafka.common.security.scram.ScramLoginModule required ${login};`,
+          'listener.name.client.plain.sasl.jaas.config': `org.apache.kafka.common.security.plain.PlainLoginModule required user_${KAFKA_USER.username}="${KAFKA_USER.password}";`,
+          'listener.name.client.scram-sha-256.sasl.jaas.config': `org.apache.kafka.common.security.scram.ScramLoginModule required ${login};`,
+          'listener.name.client.scram-sha-512.sasl.jaas.config': `org.apache.kafka.common.security.scram.ScramLoginModule required ${login};`,
         }
       : {}),
     ...(authority === undefined ? {} : tlsProperties(home, authority)),
@@ -227,7 +232,7 @@ function tlsProperties(home: string, authority: TestAuthority): Record<string, s
     'ssl.keystore.location': keyStore,
     'ssl.truststore.type': 'PEM',
     'ssl.truststore.location': trustStore,
-    'ssl.client.auth': 'requested',
+    'listener.name.client.ssl.client.auth': 'requested',
   };
 }
 
@@ -239,7 +244,8 @@ function scramArguments(options: TestKafkaOptions): string[] {
 
 /** Kills the broker it was told of last and removes the files as soon as this process is gone: nobody writes to its input then. */
 function startWatcher(home: string): ChildProcess {
-  const script = 'while read -r pid; do last=$pid; done; [ -n "$last" ] && grep -qs "$0" /proc/$last/cmdline && kill -9 "$last"; rm -rf "$0"';
+  const script =
+    'while read -r pid; do last=$pid; done; [ -n "$last" ] && grep -qs "$0" /proc/$last/cmdline && kill -9 "$last"; rm -rf "$0"';
   const watcher = spawn('sh', ['-c', script, home], { detached: true, stdio: ['pipe', 'ignore', 'ignore'] });
   watcher.unref();
   return watcher;
@@ -278,4 +284,6 @@ rootLogger.level = WARN
 rootLogger.appenderRef.console.ref = console
 logger.server.name = kafka.server.KafkaRaftServer
 logger.server.level = INFO
+logger.certificates.name = org.apache.kafka.common.config
+logger.certificates.level = ERROR
 `;
