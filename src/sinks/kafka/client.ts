@@ -86,7 +86,8 @@ export async function connectKafka(address: KafkaAddress): Promise<KafkaConnecti
     // The newest is near the end, unless other sinks write much more often: look there first, then farther back.
     let to = end;
     for (let window = 1000n; to > start; window *= 8n) {
-      const from = to - window > start ? to - window : start;
+      let from = to - window;
+      if (from < start) from = start;
       let newest: KafkaMessage | undefined;
       await readCommitted(transport, { topic, partition: 0, from, to }, (message) => {
         if (message.key?.equals(wanted) === true) newest = message;
