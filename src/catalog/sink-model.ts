@@ -77,6 +77,8 @@ export interface SinkColumn {
   readonly nullable: boolean;
   /** COMMENT ON COLUMN; null: none. */
   readonly comment: string | null;
+  /** Which column of which origin table it is, `<source id>.<table oid>:<attnum>`; null: a column of a view. */
+  readonly identity: string | null;
 }
 
 /** What is emitted at a cutover besides the changes after it. */

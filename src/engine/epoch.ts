@@ -18,6 +18,7 @@ import { type EngineContext, storageOf } from './context.ts';
 import { followEnums } from './enum-labels.ts';
 import { countEpoch, fence, progress } from './epoch-ends.ts';
 import { recordVersions } from './origin-history.ts';
+import { outboxExecutions } from './outbox.ts';
 import { failRelation } from './relation-errors.ts';
 import { fewRows } from './row-arrays.ts';
 import { freePlanner } from './session-settings.ts';
@@ -244,6 +245,8 @@ export class Epoch {
     }
     if (turns !== undefined) this.sendAll(turns.ending());
     this.send(ending);
+    const outboxes = outboxExecutions(state, this.#changed).filter(({ relationId }) => !this.#failedViews.has(relationId));
+    this.sendAll(outboxes);
     const few = this.#rows <= fewRows;
     session.cork();
     // Those who wait for the epoch need not wait for this.
@@ -262,6 +265,7 @@ export class Epoch {
     for (const { table, result } of emptied) deltas.emptied(table, (await result).tag);
     for (const baseId of late) this.#engine.changes.filled.add(baseId);
     countEpoch(this.#engine, this.#rows);
+    if (outboxes.length > 0) this.#engine.outboxed();
     if (this.#catalogChanged) this.#engine.wake();
   }
 

@@ -15,6 +15,7 @@ import { type EngineContext, storageOf } from './context.ts';
 import { requireStatementError } from './epoch.ts';
 import { countEpoch, fence, progress } from './epoch-ends.ts';
 import { recordVersions } from './origin-history.ts';
+import { outboxExecutions } from './outbox.ts';
 import { fewRows } from './row-arrays.ts';
 import { freePlanner } from './session-settings.ts';
 import { maintenance, settingAside } from './view-statements.ts';
@@ -32,7 +33,8 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   // Adds to `changed` the views that may change.
   const views = viewExecutions(engine, changed);
   const versions = batches.flatMap((batch) => batch.versions);
-  const ends: Execution[] = [...views, ...recordVersions(versions), ...progress(positions)];
+  const outboxes = outboxExecutions(state, changed);
+  const ends: Execution[] = [...views, ...outboxes, ...recordVersions(versions), ...progress(positions)];
   const empties = [...changed].map(deltaTable).map((table) => ({ table, execution: engine.deltas.empty(table, rows <= fewRows) }));
 
   let emptied: readonly StatementResult[];
@@ -55,6 +57,7 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
     engine.deltas.emptied(table, emptied[index]?.tag ?? '');
   });
   countEpoch(engine, rows);
+  if (outboxes.length > 0) engine.outboxed();
   return true;
 }
 

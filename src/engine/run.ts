@@ -17,6 +17,7 @@ import { BaseWatch } from './base/watch.ts';
 import { type ReadCatalog, readCatalog } from './catalog-reader.ts';
 import type { Batch } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
+import { Cutovers } from './cutover.ts';
 import { DeltaTables } from './delta-tables.ts';
 import { Epoch } from './epoch.ts';
 import { Gathering } from './gathering.ts';
@@ -25,6 +26,7 @@ import { Reconciler } from './reconcile.ts';
 import { RefreshLoop } from './refresh-loop.ts';
 import type { BrokenVersion } from './schema-change.ts';
 import { epochSettings } from './session-settings.ts';
+import { SinkThread } from './sink-thread.ts';
 import { SourceManager } from './source-manager.ts';
 import type { SourceRunner } from './source-runner.ts';
 import { lastFullMs } from './streams/bookkeeping.ts';
@@ -181,8 +183,10 @@ class EngineLoop {
         this.#catalogDue = true;
         this.#kick();
       },
+      outboxed: () => sinks.written(),
       fail,
     };
+    const sinks = new SinkThread(engine, fail);
     const capture = new BaseCapture(engine, { ready: () => this.#kick() });
     const refreshes = new RefreshLoop(engine, capture);
     takes = (payload) => refreshes.asked(payload);
@@ -204,7 +208,9 @@ class EngineLoop {
       },
     });
     const reconciler = new Reconciler(engine, sources, capture, refreshes, reload);
+    const cutovers = new Cutovers(engine, reload);
     await reconciler.recover();
+    await cutovers.recover();
     this.#startTimers(engine, sources, capture, refreshes);
     this.#hooks.ready();
     this.#log.info({ token: String(token) }, 'leading');
@@ -217,7 +223,10 @@ class EngineLoop {
         this.#catalogDue = false;
         await reload();
         await reconciler.clear(catalog);
+        if (await cutovers.clear(catalog.goneSinks)) await reload();
         reconciler.run(catalog);
+        cutovers.run();
+        sinks.follow();
       }
       for (const task of this.#tasks.splice(0)) await task();
       if (this.#broken.length > 0) await reconciler.fail(this.#broken.splice(0));
@@ -228,6 +237,7 @@ class EngineLoop {
     }
     await capture.stop();
     await sources.stopAll();
+    await sinks.stop();
   }
 
   /** Epochs commit without waiting for the disk; the origin is told of them once the upstream's WAL is flushed past them. */

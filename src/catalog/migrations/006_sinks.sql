@@ -30,7 +30,9 @@ CREATE TABLE millrace.sink (
     details       jsonb,                   -- {"hint": ..}
     status_since  timestamptz NOT NULL DEFAULT now(),
     -- Nothing later than this may leave yet: a cutover is being prepared.
-    hold_ts       bigint
+    hold_ts       bigint,
+    -- What it had still to deliver was thrown away, because its outbox had grown to the limit.
+    overrun       boolean NOT NULL DEFAULT false
 );
 CREATE UNIQUE INDEX sink_name ON millrace.sink (namespace, name) WHERE status <> 'dropped';
 
@@ -38,7 +40,7 @@ CREATE UNIQUE INDEX sink_name ON millrace.sink (namespace, name) WHERE status <>
 CREATE TABLE millrace.sink_version (
     sink_id     bigint  NOT NULL REFERENCES millrace.sink ON DELETE CASCADE,
     version     integer NOT NULL,
-    relation_id bigint  NOT NULL REFERENCES millrace.relation,
+    relation_id bigint  NOT NULL,          -- no foreign key: a relation may be dropped while its last changes are on their way out
     columns     jsonb   NOT NULL,          -- [SinkColumn of src/catalog/sink-model.ts]
     backfill    text    NOT NULL CHECK (backfill IN ('none', 'snapshot', 'diff')),
     -- Changes of its relation after this epoch are its; null: the engine has not cut over yet. The one before it ends there.
@@ -64,7 +66,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT v.version, v.cut_ts, s.status, s.error, s.details ->> 'hint', r.state
       FROM millrace.sink s
       JOIN millrace.sink_version v ON v.sink_id = s.id
-      JOIN millrace.relation r ON r.id = v.relation_id
+      LEFT JOIN millrace.relation r ON r.id = v.relation_id
      WHERE s.id = sink AND s.status <> 'dropped'
      ORDER BY v.version DESC LIMIT 1
 $$;
