@@ -301,6 +301,12 @@ export const conditions = {
     hint: '{hint}',
   },
   undefined_relation: { code: '42P01', message: 'relation "{name}" does not exist' },
+  undefined_role: { code: '42704', message: 'role "{name}" does not exist' },
+  role_permission_denied: {
+    code: '42501',
+    message: 'must be able to SET ROLE "{name}"',
+    hint: 'A member of the role can grant it: GRANT {name_quoted} TO ...;',
+  },
   relation_permission_denied: {
     code: '42501',
     message: 'permission denied for {kind} {name}',
@@ -329,7 +335,8 @@ export const conditions = {
   sink_key_unproven: {
     code: '42P10',
     message: 'upsert key could not be validated as unique',
-    detail: 'Millrace could not prove that the specified upsert envelope key ({key}) is a unique key of the underlying relation {relation}. {known}',
+    detail:
+      'Millrace could not prove that the specified upsert envelope key ({key}) is a unique key of the underlying relation {relation}. {known}',
     hint: 'Choose columns that contain a known key, or take the responsibility: KEY ({key_quoted}) NOT ENFORCED.',
   },
   sink_key_changed: {
@@ -379,12 +386,18 @@ export const conditions = {
     code: '57014',
     message: 'timed out after {seconds} s before {relation} could be read',
     detail: 'Its state is "{state}". Nothing was changed.',
-    hint: 'SELECT * FROM millrace.snapshot_progress; says how far it is. Give it longer: ALTER SINK .. SET FROM .. WITH (TIMEOUT = \'10min\');',
+    hint: "SELECT * FROM millrace.snapshot_progress; says how far it is. Give it longer: ALTER SINK .. SET FROM .. WITH (TIMEOUT = '10min');",
+  },
+  sink_altered_concurrently: {
+    code: '55006',
+    message: 'sink "{name}" was altered concurrently',
+    detail: 'Its cutover to {relation} is still under way.',
+    hint: 'Wait for it: SELECT relation, next_relation, status, error FROM millrace.sinks;',
   },
   sink_cutover_pending: {
     code: '55006',
     message: 'sink {sink} still reads {kind} {name} until its cutover',
-    hint: 'Wait for it: SELECT version, cut_over FROM millrace.sinks; or DROP SINK {sink};',
+    hint: 'Wait until next_relation of it is empty in millrace.sinks, or type: DROP SINK {sink};',
   },
   sink_start_failed: { code: '55000', message: 'sink "{name}" could not be started', detail: '{cause}', hint: '{hint}' },
   population_failed: { code: '{code}', message: '{message}', detail: '{detail}', hint: '{hint}' },

@@ -164,7 +164,10 @@ export function openRegistryAddress(secretKey: string, options: ConnectionOption
   const plain = opener(secretKey, options, sealed);
   const given = plain('URL') ?? '';
   if (!URL.canParse(given) || !/^https?:$/.test(new URL(given).protocol)) {
-    throw millraceError('invalid_option', { message: `invalid CONNECTION: invalid URL "${given}"`, hint: "Give it as 'http://host:8081'." });
+    throw millraceError('invalid_option', {
+      message: `invalid CONNECTION: invalid URL "${given}"`,
+      hint: "Give it as 'http://host:8081'.",
+    });
   }
   const url = new URL(given);
   if (url.username !== '' || url.password !== '') {

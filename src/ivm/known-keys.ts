@@ -114,10 +114,7 @@ function keysOfSelect(select: Tree, facts: KeyFacts): (readonly number[] | null)
   const groups = list(select['groupClause']);
   // A function that returns sets makes several rows of a group.
   const grouped = groups.length > 0 && !contains(groups, new Set(['GroupingSet'])) && !targets.some((target) => callsSet(target, facts));
-  return [
-    ...(on.length > 0 ? [places(on)] : distinct.length > 0 ? [targets.map((_, i) => i)] : []),
-    ...(grouped ? [places(groups)] : []),
-  ];
+  return [...(on.length > 0 ? [places(on)] : distinct.length > 0 ? [targets.map((_, i) => i)] : []), ...(grouped ? [places(groups)] : [])];
 }
 
 function callsSet(target: unknown, facts: KeyFacts): boolean {

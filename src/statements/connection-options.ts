@@ -63,7 +63,12 @@ export function requireKnownOption(target: ConnectionTarget, name: string, posit
   );
 }
 
-export function requireSecretOption(target: ConnectionTarget, name: string, isSecret: boolean, position: { readonly position: number }): void {
+export function requireSecretOption(
+  target: ConnectionTarget,
+  name: string,
+  isSecret: boolean,
+  position: { readonly position: number },
+): void {
   if (isSecret || !kinds[target].secret.includes(name)) return;
   throw millraceError(
     'invalid_option',
@@ -83,7 +88,10 @@ export function requireComplete(target: ConnectionTarget, options: ConnectionOpt
   }
   if (target === 'kafka') {
     if (options['BROKER'] === undefined && options['BROKERS'] === undefined) {
-      throw millraceError('invalid_option', { message: 'invalid CONNECTION: must set BROKER or BROKERS', hint: "Add BROKER 'host:9092' to the list." });
+      throw millraceError('invalid_option', {
+        message: 'invalid CONNECTION: must set BROKER or BROKERS',
+        hint: "Add BROKER 'host:9092' to the list.",
+      });
     }
     if (options['BROKER'] !== undefined && options['BROKERS'] !== undefined) {
       throw millraceError('invalid_option', { message: 'can only set one of BROKER and BROKERS' });

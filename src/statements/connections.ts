@@ -230,7 +230,11 @@ async function sealedSecrets(context: StatementContext, session: CallerSession, 
 }
 
 /** The address that options describe. Raises for a value that is none, whether or not the address is to be tried. */
-async function targetAddress(context: StatementContext, session: CallerSession, { target, options }: StoredConnection): Promise<TargetAddress> {
+async function targetAddress(
+  context: StatementContext,
+  session: CallerSession,
+  { target, options }: StoredConnection,
+): Promise<TargetAddress> {
   const sealed = await sealedSecrets(context, session, options);
   switch (target) {
     case 'postgres':

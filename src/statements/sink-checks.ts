@@ -4,10 +4,48 @@
  */
 import type { KafkaAddress, RegistryAddress } from '../catalog/connection-address.ts';
 import type { SinkColumn, SinkDefinition, SinkFormat } from '../catalog/sink-model.ts';
-import { millraceError } from '../errors.ts';
+import { type MillraceError, millraceError } from '../errors.ts';
+import type { KafkaError } from '../sinks/kafka/failure.ts';
+import type { CallerSession } from './caller-session.ts';
+import type { StatementContext } from './context.ts';
+
+/** A client waits for the answer. */
+const patience = { connectTimeoutMs: 10_000, requestTimeoutMs: 10_000, retryForMs: 0 };
 
 /** CREATE, ALTER, VALIDATE CONNECTION TO KAFKA: can the cluster be reached and logged in to? */
-export async function checkKafka(_address: KafkaAddress, _connection: string): Promise<void> {}
+export async function checkKafka(address: KafkaAddress, connection: string): Promise<void> {
+  const [{ connectKafka }, failures] = await Promise.all([import('../sinks/kafka/client.ts'), import('../sinks/kafka/failure.ts')]);
+  try {
+    const kafka = await connectKafka({ ...address, ...patience });
+    try {
+      await kafka.probe();
+    } finally {
+      await kafka.close().catch(() => undefined);
+    }
+  } catch (error) {
+    throw error instanceof failures.KafkaError ? kafkaProblem(error, address, connection) : error;
+  }
+}
+
+function kafkaProblem(error: KafkaError, address: KafkaAddress, connection: string): MillraceError {
+  const cause = error.message;
+  const failed = (hint: string): MillraceError => millraceError('kafka_failed', { cause, hint }, { cause: error });
+  switch (error.condition) {
+    case 'authentication':
+      return millraceError('kafka_authentication_failed', { cause, connection }, { cause: error });
+    case 'tls':
+      return failed(`Correct the SECURITY PROTOCOL of connection "${connection}" or its certificates.`);
+    case 'unreachable':
+    case 'timeout':
+      return failed(
+        `Check that Kafka listens at ${address.brokers.join(', ')} for ${address.tls === null ? 'clients without TLS' : 'clients with TLS'}, and that this machine may reach it.`,
+      );
+    case 'authorization':
+      return failed(`Allow it to the user of connection "${connection}" in the cluster.`);
+    default:
+      return failed(`Check connection "${connection}".`);
+  }
+}
 
 /** CREATE, ALTER, VALIDATE CONNECTION TO CONFLUENT SCHEMA REGISTRY: does it answer, and to this user? */
 export async function checkRegistry(_address: RegistryAddress, _connection: string): Promise<void> {}
@@ -25,6 +63,14 @@ export async function checkFormats(definition: SinkDefinition, columns: readonly
   }
   requireSingle('VALUE', target.valueFormat, columns);
 }
+
+/** ALTER SINK .. SET FROM: whether the registry takes the schemas of the columns as later versions of what it has. */
+export async function checkRegistrySchemas(
+  _context: StatementContext,
+  _session: CallerSession,
+  _definition: SinkDefinition,
+  _columns: readonly SinkColumn[],
+): Promise<void> {}
 
 /** TEXT and BYTES hold one value. */
 function requireSingle(side: 'KEY' | 'VALUE', format: SinkFormat, columns: readonly SinkColumn[]): void {

@@ -11,7 +11,17 @@ import { requireConnection } from './connections.ts';
 import { type CallerRole, firstRow, type StatementContext } from './context.ts';
 import { requireNamed } from './names.ts';
 import { checkFormats } from './sink-checks.ts';
-import { avroFormat, expressionOption, type GivenOptions, givenOptions, kafkaOptions, nameOption, requiredOption, secretOption, textOption } from './sink-options.ts';
+import {
+  avroFormat,
+  expressionOption,
+  type GivenOptions,
+  givenOptions,
+  kafkaOptions,
+  nameOption,
+  requiredOption,
+  secretOption,
+  textOption,
+} from './sink-options.ts';
 import { partitionExpression } from './sink-partition.ts';
 import type { SinkRelation } from './sink-relation.ts';
 
@@ -189,11 +199,19 @@ async function planKafka(
   const options = kafkaOptions(given);
   const envelope = statement.envelope ?? (key === null ? 'debezium' : 'upsert');
   if (keyFormat !== null && key === null) {
-    throw millraceError('invalid_option', { message: 'KEY FORMAT needs a KEY', hint: 'Add KEY (..), or give FORMAT alone.' }, { position: keyFormat.at + 1 });
+    throw millraceError(
+      'invalid_option',
+      { message: 'KEY FORMAT needs a KEY', hint: 'Add KEY (..), or give FORMAT alone.' },
+      { position: keyFormat.at + 1 },
+    );
   }
   if (headers !== null) {
     if (envelope === 'debezium') {
-      throw millraceError('invalid_option', { message: 'HEADERS option is not supported with ENVELOPE DEBEZIUM' }, { position: headers.at + 1 });
+      throw millraceError(
+        'invalid_option',
+        { message: 'HEADERS option is not supported with ENVELOPE DEBEZIUM' },
+        { position: headers.at + 1 },
+      );
     }
     requireHeaders(headers.name, headers.at, relation);
   }
@@ -208,7 +226,9 @@ async function planKafka(
     type: 'kafka',
     ...options,
     partitionBy:
-      partition === null ? null : await partitionExpression(context, session, role, partition, relation, envelope === 'debezium' ? (key ?? []) : null),
+      partition === null
+        ? null
+        : await partitionExpression(context, session, role, partition, relation, envelope === 'debezium' ? (key ?? []) : null),
     headers: headers?.name ?? null,
     envelope,
     keyFormat: key === null ? null : keyFormat === null ? valueFormat : await stored(keyFormat),

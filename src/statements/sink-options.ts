@@ -52,7 +52,10 @@ export function textOption(given: GivenOptions, name: string): string | null {
 export function requiredOption(given: GivenOptions, kind: keyof typeof targets, name: string): string {
   const value = textOption(given, name);
   if (value !== null && value !== '') return value;
-  throw millraceError('invalid_option', { message: `${kind.toUpperCase()} sinks must specify ${name}`, hint: `Add ${name} '...' to the list.` });
+  throw millraceError('invalid_option', {
+    message: `${kind.toUpperCase()} sinks must specify ${name}`,
+    hint: `Add ${name} '...' to the list.`,
+  });
 }
 
 /** A secret, with or without the word SECRET before its name. */
@@ -182,7 +185,10 @@ export function avroFormat(
   }
   for (const [name, text] of texts) {
     if (name.endsWith('FULLNAME') && !/^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$/.test(text)) {
-      throw millraceError('invalid_option', { message: `invalid ${name}: "${text}"`, hint: "Give a full name of Avro: 'com.example.orders'." });
+      throw millraceError('invalid_option', {
+        message: `invalid ${name}: "${text}"`,
+        hint: "Give a full name of Avro: 'com.example.orders'.",
+      });
     }
   }
   return {
@@ -201,7 +207,10 @@ export function avroFormat(
 function level(texts: ReadonlyMap<string, string>, name: string): string | null {
   const given = texts.get(name)?.toUpperCase();
   if (given === undefined || levels.includes(given)) return given ?? null;
-  throw millraceError('invalid_option', { message: `invalid ${name}: "${texts.get(name)}"`, hint: `The levels are: ${levels.join(', ')}.` });
+  throw millraceError('invalid_option', {
+    message: `invalid ${name}: "${texts.get(name)}"`,
+    hint: `The levels are: ${levels.join(', ')}.`,
+  });
 }
 
 /** What a DOC ON is about: a column, '' for the relation itself. */

@@ -35,10 +35,14 @@ export async function partitionExpression(
   } catch (error) {
     throw atUserPosition(error, index.length, given.at);
   }
-  await session.query(`CREATE TEMPORARY VIEW millrace_partition_view AS SELECT (${given.text}\n) AS p FROM ${scratch}`, [], { quiet: true });
+  await session.query(`CREATE TEMPORARY VIEW millrace_partition_view AS SELECT (${given.text}\n) AS p FROM ${scratch}`, [], {
+    quiet: true,
+  });
   const oids = await firstRow(session, `SELECT '${scratchView}'::regclass::oid, 'pg_temp.millrace_partition_by'::regclass::oid`);
   await functionsOfView(context, session, [oids?.[0] ?? '0'], [`SELECT ${given.text}`], role);
-  const stored = await perform(context, session, ["SELECT to_jsonb(pg_get_indexdef(($1 ->> 'index')::oid, 1, false))"], { index: oids?.[1] });
+  const stored = await perform(context, session, ["SELECT to_jsonb(pg_get_indexdef(($1 ->> 'index')::oid, 1, false))"], {
+    index: oids?.[1],
+  });
   await session.query(`DROP TABLE ${scratch} CASCADE`, [], { quiet: true });
   return String(stored);
 }
@@ -58,7 +62,11 @@ function requireColumns(text: string, relation: SinkRelation, only: readonly str
     const names = strings(fields['fields']);
     const [name = '*', ...more] = names;
     const known = relation.columns.map((column) => column.name);
-    if (more.length > 0 || !known.includes(name) || list(fields['fields']).some((part) => isFields(part) && kindOf(part).kind === 'A_Star')) {
+    if (
+      more.length > 0 ||
+      !known.includes(name) ||
+      list(fields['fields']).some((part) => isFields(part) && kindOf(part).kind === 'A_Star')
+    ) {
       throw millraceError('sink_column_undefined', {
         clause: 'PARTITION BY',
         column: names.join('.') || '*',

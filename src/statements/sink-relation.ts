@@ -24,6 +24,8 @@ export interface SinkRelation {
   /** As users call it: "table", "materialized view". */
   readonly kind: string;
   readonly state: string;
+  /** Made by the transaction that asks: the engine does not see it yet. */
+  readonly isNew: boolean;
   readonly error: { readonly message?: string; readonly detail?: string; readonly hint?: string } | null;
   readonly columns: readonly SinkColumn[];
   /** Names of the columns of each key; an empty one: there is at most one row. */
@@ -75,7 +77,10 @@ async function notLive(context: StatementContext, session: CallerSession, name: 
   const kind = kinds[relkind ?? ''] ?? 'relation';
   return notSinkable(kind, name, {
     detail: `Sinks follow relations that Millrace keeps; this ${kind} is Postgres's own.`,
-    hint: relkind === 'v' ? 'Create a materialized view over live relations, or a stream table, with the query of the view.' : `Create a stream table over it: ${around}`,
+    hint:
+      relkind === 'v'
+        ? 'Create a materialized view over live relations, or a stream table, with the query of the view.'
+        : `Create a stream table over it: ${around}`,
   });
 }
 
@@ -85,6 +90,7 @@ function notSinkable(kind: string, name: QualifiedName, more: { readonly detail?
 
 interface Described {
   readonly state: string;
+  readonly isNew: boolean;
   readonly error: SinkRelation['error'];
   readonly mode: string | null;
   readonly columns: readonly SinkColumn[];
@@ -96,7 +102,7 @@ interface Described {
 
 const describeSql = `
 SELECT jsonb_build_object(
-         'state', r.state, 'error', r.error, 'mode', t.refresh_mode,
+         'state', r.state, 'isNew', millrace.is_own_row(r.xmin), 'error', r.error, 'mode', t.refresh_mode,
          'columns', (SELECT jsonb_agg(jsonb_build_object(
                               'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'typeOid', a.atttypid::bigint, 'typmod', a.atttypmod,
                               'nullable', true, 'comment', col_description(a.attrelid, a.attnum)) ORDER BY a.attnum)
@@ -131,6 +137,7 @@ async function describeRelation(
     name: droppable(live).name,
     kind: called.kind,
     state: found.state,
+    isNew: found.isNew,
     error: found.error,
     columns: found.columns.map((column, i) => ({ ...column, nullable: !never.has(i) })),
     keys: known.keys.map((key) => key.flatMap((place) => found.columns[place]?.name ?? [])),
@@ -182,4 +189,15 @@ async function inputTypes(
     { tables },
   );
   return (found ?? {}) as Readonly<Record<string, Readonly<Record<string, string>>>>;
+}
+
+/** Raises when the engine has given the relation up. One that is not filled yet is waited for. */
+export function requireReadable(relation: SinkRelation, sink: string): void {
+  if (relation.state !== 'error') return;
+  throw millraceError('sink_relation_failed', {
+    sink,
+    relation: relation.name,
+    cause: [relation.error?.message ?? 'It is in error.', relation.error?.detail].filter(Boolean).join(' '),
+    hint: relation.error?.hint ?? '',
+  });
 }
