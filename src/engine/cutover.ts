@@ -32,9 +32,16 @@ export class Cutovers {
     this.#reload = reload;
   }
 
-  /** What a former leader had begun is begun anew. */
+  /**
+   * What a former leader had begun is begun anew. A relation that was being filled again may have lost what it was filled over, which is in a table
+   * that a crash of the server empties: sinks that read it cannot say what has changed.
+   */
   async recover(): Promise<void> {
-    await this.#engine.session.query('UPDATE millrace.sink SET hold_ts = NULL WHERE hold_ts IS NOT NULL');
+    await this.#engine.session.query(`
+      UPDATE millrace.sink SET hold_ts = NULL WHERE hold_ts IS NOT NULL;
+      UPDATE millrace.sink s SET overrun = true
+        FROM millrace.sink_version v JOIN millrace.relation r ON r.id = v.relation_id
+       WHERE v.sink_id = s.id AND v.cut_ts IS NOT NULL AND r.kind = 'view' AND r.state = 'populating'`);
   }
 
   /** Begins the cutovers that can be made. */

@@ -48,7 +48,8 @@ export function outboxExecutions(state: CatalogState, changed: ReadonlySet<numbe
   const executions: (Execution & { readonly relationId: number })[] = [];
   for (const relationId of state.outboxes) {
     const relation = state.tables.get(relationId) ?? state.views.get(relationId);
-    if (relation?.state !== 'ready') continue;
+    // One that has just been filled again is not known to be ready yet; before that nothing of it changes.
+    if (relation === undefined || (relation.state !== 'ready' && relation.state !== 'populating')) continue;
     const storageId = storageOf(state, relationId);
     if (!changed.has(storageId)) continue;
     const columns = places(shownExpressions(state, relationId) ?? []);

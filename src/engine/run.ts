@@ -209,8 +209,8 @@ class EngineLoop {
     });
     const reconciler = new Reconciler(engine, sources, capture, refreshes, reload);
     const cutovers = new Cutovers(engine, reload);
-    await reconciler.recover();
     await cutovers.recover();
+    await reconciler.recover();
     this.#startTimers(engine, sources, capture, refreshes);
     this.#hooks.ready();
     this.#log.info({ token: String(token) }, 'leading');

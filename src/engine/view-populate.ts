@@ -196,6 +196,8 @@ async function finishDeferred(
     const nextAt = nextTime(scheduleOf(stream), Date.now());
     await session.executeAll(refreshed(stream, outcome, filling.dataAt, filling.requested, nextAt, false));
   }
+  // Filled again, it has changed by the difference: what reads it takes that now, not with its next change.
+  epoch.touch(viewId);
   await epoch.commit(new Map());
   engine.clean.delete(viewId);
   await reload();

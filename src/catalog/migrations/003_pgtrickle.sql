@@ -180,12 +180,13 @@ END $$;
 
 -- What a user may change of stream tables directly: those that the current role owns, and of them these columns.
 CREATE VIEW millrace.own_stream_table WITH (security_barrier) AS
-    SELECT coalesce(t.pgt_id, t.relation_id) AS pgt_id, t.relation_id, t.status, t.status_reason, t.consecutive_errors, t.refresh_requested, t.refresh_done, t.reinitialize
+    SELECT coalesce(t.pgt_id, t.relation_id) AS pgt_id, t.relation_id, t.status, t.status_reason, t.consecutive_errors, t.refresh_requested, t.refresh_done, t.reinitialize,
+           t.next_refresh_at
       FROM millrace.stream_table t
      WHERE EXISTS (SELECT FROM millrace.relation r JOIN pg_class c ON c.oid = r.facade
                     WHERE r.id = t.relation_id AND r.state <> 'dropped' AND pg_has_role(c.relowner, 'USAGE'))
       WITH CHECK OPTION;
-GRANT SELECT, UPDATE (status, status_reason, consecutive_errors, refresh_requested, reinitialize) ON millrace.own_stream_table TO PUBLIC;
+GRANT SELECT, UPDATE (status, status_reason, consecutive_errors, refresh_requested, reinitialize, next_refresh_at) ON millrace.own_stream_table TO PUBLIC;
 
 -- What a statement of a client waits for behind its commit.
 CREATE FUNCTION millrace.refresh_outcome(relation bigint)
@@ -522,7 +523,8 @@ BEGIN
             ERRCODE = '22023',
             MESSAGE = pg_catalog.format('invalid argument: stream table %s is not suspended or in error state (current status: %s)', shown, current);
     END IF;
-    UPDATE millrace.own_stream_table SET consecutive_errors = 0 WHERE pgt_id = id;
+    -- What it waited for after its last failure is no matter any more.
+    UPDATE millrace.own_stream_table SET consecutive_errors = 0, next_refresh_at = pg_catalog.clock_timestamp() WHERE pgt_id = id;
     PERFORM millrace.set_stream_status(id, CASE WHEN populated THEN 'ACTIVE' ELSE 'INITIALIZING' END, NULL);
 END $$;
 
