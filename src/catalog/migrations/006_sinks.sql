@@ -70,3 +70,75 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
      WHERE s.id = sink AND s.status <> 'dropped'
      ORDER BY v.version DESC LIMIT 1
 $$;
+
+-- Whether a row that can be seen was written by the transaction that asks, subtransactions included. `row_xmin`: its xmin.
+CREATE FUNCTION millrace.is_own_row(row_xmin xid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(pg_xact_status((CASE WHEN x.full_xid > x.now + 2147483648 THEN x.full_xid - 4294967296 ELSE x.full_xid END)::text::xid8) = 'in progress', false)
+      FROM (SELECT n.now, (n.now / 4294967296) * 4294967296 + row_xmin::text::bigint AS full_xid
+              FROM (SELECT pg_current_xact_id()::text::bigint AS now) n) x
+$$;
+
+-- Sinks that read relations, or are to read them after their next cutover. `leaving`: it is to read another one.
+CREATE FUNCTION millrace.sinks_of(relations bigint[])
+RETURNS TABLE (id bigint, name text, relation_id bigint, leaving boolean)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT DISTINCT ON (s.id, v.relation_id) s.id, coalesce(format('%I.%I', n.nspname, s.name), s.name), v.relation_id,
+           EXISTS (SELECT FROM millrace.sink_version w WHERE w.sink_id = s.id AND w.cut_ts IS NULL AND w.relation_id <> v.relation_id)
+      FROM millrace.sink s
+      JOIN millrace.sink_version v ON v.sink_id = s.id
+      LEFT JOIN pg_namespace n ON n.oid = s.namespace
+     WHERE s.status <> 'dropped' AND v.relation_id = ANY (relations)
+       AND (v.cut_ts IS NULL OR v.version = (SELECT max(w.version) FROM millrace.sink_version w WHERE w.sink_id = s.id AND w.cut_ts IS NOT NULL))
+     ORDER BY s.id, v.relation_id
+$$;
+
+-- Drops the sinks of a relation that users no longer see: only who might drop the relation can have brought that about.
+CREATE FUNCTION millrace.drop_sinks_of_gone(relation bigint) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE millrace.sink s SET status = 'dropped', status_since = now()
+     WHERE s.id IN (SELECT o.id FROM millrace.sinks_of(ARRAY[relation]) o)
+       AND EXISTS (SELECT FROM millrace.relation r WHERE r.id = relation AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.facade))
+$$;
+
+-- What a sink reads is its newest version that has cut over; `next_relation` is what it is to read after the cutover that is under way.
+CREATE VIEW millrace.sinks AS
+    SELECT s.id, n.nspname AS schema, s.name, pg_get_userbyid(s.owner) AS owner, s.definition #>> '{target,type}' AS type,
+           millrace.qualified_name(r.facade) AS relation, v.version,
+           CASE WHEN w.version <> v.version THEN millrace.qualified_name(x.facade) END AS next_relation,
+           CASE WHEN s.paused THEN 'paused' ELSE s.status END AS status, s.error, s.details ->> 'hint' AS hint, s.status_since,
+           p.ts, to_timestamp(p.ts / 1000.0) AS reached_at, greatest(e.ts - p.ts, 0) AS lag_ms,
+           coalesce(p.messages, 0) AS messages, coalesce(p.bytes, 0) AS bytes
+      FROM millrace.sink s
+      CROSS JOIN millrace.epoch e
+      LEFT JOIN pg_namespace n ON n.oid = s.namespace
+      LEFT JOIN millrace.sink_progress p ON p.sink_id = s.id
+      LEFT JOIN LATERAL (SELECT i.* FROM millrace.sink_version i WHERE i.sink_id = s.id ORDER BY i.cut_ts IS NULL, i.version DESC LIMIT 1) v ON true
+      LEFT JOIN LATERAL (SELECT i.* FROM millrace.sink_version i WHERE i.sink_id = s.id ORDER BY i.version DESC LIMIT 1) w ON true
+      LEFT JOIN millrace.relation r ON r.id = v.relation_id
+      LEFT JOIN millrace.relation x ON x.id = w.relation_id
+     WHERE s.status <> 'dropped';
+
+CREATE VIEW mz_internal.mz_sink_statuses AS
+    SELECT 'u' || s.id AS id, s.name, s.definition #>> '{target,type}' AS type, s.status_since AS last_status_change_at,
+           CASE WHEN s.paused THEN 'paused' ELSE s.status END AS status, s.error, s.details
+      FROM millrace.sink s WHERE s.status <> 'dropped';
+
+-- Nothing is staged: what an epoch has written is committed at the target or not sent.
+CREATE VIEW mz_internal.mz_sink_statistics AS
+    SELECT 'u' || s.id AS id, NULL::text AS replica_id, coalesce(p.messages, 0) AS messages_staged, coalesce(p.messages, 0) AS messages_committed,
+           coalesce(p.bytes, 0) AS bytes_staged, coalesce(p.bytes, 0) AS bytes_committed
+      FROM millrace.sink s LEFT JOIN millrace.sink_progress p ON p.sink_id = s.id WHERE s.status <> 'dropped';
+
+CREATE VIEW mz_internal.mz_kafka_sinks AS
+    SELECT 'u' || s.id AS id, s.definition #>> '{target,topic}' AS topic
+      FROM millrace.sink s WHERE s.status <> 'dropped' AND s.definition #>> '{target,type}' = 'kafka';
+
+-- As Materialize's mz_catalog.mz_sinks, without clusters and statements.
+CREATE VIEW mz_internal.mz_sinks AS
+    SELECT 'u' || s.id AS id, s.namespace AS schema_id, s.name, s.definition #>> '{target,type}' AS type, 'u' || s.connection_id AS connection_id,
+           s.definition #>> '{target,envelope}' AS envelope_type, s.definition #>> '{target,valueFormat,kind}' AS format,
+           s.definition #>> '{target,keyFormat,kind}' AS key_format, s.definition #>> '{target,valueFormat,kind}' AS value_format, s.owner AS owner_id
+      FROM millrace.sink s WHERE s.status <> 'dropped';
+
+GRANT SELECT ON millrace.sinks, mz_internal.mz_sink_statuses, mz_internal.mz_sink_statistics, mz_internal.mz_kafka_sinks, mz_internal.mz_sinks TO PUBLIC;
