@@ -202,15 +202,20 @@ async function storedOptions(
         stored[option.name] = { value: String(value.value) };
         break;
       case 'list':
+        if (option.name !== 'BROKERS') throw notAValue(option);
         stored[option.name] = { value: value.values.join(',') };
         break;
       case 'map':
       case 'expression':
-        throw millraceError('invalid_option', { message: `invalid ${option.name}: cannot use a ${value.kind} as its value` }, position);
+        throw notAValue(option);
     }
     requireSecretOption(target, option.name, value.kind === 'secret', position);
   }
   return stored;
+}
+
+function notAValue({ name, value, at }: Option): Error {
+  return millraceError('invalid_option', { message: `invalid ${name}: cannot use a ${value.kind} as its value` }, { position: at + 1 });
 }
 
 async function sealedSecrets(context: StatementContext, session: CallerSession, options: ConnectionOptions): Promise<SealedSecrets> {
