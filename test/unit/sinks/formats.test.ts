@@ -58,16 +58,20 @@ const shown = (value: unknown): unknown =>
 
 describe('types in formats', () => {
   it('are written as in the golden file', async () => {
-    const golden = SAMPLES.map(([of, values]) => ({
-      type: of.typeName,
-      ...(of.typmod === -1 ? {} : { typmod: of.typmod }),
-      schema: (avro([column('c', of, false)], [values[0] ?? '']).schema as { fields: { type: unknown }[] }).fields[0]?.type,
-      values: values.map((text) => {
-        const { bytes, read } = avro([column('c', of, false)], [text]);
-        return { text, json: json(of, text), avro: bytes.toString('hex'), 'avro reads': shown((read as { c: unknown }).c) };
-      }),
-    }));
-    await expect(`${JSON.stringify(golden, null, 1)}\n`).toMatchFileSnapshot('golden/types.json');
+    const lines = SAMPLES.flatMap(([of, values]) => {
+      const columns = [column('c', of, false)];
+      const { schema } = avro(columns, [values[0] ?? '']);
+      const [field] = (schema as { fields: { type: unknown }[] }).fields;
+      return [
+        `${of.typeName}${of.typmod === -1 ? '' : `, typmod ${of.typmod}`}: ${JSON.stringify(field?.type)}`,
+        ...values.flatMap((text) => {
+          const { bytes, read } = avro(columns, [text]);
+          const value = JSON.stringify(shown((read as { c: unknown }).c));
+          return [`  ${JSON.stringify(text)}`, `    JSON ${json(of, text)}`, `    Avro ${bytes.toString('hex')}, read as ${value}`];
+        }),
+      ];
+    });
+    await expect(`${lines.join('\n')}\n`).toMatchFileSnapshot('golden/types.txt');
   });
 
   for (const [of, values] of SAMPLES) {
