@@ -160,7 +160,11 @@ function writerOf(kind: ValueKind, column: string): ValueWriter {
     case 'timestamp':
       return kind.digits <= 3
         ? (out, text) => out.long(floorDiv(epochMicros(text) ?? fail(text), 1000n))
-        : (out, text) => out.long(epochMicros(text) ?? fail(text));
+        : (out, text) => {
+            const micros = epochMicros(text) ?? fail(text);
+            if (BigInt.asIntN(64, micros) !== micros) fail(text, 'it is too far away to be counted in microseconds');
+            out.long(micros);
+          };
     case 'interval':
       return (out, text) => {
         const { months, days, micros } = interval(text) ?? fail(text);
