@@ -227,8 +227,9 @@ export async function openProducer(
       if (records.length === 0) return;
       const queues = intoQueues(records, maxBatchBytes);
       try {
+        const groups = await queuesByLeader(transport, queues);
         await addPartitions(queues);
-        await Promise.all((await queuesByLeader(transport, queues)).map(sendTo));
+        await Promise.all(groups.map(sendTo));
       } catch (error) {
         state = 'failed';
         throw error;
