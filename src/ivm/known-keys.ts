@@ -65,7 +65,8 @@ function storedKeys(
 
 /** The keys of all relations together, and those of one from which all others are found by their keys. */
 function keysOfJoin(body: RowsPlan, facts: KeyFacts): string[][] {
-  const { occurrences, equalities = [] } = body.source;
+  const { occurrences } = body.source;
+  const equalities = [...(body.source.equalities ?? []), ...(body.source.joined ?? [])];
   const storageColumn = ({ relation, column }: OccurrenceColumn): InputColumn => ({
     input: occurrences[relation]?.input ?? 0,
     column: (occurrences[relation]?.columns.find(({ name }) => name === column)?.expression ?? '').replace(/^s\./, ''),

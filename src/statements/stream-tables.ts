@@ -11,6 +11,7 @@ import type { QualifiedName } from '../sql/ast.ts';
 import { quoteIdentifier, quoteQualified } from '../sql/quote.ts';
 import type { CallerSession } from './caller-session.ts';
 import { type CallerRole, callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
+import { sinksReading } from './dependents.ts';
 import { facadeTriggers } from './facades.ts';
 import { requireSameTypes } from './materialized-views.ts';
 import { creationNamespace, findLive, type LiveObject, requireOwner } from './names.ts';
@@ -288,6 +289,13 @@ async function replaceQuery(
   if (isGiven(readers?.[0])) {
     throw invalidArgument(
       `stream table ${old.shown} has dependent stream tables: ${readers?.[0]}. Drop them, alter it, and create them again.`,
+    );
+  }
+  const sinks = await sinksReading(session, [old.id]);
+  if (sinks.length > 0) {
+    const names = sinks.map(({ name }) => name).join(', ');
+    throw invalidArgument(
+      `stream table ${old.shown} has dependent sinks: ${names}. Create another stream table and give it to them: ALTER SINK .. SET FROM.`,
     );
   }
   // One that was to take its place, and has not yet, is not wanted any more.

@@ -576,8 +576,15 @@ DECLARE
     shown text;
     readers text;
     reader text;
+    sinks text;
 BEGIN
     shown := millrace.stream_table_name(id);
+    SELECT pg_catalog.string_agg(s.name, ', ' ORDER BY s.id) INTO sinks FROM millrace.sinks_of(ARRAY[id]) s;
+    IF sinks IS NOT NULL AND NOT coalesce(drop_stream_table.cascade, false) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = '22023',
+            MESSAGE = pg_catalog.format('invalid argument: stream table %s has dependent sinks: %s. Use cascade => true to drop them automatically.', shown, sinks);
+    END IF;
     SELECT pg_catalog.string_agg(pg_catalog.format('%s.%s', s.pgt_schema, s.pgt_name), ', ' ORDER BY s.pgt_id) INTO readers
       FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables s USING (pgt_id)
      WHERE d.source_relid = (SELECT p.pgt_relid FROM pgtrickle.pgt_stream_tables p WHERE p.pgt_id = id);
@@ -595,6 +602,9 @@ BEGIN
     END LOOP;
     EXECUTE pg_catalog.format('DROP VIEW %s%s', (SELECT pg_catalog.format('%I.%I', s.pgt_schema, s.pgt_name) FROM pgtrickle.pgt_stream_tables s WHERE s.pgt_id = id),
                               CASE WHEN drop_stream_table.cascade THEN ' CASCADE' ELSE '' END);
+    IF sinks IS NOT NULL THEN
+        PERFORM millrace.drop_sinks_of_gone(id);
+    END IF;
     PERFORM pg_catalog.pg_notify('millrace', '');
 END $$;
 
