@@ -25,7 +25,11 @@ export function openTarget(sink: StoredSink, config: TargetConfig): Target {
     switch (target.type) {
       case 'kafka': {
         const connection = requireConnection(sink, sink.connectionId);
-        const { progressTopic, progressReplicationFactor, ...address } = openKafkaAddress(config.secretKey, connection.options, sink.secrets);
+        const { progressTopic, progressReplicationFactor, ...address } = openKafkaAddress(
+          config.secretKey,
+          connection.options,
+          sink.secrets,
+        );
         return kafkaTarget({
           name,
           address,

@@ -130,7 +130,9 @@ describe('CREATE SINK', () => {
     client.takeNotices();
     await client.query(kafka('matview_1', 'KEY (key_col)').replace('SINK', 'SINK IF NOT EXISTS'));
     expect(client.takeNotices()).toEqual(['sink "s1" already exists, skipping']);
-    expect(await client.failure(kafka('matview_1', 'KEY (key_col)'))).toMatchInlineSnapshot(`"ERROR 42710 at <s1>: sink "s1" already exists"`);
+    expect(await client.failure(kafka('matview_1', 'KEY (key_col)'))).toMatchInlineSnapshot(
+      `"ERROR 42710 at <s1>: sink "s1" already exists"`,
+    );
     await client.query('DROP SINK s1');
   });
 
@@ -225,7 +227,9 @@ describe('keys that are proven', () => {
   ];
 
   it.each(views)('%s', async (query, proven, unproven) => {
-    await client.query(`DROP MATERIALIZED VIEW IF EXISTS mv; SET millrace.wait = on; CREATE MATERIALIZED VIEW mv AS ${query}; SET millrace.wait = off`);
+    await client.query(
+      `DROP MATERIALIZED VIEW IF EXISTS mv; SET millrace.wait = on; CREATE MATERIALIZED VIEW mv AS ${query}; SET millrace.wait = off`,
+    );
     for (const key of proven) expect([key, await made(kafka('mv', `KEY (${key})`))]).toMatchObject([key, { keyProven: true }]);
     for (const key of unproven)
       expect(await client.failure(kafka('mv', `KEY (${key})`))).toContain('ERROR 42P10: upsert key could not be validated as unique');
@@ -677,9 +681,7 @@ describe('connections to Kafka and registries', () => {
   });
 
   it('are tried, unless told not to', async () => {
-    expect(
-      await client.failure("CREATE CONNECTION n TO KAFKA (BROKER '127.0.0.1:1', SECURITY PROTOCOL PLAINTEXT)"),
-    ).toMatchInlineSnapshot(`
+    expect(await client.failure("CREATE CONNECTION n TO KAFKA (BROKER '127.0.0.1:1', SECURITY PROTOCOL PLAINTEXT)")).toMatchInlineSnapshot(`
       "ERROR 08001: failed to connect to Kafka
       DETAIL: cannot connect to Kafka at 127.0.0.1:1: connect ECONNREFUSED 127.0.0.1:1
       HINT: Check that Kafka listens at 127.0.0.1:1 for clients without TLS, and that this machine may reach it."
