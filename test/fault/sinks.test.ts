@@ -16,6 +16,11 @@ const started = await startKafka({ own: true, settings: { 'num.partitions': '3' 
 const kafka = 'skipped' in started ? null : started;
 const why = 'skipped' in started ? ` (skipped: ${started.skipped})` : '';
 
+/** An engine that is killed all the time may not have come to the cutover before: then the next is refused, and nothing has changed. */
+const notInTime = (error: Error): void => {
+  if (!error.message.includes('was altered concurrently')) throw error;
+};
+
 describe.skipIf(kafka === null)(`sinks under kills${why}`, () => {
   const { brokers } = kafka as KafkaServer;
   let upstream: TestPostgres;
@@ -95,9 +100,8 @@ describe.skipIf(kafka === null)(`sinks under kills${why}`, () => {
       await sleep(800 + Math.random() * 1500);
       const to = altered % 2 === 0 ? 'b' : 'a';
       const backfill = (['none', 'diff', 'none', 'snapshot'] as const)[altered % 4];
-      // The engine may be away, or the relation not ready: it says so, and nothing has changed.
-      await client.query(`ALTER SINK ledgers SET FROM ledger_${to} WITH (TIMEOUT = '20s')`);
-      await client.query(`ALTER SINK accounts SET FROM account_${to} WITH (BACKFILL = ${backfill}, TIMEOUT = '20s')`);
+      await client.query(`ALTER SINK ledgers SET FROM ledger_${to} WITH (TIMEOUT = '20s')`).catch(notInTime);
+      await client.query(`ALTER SINK accounts SET FROM account_${to} WITH (BACKFILL = ${backfill}, TIMEOUT = '20s')`).catch(notInTime);
       altered++;
     }
     await Promise.all([writing, killing, brokerDown]);
