@@ -59,12 +59,12 @@ if ('skipped' in kafka) {
     });
 
     it('without TLS to a broker with it, and with TLS to a broker without it, says so', async () => {
-      await expect(attempt({ tls: null })).rejects.toThrow(/cannot connect to Kafka at localhost:\d+/);
+      await expect(attempt({ tls: null })).rejects.toThrow('the broker closed the connection; it may want TLS');
       await expect(attempt({ brokers: kafka.plainBrokers, sasl: null })).rejects.toMatchObject({ condition: 'tls' });
     });
 
     it('without a login where one is needed is refused', async () => {
-      await expect(attempt({ sasl: null })).rejects.toThrow(/cannot/);
+      await expect(attempt({ sasl: null })).rejects.toThrow('the broker closed the connection; it may want a login');
     });
 
     it('to a port nobody listens on says so, and names it', async () => {
