@@ -93,7 +93,7 @@ export function kafkaError(error: unknown, doing: string): KafkaError {
   const system = chain.find((one) => typeof one['code'] === 'string' && !String(one['code']).startsWith('PLT_'));
   const deepest = system ?? chain.at(-1);
   const said = deepest === undefined ? String(error) : deepest.message;
-  const why = said === 'Connection closed' ? CLOSED : said;
+  const why = said.startsWith('Connection closed') ? CLOSED : said;
   if (chain.some((one) => one['code'] === 'PLT_KFK_AUTHENTICATION')) {
     return new KafkaError('fatal', 'authentication', `cannot ${doing}: ${why}`, { cause: error });
   }
