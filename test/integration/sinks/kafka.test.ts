@@ -257,7 +257,7 @@ if ('skipped' in kafka) {
     });
   });
 
-  describe('exactly once', () => {
+  describe('exactly once', { timeout: 180_000 }, () => {
     const TOTAL = 5000;
     const expectEachOnce = async (topic: string): Promise<void> => {
       const values = (await readTopic(kafka.brokers, topic)).map(({ value }) => Number(value));
