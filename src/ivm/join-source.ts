@@ -3,8 +3,9 @@
  * Invariant: what passes is multilinear in its relations: inner joins, filters and projections, nested ones too, with duplicates kept.
  * Then a change of the result is a sum of terms with changes in place of relations (Gupta, Mumick, Subrahmanian 1993).
  */
-import { fromAliases, innerItems } from './query-parts.ts';
+
 import { equalities } from './linear-source.ts';
+import { fromAliases, innerItems } from './query-parts.ts';
 import { applyEdits, type Edit, occurrencesOf, type ResolvedQuery } from './relations.ts';
 import { type SelectParts, selectParts, textOrNull } from './select-parts.ts';
 import type { Source } from './source-text.ts';

@@ -6,6 +6,7 @@ import type { KafkaAddress, RegistryAddress } from '../catalog/connection-addres
 import type { SinkColumn, SinkDefinition, SinkFormat } from '../catalog/sink-model.ts';
 import { type MillraceError, millraceError } from '../errors.ts';
 import type { KafkaError } from '../sinks/kafka/failure.ts';
+import type { SchemaRegistry } from '../sinks/registry.ts';
 import type { CallerSession } from './caller-session.ts';
 import type { StatementContext } from './context.ts';
 
@@ -48,7 +49,26 @@ function kafkaProblem(error: KafkaError, address: KafkaAddress, connection: stri
 }
 
 /** CREATE, ALTER, VALIDATE CONNECTION TO CONFLUENT SCHEMA REGISTRY: does it answer, and to this user? */
-export async function checkRegistry(_address: RegistryAddress, _connection: string): Promise<void> {}
+export async function checkRegistry(address: RegistryAddress, connection: string): Promise<void> {
+  await askRegistry(address, connection, (registry) => registry.probe());
+}
+
+/** Asks a registry; what goes wrong is raised as an error of ours. */
+async function askRegistry<T>(address: RegistryAddress, connection: string, work: (registry: SchemaRegistry) => Promise<T>): Promise<T> {
+  const { RegistryError, schemaRegistry } = await import('../sinks/registry.ts');
+  try {
+    return await work(schemaRegistry({ ...address, timeoutMs: 10_000 }));
+  } catch (error) {
+    if (!(error instanceof RegistryError)) throw error;
+    const cause = error.message;
+    if (error.failure === 'authentication') throw millraceError('registry_authentication_failed', { cause, connection }, { cause: error });
+    const hint =
+      error.failure === 'unreachable'
+        ? `Check that a schema registry listens at ${address.url}, and that this machine may reach it.`
+        : `Check connection "${connection}".`;
+    throw millraceError('registry_failed', { cause, hint }, { cause: error });
+  }
+}
 
 /** Whether the formats of a sink can hold the columns. Raises sink_column_type for one that does not fit. */
 export async function checkFormats(definition: SinkDefinition, columns: readonly SinkColumn[]): Promise<void> {
