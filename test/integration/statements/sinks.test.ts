@@ -117,22 +117,8 @@ describe('CREATE SINK', () => {
     const sink = (by: string, rest = 'KEY (id)'): string =>
       `CREATE SINK s1 FROM orders INTO KAFKA CONNECTION kafka_connection (TOPIC 'x', PARTITION BY ${by}) ${rest}`;
     expect(await made(sink('customer % 7'))).toMatchObject({ target: { partitionBy: '(((customer % 7))::bigint)' } });
-    expect(await client.failure(sink('nope + 1'))).toMatchInlineSnapshot(`
-      "ERROR 42703: column referenced in PARTITION BY does not exist: nope
-      DETAIL: The columns of public.orders are: id, customer, item, meta, at."
-    `);
-    expect(await client.failure(sink('orders.id'))).toMatchInlineSnapshot(`
-      "ERROR 42703: column referenced in PARTITION BY does not exist: orders.id
-      DETAIL: The columns of public.orders are: id, customer, item, meta, at.
-      HINT: Columns are named alone there, without the relation."
-    `);
-    expect(await client.failure(sink('random()'))).toMatchInlineSnapshot(`"ERROR 42P17 at <ders>: invalid PARTITION BY: functions in PARTITION BY must be marked IMMUTABLE"`);
-    expect(await client.failure(sink("'2020-01-01'::date"))).toMatchInlineSnapshot(`"ERROR 42846 at <KEY>: invalid PARTITION BY: cannot cast type date to bigint"`);
-    expect(await client.failure(sink('(SELECT 1)'))).toMatchInlineSnapshot(`"ERROR 0A000 at <>: invalid PARTITION BY: cannot use subquery in PARTITION BY"`);
-    expect(await client.failure(sink('customer', 'KEY (id) ENVELOPE DEBEZIUM'))).toMatchInlineSnapshot(`
-      "ERROR 22023: PARTITION BY expression cannot refer to non-key column "customer"
-      HINT: With ENVELOPE DEBEZIUM the messages of a key must stay in one partition: use key columns only."
-    `);
+    expect(await refusals(client, [sink('nope + 1'), sink('orders.id'), sink('random()'), sink("'2020-01-01'::date"), sink('(SELECT 1)'), sink('id, 2'), sink('count(*)')])).toMatchInlineSnapshot();
+    expect(await client.failure(sink('customer', 'KEY (id) ENVELOPE DEBEZIUM'))).toMatchInlineSnapshot();
     expect(await client.rows("SELECT count(*)::int FROM pg_class WHERE relname LIKE 'millrace_partition%'")).toEqual([[0]]);
   });
 
@@ -580,16 +566,21 @@ describe('ALTER SINK .. SET FROM', () => {
     `);
     await maker.query(sink);
     expect(await maker.failure('ALTER SINK maker.s SET FROM matview_2')).toContain('permission denied for materialized view matview_2');
-    expect(await stranger.failure('DROP SINK maker.s')).toContain('42704');
-    await client.query('GRANT USAGE ON SCHEMA maker TO stranger');
-    expect(await stranger.failure('ALTER SINK maker.s PAUSE')).toMatchInlineSnapshot();
+    expect(await stranger.failure('ALTER SINK maker.s PAUSE')).toMatchInlineSnapshot(`
+      "ERROR 42501: must be owner of sink maker.s
+      DETAIL: It belongs to role "maker"; the current role is "stranger".
+      HINT: Act as its owner (SET ROLE maker;) or ask for membership: GRANT maker TO ...;"
+    `);
     expect(await stranger.failure('DROP SINK maker.s')).toContain('must be owner of sink maker.s');
-    expect(await maker.failure('ALTER SINK maker.s OWNER TO stranger')).toMatchInlineSnapshot();
+    expect(await maker.failure('ALTER SINK maker.s OWNER TO stranger')).toMatchInlineSnapshot(`
+      "ERROR 42501: must be able to SET ROLE "stranger"
+      HINT: A member of the role can grant it: GRANT stranger TO ...;"
+    `);
     expect(await maker.failure('ALTER SINK maker.s OWNER TO nobody_there')).toContain('role "nobody_there" does not exist');
     await client.query('ALTER SINK maker.s OWNER TO CURRENT_USER');
     expect(await client.rows("SELECT owner FROM millrace.sinks WHERE schema = 'maker'")).toEqual([['postgres']]);
     await client.query('ALTER SINK maker.s RENAME TO "New"');
-    expect(await client.rows('SHOW SINKS FROM maker')).toMatchObject([['New']]);
+    expect((await client.rows('SHOW SINKS FROM maker')).map(([name]) => name)).toEqual(['New']);
     await client.query('DROP SINK maker."New"');
   });
 });
