@@ -47,6 +47,14 @@ const sslModes: Readonly<Record<string, SslMode>> = {
 /** Secret id -> its name and ciphertext. */
 export type SealedSecrets = Readonly<Record<string, { readonly name: string; readonly value: string }>>;
 
+/** A secret by its id. Raises secret_unreadable when the key has changed, or it is gone. */
+export function openSecret(secretKey: string, id: string, sealed: SealedSecrets): string {
+  const secret = sealed[id];
+  const opened = secret === undefined ? null : decryptSecret(secretKey, id, secret.value);
+  if (opened === null) throw millraceError('secret_unreadable', { name: secret?.name ?? id, name_quoted: quoteIdentifier(secret?.name ?? id) });
+  return opened;
+}
+
 type Plain = (name: string) => string | undefined;
 
 /** The values of options, secrets opened. */
@@ -55,12 +63,7 @@ function opener(secretKey: string, options: ConnectionOptions, sealed: SealedSec
     const option = options[name];
     if (option === undefined) return undefined;
     if ('value' in option) return option.value;
-    const secret = sealed[option.secret];
-    const opened = secret === undefined ? null : decryptSecret(secretKey, option.secret, secret.value);
-    if (opened === null) {
-      throw millraceError('secret_unreadable', { name: secret?.name ?? option.secret, name_quoted: quoteIdentifier(secret?.name ?? '') });
-    }
-    return opened;
+    return openSecret(secretKey, option.secret, sealed);
   };
 }
 

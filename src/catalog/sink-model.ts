@@ -67,16 +67,37 @@ export interface SinkDefinition {
   readonly keyProven: boolean;
 }
 
-/** A column of the relation as a version of a sink sees it. */
-export interface SinkColumn {
+/** A type of Postgres, as far as a format needs to know it. */
+export interface SinkType {
+  /** pg_type.typname. */
+  readonly typeName: string;
+  /** atttypmod, -1 when there is none. */
+  readonly typmod: number;
+  /** pg_type.typtype: base, composite, domain, enum, multirange, pseudo or range; base when missing. */
+  readonly typeKind?: 'b' | 'c' | 'd' | 'e' | 'm' | 'p' | 'r';
+  /** Of an array: the type of its elements. */
+  readonly element?: SinkType;
+  /** Of a domain: the type under it. */
+  readonly base?: SinkType;
+  /** Of a composite type: its attributes. */
+  readonly fields?: readonly TypedColumn[];
+  /** Of an array: what is between elements; a comma when missing (pg_type.typdelim). */
+  readonly delimiter?: string;
+}
+
+/** A column, or an attribute of a composite type, as formats know it. */
+export interface TypedColumn extends SinkType {
   readonly name: string;
+  readonly nullable: boolean;
+  /** COMMENT ON COLUMN; null: none. */
+  readonly comment?: string | null;
+}
+
+/** A column of the relation as a version of a sink sees it. */
+export interface SinkColumn extends TypedColumn {
   /** As format_type prints it, typmod included. */
   readonly type: string;
   readonly typeOid: number;
-  readonly typmod: number;
-  readonly nullable: boolean;
-  /** COMMENT ON COLUMN; null: none. */
-  readonly comment: string | null;
   /** Which column of which origin table it is, `<source id>.<table oid>:<attnum>`; null: a column of a view. */
   readonly identity: string | null;
 }
@@ -86,5 +107,5 @@ export type Backfill = 'none' | 'snapshot' | 'diff';
 
 /** Changes of a relation that sinks and subscriptions have still to take: ts, w, then its columns by place, v1, v2, .. */
 export const outboxTable = (relationId: number | string): string => `millrace_data.o${relationId}`;
-/** What a version of a sink has to emit at its cutover: seq, w, v1, v2, .. */
+/** What a version of a sink has to emit at its cutover: seq, place, w, v1, v2, .. */
 export const backfillTable = (sinkId: number | string, version: number): string => `millrace_data.b${sinkId}_${version}`;

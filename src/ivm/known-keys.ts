@@ -27,7 +27,7 @@ export interface InputColumn {
   readonly column: string;
 }
 
-/** `definition`: the view's query as Postgres prints it. The parser must be loaded. */
+/** `definition`: the view's query as Postgres prints it, '' when that is not had. The parser must be loaded. */
 export function knownKeys(plan: ViewPlan, definition: string, facts: KeyFacts): KnownKeys {
   const place = (column: string): number => plan.columns.findIndex(({ expression }) => expression === `s.${column}`);
   const shown = (columns: readonly string[]): readonly number[] | null => {
@@ -35,7 +35,7 @@ export function knownKeys(plan: ViewPlan, definition: string, facts: KeyFacts): 
     return places.includes(-1) ? null : places;
   };
   const { keys, notNull } = storedKeys(plan, facts);
-  const found = [...keys.map(shown), ...queryKeys(definition, plan.columns.length, facts)].filter((key) => key !== null);
+  const found = [...keys.map(shown), ...(definition === '' ? [] : queryKeys(definition, plan.columns.length, facts))].filter((key) => key !== null);
   return {
     keys: smallest(found.map((key) => [...new Set(key)].sort((a, b) => a - b))),
     notNull: [...new Set(notNull.map(place).filter((one) => one >= 0))],

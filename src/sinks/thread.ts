@@ -32,6 +32,8 @@ async function main(config: SinkThreadConfig): Promise<void> {
   };
   const catalog = await connectPg(config.upstream, { database: config.database, applicationName: 'millrace sinks' });
   catalog.on('error', fail);
+  const found = await catalog.query<{ id: string }>('SELECT id FROM millrace.installation');
+  const targets = { secretKey: config.secretKey, installation: found.rows[0]?.id ?? '' };
   const limit = Number(process.env['MILLRACE_OUTBOX_LIMIT'] ?? defaultLimit);
   const entries = new Map<number, Entry>();
   const counts = new Map<number, { messages: number; bytes: number }>();
@@ -49,7 +51,7 @@ async function main(config: SinkThreadConfig): Promise<void> {
     const delivery = new Delivery(sink, {
       session,
       token: config.token,
-      target: (stored) => openTarget(stored, config),
+      target: async (stored) => openTarget(stored, targets),
       versionOf: (id, version) => readVersion(catalog, id, version),
       counted: (id, messages, bytes) => {
         const count = counts.get(id) ?? { messages: 0, bytes: 0 };

@@ -103,9 +103,11 @@ interface Described {
 const describeSql = `
 SELECT jsonb_build_object(
          'state', r.state, 'isNew', millrace.is_own_row(r.xmin), 'error', r.error, 'mode', t.refresh_mode,
-         'columns', (SELECT jsonb_agg(jsonb_build_object(
-                              'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'typeOid', a.atttypid::bigint, 'typmod', a.atttypmod,
-                              'nullable', true, 'comment', col_description(a.attrelid, a.attnum)) ORDER BY a.attnum)
+         'columns', (SELECT jsonb_agg(millrace.type_shape(a.atttypid, a.atttypmod) || jsonb_build_object(
+                              'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'typeOid', a.atttypid::bigint,
+                              'nullable', true, 'comment', col_description(a.attrelid, a.attnum),
+                              'identity', (SELECT format('%s.%s:%s', s.source_id, s.origin_oid, c.value ->> 'attnum')
+                                             FROM jsonb_array_elements(v.columns) WITH ORDINALITY c(value, place) WHERE c.place = a.attnum)) ORDER BY a.attnum)
                        FROM pg_attribute a WHERE a.attrelid = r.facade AND a.attnum > 0 AND NOT a.attisdropped),
          'versionColumns', v.columns, 'keyAttnums', to_jsonb(s.key_attnums), 'plan', lv.plan,
          'definition', coalesce(t.definition, CASE WHEN lv.definition IS NOT NULL THEN millrace.definition_of(lv.definition) END))
@@ -155,7 +157,8 @@ async function keysOf(context: StatementContext, session: CallerSession, id: num
   const definition = found.definition ?? '';
   const types = await inputTypes(context, session, id, found.plan);
   const typeOf = ({ input, column }: InputColumn): string | undefined => types[String(input)]?.[column];
-  const kinds = await functionKinds(context, session, functionNames(definition));
+  // Postgres prints no query of a view over ordinary tables.
+  const kinds = definition === '' ? {} : await functionKinds(context, session, functionNames(definition));
   return knownKeys(found.plan, definition, {
     sameType: (left, right) => typeOf(left) !== undefined && typeOf(left) === typeOf(right),
     returnsSet: (name) => kinds[name.replace(/^pg_catalog\./, '')]?.setReturning === true,

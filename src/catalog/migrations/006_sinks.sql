@@ -16,6 +16,39 @@ BEGIN
     END IF;
 END $$;
 
+-- Names this catalog to the world outside: what a sink has delivered is kept there under it.
+CREATE TABLE millrace.installation (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    id       uuid NOT NULL DEFAULT gen_random_uuid()
+);
+INSERT INTO millrace.installation DEFAULT VALUES;
+
+-- A type as formats of messages know it: SinkType of src/catalog/sink-model.ts.
+CREATE FUNCTION millrace.type_shape(type oid, typmod integer) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t record;
+    shape jsonb;
+BEGIN
+    SELECT p.typname, p.typtype, p.typelem, p.typbasetype, p.typtypmod, p.typrelid,
+           p.typelem <> 0 AND p.typsubscript = 'array_subscript_handler'::regproc AS is_array
+      INTO t FROM pg_type p WHERE p.oid = type;
+    shape := jsonb_build_object('typeName', t.typname, 'typmod', typmod, 'typeKind', t.typtype);
+    IF t.is_array THEN
+        shape := shape || jsonb_build_object('element', millrace.type_shape(t.typelem, typmod),
+                                             'delimiter', (SELECT e.typdelim FROM pg_type e WHERE e.oid = t.typelem));
+    ELSIF t.typtype = 'd' THEN
+        shape := shape || jsonb_build_object('base', millrace.type_shape(t.typbasetype, t.typtypmod));
+    ELSIF t.typtype = 'c' THEN
+        shape := shape || jsonb_build_object('fields', (
+            SELECT coalesce(jsonb_agg(millrace.type_shape(a.atttypid, a.atttypmod) ||
+                                      jsonb_build_object('name', a.attname, 'nullable', true, 'comment', col_description(a.attrelid, a.attnum))
+                                      ORDER BY a.attnum), '[]')
+              FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped));
+    END IF;
+    RETURN shape;
+END $$;
+
 CREATE TABLE millrace.sink (
     id            bigint PRIMARY KEY DEFAULT nextval('millrace.object_id'),
     namespace     oid   NOT NULL,

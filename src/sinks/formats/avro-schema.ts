@@ -3,7 +3,9 @@
  * Invariant: the same schema as Materialize makes of the same columns, so that readers and registries see no difference. The same columns always give
  * the same schema.
  */
-import type { SinkColumn, ValueKind } from './column.ts';
+
+import type { TypedColumn } from '../../catalog/sink-model.ts';
+import type { ValueKind } from './column.ts';
 import { valueKind } from './column.ts';
 
 export type AvroSchema = string | readonly AvroSchema[] | { readonly [key: string]: unknown };
@@ -32,12 +34,12 @@ export const NUMERIC_DIGITS = { precision: 81, scale: 39 } as const;
 const SCALED_PRECISION = 39;
 
 /** The record of a row: a key, or the value of ENVELOPE UPSERT. */
-export function rowSchema(columns: readonly SinkColumn[], name: string, options: AvroOptions): AvroRecord {
+export function rowSchema(columns: readonly TypedColumn[], name: string, options: AvroOptions): AvroRecord {
   return record(options.fullname ?? name, columns, options, newNames());
 }
 
 /** The record of a change for ENVELOPE DEBEZIUM: the row before and after. */
-export function changeSchema(columns: readonly SinkColumn[], options: AvroOptions): AvroRecord {
+export function changeSchema(columns: readonly TypedColumn[], options: AvroOptions): AvroRecord {
   const row = record('row', columns, options, newNames());
   const fallback = options.nullDefaults === true ? { default: null } : {};
   return {
@@ -72,10 +74,10 @@ function newNames(): Names {
   return { defined: new Set() };
 }
 
-function record(name: string, columns: readonly SinkColumn[], options: AvroOptions, names: Names): AvroRecord {
+function record(name: string, columns: readonly TypedColumn[], options: AvroOptions, names: Names): AvroRecord {
   const fieldNames = avroNames(columns.map((column) => column.name));
   const fields = columns.map((column, index) => {
-    const doc = options.columnDocs?.[column.name] ?? column.comment;
+    const doc = options.columnDocs?.[column.name] ?? column.comment ?? undefined;
     return field(fieldNames[index] ?? column.name, valueKind(column), column.nullable, names, options.nullDefaults === true, doc);
   });
   return { type: 'record', name, ...(options.doc === undefined ? {} : { doc: options.doc }), fields };

@@ -3,8 +3,10 @@
  * Invariant: what is written is what the schema of the same columns says, to the last digit; a value the schema has no room for is an error of its row.
  * Written without a library because values come as text and go out as bytes: nothing in between is made.
  */
+
+import type { TypedColumn } from '../../catalog/sink-model.ts';
 import { type AvroOptions, type AvroRecord, changeSchema, decimalDigits, rowSchema } from './avro-schema.ts';
-import { type SinkColumn, type SinkRow, type UnsupportedColumn, type ValueKind, ValueNotEncodable, valueKind } from './column.ts';
+import { type SinkRow, type UnsupportedColumn, type ValueKind, ValueNotEncodable, valueKind } from './column.ts';
 import {
   type ArrayElement,
   arrayElements,
@@ -35,7 +37,7 @@ interface Failure {
 
 /** What writes keys (`row`) or values of ENVELOPE UPSERT (`envelope`), or the column that cannot be written. */
 export function avroRows(
-  columns: readonly SinkColumn[],
+  columns: readonly TypedColumn[],
   picked: readonly number[],
   name: 'row' | 'envelope',
   options: AvroOptions = {},
@@ -54,7 +56,7 @@ export function avroRows(
 }
 
 /** What writes values of ENVELOPE DEBEZIUM, or the column that cannot be written. */
-export function avroChanges(columns: readonly SinkColumn[], options: AvroOptions = {}): AvroChangeEncoder | Failure {
+export function avroChanges(columns: readonly TypedColumn[], options: AvroOptions = {}): AvroChangeEncoder | Failure {
   const fields = fieldWriters(
     columns,
     columns.map((_, index) => index),
@@ -85,7 +87,7 @@ interface FieldWriter {
   readonly write: ValueWriter;
 }
 
-function pick(columns: readonly SinkColumn[], picked: readonly number[]): SinkColumn[] {
+function pick(columns: readonly TypedColumn[], picked: readonly number[]): TypedColumn[] {
   return picked.map((index) => {
     const column = columns[index];
     if (column === undefined) throw new RangeError(`no column ${index}`);
@@ -93,7 +95,7 @@ function pick(columns: readonly SinkColumn[], picked: readonly number[]): SinkCo
   });
 }
 
-function fieldWriters(columns: readonly SinkColumn[], indexes: readonly number[]): FieldWriter[] | Failure {
+function fieldWriters(columns: readonly TypedColumn[], indexes: readonly number[]): FieldWriter[] | Failure {
   const fields: FieldWriter[] = [];
   for (const [position, column] of columns.entries()) {
     const kind = valueKind(column);

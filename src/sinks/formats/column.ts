@@ -2,31 +2,7 @@
  * The columns of a relation that is sunk, and what kind of value each holds.
  * Invariant: every type is one of the kinds below, so that a format says for each kind what it writes, and there is no other list of types.
  */
-
-/** A type of Postgres, as far as a format needs to know it. */
-export interface SinkType {
-  /** pg_type.typname. */
-  readonly typeName: string;
-  /** atttypmod, -1 when there is none. */
-  readonly typmod: number;
-  /** pg_type.typtype: base, composite, domain, enum, multirange, pseudo or range; base when missing. */
-  readonly typeKind?: 'b' | 'c' | 'd' | 'e' | 'm' | 'p' | 'r';
-  /** Of an array: the type of its elements. */
-  readonly element?: SinkType;
-  /** Of a domain: the type under it. */
-  readonly base?: SinkType;
-  /** Of a composite type: its attributes. */
-  readonly fields?: readonly SinkColumn[];
-  /** Of an array: what is between elements; a comma when missing (pg_type.typdelim). */
-  readonly delimiter?: string;
-}
-
-export interface SinkColumn extends SinkType {
-  readonly name: string;
-  readonly nullable: boolean;
-  /** COMMENT ON COLUMN. */
-  readonly comment?: string;
-}
+import type { SinkType } from '../../catalog/sink-model.ts';
 
 /** A row as Postgres writes it as text (DateStyle ISO, IntervalStyle postgres, bytea_output hex), column by column. */
 export type SinkRow = readonly (string | null)[];

@@ -6,7 +6,9 @@
  * date, time, interval and uuid are as Postgres writes them; json and jsonb are themselves; arrays are arrays, composite values objects.
  * Where JSON has no word, a string has it: NaN and infinities of floats, and infinite timestamps.
  */
-import { type SinkColumn, type SinkRow, type UnsupportedColumn, type ValueKind, ValueNotEncodable, valueKind } from './column.ts';
+
+import type { TypedColumn } from '../../catalog/sink-model.ts';
+import { type SinkRow, type UnsupportedColumn, type ValueKind, ValueNotEncodable, valueKind } from './column.ts';
 import { type ArrayElement, arrayElements, bytea, epochMicros, recordValues } from './literals.ts';
 
 /** Writes a value, given as Postgres writes it, as JSON. */
@@ -14,7 +16,7 @@ type JsonWriter = (text: string) => string;
 
 /** What makes the JSON of the columns with these indexes of a row; or the column that cannot be written. */
 export function jsonObject(
-  columns: readonly SinkColumn[],
+  columns: readonly TypedColumn[],
   picked: readonly number[],
 ): { readonly toJson: (row: SinkRow) => string } | { readonly unsupported: UnsupportedColumn } {
   const members: { readonly index: number; readonly name: string; readonly write: JsonWriter }[] = [];

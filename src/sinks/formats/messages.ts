@@ -3,9 +3,10 @@
  * Invariant: a reader that keeps the newest value of each key (UPSERT), or applies each change (DEBEZIUM), has the rows of the relation.
  */
 
+import type { TypedColumn } from '../../catalog/sink-model.ts';
 import { avroChanges, avroRows } from './avro.ts';
 import type { AvroOptions, AvroRecord } from './avro-schema.ts';
-import type { SinkColumn, SinkRow, UnsupportedColumn } from './column.ts';
+import type { SinkRow, UnsupportedColumn } from './column.ts';
 import { jsonObject } from './json.ts';
 import { bytesValue, textValue } from './plain.ts';
 
@@ -18,7 +19,7 @@ export type SinkFormat =
 export type SinkEnvelope = 'upsert' | 'debezium';
 
 export interface MessageSpec {
-  readonly columns: readonly SinkColumn[];
+  readonly columns: readonly TypedColumn[];
   /** Indexes of the key columns, in the order they were named; null without KEY. */
   readonly key: readonly number[] | null;
   readonly keyFormat: SinkFormat;
@@ -115,7 +116,7 @@ function upsertValues(spec: MessageSpec): ValueEncoder | MessageProblem {
 }
 
 function rowEncoder(
-  columns: readonly SinkColumn[],
+  columns: readonly TypedColumn[],
   picked: readonly number[],
   format: SinkFormat,
   name: 'row' | 'envelope',
@@ -143,7 +144,7 @@ function rowEncoder(
   }
 }
 
-function changeEncoder(columns: readonly SinkColumn[], format: SinkFormat): ValueEncoder | MessageProblem {
+function changeEncoder(columns: readonly TypedColumn[], format: SinkFormat): ValueEncoder | MessageProblem {
   switch (format.kind) {
     case 'json': {
       const json = jsonObject(

@@ -2,7 +2,9 @@
  * FORMAT TEXT and FORMAT BYTES: one column by itself.
  * Invariant: TEXT is what Postgres shows, BYTES what its binary protocol sends; NULL is no bytes at all, never a tombstone.
  */
-import { type SinkColumn, type SinkRow, type UnsupportedColumn, type ValueKind, valueKind } from './column.ts';
+
+import type { TypedColumn } from '../../catalog/sink-model.ts';
+import { type SinkRow, type UnsupportedColumn, type ValueKind, valueKind } from './column.ts';
 import { bytea } from './literals.ts';
 
 /** Writes one value of a row. */
@@ -18,7 +20,7 @@ export function textValue(index: number): PlainEncoder {
 }
 
 /** The value of a column as bytes, or why there is no such encoding of its type. */
-export function bytesValue(column: SinkColumn, index: number): Result {
+export function bytesValue(column: TypedColumn, index: number): Result {
   const write = bytesWriter(valueKind(column), column.typeName);
   if (write === undefined) {
     const reason = 'only boolean, integer, float, text, uuid and bytea values are bytes by themselves';

@@ -6,9 +6,10 @@ const column = (name: string, identity: string | null, type = 'text'): SinkColum
   name,
   type,
   typeOid: 25,
-  typmod: -1,
   nullable: true,
   comment: null,
+  typeName: type,
+  typmod: -1,
   identity,
 });
 
