@@ -51,7 +51,8 @@ export type SealedSecrets = Readonly<Record<string, { readonly name: string; rea
 export function openSecret(secretKey: string, id: string, sealed: SealedSecrets): string {
   const secret = sealed[id];
   const opened = secret === undefined ? null : decryptSecret(secretKey, id, secret.value);
-  if (opened === null) throw millraceError('secret_unreadable', { name: secret?.name ?? id, name_quoted: quoteIdentifier(secret?.name ?? id) });
+  if (opened === null)
+    throw millraceError('secret_unreadable', { name: secret?.name ?? id, name_quoted: quoteIdentifier(secret?.name ?? id) });
   return opened;
 }
 

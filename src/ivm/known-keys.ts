@@ -35,7 +35,9 @@ export function knownKeys(plan: ViewPlan, definition: string, facts: KeyFacts): 
     return places.includes(-1) ? null : places;
   };
   const { keys, notNull } = storedKeys(plan, facts);
-  const found = [...keys.map(shown), ...(definition === '' ? [] : queryKeys(definition, plan.columns.length, facts))].filter((key) => key !== null);
+  const found = [...keys.map(shown), ...(definition === '' ? [] : queryKeys(definition, plan.columns.length, facts))].filter(
+    (key) => key !== null,
+  );
   return {
     keys: smallest(found.map((key) => [...new Set(key)].sort((a, b) => a - b))),
     notNull: [...new Set(notNull.map(place).filter((one) => one >= 0))],

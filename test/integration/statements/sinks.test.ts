@@ -97,7 +97,9 @@ describe('CREATE SINK', () => {
         ['item', 'text', 25, -1, true, 'what it is'],
         ['meta', 'jsonb', 3802, -1, true, null],
         ['at', 'timestamp with time zone', 1184, -1, true, null],
-      ].map(([name, type, typeOid, typmod, nullable, comment]) => [{ name, type, typeOid, typmod, nullable, comment }]),
+      ].map(([name, type, typeOid, typmod, nullable, comment]) => [
+        expect.objectContaining({ name, type, typeOid, typmod, nullable, comment }),
+      ]),
     );
     await client.query('DROP SINK s1');
   });
@@ -117,8 +119,34 @@ describe('CREATE SINK', () => {
     const sink = (by: string, rest = 'KEY (id)'): string =>
       `CREATE SINK s1 FROM orders INTO KAFKA CONNECTION kafka_connection (TOPIC 'x', PARTITION BY ${by}) ${rest}`;
     expect(await made(sink('customer % 7'))).toMatchObject({ target: { partitionBy: '(((customer % 7))::bigint)' } });
-    expect(await refusals(client, [sink('nope + 1'), sink('orders.id'), sink('random()'), sink("'2020-01-01'::date"), sink('(SELECT 1)'), sink('id, 2'), sink('count(*)')])).toMatchInlineSnapshot();
-    expect(await client.failure(sink('customer', 'KEY (id) ENVELOPE DEBEZIUM'))).toMatchInlineSnapshot();
+    expect(
+      await refusals(client, [
+        sink('nope + 1'),
+        sink('orders.id'),
+        sink('random()'),
+        sink("'2020-01-01'::date"),
+        sink('(SELECT 1)'),
+        sink('id, 2'),
+        sink('count(*)'),
+      ]),
+    ).toMatchInlineSnapshot(`
+      [
+        "ERROR 42703 at <nope>: column referenced in PARTITION BY does not exist: nope
+      DETAIL: The columns of public.orders are: id, customer, item, meta, at.",
+        "ERROR 42703 at <orders>: column referenced in PARTITION BY does not exist: orders.id
+      DETAIL: The columns of public.orders are: id, customer, item, meta, at.
+      HINT: Columns are named alone there, without the relation.",
+        "ERROR 42P17 at <random>: invalid PARTITION BY: functions in PARTITION BY must be marked IMMUTABLE",
+        "ERROR 42846 at <'>: invalid PARTITION BY: cannot cast type date to bigint",
+        "ERROR 0A000 at <(>: invalid PARTITION BY: cannot use subquery in PARTITION BY",
+        "ERROR 42601 at <2>: syntax error at or near "2"",
+        "ERROR 42803 at <count>: invalid PARTITION BY: aggregate functions are not allowed in PARTITION BY",
+      ]
+    `);
+    expect(await client.failure(sink('customer', 'KEY (id) ENVELOPE DEBEZIUM'))).toMatchInlineSnapshot(`
+      "ERROR 22023 at <customer>: PARTITION BY expression cannot refer to non-key column "customer"
+      HINT: With ENVELOPE DEBEZIUM the messages of a key must stay in one partition: use key columns only."
+    `);
     expect(await client.rows("SELECT count(*)::int FROM pg_class WHERE relname LIKE 'millrace_partition%'")).toEqual([[0]]);
   });
 
@@ -182,7 +210,7 @@ describe('CREATE SINK', () => {
         "ERROR 42701 at <id>: duplicate column referenced in KEY: id",
         "ERROR 22023: upsert sinks must specify a key
       HINT: Name the columns that tell rows apart: KEY (id).",
-        "ERROR 0A000: VALUE FORMAT TEXT holds one column, but there are 5",
+        "ERROR 0A000: FORMAT TEXT holds one column",
         "ERROR 0A000: FORMAT BYTES cannot hold the two rows of ENVELOPE DEBEZIUM",
         "ERROR 22023 at <TEXT>: KEY FORMAT needs a KEY
       HINT: Add KEY (..), or give FORMAT alone.",
@@ -730,15 +758,25 @@ describe('DROP', () => {
     await client.query("SELECT pgtrickle.create_stream_table('st', 'SELECT a FROM ordinary')");
     await client.query('SET millrace.wait = off');
     await client.query(kafka('st', 'KEY (a)'));
-    expect(await client.failure("SELECT pgtrickle.drop_stream_table('st')")).toMatchInlineSnapshot(`"ERROR 22023: invalid argument: stream table public.st has dependent sinks: public.s1. Use cascade => true to drop them automatically."`);
-    expect(await client.failure("SELECT pgtrickle.alter_stream_table('st', refresh_mode => 'IMMEDIATE')")).toMatchInlineSnapshot(`"ERROR 22023: invalid argument: stream table public.st has dependent sinks: public.s1. Create another stream table and give it to them: ALTER SINK .. SET FROM."`);
+    expect(await client.failure("SELECT pgtrickle.drop_stream_table('st')")).toMatchInlineSnapshot(
+      `"ERROR 22023: invalid argument: stream table public.st has dependent sinks: public.s1. Use cascade => true to drop them automatically."`,
+    );
+    expect(await client.failure("SELECT pgtrickle.alter_stream_table('st', refresh_mode => 'IMMEDIATE')")).toMatchInlineSnapshot(
+      `"ERROR 22023: invalid argument: stream table public.st has dependent sinks: public.s1. Create another stream table and give it to them: ALTER SINK .. SET FROM."`,
+    );
     expect(
       await client.failure("SELECT pgtrickle.alter_stream_table('st', query => 'SELECT a, 1 AS b FROM ordinary')"),
-    ).toMatchInlineSnapshot(`"ERROR 22023: invalid argument: stream table public.st has dependent sinks: public.s1. Create another stream table and give it to them: ALTER SINK .. SET FROM."`);
+    ).toMatchInlineSnapshot(
+      `"ERROR 22023: invalid argument: stream table public.st has dependent sinks: public.s1. Create another stream table and give it to them: ALTER SINK .. SET FROM."`,
+    );
     await client.query("SELECT pgtrickle.drop_stream_table('st', cascade => true)");
     expect(await sinks()).toEqual([]);
     await client.query("SELECT pgtrickle.create_stream_table('now', 'SELECT a FROM ordinary', refresh_mode => 'IMMEDIATE')");
-    expect(await client.failure(kafka('now', 'KEY (a)'))).toMatchInlineSnapshot();
+    expect(await client.failure(kafka('now', 'KEY (a)'))).toMatchInlineSnapshot(`
+      "ERROR 42809 at <now>: stream table now cannot be exported as a sink
+      DETAIL: In IMMEDIATE mode it changes within the writers' own transactions, which Millrace does not follow.
+      HINT: SELECT pgtrickle.alter_stream_table(.., refresh_mode => 'DIFFERENTIAL');"
+    `);
   });
 
   it('SINK', async () => {

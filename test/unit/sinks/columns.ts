@@ -1,5 +1,5 @@
 /** Columns of every kind of type with values as Postgres writes them, for tests of formats. */
-import type { SinkColumn, SinkType } from '../../../src/sinks/formats/column.ts';
+import type { TypedColumn as SinkColumn, SinkType } from '../../../src/catalog/sink-model.ts';
 
 export function type(typeName: string, more: Partial<SinkType> = {}): SinkType {
   return { typeName, typmod: -1, ...more };

@@ -1,9 +1,9 @@
 import avsc from 'avsc';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import type { TypedColumn as SinkColumn, SinkType } from '../../../src/catalog/sink-model.ts';
 import { avroChanges, avroRows } from '../../../src/sinks/formats/avro.ts';
 import { avroNames } from '../../../src/sinks/formats/avro-schema.ts';
-import type { SinkColumn, SinkType } from '../../../src/sinks/formats/column.ts';
 import { jsonObject } from '../../../src/sinks/formats/json.ts';
 import { bytesValue } from '../../../src/sinks/formats/plain.ts';
 import { column, numeric, SAMPLES, type } from './columns.ts';
