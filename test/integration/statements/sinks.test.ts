@@ -1,4 +1,5 @@
 /** Sinks as statements: what is written down, what is refused, what hangs on what. No broker: nothing here is delivered. */
+import { crc32 } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { refusals } from './mistakes.ts';
 import { eventually, leadsTo, type Stage, simpleSource, startStage, type TestClient } from './stage.ts';
@@ -148,6 +149,18 @@ describe('CREATE SINK', () => {
       HINT: With ENVELOPE DEBEZIUM the messages of a key must stay in one partition: use key columns only."
     `);
     expect(await client.rows("SELECT count(*)::int FROM pg_class WHERE relname LIKE 'millrace_partition%'")).toEqual([[0]]);
+  });
+
+  it('has the hashes that other producers partition by', async () => {
+    // Values of Kafka's own tests (UtilsTest.testMurmur2), the high bit cleared; the check value of CRC-32.
+    const words = ['21', 'foobar', 'a-little-bit-long-string', 'a-little-bit-longer-string', 'lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8', 'abc'];
+    const hashes = await client.rows('SELECT millrace.kafka_murmur2(w) FROM unnest($1::text[]) WITH ORDINALITY x(w, n) ORDER BY n', [words]);
+    expect(hashes.flat()).toEqual([-973932308, -790332482, -985981536, -1486304829, -58897971, 479470107].map((hash) => hash & 0x7fffffff));
+    expect(await client.rows("SELECT millrace.crc32('123456789'), millrace.crc32('\\x00ff'::bytea), millrace.crc32('')")).toEqual([
+      ['3421780262', String(crc32(Buffer.from([0, 255]))), '0'],
+    ]);
+    const sink = "CREATE SINK s1 FROM orders INTO KAFKA CONNECTION kafka_connection (TOPIC 'x', PARTITION BY millrace.crc32(item)) KEY (id)";
+    expect(await made(sink)).toMatchObject({ target: { partitionBy: 'millrace.crc32(item)' } });
   });
 
   it('IF NOT EXISTS', async () => {
@@ -521,6 +534,13 @@ describe('ALTER SINK .. SET FROM', () => {
       [1, 'public.matview_1', 'snapshot'],
       [2, 'public.matview_1', 'none'],
     ]);
+    await client.query('ROLLBACK');
+  });
+
+  it('keeps the former relation until the cutover', async () => {
+    await client.query('BEGIN');
+    await client.query('ALTER SINK foo SET FROM matview_2');
+    expect(await client.failure('DROP MATERIALIZED VIEW matview_1 CASCADE')).toMatchInlineSnapshot();
     await client.query('ROLLBACK');
   });
 
