@@ -138,6 +138,8 @@ async function ask(address: RegistryAddress, method: string, path: string, body:
   const payload = body === undefined ? undefined : JSON.stringify(body);
   const options: RequestOptions = {
     method,
+    // A connection of its own: one that was kept may have been closed over there in the meantime, and requests are few.
+    agent: false,
     headers: {
       accept: `${MEDIA_TYPE}, application/json`,
       ...(payload === undefined ? {} : { 'content-type': MEDIA_TYPE, 'content-length': Buffer.byteLength(payload) }),

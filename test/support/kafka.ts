@@ -4,14 +4,13 @@
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { type Certificate, type TestAuthority, testAuthority } from './certificates.ts';
 import { testRoot } from './cluster-template.ts';
-import { findJava } from './java.ts';
+import { findJava, freePorts, startWatcher } from './java.ts';
 import { mavenFiles } from './maven.ts';
 
 export interface TestKafkaOptions {
@@ -98,7 +97,7 @@ async function ownKafka(java: string, jars: readonly string[], options: TestKafk
   const home = mkdtempSync(join(testRoot(), 'kafka-'));
   const logFile = join(home, 'broker.log');
   const watcher = startWatcher(home);
-  const [clientPort, plainPort, controllerPort] = await freePorts(3);
+  const [clientPort = 0, plainPort = 0, controllerPort = 0] = await freePorts(3);
   const authority = options.tls === true ? testAuthority() : undefined;
   const properties = brokerProperties(home, { client: clientPort, plain: plainPort, controller: controllerPort }, options, authority);
   const propertiesFile = join(home, 'server.properties');
@@ -238,31 +237,6 @@ function scramArguments(options: TestKafkaOptions): string[] {
   if (options.sasl !== true) return [];
   const user = `[name=${KAFKA_USER.username},password=${KAFKA_USER.password}]`;
   return ['--add-scram', `SCRAM-SHA-256=${user}`, '--add-scram', `SCRAM-SHA-512=${user}`];
-}
-
-/** Kills the broker it was told of last and removes the files as soon as this process is gone: nobody writes to its input then. */
-function startWatcher(home: string): ChildProcess {
-  const script =
-    'while read -r pid; do last=$pid; done; [ -n "$last" ] && grep -qs "$0" /proc/$last/cmdline && kill -9 "$last"; rm -rf "$0"';
-  const watcher = spawn('sh', ['-c', script, home], { detached: true, stdio: ['pipe', 'ignore', 'ignore'] });
-  watcher.unref();
-  return watcher;
-}
-
-async function freePorts(count: number): Promise<[number, number, number]> {
-  const servers = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const server = createServer();
-      await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-      return server;
-    }),
-  );
-  const [a = 0, b = 0, c = 0] = servers.map((server) => {
-    const address = server.address();
-    server.close();
-    return typeof address === 'object' && address !== null ? address.port : 0;
-  });
-  return [a, b, c];
 }
 
 function startCount(logFile: string): number {

@@ -9,7 +9,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { apiVersionsV3, createTopicsV7 } from '@platformatic/kafka';
 import { version } from '../../version.ts';
-import { KafkaError } from './failure.ts';
+import { CLOSED, KafkaError } from './failure.ts';
 import { openProducer, type ProducerOptions, type TransactionalProducer } from './producer.ts';
 import { endOffset, type KafkaMessage, readCommitted, settledEnd, startOffset } from './reader.ts';
 import { type KafkaAddress, openTransport, type Placement } from './transport.ts';
@@ -57,7 +57,7 @@ export async function connectKafka(address: KafkaAddress): Promise<KafkaConnecti
   const transport = openTransport(address);
 
   const probe = async (): Promise<void> => {
-    const answer = await transport.call('any', apiVersionsV3.api, ['millrace', version], 'ask Kafka what it speaks');
+    const answer = await transport.call('any', apiVersionsV3.api, ['millrace', version], 'ask Kafka what it speaks').catch(withGuess);
     for (const [key, name, needed] of NEEDED) {
       const spoken = answer.apiKeys.find((one) => one.apiKey === key);
       if (spoken === undefined || spoken.maxVersion < needed || spoken.minVersion > needed) {
@@ -65,13 +65,18 @@ export async function connectKafka(address: KafkaAddress): Promise<KafkaConnecti
         throw new KafkaError('fatal', 'unsupported', message);
       }
     }
-    await transport.controller();
+    await transport.controller().catch(withGuess);
   };
 
-  const placementWithLeaders = async (topic: string): Promise<Placement | undefined> => {
-    const placement = await transport.retrying(() => transport.placement(topic));
-    return placement;
+  /** A broker that wants TLS or a login closes the connection without a word. */
+  const withGuess = (error: unknown): never => {
+    const dumb = error instanceof KafkaError && error.message.endsWith(CLOSED) && (address.tls === null || address.sasl === null);
+    if (!dumb) throw error;
+    const wanted = [...(address.tls === null ? ['TLS'] : []), ...(address.sasl === null ? ['a login'] : [])].join(' or ');
+    throw new KafkaError(error.kind, error.condition, `${error.message}; it may want ${wanted}`, { cause: error });
   };
+
+  const placementWithLeaders = (topic: string): Promise<Placement | undefined> => transport.retrying(() => transport.placement(topic));
 
   const lastProgress = async (topic: string, key: string): Promise<Buffer | undefined> => {
     const placement = await placementWithLeaders(topic);

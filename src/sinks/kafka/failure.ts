@@ -92,7 +92,8 @@ export function kafkaError(error: unknown, doing: string): KafkaError {
   }
   const system = chain.find((one) => typeof one['code'] === 'string' && !String(one['code']).startsWith('PLT_'));
   const deepest = system ?? chain.at(-1);
-  const why = deepest === undefined ? String(error) : deepest.message;
+  const said = deepest === undefined ? String(error) : deepest.message;
+  const why = said.startsWith('Connection closed') ? CLOSED : said;
   if (chain.some((one) => one['code'] === 'PLT_KFK_AUTHENTICATION')) {
     return new KafkaError('fatal', 'authentication', `cannot ${doing}: ${why}`, { cause: error });
   }
@@ -102,6 +103,9 @@ export function kafkaError(error: unknown, doing: string): KafkaError {
   }
   return new KafkaError('retriable', 'unreachable', `cannot ${doing}: ${why}`, { cause: error });
 }
+
+/** What the library calls a connection that ended; a broker says no more than that to a client that it takes for a stranger. */
+export const CLOSED = 'the broker closed the connection';
 
 type AnyError = Error & Readonly<Record<string, unknown>>;
 

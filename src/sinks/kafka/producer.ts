@@ -40,7 +40,8 @@ export interface ProducerOptions {
  * One producer with a transactional id. Calls follow one another: never two at once.
  *
  * When `send`, `commit` or `abort` throws a retriable KafkaError, call `recover`, which ends the transaction one way or the other: a commit that
- * failed may nevertheless have happened. So read the progress record then (`lastProgress`) and go on behind what it says.
+ * failed may nevertheless have happened. So read the progress record then (`lastProgress`) and go on behind what it says. `recover` too may throw a
+ * retriable error, while the cluster is still away: call it again.
  * When it throws one of kind `fenced`, another producer has this transactional id, or the transaction was open for longer than its timeout.
  */
 export interface TransactionalProducer {

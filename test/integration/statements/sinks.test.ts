@@ -153,13 +153,23 @@ describe('CREATE SINK', () => {
 
   it('has the hashes that other producers partition by', async () => {
     // Values of Kafka's own tests (UtilsTest.testMurmur2), the high bit cleared; the check value of CRC-32.
-    const words = ['21', 'foobar', 'a-little-bit-long-string', 'a-little-bit-longer-string', 'lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8', 'abc'];
-    const hashes = await client.rows('SELECT millrace.kafka_murmur2(w) FROM unnest($1::text[]) WITH ORDINALITY x(w, n) ORDER BY n', [words]);
+    const words = [
+      '21',
+      'foobar',
+      'a-little-bit-long-string',
+      'a-little-bit-longer-string',
+      'lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8',
+      'abc',
+    ];
+    const hashes = await client.rows('SELECT millrace.kafka_murmur2(w) FROM unnest($1::text[]) WITH ORDINALITY x(w, n) ORDER BY n', [
+      words,
+    ]);
     expect(hashes.flat()).toEqual([-973932308, -790332482, -985981536, -1486304829, -58897971, 479470107].map((hash) => hash & 0x7fffffff));
     expect(await client.rows("SELECT millrace.crc32('123456789'), millrace.crc32('\\x00ff'::bytea), millrace.crc32('')")).toEqual([
       ['3421780262', String(crc32(Buffer.from([0, 255]))), '0'],
     ]);
-    const sink = "CREATE SINK s1 FROM orders INTO KAFKA CONNECTION kafka_connection (TOPIC 'x', PARTITION BY millrace.crc32(item)) KEY (id)";
+    const sink =
+      "CREATE SINK s1 FROM orders INTO KAFKA CONNECTION kafka_connection (TOPIC 'x', PARTITION BY millrace.crc32(item)) KEY (id)";
     expect(await made(sink)).toMatchObject({ target: { partitionBy: 'millrace.crc32(item)' } });
   });
 
@@ -540,7 +550,10 @@ describe('ALTER SINK .. SET FROM', () => {
   it('keeps the former relation until the cutover', async () => {
     await client.query('BEGIN');
     await client.query('ALTER SINK foo SET FROM matview_2');
-    expect(await client.failure('DROP MATERIALIZED VIEW matview_1 CASCADE')).toMatchInlineSnapshot();
+    expect(await client.failure('DROP MATERIALIZED VIEW matview_1 CASCADE')).toMatchInlineSnapshot(`
+      "ERROR 55006: sink public.foo still reads materialized view public.matview_1 until its cutover
+      HINT: Wait until next_relation of it is empty in millrace.sinks, or type: DROP SINK public.foo;"
+    `);
     await client.query('ROLLBACK');
   });
 

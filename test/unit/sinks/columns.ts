@@ -1,11 +1,11 @@
 /** Columns of every kind of type with values as Postgres writes them, for tests of formats. */
-import type { TypedColumn as SinkColumn, SinkType } from '../../../src/catalog/sink-model.ts';
+import type { SinkType, TypedColumn } from '../../../src/catalog/sink-model.ts';
 
 export function type(typeName: string, more: Partial<SinkType> = {}): SinkType {
   return { typeName, typmod: -1, ...more };
 }
 
-export function column(name: string, of: SinkType | string, nullable = true): SinkColumn {
+export function column(name: string, of: SinkType | string, nullable = true): TypedColumn {
   return { name, nullable, ...(typeof of === 'string' ? type(of) : of) };
 }
 

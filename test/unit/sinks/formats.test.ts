@@ -1,9 +1,10 @@
 import avsc from 'avsc';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { TypedColumn as SinkColumn, SinkType } from '../../../src/catalog/sink-model.ts';
+import type { SinkType, TypedColumn } from '../../../src/catalog/sink-model.ts';
 import { avroChanges, avroRows } from '../../../src/sinks/formats/avro.ts';
 import { avroNames } from '../../../src/sinks/formats/avro-schema.ts';
+
 import { jsonObject } from '../../../src/sinks/formats/json.ts';
 import { bytesValue } from '../../../src/sinks/formats/plain.ts';
 import { column, numeric, SAMPLES, type } from './columns.ts';
@@ -33,7 +34,7 @@ function json(of: SinkType, text: string | null): string {
   return made.toJson([text]);
 }
 
-function avro(columns: readonly SinkColumn[], row: readonly (string | null)[]): { bytes: Buffer; read: unknown; schema: object } {
+function avro(columns: readonly TypedColumn[], row: readonly (string | null)[]): { bytes: Buffer; read: unknown; schema: object } {
   const encoder = avroRows(
     columns,
     columns.map((_, index) => index),
