@@ -7,6 +7,7 @@ import { performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { runnerImport } from 'vite';
+import { connectKafka } from '../dist/sinks/kafka/client.js';
 import { endOffset, readCommitted } from '../dist/sinks/kafka/reader.js';
 import { openTransport } from '../dist/sinks/kafka/transport.js';
 import { cleanUp, median, show, startMillrace, startPostgres } from './support/peers.mjs';
@@ -56,6 +57,9 @@ async function run() {
   await client.query('CREATE MATERIALIZED VIEW other AS SELECT id, name, price, stock, changed, note FROM item');
 
   // The peer: records of about the size ours have.
+  const cluster = await connectKafka({ brokers: [broker], tls: null, sasl: null });
+  await cluster.ensureTopic({ name: 'perf', partitions: 4 });
+  await cluster.close();
   const perf = [];
   for (let round = 0; round < 3; round++) {
     const printed = await kafka.tool('org.apache.kafka.tools.ProducerPerformance', [

@@ -63,9 +63,7 @@ CREATE TABLE millrace.sink (
     details       jsonb,                   -- {"hint": ..}
     status_since  timestamptz NOT NULL DEFAULT now(),
     -- Nothing later than this may leave yet: a cutover is being prepared.
-    hold_ts       bigint,
-    -- What it had still to deliver was thrown away, because its outbox had grown to the limit.
-    overrun       boolean NOT NULL DEFAULT false
+    hold_ts       bigint
 );
 CREATE UNIQUE INDEX sink_name ON millrace.sink (namespace, name) WHERE status <> 'dropped';
 
@@ -91,6 +89,8 @@ CREATE TABLE millrace.sink_progress (
     backfill_seq bigint,                   -- of the version's backfill; null: done, or none
     messages    bigint  NOT NULL DEFAULT 0,
     bytes       bigint  NOT NULL DEFAULT 0,
+    -- What it had still to deliver was thrown away, because its outbox had grown to the limit.
+    overrun     boolean NOT NULL DEFAULT false,
     updated_at  timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 10);
 

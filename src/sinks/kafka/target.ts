@@ -137,10 +137,18 @@ function partitionOf(value: string | null, count: number): number {
   return number < 0n ? 0 : Number(number % BigInt(count));
 }
 
-/** A JSON object of texts. */
+const pair = /"((?:[^"\\]|\\.)*)"=>(?:NULL|"((?:[^"\\]|\\.)*)")/g;
+
+/** Pairs of an hstore as Postgres writes it. */
+function hstorePairs(text: string): [string, string | null][] {
+  const plain = (quoted: string): string => quoted.replace(/\\(.)/g, '$1');
+  return [...text.matchAll(pair)].map(([, name = '', value]) => [plain(name), value === undefined ? null : plain(value)]);
+}
+
+/** A JSON object of texts, or an hstore. */
 function headersOf(map: string | null): KafkaHeader[] {
   if (map === null) return [];
-  const entries = Object.entries(JSON.parse(map) as Readonly<Record<string, unknown>>);
+  const entries = map.startsWith('{') ? Object.entries(JSON.parse(map) as Readonly<Record<string, unknown>>) : hstorePairs(map);
   return entries
     .filter(([header]) => !header.startsWith('materialize-'))
     .map(([header, value]) => ({ name: header, value: value === null ? null : Buffer.from(String(value)) }));
