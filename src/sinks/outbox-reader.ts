@@ -11,8 +11,8 @@ import type { OutboxRow } from './changes.ts';
 import type { Position } from './positions.ts';
 
 /** Rows of one batch, unless an epoch alone has more. */
-const batchRows = 20_000;
-const fetchRows = 2_000;
+const batchRows = 50_000;
+const fetchRows = 5_000;
 
 export interface Outlook {
   readonly leads: boolean;
