@@ -17,6 +17,7 @@ import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { followEnums } from './enum-labels.ts';
 import { countEpoch, fence, progress } from './epoch-ends.ts';
+import { reach, reachSoon } from './fault-points.ts';
 import { recordVersions } from './origin-history.ts';
 import { failRelation } from './relation-errors.ts';
 import { fewRows } from './row-arrays.ts';
@@ -125,6 +126,7 @@ export class Epoch {
     session.uncork();
     await begun;
     await fenced;
+    reach('steps.begun');
     return new Epoch(engine);
   }
 
@@ -140,6 +142,7 @@ export class Epoch {
     }
     if (byStorage.size === 0) return;
     for (const [storageId, steps] of byStorage) await this.#applyTo(storageId, steps);
+    reach('steps.applied');
   }
 
   async #applyTo(storageId: number, steps: readonly Step[], again = true): Promise<void> {
@@ -242,6 +245,7 @@ export class Epoch {
         if (turns !== undefined && (await turns.take(view, inputs))) this.touch(view.id);
       }
     }
+    reach('steps.views-kept');
     if (turns !== undefined) this.sendAll(turns.ending());
     this.send(ending);
     const few = this.#rows <= fewRows;
@@ -258,7 +262,9 @@ export class Epoch {
     for (const { name, sql, params } of progress(positions)) last.push(session.execute(name, sql, params));
     last.push(session.query('COMMIT'));
     session.uncork();
+    reachSoon('steps.commit-sent');
     await Promise.all(last);
+    reach('steps.committed');
     for (const { table, result } of emptied) deltas.emptied(table, (await result).tag);
     for (const baseId of late) this.#engine.changes.filled.add(baseId);
     countEpoch(this.#engine, this.#rows);

@@ -14,6 +14,7 @@ import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { requireStatementError } from './epoch.ts';
 import { countEpoch, fence, progress } from './epoch-ends.ts';
+import { reach, reachSoon } from './fault-points.ts';
 import { recordVersions } from './origin-history.ts';
 import { fewRows } from './row-arrays.ts';
 import { freePlanner } from './session-settings.ts';
@@ -36,7 +37,9 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   const empties = [...changed].map(deltaTable).map((table) => ({ table, execution: engine.deltas.empty(table, rows <= fewRows) }));
 
   let emptied: readonly StatementResult[];
+  reach('small.epoch-begun');
   try {
+    reachSoon('small.epoch-sent');
     emptied = await send(
       engine,
       steps,
@@ -54,6 +57,7 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   empties.forEach(({ table }, index) => {
     engine.deltas.emptied(table, emptied[index]?.tag ?? '');
   });
+  reach('small.epoch-committed');
   countEpoch(engine, rows);
   return true;
 }

@@ -10,6 +10,7 @@ import type { TableShape } from '../replication/origin-tables.ts';
 import { forgetColumns, imageOf, rowHash, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
+import { reach } from './fault-points.ts';
 import { dependentViews, relationGate } from './relation-errors.ts';
 import { storagesOf } from './relation-targets.ts';
 import { brokenVersions, lostColumns } from './schema-change.ts';
@@ -96,6 +97,7 @@ export async function finishResync(
     for (const table of state.tables.values())
       if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id)) revived.add(table.id);
   }
+  reach('resync.difference-written');
   await epoch.run([
     "SET LOCAL lock_timeout = '5s'",
     ...copies.flatMap((copy) => [
@@ -106,7 +108,9 @@ export async function finishResync(
     ...revive(engine, revived),
     'SET LOCAL lock_timeout = 0',
   ]);
+  reach('resync.copies-dropped');
   await epoch.commit(reached === null ? new Map() : new Map([[runner.source.id, reached]]));
+  reach('resync.finished');
   return reached;
 }
 

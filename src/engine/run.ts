@@ -19,6 +19,7 @@ import type { Batch } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
 import { DeltaTables } from './delta-tables.ts';
 import { Epoch } from './epoch.ts';
+import { reach, reachSoon } from './fault-points.ts';
 import { Gathering } from './gathering.ts';
 import { quickEpoch } from './quick-epoch.ts';
 import { Reconciler } from './reconcile.ts';
@@ -129,7 +130,9 @@ class EngineLoop {
       this.#woken = false;
       await this.#pause(500);
     }
+    reach('leader.locked');
     const [token] = await this.#session.query('UPDATE millrace.epoch SET token = token + 1 RETURNING token');
+    reach('leader.token-raised');
     return BigInt(token?.rows[0]?.[0] ?? '0');
   }
 
@@ -205,6 +208,7 @@ class EngineLoop {
     });
     const reconciler = new Reconciler(engine, sources, capture, refreshes, reload);
     await reconciler.recover();
+    reach('leader.recovered');
     this.#startTimers(engine, sources, capture, refreshes);
     this.#hooks.ready();
     this.#log.info({ token: String(token) }, 'leading');
@@ -220,7 +224,7 @@ class EngineLoop {
         reconciler.run(catalog);
       }
       for (const task of this.#tasks.splice(0)) await task();
-      if (this.#broken.length > 0) await reconciler.fail(this.#broken.splice(0));
+      await this.#failBroken(reconciler);
       const worked = await this.#work(engine, sources, reconciler, failed);
       const refreshed = !this.#catalogDue && (await refreshes.work());
       if (!worked && !refreshed && !this.#catalogDue && this.#tasks.length === 0)
@@ -234,6 +238,7 @@ class EngineLoop {
   async #acknowledge(): Promise<void> {
     const waiting = this.#unflushed.splice(0);
     if (waiting.length === 0) return;
+    reach('acknowledge.committed-not-flushed');
     const asked = await this.#admin.query<{ lsn: string }>('SELECT pg_current_wal_insert_lsn() AS lsn');
     for (;;) {
       const flushed = await this.#admin.query<{ done: boolean }>('SELECT pg_current_wal_flush_lsn() >= $1::pg_lsn AS done', [
@@ -242,7 +247,9 @@ class EngineLoop {
       if (flushed.rows[0]?.done === true) break;
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
+    reach('acknowledge.flushed-not-sent');
     for (const then of waiting) then();
+    reachSoon('acknowledge.sent');
   }
 
   #startTimers(engine: EngineContext, sources: SourceManager, capture: BaseCapture, refreshes: RefreshLoop): void {
@@ -298,8 +305,9 @@ class EngineLoop {
       performance.now(),
       taken.reduce((sum, { batch }) => sum + batch.transactions, 0),
     );
+    reach('small.batch-taken');
     // What a change of the origin's schema means is written before the rows that came after it can be read.
-    if (this.#broken.length > 0) await reconciler.fail(this.#broken.splice(0));
+    await this.#failBroken(reconciler);
     const whole = taken.flatMap(({ runner, batch }) => (batch.endLsn === null ? [] : [{ runner, batch, lsn: batch.endLsn }]));
     if (whole.length > 0) {
       const positions = new Map(whole.map(({ runner, lsn }) => [runner.source.id, lsn]));
@@ -315,14 +323,23 @@ class EngineLoop {
     return true;
   }
 
+  async #failBroken(reconciler: Reconciler): Promise<void> {
+    if (this.#broken.length === 0) return;
+    reach('ddl.epoch-waits');
+    await reconciler.fail(this.#broken.splice(0));
+    reach('ddl.versions-failed');
+  }
+
   /** A transaction that comes in parts: its epoch stays open until its commit has come. */
   async #large(engine: EngineContext, sources: SourceManager, runner: SourceRunner, first: Batch, failed: () => unknown): Promise<void> {
     const epoch = await Epoch.begin(engine);
     let batch: Batch | null = first;
+    reach('large.begun');
     for (;;) {
       for (const version of this.#broken.splice(0)) await epoch.fail(version.relationId, version.error);
       await epoch.apply(batch);
       if (batch.endLsn !== null) break;
+      reach('large.part-applied');
       batch = await this.#rest(runner, sources, failed);
       if (batch === null) {
         // The stream broke in the middle of a transaction: it comes again, whole.
@@ -330,12 +347,14 @@ class EngineLoop {
         return;
       }
     }
+    reach('large.last-applied');
     await epoch.commit(new Map([[runner.source.id, batch.endLsn]]));
     this.#reached(engine, runner, batch.endLsn);
   }
 
   #reached(engine: EngineContext, runner: SourceRunner, lsn: Lsn): void {
     runner.committed(lsn);
+    reach('small.recorded');
     this.#unflushed.push(() => runner.flushed(lsn));
     if (copiedOf(engine, runner.source.id)) this.#catalogDue = true;
   }

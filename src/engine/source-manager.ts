@@ -13,6 +13,7 @@ import { describeTables, listPublished, type OriginTable, shapeOf, type TableSha
 import { createSlot, dropSlot, freeSlot, lookUpSlot, retainedWal, type SlotInfo } from '../replication/slots.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { EngineContext } from './context.ts';
+import { reach } from './fault-points.ts';
 import { type Learned, OriginHistory, recordVersions } from './origin-history.ts';
 import { type OriginLostError, whyLost } from './origin-lost.ts';
 import { resolveRelation, storagesOf } from './relation-targets.ts';
@@ -173,6 +174,7 @@ export class SourceManager {
       // Created before a crash that came before its position was recorded: nothing was read from it.
       if (slot !== undefined) await dropSlot(client, source.slot, { terminate: true });
       const { consistentPoint } = await createSlot(address, source.slot, { failover: true });
+      reach('slot.created');
       await this.#engine.admin.query(
         'UPDATE millrace.source SET timeline = $2, system_identifier = coalesce(system_identifier, $3) WHERE id = $1',
         [source.id, identity.timeline, identity.systemIdentifier],
@@ -181,6 +183,7 @@ export class SourceManager {
         'INSERT INTO millrace.source_progress (source_id, lsn) VALUES ($1, $2) ON CONFLICT (source_id) DO NOTHING',
         [source.id, formatLsn(consistentPoint)],
       );
+      reach('slot.recorded');
       return { startLsn: consistentPoint, history: await this.#history(client, source, tells, consistentPoint) };
     } finally {
       await client.end().catch(() => undefined);
@@ -199,12 +202,15 @@ export class SourceManager {
     this.#engine.log.warn({ source: source.name, reason: lost?.message ?? 'ALTER SOURCE .. RESYNC' }, 'a source is resynchronised');
     if (lost !== null && slot !== undefined) await dropSlot(client, source.slot, { terminate: true });
     else if (slot?.activePid !== undefined) await freeSlot(client, source.slot);
+    reach('resync.slot-dropped');
     const begins = lost === null ? null : (await createSlot(source.address, source.slot, { failover: true })).consistentPoint;
+    reach('resync.slot-made');
     await this.#engine.exclusively(async () => {
       await this.#hooks.reload();
       await beginResync(this.#engine, source, begins, identity.timeline);
       await this.#hooks.reload();
     });
+    reach('resync.marked');
     const startLsn = begins ?? (await this.#recordedLsn(source.id)) ?? 0n;
     const history = await this.#history(client, source, tells, startLsn);
     if (begins === null) return { startLsn, history };
@@ -348,6 +354,7 @@ export class SourceManager {
       runner.received - runner.applied,
     );
     const { received, applied } = runner;
+    reach('position.not-saved');
     // Durable before it is acknowledged, and not by way of Millrace's own settings: this row says whether the slot is still ours.
     await this.#engine.admin.query(
       `WITH durable AS (SELECT set_config('synchronous_commit', 'on', true))
@@ -356,6 +363,7 @@ export class SourceManager {
        WHERE (source_position.origin_lsn, source_position.reached_lsn) IS DISTINCT FROM (excluded.origin_lsn, excluded.reached_lsn)`,
       [source.id, formatLsn(received), formatLsn(applied)],
     );
+    reach('position.saved-not-sent');
     runner.saved(applied);
   }
 

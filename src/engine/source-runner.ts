@@ -9,6 +9,7 @@ import type { TableShape } from '../replication/origin-tables.ts';
 import { type ChangeHandler, PgoutputDecoder, type RelationMessage } from '../replication/pgoutput.ts';
 import { type ReplicationStream, startStream } from '../replication/stream.ts';
 import { type Batch, BatchBuilder, type Target } from './change-batch.ts';
+import { reach } from './fault-points.ts';
 import type { Learned, OriginHistory, OriginVersion } from './origin-history.ts';
 import type { SourceRow } from './source-row.ts';
 
@@ -360,6 +361,7 @@ export class SourceRunner {
   #record(version: OriginVersion | null): void {
     if (version === null) return;
     this.#ordinal++;
+    reach('ddl.learned');
     this.#builder.version(version);
   }
 

@@ -16,6 +16,7 @@ import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import { applyStaged, clearStorage, forgetColumns, imageOf, insertColumns, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
+import { reach } from './fault-points.ts';
 import { relationGate } from './relation-errors.ts';
 import { freePlanner } from './session-settings.ts';
 import type { SourceRunner } from './source-runner.ts';
@@ -35,7 +36,9 @@ export async function copyStorage(
 ): Promise<void> {
   const { address } = runner.source;
   if (address === null) throw new Error(runner.source.addressProblem ?? 'no address');
+  reach('copy.began');
   const snapshot = await cleanSnapshot(address, runner);
+  reach('copy.snapshot-taken');
   try {
     const upstream = await connectRaw(engine.config.upstream, {
       database: engine.config.database,
@@ -73,6 +76,7 @@ export async function copyStorage(
             .catch(() => undefined);
         },
       });
+      reach('copy.rows-in');
       await Promise.all([snapshot.flush(), upstream.query(`ANALYZE ${storageTable(storage.id)}`)]);
       const [marked] = await upstream.query(
         `UPDATE millrace.storage s
@@ -83,7 +87,9 @@ export async function copyStorage(
          RETURNING s.id`,
       );
       // Another leader, or the table was dropped meanwhile: what was copied is not wanted.
+      reach('copy.marked');
       await upstream.query(marked?.rows.length === 1 ? 'COMMIT' : 'ROLLBACK');
+      reach('copy.committed');
     } finally {
       await upstream.close().catch(() => undefined);
     }
@@ -116,6 +122,7 @@ const snapshotText = ({ snapshot }: OriginSnapshot): string => `${snapshot.xmin}
 export async function goLive(engine: EngineContext, copied: Storage, runner: SourceRunner, lost: readonly number[]): Promise<Lsn | null> {
   const { state } = engine;
   const storage = without(copied, lost);
+  reach('copy.held');
   const epoch = await Epoch.begin(engine);
   let reached: Lsn | null = null;
   for (let batch = runner.take(); batch !== null; batch = runner.take()) {
@@ -124,6 +131,7 @@ export async function goLive(engine: EngineContext, copied: Storage, runner: Sou
   }
   if (lost.length > 0) await epoch.run(forgetColumns(copied, lost));
   await applySpool(engine, storage);
+  reach('copy.spool-applied');
   const superseded = storage.supersedes === null ? undefined : state.storages.get(storage.supersedes);
   const moves = superseded !== undefined && superseded.state === 'live';
   if (moves && storage.keyAttnums.length === 0) await keepRowIds(engine, superseded, storage);
@@ -146,7 +154,9 @@ export async function goLive(engine: EngineContext, copied: Storage, runner: Sou
     'SET LOCAL lock_timeout = 0',
   );
   await epoch.run(statements);
+  reach('copy.gates-open');
   await epoch.commit(reached === null ? new Map() : new Map([[storage.sourceId, reached]]));
+  reach('copy.live');
   return reached;
 }
 
