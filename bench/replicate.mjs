@@ -39,6 +39,8 @@ const settings = {
 
 async function connect(port, database = 'postgres') {
   const client = new pg.Client({ host: '127.0.0.1', port, user: 'postgres', database });
+  // A server that is stopped ends its sessions; what matters fails where it is awaited.
+  client.on('error', () => undefined);
   await client.connect();
   return client;
 }
@@ -85,11 +87,12 @@ async function nativeContender(origin, target) {
 /** Millrace as it is run: its own processes, the target as upstream, driven by SQL through the proxy. Reads go to the target directly. */
 async function millraceContender(origin, target, home) {
   const admin = await connect(target.port);
-  await admin.query('CREATE DATABASE millrace');
+  // Not "millrace": that is the console.
+  await admin.query('CREATE DATABASE copy');
   await admin.end();
   const [listen, http] = [await freePort('127.0.0.1'), await freePort('127.0.0.1')];
   const main = fileURLToPath(new URL('../dist/main.js', import.meta.url));
-  const upstream = `postgres://postgres@127.0.0.1:${target.port}/millrace`;
+  const upstream = `postgres://postgres@127.0.0.1:${target.port}/copy`;
   const flags = [
     '--upstream',
     upstream,
@@ -118,8 +121,8 @@ async function millraceContender(origin, target, home) {
     if (healthy) break;
     if (child.exitCode !== null || Date.now() > end) throw new Error(`millrace did not start:\n${output}`);
   }
-  const client = await connect(listen, 'millrace');
-  const reader = await connect(target.port, 'millrace');
+  const client = await connect(listen, 'copy');
+  const reader = await connect(target.port, 'copy');
   await client.query(
     `CREATE CONNECTION origin TO POSTGRES (HOST '127.0.0.1', PORT ${origin.port}, USER 'postgres', DATABASE 'postgres', SSL MODE 'disable')`,
   );
