@@ -1,7 +1,6 @@
 /**
  * The engine of one database: becomes leader, then turns what the streams bring into epochs.
  * Invariant: crash only. Whatever is unexpected ends the process; the next leader begins from what is committed.
- * Leadership is an advisory lock held by the very session that runs the epochs, and a token each epoch checks.
  */
 import type { Client } from 'pg';
 import { ensureCatalog } from '../catalog/install.ts';
@@ -21,6 +20,7 @@ import { DeltaTables } from './delta-tables.ts';
 import { Epoch } from './epoch.ts';
 import { reach, reachSoon } from './fault-points.ts';
 import { Gathering } from './gathering.ts';
+import { becomeLeader, startHeartbeat } from './leadership.ts';
 import { quickEpoch } from './quick-epoch.ts';
 import { Reconciler } from './reconcile.ts';
 import { RefreshLoop } from './refresh-loop.ts';
@@ -39,8 +39,6 @@ export interface EngineHooks {
   failed?(error: unknown): void;
 }
 
-/** Two-part advisory lock of the leader ("mill" in ASCII, then 2). */
-const leaderLock = '1835625580, 2';
 const watchEveryMs = 1000;
 /** How often tables that are captured by triggers are looked at. */
 const lookEveryMs = 250;
@@ -54,10 +52,16 @@ export async function runEngine(config: EngineConfig, hooks: EngineHooks): Promi
     applicationName: 'millrace epochs',
     settings: epochSettings,
   });
-  await ensureCatalog(admin, config.secretKey);
   const loop = new EngineLoop(config, hooks, log, admin, session);
+  const heartbeat = await startHeartbeat(config.upstream, config.database, session.backendPid, (error) => loop.lost(error));
+  await ensureCatalog(admin, config.secretKey);
   void loop.run();
-  return { stop: () => loop.stop() };
+  return {
+    stop: async () => {
+      await loop.stop();
+      await heartbeat.stop();
+    },
+  };
 }
 
 class EngineLoop {
@@ -74,6 +78,9 @@ class EngineLoop {
   #tasks: (() => Promise<void>)[] = [];
   #broken: BrokenVersion[] = [];
   #timers: NodeJS.Timeout[] = [];
+  /** Why the engine is to end; null: it is not. */
+  #failure: unknown = null;
+  #over = false;
   readonly #gathering = new Gathering();
   /** Committed and not yet known to be on disk. */
   #unflushed: (() => void)[] = [];
@@ -87,12 +94,21 @@ class EngineLoop {
   }
 
   run(): Promise<void> {
-    this.#ended = this.#lead().catch((error: unknown) => {
-      if (this.#stopping) return;
-      this.#log.error({ err: error }, 'engine ends');
-      this.#hooks.failed?.(error);
-    });
+    this.#ended = this.#lead().catch((error: unknown) => this.#end(error));
     return this.#ended;
+  }
+
+  /** The upstream does not answer: what waits for it would do so in vain. */
+  lost(error: Error): void {
+    this.#session.destroy(error);
+    this.#end(error);
+  }
+
+  #end(error: unknown): void {
+    if (this.#stopping || this.#over) return;
+    this.#over = true;
+    this.#log.error({ err: error }, 'engine ends');
+    this.#hooks.failed?.(error);
   }
 
   async stop(): Promise<void> {
@@ -102,6 +118,11 @@ class EngineLoop {
     for (const timer of this.#timers) clearInterval(timer);
     await this.#session.close().catch(() => undefined);
     await this.#admin.end().catch(() => undefined);
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= error;
+    this.#kick();
   }
 
   #kick(): void {
@@ -122,28 +143,16 @@ class EngineLoop {
     });
   }
 
-  async #becomeLeader(): Promise<bigint | null> {
-    for (;;) {
-      if (this.#stopping) return null;
-      const [locked] = await this.#session.query(`SELECT pg_try_advisory_lock(${leaderLock})`);
-      if (locked?.rows[0]?.[0] === 't') break;
-      this.#woken = false;
-      await this.#pause(500);
-    }
-    reach('leader.locked');
-    const [token] = await this.#session.query('UPDATE millrace.epoch SET token = token + 1 RETURNING token');
-    reach('leader.token-raised');
-    return BigInt(token?.rows[0]?.[0] ?? '0');
+  async #untilLook(ms: number): Promise<'go on' | 'end'> {
+    this.#woken = this.#stopping;
+    await this.#pause(ms);
+    return this.#stopping ? 'end' : 'go on';
   }
 
   async #lead(): Promise<void> {
-    const token = await this.#becomeLeader();
+    const token = await becomeLeader(this.#session, this.#log, (ms) => this.#untilLook(ms));
     if (token === null) return;
-    let broken: unknown = null;
-    const fail = (error: unknown): void => {
-      broken ??= error;
-      this.#kick();
-    };
+    const fail = (error: unknown): void => this.#fail(error);
     this.#session.onClose((error) => fail(error ?? new Error('the upstream closed the session')));
     this.#admin.on('error', fail);
     let takes: (payload: string | undefined) => boolean = () => false;
@@ -213,7 +222,7 @@ class EngineLoop {
     this.#hooks.ready();
     this.#log.info({ token: String(token) }, 'leading');
 
-    const failed = (): unknown => broken;
+    const failed = (): unknown => this.#failure;
     while (!this.#stopping) {
       this.#woken = false;
       if (failed() !== null) throw failed();
@@ -253,7 +262,6 @@ class EngineLoop {
   }
 
   #startTimers(engine: EngineContext, sources: SourceManager, capture: BaseCapture, refreshes: RefreshLoop): void {
-    let watching = false;
     const bases = new BaseWatch();
     let acknowledging = false;
     this.#timers.push(
@@ -275,14 +283,7 @@ class EngineLoop {
           .changed(this.#admin, engine.state)
           .then((changed) => changed && engine.wake())
           .catch((error: unknown) => engine.fail(error));
-        if (watching) return;
-        watching = true;
-        void sources
-          .watch()
-          .catch((error: unknown) => engine.fail(error))
-          .finally(() => {
-            watching = false;
-          });
+        void sources.watch().catch((error: unknown) => engine.fail(error));
       }, watchEveryMs),
       setInterval(() => capture.look(), lookEveryMs),
       setInterval(() => {

@@ -2,7 +2,7 @@
  * Every source of the database: its slot, its stream, what its origin says of its tables.
  * Invariant: a source that cannot run says so in its status row and is tried again with growing pauses; the others go on.
  */
-import type { Client } from 'pg';
+import pg, { type Client } from 'pg';
 import type { Storage } from '../catalog/model.ts';
 import type { ServerAddress } from '../config.ts';
 import { installDdlMessages, removeDdlMessages } from '../replication/ddl-messages.ts';
@@ -10,7 +10,7 @@ import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import { connectionProblem, openOrigin } from '../replication/origin.ts';
 import { identifyOrigin, type OriginIdentity } from '../replication/origin-identity.ts';
 import { describeTables, listPublished, type OriginTable, shapeOf, type TableShape } from '../replication/origin-tables.ts';
-import { createSlot, dropSlot, freeSlot, lookUpSlot, retainedWal, type SlotInfo } from '../replication/slots.ts';
+import { createSlot, dropSlot, freeSlot, lookUpSlot, type SlotInfo, slotUse } from '../replication/slots.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { EngineContext } from './context.ts';
 import { reach } from './fault-points.ts';
@@ -47,6 +47,8 @@ interface Running {
   watcher: Client | null;
   /** It has been said that the origin keeps much WAL. */
   warned: boolean;
+  /** A look at it is under way. */
+  watching: boolean;
   stopped: boolean;
 }
 
@@ -81,7 +83,16 @@ export class SourceManager {
     }
     for (const source of sources.values()) {
       if (this.#running.has(source.id)) continue;
-      const entry: Running = { source, runner: null, pauseMs: firstPauseMs, retry: null, watcher: null, warned: false, stopped: false };
+      const entry: Running = {
+        source,
+        runner: null,
+        pauseMs: firstPauseMs,
+        retry: null,
+        watcher: null,
+        warned: false,
+        watching: false,
+        stopped: false,
+      };
       this.#running.set(source.id, entry);
       void this.#start(entry);
     }
@@ -295,23 +306,30 @@ export class SourceManager {
 
   /** Asks every origin for the present shape of the tables in use: a DDL that no write follows is seen this way. */
   async watch(): Promise<void> {
-    for (const entry of [...this.#running.values()]) {
-      const { runner, source } = entry;
-      if (runner === null || source.address === null) continue;
-      const storages = storagesOf(this.#engine, source.id).filter(
-        (storage) => storage.state === 'live' || storage.state === 'copied' || storage.state === 'copying',
-      );
-      try {
-        await this.#savePosition(source, runner);
-        entry.watcher ??= await openOrigin(source.address, { applicationName: 'millrace watch', statementTimeoutMs: 5_000 });
-        await this.#watchWal(entry, entry.watcher);
-        if (storages.length === 0) continue;
-        await this.#watchTables(entry.watcher, entry, storages);
-      } catch (error) {
-        void entry.watcher?.end().catch(() => undefined);
-        entry.watcher = null;
-        this.#engine.log.debug({ source: source.name, err: error }, 'origin cannot be watched');
-      }
+    await Promise.all([...this.#running.values()].map((entry) => this.#watchOne(entry)));
+  }
+
+  /** One origin that does not answer keeps no other waiting. */
+  async #watchOne(entry: Running): Promise<void> {
+    const { runner, source } = entry;
+    if (runner === null || source.address === null || entry.watching) return;
+    entry.watching = true;
+    const storages = storagesOf(this.#engine, source.id).filter(
+      (storage) => storage.state === 'live' || storage.state === 'copied' || storage.state === 'copying',
+    );
+    try {
+      await this.#savePosition(source, runner);
+      entry.watcher ??= await openOrigin(source.address, { applicationName: 'millrace watch', statementTimeoutMs: 5_000 });
+      await this.#watchWal(entry, entry.watcher);
+      if (storages.length > 0) await this.#watchTables(entry.watcher, entry, storages);
+    } catch (error) {
+      void entry.watcher?.end().catch(() => undefined);
+      entry.watcher = null;
+      this.#engine.log.debug({ source: source.name, err: error }, 'origin cannot be watched');
+      // An error is an answer.
+      if (!(error instanceof pg.DatabaseError)) runner.unanswered();
+    } finally {
+      entry.watching = false;
     }
   }
 
@@ -319,7 +337,8 @@ export class SourceManager {
   async #watchWal(entry: Running, client: Client): Promise<void> {
     const { log, metrics } = this.#engine;
     const { name, slot } = entry.source;
-    const bytes = (await retainedWal(client, slot)) ?? 0;
+    const { retained: bytes, active } = await slotUse(client, slot);
+    entry.runner?.seen(active);
     metrics[`millrace_slot_retained_wal_bytes{source=${JSON.stringify(name)}}`] = bytes;
     const isMuch = bytes > muchWal;
     if (isMuch && !entry.warned) log.warn({ source: name, slot, bytes }, 'the origin keeps much WAL for this source');

@@ -7,6 +7,7 @@ import { ddlPrefix, parseDdlMessage } from '../replication/ddl-messages.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import type { TableShape } from '../replication/origin-tables.ts';
 import { type ChangeHandler, PgoutputDecoder, type RelationMessage } from '../replication/pgoutput.ts';
+import { ConnectionLostError } from '../replication/postgres-error.ts';
 import { type ReplicationStream, startStream } from '../replication/stream.ts';
 import { type Batch, BatchBuilder, type Target } from './change-batch.ts';
 import { reach } from './fault-points.ts';
@@ -19,6 +20,11 @@ const partRows = 20_000;
 const aheadBytes = 16 * 1024 * 1024;
 /** Transactions remembered by xid, to recognise one that a snapshot does not see yet although it was decoded. */
 const rememberedXids = 20_000;
+
+/** The origin is asked every second how far it is: silence of so long, with other questions not answered either, is a connection that is dead. */
+const silenceMs = 5_000;
+/** Looks, a second apart, at a slot that nobody streams from. */
+const unseenLooks = 3;
 
 export interface ResolvedTarget {
   readonly storage: Storage;
@@ -81,6 +87,8 @@ export class SourceRunner {
   /** Holds not yet released: several tables may be going live. */
   #held = 0;
   #lookups: Promise<void> = Promise.resolve();
+  /** Looks in a row by which nobody streamed from the slot. */
+  #unseen = 0;
   #stopped = false;
   #announced = false;
   readonly #history: OriginHistory;
@@ -197,6 +205,19 @@ export class SourceRunner {
     if (version === null) return;
     this.#record(version);
     if (this.#wanted) this.#announce();
+  }
+
+  /** Whether the origin says that somebody streams from the slot: as nobody else may, that is us. */
+  seen(active: boolean): void {
+    this.#unseen = active ? 0 : this.#unseen + 1;
+    if (this.#unseen >= unseenLooks) this.#stream?.abandon(new ConnectionLostError('the origin has ended its side of the stream'));
+  }
+
+  /** The origin has not answered a question that it is asked every second. */
+  unanswered(): void {
+    const silence = this.#stream?.silence() ?? 0;
+    if (silence > silenceMs)
+      this.#stream?.abandon(new ConnectionLostError(`nothing heard from the origin for ${Math.round(silence / 1000)} s`));
   }
 
   /** Asks the origin to say how far it is; the answer moves `applied` when nothing is waiting. */
