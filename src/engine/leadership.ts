@@ -17,8 +17,8 @@ import { reach } from './fault-points.ts';
 
 const lookEveryMs = 250;
 const beatEveryMs = 500;
-/** Silence of a leader after which another takes over: with the looks before and the start after it that makes four to five seconds. */
-export const silenceMs = 3000;
+/** Silence of a leader after which another takes over: with the looks before and the start after it that makes three to five seconds. */
+export const silenceMs = 2500;
 /** An engine that has had no answer for so long ends, and its supervisor starts it again. */
 export const answerMs = 10_000;
 

@@ -139,7 +139,7 @@ export class SlotTakenError extends Error {
 export async function freeSlot(client: pg.Client, name: string, waitMs = 5_000): Promise<void> {
   for (const until = performance.now() + waitMs; ; ) {
     const { rows } = await client.query<{ pid: number; ours: boolean | null; who: string | null }>(
-      `SELECT s.active_pid AS pid, o.ours, pg_catalog.concat_ws(', ', pg_catalog.concat_ws(' ', NULLIF(a.application_name, ''), 'of role', a.usename), 'from ' || a.client_addr::text) AS who,
+      `SELECT s.active_pid AS pid, o.ours, pg_catalog.concat_ws(', ', pg_catalog.concat_ws(' ', NULLIF(a.application_name, ''), 'of role', a.usename), 'from ' || pg_catalog.host(a.client_addr)) AS who,
               CASE WHEN o.ours THEN pg_catalog.pg_terminate_backend(s.active_pid) END
          FROM pg_catalog.pg_replication_slots s
          LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid,

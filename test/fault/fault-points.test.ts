@@ -132,7 +132,7 @@ test(
     await streamReady(reader, await createStream(reader, 'own_total', ownQuery));
     await engine.stop();
 
-    const load = startLedgerLoad(origin, 150);
+    const load = startLedgerLoad(origin, 100);
     let going = true;
     const ownWriter = (async () => {
       const own = new pg.Client({ connectionString: upstream.url });
@@ -150,7 +150,7 @@ test(
     const watching = (async () => {
       const checker = new pg.Client({ connectionString: upstream.url });
       await checker.connect();
-      for (let lines = 0; going; await sleep(40)) {
+      for (let lines = 0; going; await sleep(100)) {
         const at = engine.faultPoint();
         const found = await ledgerProblems(checker);
         if ((await texts(checker, 'SELECT FROM own_total WHERE n = 50 AND total = 0')).length !== 1) found.push('own_total is wrong');

@@ -1,0 +1,20 @@
+import { describe, expect, it } from 'vitest';
+import { faultPoints, parseFaultPoint } from '../../../src/engine/fault-points.ts';
+
+describe('MILLRACE_FAULT_POINT', () => {
+  it('names a point, the pass, and what happens there', () => {
+    expect(parseFaultPoint('steps.applied')).toEqual({ point: 'steps.applied', pass: 1, signal: 'SIGKILL' });
+    expect(parseFaultPoint('steps.applied:3')).toEqual({ point: 'steps.applied', pass: 3, signal: 'SIGKILL' });
+    expect(parseFaultPoint('steps.applied:3:stop')).toEqual({ point: 'steps.applied', pass: 3, signal: 'SIGSTOP' });
+  });
+
+  it('means nothing when it is not set, and is refused when there is no such point', () => {
+    expect(parseFaultPoint(undefined)).toBeNull();
+    expect(parseFaultPoint('')).toBeNull();
+    expect(() => parseFaultPoint('steps.aplied')).toThrow('MILLRACE_FAULT_POINT: there is no point steps.aplied');
+  });
+
+  it('has each point once', () => {
+    expect(new Set(faultPoints).size).toBe(faultPoints.length);
+  });
+});
