@@ -103,15 +103,16 @@ export async function startHeartbeat(
 ): Promise<Heartbeat> {
   const client: Client = await connectPg(upstream, { database, applicationName: `millrace heartbeat ${backendPid}` });
   client.on('error', failed);
-  let asked: number | null = null;
+  // Beats since the question that is open. Not time: a process that was stopped for a while has not been listening.
+  let open: number | null = null;
   const beat = (): void => {
-    if (asked !== null) {
-      if (performance.now() - asked > answerMs) failed(new Error(`the upstream has not answered for ${answerMs / 1000} s`));
+    if (open !== null) {
+      if (++open * beatEveryMs > answerMs) failed(new Error(`the upstream has not answered for ${answerMs / 1000} s`));
       return;
     }
-    asked = performance.now();
+    open = 0;
     client.query('SELECT 1').then(() => {
-      asked = null;
+      open = null;
     }, failed);
   };
   const timer = setInterval(beat, beatEveryMs);
