@@ -1,19 +1,19 @@
-/** Transactions that a stream brought lately. Invariant: the last `remembered / 2` are always known. */
+/** Transactions that a stream brought lately. Invariant: the last `remembered` are known. Every transaction is written down; asked is hardly ever. */
 
 /** More than are ever committed between a commit's record in the WAL and its being visible. */
-const remembered = 20_000;
+const remembered = 16_384;
 
 export class RecentXids {
-  readonly #order: number[] = [];
-  readonly #known = new Set<number>();
+  /** In a circle; 0 is no xid of a transaction that writes. */
+  readonly #xids = new Uint32Array(remembered);
+  #next = 0;
 
   add(xid: number): void {
-    this.#order.push(xid);
-    this.#known.add(xid);
-    if (this.#order.length > remembered) for (const old of this.#order.splice(0, remembered / 2)) this.#known.delete(old);
+    this.#xids[this.#next] = xid;
+    this.#next = (this.#next + 1) % remembered;
   }
 
   has(xid: number): boolean {
-    return this.#known.has(xid);
+    return this.#xids.includes(xid);
   }
 }
