@@ -1,3 +1,4 @@
+import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { faultPoints, parseFaultPoint } from '../../../src/engine/fault-points.ts';
 
@@ -17,4 +18,12 @@ describe('MILLRACE_FAULT_POINT', () => {
   it('has each point once', () => {
     expect(new Set(faultPoints).size).toBe(faultPoints.length);
   });
+});
+
+it('each point is somewhere in the engine', () => {
+  const folder = new URL('../../../src/engine/', import.meta.url);
+  const sources = readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.ts') && name !== 'fault-points.ts')
+    .map((name) => readFileSync(new URL(name, folder), 'utf8'));
+  expect(faultPoints.filter((point) => !sources.some((source) => source.includes(`('${point}')`)))).toEqual([]);
 });
