@@ -124,8 +124,7 @@ export class Epoch {
     const begun = session.query('BEGIN');
     const fenced = session.query(`SELECT millrace.begin_epoch(${engine.token})`);
     session.uncork();
-    await begun;
-    await fenced;
+    await Promise.all([begun, fenced]);
     reach('steps.begun');
     return new Epoch(engine);
   }
