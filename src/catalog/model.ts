@@ -33,9 +33,14 @@ export interface Storage {
   readonly resyncs: number | null;
   /** Takes no rows of the stream until a copy of it has been compared. */
   readonly stale: boolean;
-  /** Text of the pg_snapshot the copy was taken at, and an LSN no transaction of the copy ended after. */
+  /**
+   * Text of a pg_snapshot: what it sees is in the copy, not taken from the spool. A copy in pieces has one from the beginning, and may go on where it was cut
+   * short. And an LSN no transaction of the copy ended after.
+   */
   readonly copySnapshot: string | null;
   readonly copyLsn: bigint | null;
+  /** Of a failed copy: milliseconds until it is tried again; null: never. */
+  readonly retryInMs: number | null;
 }
 
 /** A column of a version: what is shown, in order. */
@@ -51,6 +56,8 @@ export interface RelationError {
   readonly hint?: string;
   /** Relation where it began, when it is not this one. */
   readonly cause?: number;
+  /** It passes when the copy that failed has succeeded. */
+  readonly isRetried?: true;
 }
 
 export type RelationState = 'pending' | 'populating' | 'ready' | 'error' | 'dropped';
@@ -129,6 +136,8 @@ export interface StreamTable {
   readonly lastRefreshAt: number | null;
   /** The stream table whose place it takes once it is filled; null: none. */
   readonly replaces: number | null;
+  /** Those with the same number take their places in one step; null: it alone. */
+  readonly replacesWith: number | null;
   /** It has triggers (IMMEDIATE), or had when it was suspended. */
   readonly triggered: boolean;
   /** Schema and name of its facade, for alerts. */

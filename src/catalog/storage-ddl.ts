@@ -46,11 +46,11 @@ export function createStaging(storage: StorageShape): string {
   return `CREATE UNLOGGED TABLE IF NOT EXISTS ${stagingTable(storage.id)} (\n  ${own.join(',\n  ')}\n) WITH (autovacuum_enabled = off)`;
 }
 
-/** As staging, with the origin transaction, and logged: it outlives a crash of the upstream. */
+/** As staging, with the origin transaction, in the order it came in, and logged: it outlives a crash of the upstream. */
 export function createSpool(storage: StorageShape): string {
   const columns = storage.columns.map(columnDefinition);
   const own = [
-    'place bigint GENERATED ALWAYS AS IDENTITY',
+    'place bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY',
     'chunk bigint',
     'xid bigint',
     'seq integer',

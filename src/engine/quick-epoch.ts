@@ -7,13 +7,12 @@
  */
 import { deltaTable } from '../catalog/model.ts';
 import type { Lsn } from '../replication/lsn.ts';
-import type { PostgresError } from '../replication/postgres-error.ts';
 import type { Execution, StatementResult } from '../replication/session-contract.ts';
 import { sendStep, stepExecutions } from './apply-steps.ts';
 import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { requireStatementError } from './epoch.ts';
-import { countEpoch, fence, progress } from './epoch-ends.ts';
+import { countEpoch, fence, leadershipLost, progress } from './epoch-ends.ts';
 import { reach, reachSoon } from './fault-points.ts';
 import { recordVersions } from './origin-history.ts';
 import { fewRows } from './row-arrays.ts';
@@ -50,7 +49,7 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   } catch (error) {
     for (const { table } of empties) engine.deltas.unknown(table);
     const reason = requireStatementError(error);
-    if (isFence(reason)) throw reason;
+    if (reason.code === leadershipLost) throw reason;
     engine.log.info({ code: reason.code, reason: reason.message }, 'an epoch is done again step by step');
     return false;
   }
@@ -126,6 +125,3 @@ function viewExecutions(engine: EngineContext, changed: Set<number>): Execution[
   if (executions.length > 0) executions.unshift({ name: 'free', sql: freePlanner });
   return executions;
 }
-
-/** Raised by millrace.begin_epoch: another process leads. */
-const isFence = (error: PostgresError): boolean => error.code === '55P04';

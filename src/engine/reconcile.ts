@@ -23,9 +23,11 @@ import type { BaseCapture } from './base/capture.ts';
 import { baseError, baseProblem, sameColumns, usedAttnums } from './base/shapes.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
 import type { EngineContext } from './context.ts';
-import { followEnums } from './enum-labels.ts';
+import { CopyFailures } from './copy-failures.ts';
 import { Epoch } from './epoch.ts';
+import { goLive } from './go-live.ts';
 import { fillImmediate, rebuildImmediate, wantsRebuild } from './immediate/fill.ts';
+import { leftWaiting, openWaiting } from './open-view.ts';
 import { suspend } from './refresh-epoch.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
 import { failRelation, heldView, relationGate } from './relation-errors.ts';
@@ -34,7 +36,7 @@ import { lostColumns } from './schema-change.ts';
 import type { SourceManager } from './source-manager.ts';
 import type { SourceRunner } from './source-runner.ts';
 import { isImmediate } from './streams/due.ts';
-import { copyStorage, goLive, restartCopy } from './table-copy.ts';
+import { copyStorage, isResumable, restartCopy } from './table-copy.ts';
 import { populateView } from './view-populate.ts';
 
 export class Reconciler {
@@ -44,10 +46,12 @@ export class Reconciler {
   readonly #refreshes: RefreshLoop;
   readonly #reload: () => Promise<void>;
   readonly #copying = new Map<number, AbortController>();
+  readonly #failures: CopyFailures;
   readonly #populating = new Set<number>();
 
   constructor(engine: EngineContext, sources: SourceManager, capture: BaseCapture, refreshes: RefreshLoop, reload: () => Promise<void>) {
     this.#engine = engine;
+    this.#failures = new CopyFailures(engine);
     this.#sources = sources;
     this.#capture = capture;
     this.#refreshes = refreshes;
@@ -56,7 +60,6 @@ export class Reconciler {
 
   /** After the engine has become leader: whatever a former leader left half done begins again. */
   async recover(): Promise<void> {
-    for (const storage of this.#engine.state.storages.values()) if (storage.state === 'copying') await restartCopy(this.#engine, storage);
     await this.#engine.session.query("UPDATE millrace.relation SET state = 'pending' WHERE kind = 'view' AND state = 'populating'");
     await this.#reload();
   }
@@ -65,7 +68,8 @@ export class Reconciler {
     this.#sources.reconcile();
     this.#capture.reconcile(catalog);
     for (const storage of catalog.storages.values()) {
-      if (storage.state === 'new') this.#startCopy(storage);
+      if (storage.state === 'new' || storage.state === 'copying') this.#startCopy(storage);
+      else if (storage.retryInMs !== null && storage.retryInMs <= 0) this.#retryCopy(storage);
       else if (storage.state === 'copied' && storage.resyncs === null) this.#finishCopy(storage);
     }
     for (const source of catalog.sources.values()) this.#finishResync(source.id);
@@ -87,6 +91,11 @@ export class Reconciler {
       });
       if (ready) this.#startPopulating(view.id);
     }
+    if (leftWaiting(catalog) !== null) {
+      this.#engine
+        .exclusively(async () => (await openWaiting(this.#engine)) && this.#engine.wake())
+        .catch((error: unknown) => this.#engine.fail(error));
+    }
   }
 
   #startCopy(storage: Storage): void {
@@ -96,60 +105,39 @@ export class Reconciler {
     const controller = new AbortController();
     this.#copying.set(storage.id, controller);
     const work = async (): Promise<void> => {
-      await this.#engine.exclusively(async () => {
-        await this.#engine.session.query(`UPDATE millrace.storage SET state = 'copying' WHERE id = ${storage.id} AND state = 'new'`);
-        await this.#reload();
-      });
-      await runner.retarget();
-      const origin = await this.#sources.describe(runner.source, storage.originOid);
-      if (origin === null) return;
-      await copyStorage(
-        this.#engine,
-        runner,
-        storage,
-        { schema: origin.schema, name: origin.name, names: copiedNames(storage, origin) },
-        controller.signal,
-      );
+      if (!isResumable(storage)) {
+        await this.#engine.exclusively(async () => {
+          await restartCopy(this.#engine, storage.id);
+          await this.#engine.session.query(`UPDATE millrace.storage SET state = 'copying' WHERE id = ${storage.id} AND state = 'new'`);
+          await this.#reload();
+        });
+        await runner.retarget();
+      }
+      const source = {
+        runner: () => this.#sources.runner(storage.sourceId),
+        describe: () => this.#sources.describe(runner.source, storage.originOid),
+      };
+      await copyStorage(this.#engine, storage, source, controller.signal);
+      this.#failures.passed(storage.id);
     };
     work()
-      .catch((error: unknown) => this.#copyFailed(storage, error, controller.signal.aborted))
+      .catch((error: unknown) => this.#failures.failed(storage, error, controller.signal, (broken) => this.fail(broken)))
+      .catch((error: unknown) => this.#engine.fail(error))
       .finally(() => {
         this.#copying.delete(storage.id);
         this.#engine.wake();
       });
   }
 
-  async #copyFailed(storage: Storage, error: unknown, aborted: boolean): Promise<void> {
-    const { log } = this.#engine;
-    if (aborted) return;
-    log.warn({ storage: storage.id, table: `${storage.originSchema}.${storage.originName}`, err: error }, 'a table could not be copied');
-    const followed = error instanceof PostgresError && (await followEnums(this.#engine, storage, error));
-    const data = !followed && error instanceof PostgresError && /^(22|23|42)/.test(error.code);
-    if (!data && !followed) await new Promise((resolve) => setTimeout(resolve, 500));
-    await this.#engine.exclusively(async () => {
-      if (!data) {
-        // The connection, the origin or the time was the problem: from the start, after a pause.
-        await restartCopy(this.#engine, storage);
-        return;
-      }
-      // What a resynchronisation was to mend stays as it is, and is not chosen for new versions.
-      const failed = storage.resyncs ?? storage.id;
-      await this.#engine.session.query(
-        `UPDATE millrace.storage SET state = 'failed', stale = false WHERE id = ${failed}${storage.resyncs === null ? '' : `; UPDATE millrace.storage SET state = 'dropped' WHERE id = ${storage.id}`}`,
+  /** The pause after a failure is over. */
+  #retryCopy(storage: Storage): void {
+    if (this.#copying.has(storage.id) || !isWanted(this.#engine.state, storage)) return;
+    this.#engine
+      .exclusively(() => restartCopy(this.#engine, storage.id))
+      .then(
+        () => this.#engine.wake(),
+        (error: unknown) => this.#engine.fail(error),
       );
-      await this.fail(
-        [...this.#engine.state.tables.values()]
-          .filter((table) => table.storageId === failed)
-          .map((table) => ({
-            relationId: table.id,
-            error: {
-              code: error.code,
-              message: `${storage.resyncs === null ? 'initial copy' : 'resynchronisation'} failed: ${error.message}`,
-              ...(error.fields.detail === undefined ? {} : { detail: error.fields.detail }),
-            },
-          })),
-      );
-    });
   }
 
   #finishCopy(storage: Storage): void {
@@ -159,7 +147,9 @@ export class Reconciler {
     if (storage.supersedes !== null && this.#engine.state.storages.get(storage.supersedes)?.stale === true) return;
     this.#whileHeld(runner, [storage], async ([current]) => {
       if (current === undefined) return null;
-      const lost = lostColumns(current, await this.#sources.describe(runner.source, current.originOid));
+      // The stream is held: the origin is not asked for what need not be known.
+      const isKeyed = current.keyAttnums.length > 0;
+      const lost = isKeyed ? [] : lostColumns(current, await this.#sources.describe(runner.source, current.originOid));
       return await goLive(this.#engine, current, runner, lost);
     });
   }
@@ -431,17 +421,6 @@ export class Reconciler {
       return false;
     }
   }
-}
-
-/** Names of the columns that can be copied, by attnum: the others are of a type that the storage does not have, and no version that can be read shows them. */
-function copiedNames({ columns }: Storage, origin: OriginTable): ReadonlyMap<number, string> {
-  const types = new Map(columns.filter(({ lost }) => lost !== true).map((column) => [column.attnum, column]));
-  return new Map(
-    origin.columns.flatMap(({ attnum, name, formattedType }) => {
-      const column = types.get(attnum);
-      return column !== undefined && (column.originType === formattedType || column.type === 'text') ? [[attnum, name]] : [];
-    }),
-  );
 }
 
 /** Versions show the storage, or the one it is a copy for. */

@@ -366,7 +366,7 @@ export async function suspend(engine: EngineContext, epoch: Epoch, viewId: numbe
   if (stream !== undefined) await engine.session.executeAll([alert(stream, 'auto_suspended', { reason: error.message })]);
 }
 
-/** Those who have asked for these refreshes wait for the end of this epoch (millrace.refresh_outcome). */
+/** Those who have asked for these refreshes wait for the end of this epoch (millrace.refresh_outcomes). */
 const underWay = (viewIds: readonly number[]): Execution => ({
   name: 'under_way',
   sql: 'SELECT pg_try_advisory_xact_lock(1835625581, (v % 2147483647)::integer) FROM unnest($1::bigint[]) v',

@@ -58,6 +58,25 @@ export function failRelation(state: CatalogState, relationId: number, error: Rel
   return statements;
 }
 
+/** Versions that can be read again, and the views that were not kept because of them: those are filled anew. */
+export function revived(state: CatalogState, tables: ReadonlySet<number>): string[] {
+  const views = dependentViews(state, tables).filter((id) => {
+    const view = state.views.get(id);
+    return view?.state === 'error' && tables.has(view.error?.cause ?? 0);
+  });
+  const ready = 'error = NULL, state_since = now()';
+  return [
+    ...[...tables].flatMap((id) => [
+      relationGate(state, id, 'ready'),
+      `UPDATE millrace.relation SET state = 'ready', ${ready} WHERE id = ${id} AND state = 'error'`,
+    ]),
+    ...views.flatMap((id) => [
+      relationGate(state, id, 'pending'),
+      `UPDATE millrace.relation SET state = 'pending', ${ready} WHERE id = ${id} AND state = 'error'`,
+    ]),
+  ];
+}
+
 /** What is said of a version whose column is gone at the origin. `{relation}` in the hint is filled with the relation's name when it is read. */
 export function alteredError(options: { readonly reference: string; readonly problem: string; readonly source: string }): RelationError {
   return {

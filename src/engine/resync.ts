@@ -11,13 +11,14 @@ import { forgetColumns, imageOf, rowHash, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { reach } from './fault-points.ts';
-import { dependentViews, relationGate } from './relation-errors.ts';
+import { revived } from './relation-errors.ts';
 import { storagesOf } from './relation-targets.ts';
 import { brokenVersions, lostColumns } from './schema-change.ts';
 import { freePlanner } from './session-settings.ts';
 import type { SourceRow } from './source-row.ts';
 import type { SourceRunner } from './source-runner.ts';
-import { applySpool } from './table-copy.ts';
+import { applySpool } from './spool.ts';
+import { afresh } from './table-copy.ts';
 
 /**
  * Marks every table of a source for it. `startLsn`: where the new slot begins; null: the slot is good. Copies under way begin again.
@@ -40,11 +41,7 @@ export async function beginResync(engine: EngineContext, source: SourceRow, star
       statements.push(`UPDATE millrace.storage SET stale = true WHERE id = ${storage.id}`);
       if (copy === undefined) statements.push(...(await createCopy(engine, storage)));
     } else if (storage.state === 'copying' || storage.state === 'copied') {
-      statements.push(
-        `TRUNCATE ${storageTable(storage.id)}`,
-        `TRUNCATE ${spoolTable(storage.id)}`,
-        `UPDATE millrace.storage SET state = 'new', rows_copied = 0, bytes_copied = 0, copy_snapshot = NULL, copy_lsn = NULL WHERE id = ${storage.id}`,
-      );
+      statements.push(...afresh(storage));
     }
   }
   const epoch = await Epoch.begin(engine);
@@ -82,7 +79,7 @@ export async function finishResync(
     reached = batch.endLsn ?? reached;
   }
   await epoch.run([freePlanner]);
-  const revived = new Set<number>();
+  const mended = new Set<number>();
   for (const copy of copies) {
     const storage = state.storages.get(copy.resyncs ?? 0);
     if (storage === undefined) continue;
@@ -90,12 +87,12 @@ export async function finishResync(
     const lost = { copy: lostColumns(copy, shape), storage: lostColumns(storage, shape) };
     if (lost.copy.length > 0) await epoch.run(forgetColumns(copy, lost.copy));
     if (lost.storage.length > 0) await epoch.run(forgetColumns(storage, lost.storage));
-    await applySpool(engine, without(copy, lost.copy));
+    await applySpool(engine.session, without(copy, lost.copy));
     await epoch.run(differenceSql(copy, without(storage, lost.storage)));
     epoch.touch(storage.id);
     const broken = new Set(brokenVersions(storage, state.tables.values(), shape, runner.source.name).map(({ relationId }) => relationId));
     for (const table of state.tables.values())
-      if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id)) revived.add(table.id);
+      if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id)) mended.add(table.id);
   }
   reach('resync.difference-written');
   await epoch.run([
@@ -105,32 +102,13 @@ export async function finishResync(
       `DELETE FROM millrace.storage WHERE id = ${copy.id}`,
       `DROP TABLE ${storageTable(copy.id)}, ${stagingTable(copy.id)}, ${spoolTable(copy.id)}`,
     ]),
-    ...revive(engine, revived),
+    ...revived(state, mended),
     'SET LOCAL lock_timeout = 0',
   ]);
   reach('resync.copies-dropped');
   await epoch.commit(reached === null ? new Map() : new Map([[runner.source.id, reached]]));
   reach('resync.finished');
   return reached;
-}
-
-/** Versions that can be read again, and the views that were not kept because of them: those are filled anew. */
-function revive({ state }: EngineContext, tables: ReadonlySet<number>): string[] {
-  const views = dependentViews(state, tables).filter((id) => {
-    const view = state.views.get(id);
-    return view?.state === 'error' && tables.has(view.error?.cause ?? 0);
-  });
-  const ready = 'error = NULL, state_since = now()';
-  return [
-    ...[...tables].flatMap((id) => [
-      relationGate(state, id, 'ready'),
-      `UPDATE millrace.relation SET state = 'ready', ${ready} WHERE id = ${id} AND state = 'error'`,
-    ]),
-    ...views.flatMap((id) => [
-      relationGate(state, id, 'pending'),
-      `UPDATE millrace.relation SET state = 'pending', ${ready} WHERE id = ${id} AND state = 'error'`,
-    ]),
-  ];
 }
 
 /** Makes the storage hold the rows of the copy, writing only rows that differ. Rows are compared as text: equal is not always the same. */

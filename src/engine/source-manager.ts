@@ -11,7 +11,6 @@ import { connectionProblem, openOrigin } from '../replication/origin.ts';
 import { identifyOrigin, type OriginIdentity } from '../replication/origin-identity.ts';
 import { describeTables, listPublished, type OriginTable, shapeOf, type TableShape } from '../replication/origin-tables.ts';
 import { createSlot, dropSlot, freeSlot, lookUpSlot, type SlotInfo, slotUse } from '../replication/slots.ts';
-import { quoteIdentifier } from '../sql/quote.ts';
 import type { EngineContext } from './context.ts';
 import { reach } from './fault-points.ts';
 import { type Learned, OriginHistory, recordVersions } from './origin-history.ts';
@@ -21,6 +20,7 @@ import { beginResync } from './resync.ts';
 import { type BrokenVersion, brokenVersions } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import { SourceRunner } from './source-runner.ts';
+import { unpublished } from './unpublished.ts';
 
 const firstPauseMs = 200;
 const longestPauseMs = 10_000;
@@ -411,19 +411,4 @@ export class SourceManager {
       await client.end().catch(() => undefined);
     }
   }
-}
-
-function unpublished(storage: Storage, engine: EngineContext, source: SourceRow): BrokenVersion[] {
-  const reference = `${quoteIdentifier(storage.originSchema)}.${quoteIdentifier(storage.originName)}`;
-  return [...engine.state.tables.values()]
-    .filter((table) => table.storageId === storage.id)
-    .map((table) => ({
-      relationId: table.id,
-      error: {
-        code: '42704',
-        message: `source table ${storage.originSchema}.${storage.originName} is no longer in publication "${source.publication}"`,
-        detail: 'Changes made since it was taken out are not known here.',
-        hint: `On the origin: ALTER PUBLICATION ${quoteIdentifier(source.publication)} ADD TABLE ${reference}; then here: ALTER SOURCE ${source.name} RESYNC;`,
-      },
-    }));
 }

@@ -130,6 +130,8 @@ export class SourceRunner {
   async stop(): Promise<void> {
     this.#stopped = true;
     await this.#stream?.close();
+    // The end of the transaction that they wait for will not come, not to this runner.
+    for (const waiter of this.#boundaryWaiters.splice(0)) waiter();
   }
 
   /**

@@ -63,6 +63,13 @@ export interface CallerSession {
   onCommit(task: (session: CallerSession) => Promise<void>): void;
 }
 
+/** What is asked of the upstream right behind a statement, in the same write. */
+export interface Question {
+  readonly sql: string;
+  /** Gets the first row. */
+  readonly answered: (row: readonly (string | null)[]) => void;
+}
+
 export type StatementResult =
   /** CommandComplete with this tag ("CREATE SOURCE"). */
   | { readonly kind: 'done'; readonly tag: string }
@@ -72,8 +79,8 @@ export type StatementResult =
       readonly rows: readonly (readonly (string | null)[])[];
       readonly tag: string;
     }
-  /** Millrace has done its part; the upstream answers. `text` is what it is to run; `after` follows when that has succeeded. */
-  | { readonly kind: 'forward'; readonly text: string; readonly after: () => Promise<void> };
+  /** Millrace has done its part; the upstream answers. `text` is what it is to run; when that has succeeded `behind` is asked. */
+  | { readonly kind: 'forward'; readonly text: string; readonly behind: Question };
 
 /** What wire/ needs of statements/ to serve extended SQL. One per process. */
 export interface StatementRunner {

@@ -17,7 +17,7 @@ import { createTableFromSource } from './tables.ts';
 
 /** One per worker process. */
 export function createStatementRunner(services: StatementServices): StatementRunner {
-  const context: StatementContext = { ...services, installed: new Set() };
+  const context: StatementContext = { ...services, installed: new Set(), ownPgtrickle: new Set() };
   return {
     claims: (statement, text, session, ahead = false) => claims(context, statement, text, session, ahead),
     describe,

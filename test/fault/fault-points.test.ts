@@ -145,7 +145,7 @@ test(
       }
       await own.end();
     })();
-    engine = startEngine(upstream.address, faults());
+    engine = startEngine(upstream.address, undefined, faults());
     let reads = 0;
     const watching = (async () => {
       const checker = new pg.Client({ connectionString: upstream.url });

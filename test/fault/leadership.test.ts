@@ -116,7 +116,7 @@ test.each([
   async (point, n) => {
     await leader.stop();
     await follower.stop();
-    leader = startEngine(upstream.address, point === '' ? [] : [`${point}:1:stop`]);
+    leader = startEngine(upstream.address, undefined, point === '' ? [] : [`${point}:1:stop`]);
     await expect.poll(async () => (await engines()).leading.length, { timeout: 20_000 }).toBe(1);
     const [hung] = (await engines()).leading;
     await startFollower();
