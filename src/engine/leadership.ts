@@ -34,9 +34,15 @@ const holderSql = `SELECT l.pid,
  WHERE l.locktype = 'advisory' AND l.granted AND l.classid = ${lock.classid} AND l.objid = ${lock.objid} AND l.objsubid = 2
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`;
 
-/** Sessions that only a leader has, of this database: what is left of another has nothing to commit any more. */
-const leftBehindSql = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
- WHERE datname = current_database() AND usename = current_user AND application_name IN ('millrace copy', 'millrace populate')`;
+/**
+ * Sessions that only a leader has, of this database, and those of engines whose epochs' session is gone: what they have still to say is of no interest
+ * any more, and may be wrong.
+ */
+const leftBehindSql = `SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a
+ WHERE a.datname = current_database() AND a.usename = current_user
+   AND (a.application_name IN ('millrace copy', 'millrace populate')
+        OR a.application_name ~ '^millrace engine \\d+$'
+           AND NOT EXISTS (SELECT FROM pg_stat_activity e WHERE e.application_name = 'millrace epochs' AND 'millrace engine ' || e.pid = a.application_name))`;
 
 /** What is known of the leader from looking at it again and again. Pure. */
 export class LeaderWatch {

@@ -46,12 +46,14 @@ const tidyEveryMs = 30_000;
 
 export async function runEngine(config: EngineConfig, hooks: EngineHooks): Promise<{ stop(): Promise<void> }> {
   const log = createLogger('engine').child({ database: config.database });
-  const admin = await connectPg(config.upstream, { database: config.database, applicationName: 'millrace engine' });
   const session = await connectRaw(config.upstream, {
     database: config.database,
     applicationName: 'millrace epochs',
     settings: epochSettings,
   });
+  // By this name what is left of an engine is found.
+  const applicationName = `millrace engine ${session.backendPid}`;
+  const admin = await connectPg(config.upstream, { database: config.database, applicationName });
   const loop = new EngineLoop(config, hooks, log, admin, session);
   const heartbeat = await startHeartbeat(config.upstream, config.database, session.backendPid, (error) => loop.lost(error));
   await ensureCatalog(admin, config.secretKey);
