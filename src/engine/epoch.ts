@@ -17,6 +17,7 @@ import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { followEnums } from './enum-labels.ts';
 import { countEpoch, fence, progress } from './epoch-ends.ts';
+import { reach, reachSoon } from './fault-points.ts';
 import { recordVersions } from './origin-history.ts';
 import { outboxExecutions } from './outbox.ts';
 import { failRelation } from './relation-errors.ts';
@@ -124,8 +125,8 @@ export class Epoch {
     const begun = session.query('BEGIN');
     const fenced = session.query(`SELECT millrace.begin_epoch(${engine.token})`);
     session.uncork();
-    await begun;
-    await fenced;
+    await Promise.all([begun, fenced]);
+    reach('steps.begun');
     return new Epoch(engine);
   }
 
@@ -141,6 +142,7 @@ export class Epoch {
     }
     if (byStorage.size === 0) return;
     for (const [storageId, steps] of byStorage) await this.#applyTo(storageId, steps);
+    reach('steps.applied');
   }
 
   async #applyTo(storageId: number, steps: readonly Step[], again = true): Promise<void> {
@@ -243,6 +245,7 @@ export class Epoch {
         if (turns !== undefined && (await turns.take(view, inputs))) this.touch(view.id);
       }
     }
+    reach('steps.views-kept');
     if (turns !== undefined) this.sendAll(turns.ending());
     this.send(ending);
     const outboxes = outboxExecutions(state, this.#changed).filter(({ relationId }) => !this.#failedViews.has(relationId));
@@ -261,7 +264,9 @@ export class Epoch {
     for (const { name, sql, params } of progress(positions)) last.push(session.execute(name, sql, params));
     last.push(session.query('COMMIT'));
     session.uncork();
+    reachSoon('steps.commit-sent');
     await Promise.all(last);
+    reach('steps.committed');
     for (const { table, result } of emptied) deltas.emptied(table, (await result).tag);
     for (const baseId of late) this.#engine.changes.filled.add(baseId);
     countEpoch(this.#engine, this.#rows);

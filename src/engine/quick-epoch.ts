@@ -13,6 +13,7 @@ import type { Batch, Step } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { requireStatementError } from './epoch.ts';
 import { countEpoch, fence, leadershipLost, progress } from './epoch-ends.ts';
+import { reach, reachSoon } from './fault-points.ts';
 import { recordVersions } from './origin-history.ts';
 import { outboxExecutions } from './outbox.ts';
 import { fewRows } from './row-arrays.ts';
@@ -37,7 +38,9 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   const empties = [...changed].map(deltaTable).map((table) => ({ table, execution: engine.deltas.empty(table, rows <= fewRows) }));
 
   let emptied: readonly StatementResult[];
+  reach('small.epoch-begun');
   try {
+    reachSoon('small.epoch-sent');
     emptied = await send(
       engine,
       steps,
@@ -55,6 +58,7 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   empties.forEach(({ table }, index) => {
     engine.deltas.emptied(table, emptied[index]?.tag ?? '');
   });
+  reach('small.epoch-committed');
   countEpoch(engine, rows);
   if (outboxes.length > 0) engine.outboxed();
   return true;

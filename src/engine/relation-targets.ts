@@ -11,7 +11,7 @@ import type { RelationMessage } from '../replication/pgoutput.ts';
 import type { EngineContext } from './context.ts';
 import { type BrokenVersion, brokenVersions, columnPlaces, lostColumns } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
-import type { ResolvedRelation, ResolvedTarget } from './source-runner.ts';
+import type { ResolvedRelation, ResolvedTarget } from './stream-targets.ts';
 
 export function storagesOf({ state }: EngineContext, sourceId: number): Storage[] {
   return [...state.storages.values()].filter((storage) => storage.sourceId === sourceId);

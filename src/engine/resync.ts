@@ -10,6 +10,7 @@ import type { TableShape } from '../replication/origin-tables.ts';
 import { forgetColumns, imageOf, rowHash, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
+import { reach } from './fault-points.ts';
 import { revived } from './relation-errors.ts';
 import { storagesOf } from './relation-targets.ts';
 import { brokenVersions, lostColumns } from './schema-change.ts';
@@ -93,6 +94,7 @@ export async function finishResync(
     for (const table of state.tables.values())
       if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id)) mended.add(table.id);
   }
+  reach('resync.difference-written');
   await epoch.run([
     "SET LOCAL lock_timeout = '5s'",
     ...copies.flatMap((copy) => [
@@ -103,7 +105,9 @@ export async function finishResync(
     ...revived(state, mended),
     'SET LOCAL lock_timeout = 0',
   ]);
+  reach('resync.copies-dropped');
   await epoch.commit(reached === null ? new Map() : new Map([[runner.source.id, reached]]));
+  reach('resync.finished');
   return reached;
 }
 
