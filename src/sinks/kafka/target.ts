@@ -49,7 +49,8 @@ export function kafkaTarget(options: KafkaTargetOptions): Target {
 
   const produced = (change: Change): KafkaProduce[] => {
     if (encoding === null) throw new TargetError('retriable', 'the columns are not known yet');
-    if (stamp?.ts !== change.ts) stamp = { ts: change.ts, header: { name: 'materialize-timestamp', value: Buffer.from(String(change.ts)) } };
+    if (stamp?.ts !== change.ts)
+      stamp = { ts: change.ts, header: { name: 'materialize-timestamp', value: Buffer.from(String(change.ts)) } };
     const headers: KafkaHeader[] = [stamp.header];
     if (headersAt >= 0) headers.push(...headersOf((change.after ?? change.before)?.[headersAt] ?? null));
     return encoding.maker.messages(change, encoding.ids).map(({ key: messageKey, value, partitionBy }) => ({
