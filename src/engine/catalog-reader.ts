@@ -20,7 +20,7 @@ import type { ServerAddress } from '../config.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { parseLsn } from '../replication/lsn.ts';
 import { columnsSql, partsSql } from './base/shapes.ts';
-import type { CatalogState } from './context.ts';
+import type { CatalogState, SinkState } from './context.ts';
 import type { SourceRow } from './source-row.ts';
 
 const catalogSql = `
@@ -79,7 +79,17 @@ SELECT jsonb_build_object(
                  'schema', n.nspname, 'name', c.relname)), '[]')
                  FROM millrace.stream_table s JOIN millrace.relation r ON r.id = s.relation_id
                  LEFT JOIN pg_class c ON c.oid = coalesce(r.facade, (SELECT x.facade FROM millrace.relation x WHERE x.id = s.replaces))
-                 LEFT JOIN pg_namespace n ON n.oid = c.relnamespace)
+                 LEFT JOIN pg_namespace n ON n.oid = c.relnamespace),
+  'outboxes', (SELECT coalesce(jsonb_agg(substr(c.relname, 2)::bigint), '[]')
+                 FROM pg_class c
+                WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^o[0-9]+$'),
+  'sinks', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                 'id', s.id, 'name', s.name, 'status', s.status, 'holdTs', s.hold_ts, 'reachedVersion', p.version, 'key', s.definition -> 'key',
+                 'versions', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                                       'version', v.version, 'relationId', v.relation_id, 'backfill', v.backfill, 'cutTs', v.cut_ts, 'columns', v.columns)
+                                     ORDER BY v.version), '[]')
+                                FROM millrace.sink_version v WHERE v.sink_id = s.id))), '[]')
+                 FROM millrace.sink s LEFT JOIN millrace.sink_progress p ON p.sink_id = s.id)
 ) AS catalog`;
 
 interface RawSource {
@@ -177,6 +187,7 @@ export interface ReadCatalog extends CatalogState {
   /** Views whose definition was dropped outside Millrace while the facade is still there. */
   readonly undefinedViews: readonly number[];
   readonly goneSources: readonly SourceRow[];
+  readonly goneSinks: readonly SinkState[];
   /** Slot and publication for base tables have been made. */
   readonly baseCapture: boolean;
   /** Base tables that no view reads any more. */
@@ -184,6 +195,8 @@ export interface ReadCatalog extends CatalogState {
 }
 
 interface RawCatalog {
+  outboxes: number[];
+  sinks: SinkState[];
   sources: RawSource[];
   storages: RawStorage[];
   relations: RawRelation[];
@@ -192,9 +205,20 @@ interface RawCatalog {
   baseCapture: boolean;
 }
 
+const emptyCatalog: RawCatalog = {
+  outboxes: [],
+  sinks: [],
+  sources: [],
+  storages: [],
+  relations: [],
+  bases: [],
+  streams: [],
+  baseCapture: false,
+};
+
 export async function readCatalog(admin: Client, secretKey: string): Promise<ReadCatalog> {
   const result = await admin.query<{ catalog: RawCatalog }>(catalogSql);
-  const raw = result.rows[0]?.catalog ?? { sources: [], storages: [], relations: [], bases: [], streams: [], baseCapture: false };
+  const raw = result.rows[0]?.catalog ?? emptyCatalog;
   const captured = new Set<number>();
   for (const row of [...raw.storages, ...raw.relations]) if (row.captured) captured.add(row.id);
 
@@ -248,6 +272,9 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
     streams: new Map(
       raw.streams.map((row) => [row.relationId, { ...row, schema: row.schema ?? '', name: row.name ?? '' } satisfies StreamTable]),
     ),
+    outboxes: new Set(raw.outboxes),
+    sinks: new Map(raw.sinks.filter(({ status }) => status !== 'dropped').map((sink) => [sink.id, sink])),
+    goneSinks: raw.sinks.filter(({ status }) => status === 'dropped'),
     gone,
     undefinedViews,
   };

@@ -5,6 +5,7 @@
  */
 import type { Client } from 'pg';
 import type { BaseTable, LiveView, Storage, StreamTable, TableVersion } from '../catalog/model.ts';
+import type { Backfill, SinkColumn } from '../catalog/sink-model.ts';
 import type { EngineConfig } from '../config.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import type { Logger } from '../log.ts';
@@ -29,6 +30,30 @@ export interface CatalogState {
   readonly bases: ReadonlyMap<number, BaseTable>;
   /** By the id of their view. */
   readonly streams: ReadonlyMap<number, StreamTable>;
+  /** Relations that have an outbox. */
+  readonly outboxes: ReadonlySet<number>;
+  readonly sinks: ReadonlyMap<number, SinkState>;
+}
+
+/** A sink as the engine has to know it: what it reads. Timestamps are those of epochs. */
+export interface SinkState {
+  readonly id: number;
+  readonly name: string;
+  readonly status: string;
+  readonly holdTs: number | null;
+  /** Version that is being delivered; null: none yet. */
+  readonly reachedVersion: number | null;
+  readonly key: readonly string[] | null;
+  /** In order. Only the last may have no cutover yet. */
+  readonly versions: readonly SinkVersion[];
+}
+
+export interface SinkVersion {
+  readonly version: number;
+  readonly relationId: number;
+  readonly backfill: Backfill;
+  readonly cutTs: number | null;
+  readonly columns: readonly SinkColumn[];
 }
 
 export interface EngineContext {
@@ -49,6 +74,8 @@ export interface EngineContext {
   /** Logs of changes of base tables. */
   readonly changes: ChangeLogs;
   readonly refreshes: RefreshStatements;
+  /** An epoch has committed changes to outboxes. */
+  outboxed(): void;
   /** Views that have nothing set aside, as far as is known. */
   readonly clean: Set<number>;
   /** Runs a task on `session` when no epoch is open; tasks and epochs take turns. */

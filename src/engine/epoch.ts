@@ -17,8 +17,10 @@ import type { Batch, ShapeStep } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { followEnums } from './enum-labels.ts';
 import { countEpoch, fence, progress } from './epoch-ends.ts';
+import { reach, reachSoon } from './fault-points.ts';
 import { reshaped } from './follow-shape.ts';
 import { recordVersions } from './origin-history.ts';
+import { outboxExecutions } from './outbox.ts';
 import { relabel } from './relabel.ts';
 import { failRelation } from './relation-errors.ts';
 import { fewRows } from './row-arrays.ts';
@@ -129,8 +131,8 @@ export class Epoch {
     const begun = session.query('BEGIN');
     const fenced = session.query(`SELECT millrace.begin_epoch(${engine.token})`);
     session.uncork();
-    await begun;
-    await fenced;
+    await Promise.all([begun, fenced]);
+    reach('steps.begun');
     return new Epoch(engine);
   }
 
@@ -154,6 +156,7 @@ export class Epoch {
       else list.push(step);
     }
     await flush();
+    if (batch.steps.length > 0) reach('steps.applied');
   }
 
   /** The table of a storage has got another shape. What is being copied is copied again. */
@@ -292,8 +295,11 @@ export class Epoch {
         if (turns !== undefined && (await turns.take(view, inputs))) this.touch(view.id);
       }
     }
+    reach('steps.views-kept');
     if (turns !== undefined) this.sendAll(turns.ending());
     this.send(ending);
+    const outboxes = outboxExecutions(state, this.#changed).filter(({ relationId }) => !this.#failedViews.has(relationId));
+    this.sendAll(outboxes);
     const few = this.#rows <= fewRows;
     session.cork();
     // Those who wait for the epoch need not wait for this.
@@ -308,10 +314,13 @@ export class Epoch {
     for (const { name, sql, params } of progress(positions)) last.push(session.execute(name, sql, params));
     last.push(session.query('COMMIT'));
     session.uncork();
+    reachSoon('steps.commit-sent');
     await Promise.all(last);
+    reach('steps.committed');
     for (const { table, result } of emptied) deltas.emptied(table, (await result).tag);
     for (const baseId of late) this.#engine.changes.filled.add(baseId);
     countEpoch(this.#engine, this.#rows);
+    if (outboxes.length > 0) this.#engine.outboxed();
     if (this.#catalogChanged) this.#engine.wake();
   }
 

@@ -9,6 +9,7 @@ import type { Lsn } from '../replication/lsn.ts';
 import { forgetColumns, imageOf, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
+import { reach } from './fault-points.ts';
 import { relationGate, revived } from './relation-errors.ts';
 import { freePlanner } from './session-settings.ts';
 import type { SourceRunner } from './source-runner.ts';
@@ -23,6 +24,7 @@ import { applySpool } from './spool.ts';
 export async function goLive(engine: EngineContext, copied: Storage, runner: SourceRunner, lost: readonly number[]): Promise<Lsn | null> {
   const { state } = engine;
   const storage = without(copied, lost);
+  reach('copy.held');
   const epoch = await Epoch.begin(engine);
   let reached: Lsn | null = null;
   for (let batch = runner.take(); batch !== null; batch = runner.take()) {
@@ -35,6 +37,7 @@ export async function goLive(engine: EngineContext, copied: Storage, runner: Sou
   }
   if (lost.length > 0) await epoch.run(forgetColumns(copied, lost));
   await applySpool(engine.session, storage);
+  reach('copy.spool-applied');
   const superseded = storage.supersedes === null ? undefined : state.storages.get(storage.supersedes);
   const moves = superseded !== undefined && superseded.state === 'live';
   if (moves && storage.keyAttnums.length === 0) await keepRowIds(engine, superseded, storage);
@@ -59,7 +62,9 @@ export async function goLive(engine: EngineContext, copied: Storage, runner: Sou
     'SET LOCAL lock_timeout = 0',
   );
   await epoch.run(statements);
+  reach('copy.gates-open');
   await epoch.commit(reached === null ? new Map() : new Map([[storage.sourceId, reached]]));
+  reach('copy.live');
   return reached;
 }
 

@@ -13,7 +13,9 @@ import type { Batch } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { requireStatementError } from './epoch.ts';
 import { countEpoch, fence, leadershipLost, progress } from './epoch-ends.ts';
+import { reach, reachSoon } from './fault-points.ts';
 import { recordVersions } from './origin-history.ts';
+import { outboxExecutions } from './outbox.ts';
 import { fewRows } from './row-arrays.ts';
 import { freePlanner } from './session-settings.ts';
 import { maintenance, settingAside } from './view-statements.ts';
@@ -32,11 +34,14 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   // Adds to `changed` the views that may change.
   const views = viewExecutions(engine, changed);
   const versions = batches.flatMap((batch) => batch.versions);
-  const ends: Execution[] = [...views, ...recordVersions(versions), ...progress(positions)];
+  const outboxes = outboxExecutions(state, changed);
+  const ends: Execution[] = [...views, ...outboxes, ...recordVersions(versions), ...progress(positions)];
   const empties = [...changed].map(deltaTable).map((table) => ({ table, execution: engine.deltas.empty(table, rows <= fewRows) }));
 
   let emptied: readonly StatementResult[];
+  reach('small.epoch-begun');
   try {
+    reachSoon('small.epoch-sent');
     emptied = await send(
       engine,
       steps,
@@ -54,7 +59,9 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   empties.forEach(({ table }, index) => {
     engine.deltas.emptied(table, emptied[index]?.tag ?? '');
   });
+  reach('small.epoch-committed');
   countEpoch(engine, rows);
+  if (outboxes.length > 0) engine.outboxed();
   return true;
 }
 

@@ -29,6 +29,7 @@ import {
 import type { BaseRows, BaseTransaction } from './base/transactions.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { Epoch, type EpochSnapshot, LockRefusedError, requireStatementError } from './epoch.ts';
+import { reach } from './fault-points.ts';
 import type { DueReason } from './streams/due.ts';
 import type { StreamMemory } from './streams/memory.ts';
 import { type Refreshed, refreshView } from './streams/refresh.ts';
@@ -147,10 +148,12 @@ class RefreshRun {
   /** To be called when every transaction that the snapshot sees has been decoded. */
   async run(tables: readonly string[]): Promise<RefreshResult> {
     const { capture, due } = this.#request;
+    reach('refresh.snapshot-taken');
     const transactions = capture === null ? [] : capture.runner.visible(this.#snapshot.visible);
     await this.#takeIn(transactions);
     for (const baseId of this.#logged) await this.#takeLogged(baseId);
     const rows = this.#log.rows;
+    reach('refresh.changes-in');
     if (capture !== null) this.#epoch.sendAll([progressSql(this.#snapshot)]);
     const population = await this.#beginPopulation(tables);
     const finished: Refreshed[] = [];
@@ -186,6 +189,7 @@ class RefreshRun {
       },
       population,
     );
+    reach('refresh.committed');
     this.#log.committed(this.#snapshot.number);
     for (const outcome of finished) {
       outcome.committed();

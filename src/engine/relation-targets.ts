@@ -14,7 +14,7 @@ import type { EngineContext } from './context.ts';
 import type { NewShape } from './follow-shape.ts';
 import { type BrokenVersion, brokenVersions, columnPlaces, lostColumns, type OriginShape } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
-import type { ResolvedRelation, ResolvedTarget, StreamPlace } from './source-runner.ts';
+import type { ResolvedRelation, ResolvedTarget, StreamPlace } from './stream-targets.ts';
 import { widening } from './type-widening.ts';
 
 export function storagesOf({ state }: Pick<EngineContext, 'state'>, sourceId: number): Storage[] {

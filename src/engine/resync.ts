@@ -11,6 +11,7 @@ import { quoteLiteral } from '../sql/quote.ts';
 import { forgetColumns, imageOf, isRehashed, rowHash, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
+import { reach } from './fault-points.ts';
 import { revived } from './relation-errors.ts';
 import { storagesOf } from './relation-targets.ts';
 import { brokenVersions, lostColumns } from './schema-change.ts';
@@ -121,6 +122,7 @@ export async function finishResync(
     for (const table of state.tables.values())
       if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id)) mended.add(table.id);
   }
+  reach('resync.difference-written');
   await epoch.run([
     "SET LOCAL lock_timeout = '5s'",
     ...copies.flatMap((copy) => [
@@ -131,7 +133,9 @@ export async function finishResync(
     ...revived(state, mended),
     'SET LOCAL lock_timeout = 0',
   ]);
+  reach('resync.copies-dropped');
   await epoch.commit(reached === null ? new Map() : new Map([[runner.source.id, reached]]));
+  reach('resync.finished');
   return reached;
 }
 

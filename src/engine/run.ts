@@ -1,7 +1,6 @@
 /**
  * The engine of one database: becomes leader, then turns what the streams bring into epochs.
  * Invariant: crash only. Whatever is unexpected ends the process; the next leader begins from what is committed.
- * Leadership is an advisory lock held by the very session that runs the epochs, and a token each epoch checks.
  */
 import type { Client } from 'pg';
 import { ensureCatalog } from '../catalog/install.ts';
@@ -17,14 +16,18 @@ import { BaseWatch } from './base/watch.ts';
 import { type ReadCatalog, readCatalog } from './catalog-reader.ts';
 import type { Batch } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
+import { Cutovers } from './cutover.ts';
 import { DeltaTables } from './delta-tables.ts';
 import { Epoch } from './epoch.ts';
+import { reach, reachSoon } from './fault-points.ts';
 import { Gathering } from './gathering.ts';
+import { becomeLeader, startHeartbeat } from './leadership.ts';
 import { quickEpoch } from './quick-epoch.ts';
 import { Reconciler } from './reconcile.ts';
 import { RefreshLoop } from './refresh-loop.ts';
 import type { BrokenVersion } from './schema-change.ts';
 import { epochSettings } from './session-settings.ts';
+import { SinkThread } from './sink-thread.ts';
 import { SourceManager } from './source-manager.ts';
 import type { SourceRunner } from './source-runner.ts';
 import { lastFullMs } from './streams/bookkeeping.ts';
@@ -38,8 +41,6 @@ export interface EngineHooks {
   failed?(error: unknown): void;
 }
 
-/** Two-part advisory lock of the leader ("mill" in ASCII, then 2). */
-const leaderLock = '1835625580, 2';
 const watchEveryMs = 1000;
 /** How often tables that are captured by triggers are looked at. */
 const lookEveryMs = 250;
@@ -47,16 +48,24 @@ const tidyEveryMs = 30_000;
 
 export async function runEngine(config: EngineConfig, hooks: EngineHooks): Promise<{ stop(): Promise<void> }> {
   const log = createLogger('engine').child({ database: config.database });
-  const admin = await connectPg(config.upstream, { database: config.database, applicationName: 'millrace engine' });
   const session = await connectRaw(config.upstream, {
     database: config.database,
     applicationName: 'millrace epochs',
     settings: epochSettings,
   });
-  await ensureCatalog(admin, config.secretKey);
+  // By this name what is left of an engine is found.
+  const applicationName = `millrace engine ${session.backendPid}`;
+  const admin = await connectPg(config.upstream, { database: config.database, applicationName });
   const loop = new EngineLoop(config, hooks, log, admin, session);
+  const heartbeat = await startHeartbeat(config.upstream, config.database, session.backendPid, (error) => loop.lost(error));
+  await ensureCatalog(admin, config.secretKey);
   void loop.run();
-  return { stop: () => loop.stop() };
+  return {
+    stop: async () => {
+      await loop.stop();
+      await heartbeat.stop();
+    },
+  };
 }
 
 class EngineLoop {
@@ -73,6 +82,9 @@ class EngineLoop {
   #tasks: (() => Promise<void>)[] = [];
   #broken: BrokenVersion[] = [];
   #timers: NodeJS.Timeout[] = [];
+  /** Why the engine is to end; null: it is not. */
+  #failure: unknown = null;
+  #over = false;
   readonly #gathering = new Gathering();
   /** Committed and not yet known to be on disk. */
   #unflushed: (() => void)[] = [];
@@ -86,12 +98,21 @@ class EngineLoop {
   }
 
   run(): Promise<void> {
-    this.#ended = this.#lead().catch((error: unknown) => {
-      if (this.#stopping) return;
-      this.#log.error({ err: error }, 'engine ends');
-      this.#hooks.failed?.(error);
-    });
+    this.#ended = this.#lead().catch((error: unknown) => this.#end(error));
     return this.#ended;
+  }
+
+  /** The upstream does not answer: what waits for it would do so in vain. */
+  lost(error: Error): void {
+    this.#session.destroy(error);
+    this.#end(error);
+  }
+
+  #end(error: unknown): void {
+    if (this.#stopping || this.#over) return;
+    this.#over = true;
+    this.#log.error({ err: error }, 'engine ends');
+    this.#hooks.failed?.(error);
   }
 
   async stop(): Promise<void> {
@@ -101,6 +122,11 @@ class EngineLoop {
     for (const timer of this.#timers) clearInterval(timer);
     await this.#session.close().catch(() => undefined);
     await this.#admin.end().catch(() => undefined);
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= error;
+    this.#kick();
   }
 
   #kick(): void {
@@ -121,26 +147,16 @@ class EngineLoop {
     });
   }
 
-  async #becomeLeader(): Promise<bigint | null> {
-    for (;;) {
-      if (this.#stopping) return null;
-      const [locked] = await this.#session.query(`SELECT pg_try_advisory_lock(${leaderLock})`);
-      if (locked?.rows[0]?.[0] === 't') break;
-      this.#woken = false;
-      await this.#pause(500);
-    }
-    const [token] = await this.#session.query('UPDATE millrace.epoch SET token = token + 1 RETURNING token');
-    return BigInt(token?.rows[0]?.[0] ?? '0');
+  async #untilLook(ms: number): Promise<'go on' | 'end'> {
+    this.#woken = this.#stopping;
+    await this.#pause(ms);
+    return this.#stopping ? 'end' : 'go on';
   }
 
   async #lead(): Promise<void> {
-    const token = await this.#becomeLeader();
+    const token = await becomeLeader(this.#session, this.#log, (ms) => this.#untilLook(ms));
     if (token === null) return;
-    let broken: unknown = null;
-    const fail = (error: unknown): void => {
-      broken ??= error;
-      this.#kick();
-    };
+    const fail = (error: unknown): void => this.#fail(error);
     this.#session.onClose((error) => fail(error ?? new Error('the upstream closed the session')));
     this.#admin.on('error', fail);
     let takes: (payload: string | undefined) => boolean = () => false;
@@ -181,8 +197,10 @@ class EngineLoop {
         this.#catalogDue = true;
         this.#kick();
       },
+      outboxed: () => sinks.written(),
       fail,
     };
+    const sinks = new SinkThread(engine, fail);
     const capture = new BaseCapture(engine, { ready: () => this.#kick() });
     const refreshes = new RefreshLoop(engine, capture);
     takes = (payload) => refreshes.asked(payload);
@@ -204,12 +222,15 @@ class EngineLoop {
       },
     });
     const reconciler = new Reconciler(engine, sources, capture, refreshes, reload);
+    const cutovers = new Cutovers(engine, reload);
+    await cutovers.recover();
     await reconciler.recover();
+    reach('leader.recovered');
     this.#startTimers(engine, sources, capture, refreshes);
     this.#hooks.ready();
     this.#log.info({ token: String(token) }, 'leading');
 
-    const failed = (): unknown => broken;
+    const failed = (): unknown => this.#failure;
     while (!this.#stopping) {
       this.#woken = false;
       if (failed() !== null) throw failed();
@@ -217,10 +238,13 @@ class EngineLoop {
         this.#catalogDue = false;
         await reload();
         await reconciler.clear(catalog);
+        if (await cutovers.clear(catalog.goneSinks)) await reload();
         reconciler.run(catalog);
+        cutovers.run();
+        sinks.follow();
       }
       for (const task of this.#tasks.splice(0)) await task();
-      if (this.#broken.length > 0) await reconciler.fail(this.#broken.splice(0));
+      await this.#failBroken(reconciler);
       const worked = await this.#work(engine, sources, reconciler, failed);
       const refreshed = !this.#catalogDue && (await refreshes.work());
       if (!worked && !refreshed && !this.#catalogDue && this.#tasks.length === 0)
@@ -228,12 +252,14 @@ class EngineLoop {
     }
     await capture.stop();
     await sources.stopAll();
+    await sinks.stop();
   }
 
   /** Epochs commit without waiting for the disk; the origin is told of them once the upstream's WAL is flushed past them. */
   async #acknowledge(): Promise<void> {
     const waiting = this.#unflushed.splice(0);
     if (waiting.length === 0) return;
+    reach('acknowledge.committed-not-flushed');
     const asked = await this.#admin.query<{ lsn: string }>('SELECT pg_current_wal_insert_lsn() AS lsn');
     for (;;) {
       const flushed = await this.#admin.query<{ done: boolean }>('SELECT pg_current_wal_flush_lsn() >= $1::pg_lsn AS done', [
@@ -242,11 +268,12 @@ class EngineLoop {
       if (flushed.rows[0]?.done === true) break;
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
+    reach('acknowledge.flushed-not-sent');
     for (const then of waiting) then();
+    reachSoon('acknowledge.sent');
   }
 
   #startTimers(engine: EngineContext, sources: SourceManager, capture: BaseCapture, refreshes: RefreshLoop): void {
-    let watching = false;
     const bases = new BaseWatch();
     let acknowledging = false;
     this.#timers.push(
@@ -268,14 +295,7 @@ class EngineLoop {
           .changed(this.#admin, engine.state)
           .then((changed) => changed && engine.wake())
           .catch((error: unknown) => engine.fail(error));
-        if (watching) return;
-        watching = true;
-        void sources
-          .watch()
-          .catch((error: unknown) => engine.fail(error))
-          .finally(() => {
-            watching = false;
-          });
+        void sources.watch().catch((error: unknown) => engine.fail(error));
       }, watchEveryMs),
       setInterval(() => capture.look(), lookEveryMs),
       setInterval(() => {
@@ -298,8 +318,9 @@ class EngineLoop {
       performance.now(),
       taken.reduce((sum, { batch }) => sum + batch.transactions, 0),
     );
+    reach('small.batch-taken');
     // What a change of the origin's schema means is written before the rows that came after it can be read.
-    if (this.#broken.length > 0) await reconciler.fail(this.#broken.splice(0));
+    await this.#failBroken(reconciler);
     const whole = taken.flatMap(({ runner, batch }) => (batch.endLsn === null ? [] : [{ runner, batch, lsn: batch.endLsn }]));
     if (whole.length > 0) {
       const positions = new Map(whole.map(({ runner, lsn }) => [runner.source.id, lsn]));
@@ -315,14 +336,23 @@ class EngineLoop {
     return true;
   }
 
+  async #failBroken(reconciler: Reconciler): Promise<void> {
+    if (this.#broken.length === 0) return;
+    reach('ddl.epoch-waits');
+    await reconciler.fail(this.#broken.splice(0));
+    reach('ddl.versions-failed');
+  }
+
   /** A transaction that comes in parts: its epoch stays open until its commit has come. */
   async #large(engine: EngineContext, sources: SourceManager, runner: SourceRunner, first: Batch, failed: () => unknown): Promise<void> {
     const epoch = await Epoch.begin(engine);
     let batch: Batch | null = first;
+    reach('large.begun');
     for (;;) {
       for (const version of this.#broken.splice(0)) await epoch.fail(version.relationId, version.error);
       await epoch.apply(batch);
       if (batch.endLsn !== null) break;
+      reach('large.part-applied');
       batch = await this.#rest(runner, sources, failed);
       if (batch === null) {
         // The stream broke in the middle of a transaction: it comes again, whole.
@@ -330,12 +360,14 @@ class EngineLoop {
         return;
       }
     }
+    reach('large.last-applied');
     await epoch.commit(new Map([[runner.source.id, batch.endLsn]]));
     this.#reached(engine, runner, batch.endLsn);
   }
 
   #reached(engine: EngineContext, runner: SourceRunner, lsn: Lsn): void {
     runner.committed(lsn);
+    reach('small.recorded');
     this.#unflushed.push(() => runner.flushed(lsn));
     if (copiedOf(engine, runner.source.id)) this.#catalogDue = true;
   }

@@ -2,7 +2,7 @@
  * Every source of the database: its slot, its stream, what its origin says of its tables.
  * Invariant: a source that cannot run says so in its status row and is tried again with growing pauses; the others go on.
  */
-import type { Client } from 'pg';
+import pg, { type Client } from 'pg';
 import type { Storage } from '../catalog/model.ts';
 import type { ServerAddress } from '../config.ts';
 import { installDdlMessages, removeDdlMessages } from '../replication/ddl-messages.ts';
@@ -10,10 +10,11 @@ import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import { connectionProblem, openOrigin } from '../replication/origin.ts';
 import { identifyOrigin, type OriginIdentity } from '../replication/origin-identity.ts';
 import { describeTables, listPublished, type OriginTable, shapeOf, type TableShape } from '../replication/origin-tables.ts';
-import { createSlot, dropSlot, freeSlot, lookUpSlot, retainedWal, type SlotInfo } from '../replication/slots.ts';
+import { createSlot, dropSlot, freeSlot, lookUpSlot, type SlotInfo, slotUse } from '../replication/slots.ts';
 import { loadPostgresParser } from '../sql/postgres-parser.ts';
 import type { ShapeStep } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
+import { reach } from './fault-points.ts';
 import { followShape, type NewShape, StoragesAhead } from './follow-shape.ts';
 import { type Learned, OriginHistory, recordVersions } from './origin-history.ts';
 import { type OriginLostError, whyLost } from './origin-lost.ts';
@@ -51,6 +52,8 @@ interface Running {
   watcher: Client | null;
   /** It has been said that the origin keeps much WAL. */
   warned: boolean;
+  /** A look at it is under way. */
+  watching: boolean;
   stopped: boolean;
   /** What the stream has told of shapes and has not reached storage. */
   ahead: StoragesAhead;
@@ -94,6 +97,7 @@ export class SourceManager {
         retry: null,
         watcher: null,
         warned: false,
+        watching: false,
         stopped: false,
         ahead: new StoragesAhead(),
       };
@@ -197,6 +201,7 @@ export class SourceManager {
       // Created before a crash that came before its position was recorded: nothing was read from it.
       if (slot !== undefined) await dropSlot(client, source.slot, { terminate: true });
       const { consistentPoint } = await createSlot(address, source.slot, { failover: true });
+      reach('slot.created');
       await this.#engine.admin.query(
         'UPDATE millrace.source SET timeline = $2, system_identifier = coalesce(system_identifier, $3) WHERE id = $1',
         [source.id, identity.timeline, identity.systemIdentifier],
@@ -205,6 +210,7 @@ export class SourceManager {
         'INSERT INTO millrace.source_progress (source_id, lsn) VALUES ($1, $2) ON CONFLICT (source_id) DO NOTHING',
         [source.id, formatLsn(consistentPoint)],
       );
+      reach('slot.recorded');
       return { startLsn: consistentPoint, history: await this.#history(client, source, tells, consistentPoint) };
     } finally {
       await client.end().catch(() => undefined);
@@ -223,13 +229,16 @@ export class SourceManager {
     this.#engine.log.warn({ source: source.name, reason: lost?.message ?? 'ALTER SOURCE .. RESYNC' }, 'a source is resynchronised');
     if (lost !== null && slot !== undefined) await dropSlot(client, source.slot, { terminate: true });
     else if (slot?.activePid !== undefined) await freeSlot(client, source.slot);
+    reach('resync.slot-dropped');
     const begins = lost === null ? null : (await createSlot(source.address, source.slot, { failover: true })).consistentPoint;
+    reach('resync.slot-made');
     await this.#engine.exclusively(async () => {
       await this.#hooks.reload();
       const gone = await successors(this.#engine, client, source);
       await beginResync(this.#engine, source, begins, identity.timeline, gone);
       await this.#hooks.reload();
     });
+    reach('resync.marked');
     const startLsn = begins ?? (await recordedLsn(this.#engine, source.id)) ?? 0n;
     const history = await this.#history(client, source, tells, startLsn);
     if (begins === null) return { startLsn, history };
@@ -295,23 +304,30 @@ export class SourceManager {
 
   /** Asks every origin for the present shape of the tables in use: a DDL that no write follows is seen this way. */
   async watch(): Promise<void> {
-    for (const entry of [...this.#running.values()]) {
-      const { runner, source } = entry;
-      if (runner === null || source.address === null) continue;
-      const storages = storagesOf(this.#engine, source.id).filter(
-        (storage) => storage.state === 'live' || storage.state === 'copied' || storage.state === 'copying',
-      );
-      try {
-        await savePosition(this.#engine, source, runner);
-        entry.watcher ??= await openOrigin(source.address, { applicationName: 'millrace watch', statementTimeoutMs: 5_000 });
-        await this.#watchWal(entry, entry.watcher);
-        if (storages.length === 0) continue;
-        await this.#watchTables(entry.watcher, entry, storages);
-      } catch (error) {
-        void entry.watcher?.end().catch(() => undefined);
-        entry.watcher = null;
-        this.#engine.log.debug({ source: source.name, err: error }, 'origin cannot be watched');
-      }
+    await Promise.all([...this.#running.values()].map((entry) => this.#watchOne(entry)));
+  }
+
+  /** One origin that does not answer keeps no other waiting. */
+  async #watchOne(entry: Running): Promise<void> {
+    const { runner, source } = entry;
+    if (runner === null || source.address === null || entry.watching) return;
+    entry.watching = true;
+    const storages = storagesOf(this.#engine, source.id).filter(
+      (storage) => storage.state === 'live' || storage.state === 'copied' || storage.state === 'copying',
+    );
+    try {
+      await savePosition(this.#engine, source, runner);
+      entry.watcher ??= await openOrigin(source.address, { applicationName: 'millrace watch', statementTimeoutMs: 5_000 });
+      await this.#watchWal(entry, entry.watcher);
+      if (storages.length > 0) await this.#watchTables(entry.watcher, entry, storages);
+    } catch (error) {
+      void entry.watcher?.end().catch(() => undefined);
+      entry.watcher = null;
+      this.#engine.log.debug({ source: source.name, err: error }, 'origin cannot be watched');
+      // An error is an answer.
+      if (!(error instanceof pg.DatabaseError)) runner.unanswered();
+    } finally {
+      entry.watching = false;
     }
   }
 
@@ -319,7 +335,8 @@ export class SourceManager {
   async #watchWal(entry: Running, client: Client): Promise<void> {
     const { log, metrics } = this.#engine;
     const { name, slot } = entry.source;
-    const bytes = (await retainedWal(client, slot)) ?? 0;
+    const { retained: bytes, active } = await slotUse(client, slot);
+    entry.runner?.seen(active);
     metrics[`millrace_slot_retained_wal_bytes{source=${JSON.stringify(name)}}`] = bytes;
     const isMuch = bytes > muchWal;
     if (isMuch && !entry.warned) log.warn({ source: name, slot, bytes }, 'the origin keeps much WAL for this source');

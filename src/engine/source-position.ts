@@ -4,6 +4,7 @@
  */
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import type { EngineContext } from './context.ts';
+import { reach } from './fault-points.ts';
 import type { SourceRow } from './source-row.ts';
 import type { SourceRunner } from './source-runner.ts';
 
@@ -32,6 +33,7 @@ export async function savePosition({ admin, metrics }: EngineContext, source: So
   runner.requestPosition();
   const { received, applied } = runner;
   metrics[`millrace_replication_lag_bytes{source=${JSON.stringify(source.name)}}`] = Number(received - applied);
+  reach('position.not-saved');
   // Durable before it is acknowledged, and not by way of Millrace's own settings: this row says whether the slot is still ours.
   await admin.query(
     `WITH durable AS (SELECT set_config('synchronous_commit', 'on', true))
@@ -40,5 +42,6 @@ export async function savePosition({ admin, metrics }: EngineContext, source: So
      WHERE (source_position.origin_lsn, source_position.reached_lsn) IS DISTINCT FROM (excluded.origin_lsn, excluded.reached_lsn)`,
     [source.id, formatLsn(received), formatLsn(applied)],
   );
+  reach('position.saved-not-sent');
   runner.saved(applied);
 }

@@ -26,6 +26,7 @@ import type { EngineContext } from './context.ts';
 import { CopiedTable } from './copied-table.ts';
 import { type Chunk, chunkIsIn, claimChunk, claimCopy, knownChunks, planChunk } from './copy-chunks.ts';
 import { CopyProgress } from './copy-progress.ts';
+import { reach } from './fault-points.ts';
 import { copySettings } from './session-settings.ts';
 import type { SourceRunner } from './source-runner.ts';
 import { applyPortion, applySpool, seenBy, spooledXids, spoolIsLong } from './spool.ts';
@@ -99,6 +100,7 @@ class TableCopy {
   }
 
   async run(): Promise<void> {
+    reach('copy.began');
     await this.#table.look();
     const known = await knownChunks(this.#engine, this.#storage.id);
     for (const { number, done } of known) {
@@ -129,7 +131,9 @@ class TableCopy {
     if (isRehashed(this.#storage) && this.#storage.keyAttnums.length === 0) await this.#rehash(upstream);
     // Rows without key: columns that the origin has lost meanwhile have to be forgotten first, see goLive.
     if (this.#storage.keyAttnums.length > 0) await this.#catchUp(upstream);
+    reach('copy.all-in');
     await this.#finished();
+    reach('copy.finished');
   }
 
   async close(): Promise<void> {
@@ -252,6 +256,7 @@ class TableCopy {
     const { token } = this.#engine;
     const { id } = this.#storage;
     const taken = await this.#cleanSnapshot(reader);
+    reach('copy.snapshot-taken');
     await upstream.query('BEGIN');
     if (!(await claimChunk(upstream, token, id, chunk))) {
       await Promise.all([reader.end(), upstream.query('ROLLBACK')]);
@@ -264,12 +269,15 @@ class TableCopy {
       onProgress: (rows, bytes) => this.#progress.set(chunk.number, rows, bytes),
     });
     await reader.end();
+    reach('copy.rows-in');
     const isWanted = await chunkIsIn(upstream, token, id, chunk, taken, copied);
     // Of a copy in one piece it is the snapshot of all.
     await upstream.query(
       `UPDATE millrace.storage SET copy_snapshot = ${quoteLiteral(taken.text)} WHERE id = ${id} AND copy_snapshot IS NULL`,
     );
+    reach('copy.piece-noted');
     await upstream.query(isWanted ? 'COMMIT' : 'ROLLBACK');
+    reach('copy.piece-committed');
     if (taken.lsn > this.#lsn) this.#lsn = taken.lsn;
   }
 

@@ -3,6 +3,9 @@
  * Invariant: what passes is multilinear in its relations: inner joins, filters and projections, nested ones too, with duplicates kept.
  * Then a change of the result is a sum of terms with changes in place of relations (Gupta, Mumick, Subrahmanian 1993).
  */
+
+import { equalities } from './linear-source.ts';
+import { fromAliases, innerItems } from './query-parts.ts';
 import { applyEdits, type Edit, occurrencesOf, type ResolvedQuery } from './relations.ts';
 import { type SelectParts, selectParts, textOrNull } from './select-parts.ts';
 import type { Source } from './source-text.ts';
@@ -29,14 +32,28 @@ export function readJoin(resolved: ResolvedQuery, parts: SelectParts): JoinReadi
     return 'a subquery in an expression';
   }
   if (mentions.some(({ place }) => place.start < parts.from.start || place.end > parts.from.end)) return 'a subquery outside of FROM';
+  const joined = mentions.length > 1 ? equalities(select, placesOf(resolved)) : [];
   return {
     source: {
       from: applyEdits(source.text, parts.from, edits),
       where: textOrNull(source, parts.where),
       occurrences: occurrencesOf(resolved),
+      ...(joined.length > 0 ? { joined } : {}),
     },
     functions: functionsIn([select['fromClause'], select['whereClause']]),
   };
+}
+
+/** Relations that stand in FROM themselves, by alias. */
+function placesOf({ source, mentions }: ResolvedQuery): ReadonlyMap<string, number> {
+  const leaves = innerItems(list(source.select['fromClause']))?.leaves ?? [];
+  return new Map(
+    leaves.flatMap((leaf) => {
+      const relation = mentions.findIndex((mention) => mention.fields === kindOf(leaf).fields && !mention.renames);
+      const [alias] = fromAliases(leaf);
+      return relation < 0 || alias === undefined ? [] : [[alias, relation] as const];
+    }),
+  );
 }
 
 /** Names of the functions called below a node, each once. */

@@ -17,7 +17,7 @@ import {
 } from './ast.ts';
 import { fromAliases, hasSubquery, innerItems, usedAliases } from './query-parts.ts';
 import { type Relations, stageText } from './stage-text.ts';
-import { list } from './tree.ts';
+import { type Fields, list } from './tree.ts';
 import type { Existence, JoinSource, Narrowing, Template } from './types.ts';
 import { needed } from './unique-rows.ts';
 
@@ -41,7 +41,7 @@ export function joinSource(select: Tree, relations: Relations): JoinSource {
 }
 
 /** Columns that WHERE and inner joins want to be equal. */
-function equalities(select: Tree, places: ReadonlyMap<string, number>): NonNullable<JoinSource['equalities']> {
+export function equalities(select: Fields, places: ReadonlyMap<string, number>): NonNullable<JoinSource['equalities']> {
   const joins = innerItems(list(select['fromClause']))?.conditions ?? [];
   return [select['whereClause'], ...joins].flatMap(conjuncts).flatMap((condition) => {
     const [left, right] = (isEquality(condition) ? sidesOf(condition) : null)?.map(columnOf) ?? [];

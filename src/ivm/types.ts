@@ -63,6 +63,8 @@ export interface JoinSource {
   readonly occurrences: readonly Occurrence[];
   /** Columns that must be equal, where that is known. */
   readonly equalities?: readonly (readonly [OccurrenceColumn, OccurrenceColumn])[];
+  /** The same where nothing but known keys is made of it. */
+  readonly joined?: readonly (readonly [OccurrenceColumn, OccurrenceColumn])[];
   readonly narrowings?: readonly Narrowing[];
   /** `where` one by one, with the relations each is about; -1: something else in FROM. */
   readonly conditions?: readonly { readonly text: string; readonly relations: readonly number[] }[];

@@ -22,7 +22,12 @@ export type OptionValue =
   | { readonly kind: 'number'; readonly value: number }
   | { readonly kind: 'boolean'; readonly value: boolean }
   | { readonly kind: 'identifier'; readonly name: QualifiedName }
-  | { readonly kind: 'secret'; readonly name: QualifiedName };
+  | { readonly kind: 'secret'; readonly name: QualifiedName }
+  | { readonly kind: 'list'; readonly values: readonly string[] }
+  /** MAP['k' => 'v', ..] */
+  | { readonly kind: 'map'; readonly entries: readonly (readonly [string, string])[] }
+  /** Text of an expression of Postgres's. */
+  | { readonly kind: 'expression'; readonly text: string; readonly at: number };
 
 /** `NAME [=] value`; `name` is upper case with single spaces ("SSL MODE"). */
 export interface Option {
@@ -43,11 +48,12 @@ export interface AlterSecret {
   readonly name: QualifiedName;
   readonly value: string;
 }
+export type ConnectionTarget = 'postgres' | 'kafka' | 'confluent schema registry';
 export interface CreateConnection {
   readonly type: 'create_connection';
   readonly ifNotExists: boolean;
   readonly name: QualifiedName;
-  readonly target: 'postgres';
+  readonly target: ConnectionTarget;
   readonly options: readonly Option[];
   /** WITH (VALIDATE = bool); null when not given (means true). */
   readonly validate: boolean | null;
@@ -91,6 +97,55 @@ export interface CreateTableFromSource {
   readonly excludeColumns: readonly Identifier[];
   readonly textColumns: readonly Identifier[];
 }
+/** An option of FORMAT AVRO. `place`: what DOC ON TYPE and DOC ON COLUMN name, part by part; null for the others. */
+export interface AvroOption extends Option {
+  readonly place: readonly string[] | null;
+}
+export type FormatClause =
+  | { readonly kind: 'json' | 'text' | 'bytes'; readonly at: number }
+  | { readonly kind: 'avro'; readonly registry: QualifiedName; readonly options: readonly AvroOption[]; readonly at: number };
+export type SinkTargetClause =
+  | { readonly kind: 'kafka' | 'postgres'; readonly connection: QualifiedName; readonly options: readonly Option[] }
+  | { readonly kind: 'webhook'; readonly connection: null; readonly options: readonly Option[] };
+export interface CreateSink {
+  readonly type: 'create_sink';
+  readonly ifNotExists: boolean;
+  readonly name: QualifiedName;
+  readonly from: QualifiedName;
+  readonly target: SinkTargetClause;
+  readonly key: { readonly columns: readonly Identifier[]; readonly enforced: boolean } | null;
+  readonly headers: Identifier | null;
+  /** KEY FORMAT; null with FORMAT, which is both's. */
+  readonly keyFormat: FormatClause | null;
+  /** FORMAT, or VALUE FORMAT; null when not given. */
+  readonly format: FormatClause | null;
+  readonly envelope: 'upsert' | 'debezium' | null;
+  /** WITH (SNAPSHOT = bool); null when not given (means true). */
+  readonly snapshot: boolean | null;
+}
+/** A role as ALTER .. OWNER TO names it: by a keyword, in lower case, or a name. */
+export type RoleName =
+  | { readonly keyword: 'current_user' | 'session_user'; readonly name: null; readonly at: number }
+  | { readonly keyword: null; readonly name: string; readonly at: number };
+export interface SetFrom {
+  readonly kind: 'set_from';
+  readonly from: QualifiedName;
+  readonly backfill: 'none' | 'snapshot' | 'diff';
+  /** An interval; null when not given. */
+  readonly timeout: string | null;
+  readonly dryRun: boolean;
+}
+export type SinkAction =
+  | SetFrom
+  | { readonly kind: 'rename'; readonly to: Identifier }
+  | { readonly kind: 'owner'; readonly to: RoleName }
+  | { readonly kind: 'pause' | 'resume' };
+export interface AlterSink {
+  readonly type: 'alter_sink';
+  readonly ifExists: boolean;
+  readonly name: QualifiedName;
+  readonly action: SinkAction;
+}
 /** Candidate: extended only when the query reads a live relation. */
 export interface CreateMaterializedView {
   readonly type: 'create_materialized_view';
@@ -113,10 +168,10 @@ export interface AlterSchemaSwap {
   readonly a: Identifier;
   readonly b: Identifier;
 }
-/** DROP SECRET, CONNECTION, SOURCE: always extended. */
+/** DROP SECRET, CONNECTION, SOURCE, SINK: always extended. */
 export interface DropObject {
   readonly type: 'drop_object';
-  readonly kind: 'secret' | 'connection' | 'source';
+  readonly kind: 'secret' | 'connection' | 'source' | 'sink';
   readonly ifExists: boolean;
   readonly names: readonly QualifiedName[];
   readonly cascade: boolean;
@@ -136,7 +191,7 @@ export interface DropSchema {
   readonly names: readonly Identifier[];
   readonly cascade: boolean;
 }
-export type ShowKind = 'sources' | 'tables' | 'materialized views' | 'connections' | 'secrets';
+export type ShowKind = 'sources' | 'sinks' | 'tables' | 'materialized views' | 'connections' | 'secrets';
 export interface ShowObjects {
   readonly type: 'show_objects';
   readonly kind: ShowKind;
@@ -150,7 +205,7 @@ export interface ShowObjects {
 }
 export interface ShowCreate {
   readonly type: 'show_create';
-  readonly kind: 'source' | 'table' | 'materialized view' | 'connection';
+  readonly kind: 'source' | 'sink' | 'table' | 'materialized view' | 'connection';
   readonly name: QualifiedName;
 }
 
@@ -171,6 +226,8 @@ export type ExtendedStatement =
   | CreateSource
   | AlterSource
   | CreateTableFromSource
+  | CreateSink
+  | AlterSink
   | CreateMaterializedView
   | RefreshMaterializedView
   | AlterSchemaSwap

@@ -183,13 +183,23 @@ function isComment(byte: number | undefined): boolean {
   return byte === SLASH || byte === DASH;
 }
 
+/** What exists in Millrace only; see head.ts. */
+function isOwnObject(text: Uint8Array, at: number, end: number): boolean {
+  return (
+    isWord(text, at, end, 'source') ||
+    isWord(text, at, end, 'secret') ||
+    isWord(text, at, end, 'connection') ||
+    isWord(text, at, end, 'sink')
+  );
+}
+
 function createVerdict(text: Uint8Array, from: number, end: number): Verdict {
   const at = skipSpace(text, from, end);
   if (at >= end) return 'no';
   if (isComment(text[at])) return 'yes';
   if (isWord(text, at, end, 'table')) return 'if-source';
   if (isWord(text, at, end, 'materialized')) return 'yes';
-  if (isWord(text, at, end, 'source') || isWord(text, at, end, 'secret') || isWord(text, at, end, 'connection')) return 'yes';
+  if (isOwnObject(text, at, end)) return 'yes';
   if (isWord(text, at, end, 'temp') || isWord(text, at, end, 'temporary') || isWord(text, at, end, 'unlogged')) return 'if-source';
   return isWord(text, at, end, 'local') || isWord(text, at, end, 'global') ? 'if-source' : 'no';
 }
@@ -198,7 +208,7 @@ function alterVerdict(text: Uint8Array, from: number, end: number): Verdict {
   const at = skipSpace(text, from, end);
   if (at >= end) return 'no';
   if (isComment(text[at])) return 'yes';
-  if (isWord(text, at, end, 'secret') || isWord(text, at, end, 'connection') || isWord(text, at, end, 'source')) return 'yes';
+  if (isOwnObject(text, at, end)) return 'yes';
   return isWord(text, at, end, 'schema') ? 'if-swap' : 'no';
 }
 
@@ -210,9 +220,7 @@ function dropVerdict(text: Uint8Array, from: number, end: number): Verdict {
     isWord(text, at, end, 'view') ||
     isWord(text, at, end, 'materialized') ||
     isWord(text, at, end, 'schema') ||
-    isWord(text, at, end, 'source') ||
-    isWord(text, at, end, 'secret') ||
-    isWord(text, at, end, 'connection')
+    isOwnObject(text, at, end)
     ? 'yes'
     : 'no';
 }
@@ -222,6 +230,7 @@ function showVerdict(text: Uint8Array, from: number, end: number): Verdict {
   if (at >= end) return 'no';
   if (isComment(text[at])) return 'yes';
   return isWord(text, at, end, 'sources') ||
+    isWord(text, at, end, 'sinks') ||
     isWord(text, at, end, 'tables') ||
     isWord(text, at, end, 'materialized') ||
     isWord(text, at, end, 'connections') ||

@@ -30,10 +30,10 @@ function openingOf(text: string, from: number, end: number, options: LexerOption
   };
 }
 
-const ownObjects: ReadonlySet<string> = new Set(['SECRET', 'CONNECTION', 'SOURCE']);
+const ownObjects: ReadonlySet<string> = new Set(['SECRET', 'CONNECTION', 'SOURCE', 'SINK']);
 const dropCandidates: ReadonlySet<string> = new Set(['TABLE', 'VIEW', 'MATERIALIZED', 'SCHEMA']);
-const shownObjects: ReadonlySet<string> = new Set(['SOURCES', 'TABLES', 'CONNECTIONS', 'SECRETS']);
-const createdObjects: ReadonlySet<string> = new Set(['SOURCE', 'TABLE', 'CONNECTION']);
+const shownObjects: ReadonlySet<string> = new Set(['SOURCES', 'SINKS', 'TABLES', 'CONNECTIONS', 'SECRETS']);
+const createdObjects: ReadonlySet<string> = new Set(['SOURCE', 'SINK', 'TABLE', 'CONNECTION']);
 const persistence: ReadonlySet<string> = new Set(['TEMP', 'TEMPORARY', 'UNLOGGED', 'LOCAL', 'GLOBAL']);
 
 /** What the opening of the statement at [from, end) says. */

@@ -56,8 +56,8 @@ export function parseExtended(text: string, raw: RawStatement, options: LexerOpt
     statement = parseGenerated(text.slice(raw.at, raw.end), grammarOptions) as ExtendedStatement;
   } catch (error) {
     if (error instanceof GrammarError) throw syntaxError(text, raw, raw.at + error.location.start.offset, options);
-    // Comments nested by the thousand; nothing else in the grammar recurses.
-    if (error instanceof RangeError) throw millraceError('syntax_error', { message: 'comments are nested too deeply' });
+    // Comments or parentheses nested by the thousand; nothing else in the grammar recurses.
+    if (error instanceof RangeError) throw millraceError('syntax_error', { message: 'comments or parentheses are nested too deeply' });
     throw error;
   }
   if (raw.bad !== null) throw syntaxError(text, raw, raw.end, options);

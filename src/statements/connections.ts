@@ -1,27 +1,25 @@
 /**
- * CREATE, ALTER, VALIDATE CONNECTION TO POSTGRES, and the address a stored connection leads to.
+ * CREATE, ALTER, VALIDATE CONNECTION, and the address a stored connection leads to.
  * Invariant: a connection row never holds a secret's value, only its id.
  */
-import { type ConnectionOptions, openAddress, type SealedSecrets } from '../catalog/connection-address.ts';
+import {
+  type ConnectionOptions,
+  type KafkaAddress,
+  openAddress,
+  openKafkaAddress,
+  openRegistryAddress,
+  type RegistryAddress,
+  type SealedSecrets,
+} from '../catalog/connection-address.ts';
 import type { ServerAddress } from '../config.ts';
 import { millraceError } from '../errors.ts';
-import type { AlterConnection, CreateConnection, Option, ValidateConnection } from '../sql/ast.ts';
+import type { AlterConnection, ConnectionTarget, CreateConnection, Option, QualifiedName, ValidateConnection } from '../sql/ast.ts';
 import type { CallerSession, StatementResult } from './caller-session.ts';
+import { requireComplete, requireKnownOption, requireSecretOption, shownTarget, storedType, targetOf } from './connection-options.ts';
 import { type CallerRole, callerRole, perform, requireCatalog, type StatementContext } from './context.ts';
-import { creationNamespace, findNamed, requireNamed, requireOwner, shownName, undefinedObject } from './names.ts';
+import { creationNamespace, findNamed, type NamedObject, requireNamed, requireOwner, shownName, undefinedObject } from './names.ts';
 import { checkReachable } from './origin-checks.ts';
-
-const knownOptions = [
-  'HOST',
-  'PORT',
-  'USER',
-  'PASSWORD',
-  'DATABASE',
-  'SSL MODE',
-  'SSL CERTIFICATE AUTHORITY',
-  'SSL CERTIFICATE',
-  'SSL KEY',
-] as const;
+import { checkKafka, checkRegistry } from './sink-checks.ts';
 
 export async function createConnection(
   context: StatementContext,
@@ -38,19 +36,18 @@ export async function createConnection(
     session.notice({ severity: 'NOTICE', code: '42710', message: `connection "${statement.name.name}" already exists, skipping` });
     return { kind: 'done', tag: 'CREATE CONNECTION' };
   }
-  const options = await storedOptions(context, session, role, statement.options);
-  requireComplete(options);
-  if (statement.validate !== false) {
-    await checkReachable(await addressOf(context, session, options), shownName(statement.name));
-  }
+  const { target } = statement;
+  const options = await storedOptions(context, session, role, target, statement.options);
+  requireComplete(target, options);
+  await check(await targetAddress(context, session, { target, options }), shownName(statement.name), statement.validate);
   await perform(
     context,
     session,
     [
       `INSERT INTO millrace.connection (namespace, name, owner, type, options)
-       VALUES (($1 ->> 'namespace')::oid, $1 ->> 'name', ($1 ->> 'owner')::oid, 'postgres', $1 -> 'options')`,
+       VALUES (($1 ->> 'namespace')::oid, $1 ->> 'name', ($1 ->> 'owner')::oid, $1 ->> 'type', $1 -> 'options')`,
     ],
-    { namespace: namespace.oid, name: statement.name.name, owner: role.oid, options },
+    { type: storedType(target), namespace: namespace.oid, name: statement.name.name, owner: role.oid, options },
   );
   return { kind: 'done', tag: 'CREATE CONNECTION' };
 }
@@ -69,16 +66,27 @@ export async function alterConnection(
     return { kind: 'done', tag: 'ALTER CONNECTION' };
   }
   await requireOwner(session, 'connection', shownName(statement.name), found.owner, role);
-  const options: Record<string, ConnectionOptions[string]> = { ...(await readOptions(context, session, found.id)) };
+  const { target, options: before } = await readConnection(context, session, found.id);
+  const options: Record<string, ConnectionOptions[string]> = { ...before };
+  const set = await storedOptions(context, session, role, target, statement.set);
   for (const name of statement.reset) {
-    requireKnown(name);
+    requireKnownOption(target, name);
+    if (set[name] !== undefined) throw millraceError('invalid_option', { message: `cannot both SET and DROP/RESET option ${name}` });
     delete options[name];
   }
-  Object.assign(options, await storedOptions(context, session, role, statement.set));
-  requireComplete(options);
-  if (statement.validate !== false) {
-    await checkReachable(await addressOf(context, session, options), shownName(statement.name));
+  // The other way to name brokers gives way.
+  if (set['BROKER'] !== undefined) delete options['BROKERS'];
+  if (set['BROKERS'] !== undefined) delete options['BROKER'];
+  Object.assign(options, set);
+  requireComplete(target, options);
+  if (JSON.stringify(options['PROGRESS TOPIC']) !== JSON.stringify(before['PROGRESS TOPIC'])) {
+    throw millraceError('invalid_option', {
+      message: 'cannot ALTER KAFKA option PROGRESS TOPIC',
+      detail: 'Sinks of the connection find in it how far they are.',
+      hint: 'Create another connection.',
+    });
   }
+  await check(await targetAddress(context, session, { target, options }), shownName(statement.name), statement.validate);
   await perform(context, session, ["UPDATE millrace.connection SET options = $1 -> 'options' WHERE id = ($1 ->> 'id')::bigint"], {
     id: found.id,
     options,
@@ -93,31 +101,92 @@ export async function validateConnection(
 ): Promise<StatementResult> {
   await requireCatalog(context, session);
   const found = await requireNamed(context, session, 'connection', statement.name, await callerRole(session));
-  await checkReachable(await connectionAddress(context, session, found.id), shownName(statement.name));
+  await check(await targetAddress(context, session, await readConnection(context, session, found.id)), shownName(statement.name), true);
   return { kind: 'done', tag: 'VALIDATE CONNECTION' };
 }
 
-/** Where a stored connection leads, secrets opened. Raises secret_unreadable when the key has changed. */
-export async function connectionAddress(context: StatementContext, session: CallerSession, id: string): Promise<ServerAddress> {
-  return addressOf(context, session, await readOptions(context, session, id));
+interface StoredConnection {
+  readonly target: ConnectionTarget;
+  readonly options: ConnectionOptions;
 }
 
-async function readOptions(context: StatementContext, session: CallerSession, id: string): Promise<ConnectionOptions> {
-  return (await perform(context, session, ["SELECT options FROM millrace.connection WHERE id = ($1 ->> 'id')::bigint"], {
-    id,
-  })) as ConnectionOptions;
+type TargetAddress =
+  | { readonly target: 'postgres'; readonly address: ServerAddress }
+  | { readonly target: 'kafka'; readonly address: KafkaAddress }
+  | { readonly target: 'confluent schema registry'; readonly address: RegistryAddress };
+
+/** Tries an address unless WITH (VALIDATE = false) was given. */
+async function check(to: TargetAddress, name: string, validate: boolean | null): Promise<void> {
+  if (validate === false) return;
+  switch (to.target) {
+    case 'postgres':
+      return await checkReachable(to.address, name);
+    case 'kafka':
+      return await checkKafka(to.address, name);
+    case 'confluent schema registry':
+      return await checkRegistry(to.address, name);
+  }
+}
+
+/** Where a stored connection TO POSTGRES leads, secrets opened. Raises secret_unreadable when the key has changed. */
+export async function connectionAddress(context: StatementContext, session: CallerSession, id: string): Promise<ServerAddress> {
+  const { options } = await readConnection(context, session, id);
+  return openAddress(context.secretKey, options, await sealedSecrets(context, session, options));
+}
+
+/** Where the registry behind a stored connection is, and what users call it. */
+export async function registryOf(
+  context: StatementContext,
+  session: CallerSession,
+  id: string,
+): Promise<{ readonly name: string; readonly address: RegistryAddress }> {
+  const { name, options } = await readConnection(context, session, id);
+  return { name, address: openRegistryAddress(context.secretKey, options, await sealedSecrets(context, session, options)) };
+}
+
+/** A connection of one kind that the caller owns. */
+export async function requireConnection(
+  context: StatementContext,
+  session: CallerSession,
+  name: QualifiedName,
+  role: CallerRole,
+  target: ConnectionTarget,
+): Promise<NamedObject> {
+  const found = await requireNamed(context, session, 'connection', name, role);
+  const { target: actual } = await readConnection(context, session, found.id);
+  if (actual === target) return found;
+  throw millraceError(
+    'wrong_connection_type',
+    { name: shownName(name), type: shownTarget(target), type_lower: storedType(target), actual: shownTarget(actual) },
+    { position: name.at + 1 },
+  );
+}
+
+async function readConnection(
+  context: StatementContext,
+  session: CallerSession,
+  id: string,
+): Promise<StoredConnection & { readonly name: string }> {
+  const row = (await perform(
+    context,
+    session,
+    ["SELECT jsonb_build_object('name', name, 'type', type, 'options', options) FROM millrace.connection WHERE id = ($1 ->> 'id')::bigint"],
+    { id },
+  )) as { name: string; type: string; options: ConnectionOptions };
+  return { name: row.name, target: targetOf(row.type), options: row.options };
 }
 
 async function storedOptions(
   context: StatementContext,
   session: CallerSession,
   role: CallerRole,
+  target: ConnectionTarget,
   options: readonly Option[],
 ): Promise<ConnectionOptions> {
   const stored: Record<string, ConnectionOptions[string]> = {};
   for (const option of options) {
     const position = { position: option.at + 1 };
-    requireKnown(option.name, position);
+    requireKnownOption(target, option.name, position);
     if (stored[option.name] !== undefined) {
       throw millraceError('invalid_option', { message: `${option.name} specified more than once` }, position);
     }
@@ -136,55 +205,52 @@ async function storedOptions(
       case 'boolean':
         stored[option.name] = { value: String(value.value) };
         break;
+      case 'list':
+        if (option.name !== 'BROKERS') throw notAValue(option);
+        stored[option.name] = { value: value.values.join(',') };
+        break;
+      case 'map':
+      case 'expression':
+        throw notAValue(option);
     }
-    if (option.name === 'PASSWORD' && value.kind !== 'secret') {
-      throw millraceError(
-        'invalid_option',
-        {
-          message: 'PASSWORD must be a secret',
-          hint: "Type: CREATE SECRET my_password AS '...'; and then PASSWORD SECRET my_password.",
-        },
-        position,
-      );
-    }
+    requireSecretOption(target, option.name, value.kind === 'secret', position);
   }
   return stored;
 }
 
-function requireKnown(name: string, position: { readonly position?: number } = {}): void {
-  if (knownOptions.some((known) => known === name)) return;
-  throw millraceError(
-    'invalid_option',
-    { message: `POSTGRES connections do not support ${name} values`, hint: `The options are: ${knownOptions.join(', ')}.` },
-    position,
-  );
+function notAValue({ name, value, at }: Option): Error {
+  return millraceError('invalid_option', { message: `invalid ${name}: cannot use a ${value.kind} as its value` }, { position: at + 1 });
 }
 
-function requireComplete(options: ConnectionOptions): void {
-  for (const name of ['HOST', 'DATABASE', 'USER']) {
-    if (options[name] === undefined) {
-      throw millraceError('invalid_option', { message: `${name} option is required`, hint: `Add ${name} '...' to the list.` });
-    }
-  }
-  if ((options['SSL KEY'] === undefined) !== (options['SSL CERTIFICATE'] === undefined)) {
-    throw millraceError('invalid_option', { message: 'invalid CONNECTION: both SSL KEY and SSL CERTIFICATE are required' });
-  }
-}
-
-async function addressOf(context: StatementContext, session: CallerSession, options: ConnectionOptions): Promise<ServerAddress> {
+async function sealedSecrets(context: StatementContext, session: CallerSession, options: ConnectionOptions): Promise<SealedSecrets> {
   const ids = Object.values(options).flatMap((option) => ('secret' in option ? [option.secret] : []));
-  const sealed =
-    ids.length === 0
-      ? {}
-      : ((await perform(
-          context,
-          session,
-          [
-            `SELECT jsonb_object_agg(s.id, jsonb_build_object('name', s.name, 'value', s.value))
-               FROM millrace.secret s
-              WHERE s.id IN (SELECT value::bigint FROM jsonb_array_elements_text($1 -> 'ids'))`,
-          ],
-          { ids },
-        )) as SealedSecrets);
-  return openAddress(context.secretKey, options, sealed);
+  if (ids.length === 0) return {};
+  const found = await perform(
+    context,
+    session,
+    [
+      `SELECT jsonb_object_agg(s.id, jsonb_build_object('name', s.name, 'value', s.value))
+         FROM millrace.secret s
+        WHERE s.id IN (SELECT value::bigint FROM jsonb_array_elements_text($1 -> 'ids'))`,
+    ],
+    { ids },
+  );
+  return (found ?? {}) as SealedSecrets;
+}
+
+/** The address that options describe. Raises for a value that is none, whether or not the address is to be tried. */
+async function targetAddress(
+  context: StatementContext,
+  session: CallerSession,
+  { target, options }: StoredConnection,
+): Promise<TargetAddress> {
+  const sealed = await sealedSecrets(context, session, options);
+  switch (target) {
+    case 'postgres':
+      return { target, address: openAddress(context.secretKey, options, sealed) };
+    case 'kafka':
+      return { target, address: openKafkaAddress(context.secretKey, options, sealed) };
+    case 'confluent schema registry':
+      return { target, address: openRegistryAddress(context.secretKey, options, sealed) };
+  }
 }

@@ -45,6 +45,53 @@ export async function dependentsOf(session: CallerSession, relations: readonly s
   }));
 }
 
+/** A sink that reads what is to be dropped. */
+export interface ReadingSink {
+  readonly id: string;
+  readonly kind: 'sink';
+  /** Quoted and qualified. */
+  readonly name: string;
+  readonly relationId: string;
+  /** It is to read another relation after its next cutover. */
+  readonly leaving: boolean;
+}
+
+/** Sinks that read any of these live relations. */
+export async function sinksReading(session: CallerSession, relations: readonly (string | null)[]): Promise<ReadingSink[]> {
+  const ids = relations.filter((id) => id !== null);
+  if (ids.length === 0) return [];
+  const found = await session.query(
+    'SELECT s.id, s.name, s.relation_id, s.leaving FROM millrace.sinks_of($1::bigint[]) s ORDER BY s.id, s.relation_id',
+    [`{${ids.join(',')}}`],
+    { quiet: true },
+  );
+  return found.rows.map(([id, name, relationId, leaving]) => ({
+    id: id ?? '',
+    kind: 'sink',
+    name: name ?? '',
+    relationId: relationId ?? '',
+    leaving: leaving === 't',
+  }));
+}
+
+/** Each sink once; raises for one that reads a relation only until its cutover: it shall go on with another one. */
+export function droppedSinks(sinks: readonly ReadingSink[], relations: readonly Droppable[]): ReadingSink[] {
+  for (const sink of sinks) {
+    if (!sink.leaving || sinks.some((other) => other.id === sink.id && !other.leaving)) continue;
+    const read = relations.find((relation) => relation.id === sink.relationId);
+    throw millraceError('sink_cutover_pending', { sink: sink.name, kind: read?.kind ?? 'relation', name: read?.name ?? '' });
+  }
+  return sinks.filter((sink, i) => sinks.findIndex((other) => other.id === sink.id) === i);
+}
+
+/** As `dependentObjects` wants them. */
+export function sinkLines(sinks: readonly ReadingSink[], relations: readonly Droppable[]): string[] {
+  return sinks.map((sink) => {
+    const read = relations.find((relation) => relation.id === sink.relationId);
+    return `sink ${sink.name} depends on ${read?.kind ?? 'relation'} ${read?.name ?? ''}`;
+  });
+}
+
 /** The refusal of a DROP without CASCADE. `target`: by the name that was typed; `dropped`: what was to go; `others`: what needs it beside the views. */
 export function dependentObjects(
   target: { readonly kind: string; readonly name: string },

@@ -1,15 +1,16 @@
-/** DROP SECRET, CONNECTION, SOURCE. Invariant: nothing goes that something else still needs, unless CASCADE says so. */
+/** DROP SECRET, CONNECTION, SOURCE, SINK. Invariant: nothing goes that something else still needs, unless CASCADE says so. */
 import { millraceError } from '../errors.ts';
 import type { DropObject } from '../sql/ast.ts';
 import type { CallerSession, StatementResult } from './caller-session.ts';
 import { callerRole, perform, requireCatalog, type StatementContext } from './context.ts';
-import { announceCascade, type Droppable, dependentObjects, dependentsOf } from './dependents.ts';
+import { announceCascade, type Droppable, dependentObjects, dependentsOf, droppedSinks, sinkLines, sinksReading } from './dependents.ts';
 import { findLive, findNamed, quotedName, relationExists, requireOwner, shownName, undefinedObject } from './names.ts';
 import { dropSources, removeRelations } from './removal.ts';
+import { dropSinks } from './sinks.ts';
 
 type Kind = DropObject['kind'];
 
-/** A secret, connection or source that is to be dropped, or hangs on one. */
+/** A secret, connection, source or sink that is to be dropped, or hangs on one. */
 interface Link {
   readonly id: string;
   readonly kind: Kind;
@@ -18,7 +19,7 @@ interface Link {
   readonly uses: string;
 }
 
-/** DROP SECRET, CONNECTION, SOURCE. */
+/** DROP SECRET, CONNECTION, SOURCE, SINK. */
 export async function dropObject(context: StatementContext, session: CallerSession, statement: DropObject): Promise<StatementResult> {
   await requireCatalog(context, session);
   const role = await callerRole(session);
@@ -57,7 +58,7 @@ async function findSource(
   return null;
 }
 
-/** Drops secrets, connections and sources with all that hangs on them; without `cascade` raises when something does. */
+/** Drops secrets, connections, sources and sinks with all that hangs on them; without `cascade` raises when something does. */
 export async function dropLinks(
   context: StatementContext,
   session: CallerSession,
@@ -80,15 +81,28 @@ export async function dropLinks(
     session,
     tables.map((table) => table.oid),
   );
+  const going = [...tables, ...views];
+  const reading = await sinksReading(
+    session,
+    going.map((object) => object.id),
+  );
+  const readers = reading.filter((sink) => !known.has(sink.id));
   const reached = links.slice(roots.length);
   const [root] = roots;
   if (!cascade && root !== undefined && reached.length + tables.length > 0) {
     throw dependentObjects({ kind: root.kind, name: root.name }, tables, views, [
       ...reached.map((link) => `${link.kind} ${link.name} depends on ${link.uses}`),
       ...tables.map((table) => `table ${table.name} depends on source ${table.source}`),
+      ...sinkLines(readers, going),
     ]);
   }
-  if (!announced) announceCascade(session, [...reached, ...tables, ...views]);
+  const sinks = droppedSinks(readers, going);
+  if (!announced) announceCascade(session, [...reached, ...tables, ...sinks, ...views]);
+  await dropSinks(
+    context,
+    session,
+    [...links.filter((link) => link.kind === 'sink'), ...sinks].map(({ id }) => id),
+  );
   await removeRelations(context, session, [...views].reverse(), { named: false, cascade: true });
   await removeRelations(context, session, tables, { named: false, cascade: true });
   await dropSources(
@@ -104,26 +118,33 @@ export async function dropLinks(
   }
 }
 
-/** Connections that use a secret, sources that use a connection. */
+/** Connections and sinks that use a secret; sources and sinks that use a connection. */
 async function usersOf(context: StatementContext, session: CallerSession, link: Link): Promise<Link[]> {
-  if (link.kind === 'source') return [];
-  const found = (await perform(
-    context,
-    session,
-    [
-      link.kind === 'secret'
-        ? `SELECT coalesce(jsonb_agg(jsonb_build_object('id', c.id::text, 'name', coalesce(format('%I.%I', n.nspname, c.name), c.name)) ORDER BY c.id), '[]')
-             FROM millrace.connection c LEFT JOIN pg_namespace n ON n.oid = c.namespace
-            WHERE EXISTS (SELECT FROM jsonb_each(c.options) AS o WHERE o.value ->> 'secret' = $1 ->> 'id')`
-        : `SELECT coalesce(jsonb_agg(jsonb_build_object('id', s.id::text, 'name', millrace.qualified_name(s.facade)) ORDER BY s.id), '[]')
-             FROM millrace.source s
-            WHERE s.status <> 'dropped' AND s.connection_id = ($1 ->> 'id')::bigint`,
-    ],
-    { id: link.id },
-  )) as { id: string; name: string }[];
-  const kind = link.kind === 'secret' ? 'connection' : 'source';
-  return found.map(({ id, name }) => ({ id, kind, name, uses: `${link.kind} ${link.name}` }));
+  if (link.kind === 'source' || link.kind === 'sink') return [];
+  const found = (await perform(context, session, [usersSql[link.kind]], { id: link.id })) as { id: string; kind: Kind; name: string }[];
+  return found.map(({ id, kind, name }) => ({ id, kind, name, uses: `${link.kind} ${link.name}` }));
 }
+
+const sinksUsing = (condition: string): string => `
+SELECT s.id, 'sink', coalesce(format('%I.%I', n.nspname, s.name), s.name)
+  FROM millrace.sink s LEFT JOIN pg_namespace n ON n.oid = s.namespace
+ WHERE s.status <> 'dropped' AND (${condition})`;
+
+const usersSql = {
+  secret: `
+SELECT coalesce(jsonb_agg(jsonb_build_object('id', x.id::text, 'kind', x.kind, 'name', x.name) ORDER BY x.id), '[]')
+  FROM (SELECT c.id, 'connection' AS kind, coalesce(format('%I.%I', n.nspname, c.name), c.name) AS name
+          FROM millrace.connection c LEFT JOIN pg_namespace n ON n.oid = c.namespace
+         WHERE EXISTS (SELECT FROM jsonb_each(c.options) AS o WHERE o.value ->> 'secret' = $1 ->> 'id')
+        UNION ALL ${sinksUsing("s.definition #>> '{target,secretId}' = $1 ->> 'id'")}) x`,
+  connection: `
+SELECT coalesce(jsonb_agg(jsonb_build_object('id', x.id::text, 'kind', x.kind, 'name', x.name) ORDER BY x.id), '[]')
+  FROM (SELECT s.id, 'source' AS kind, millrace.qualified_name(s.facade) AS name
+          FROM millrace.source s
+         WHERE s.status <> 'dropped' AND s.connection_id = ($1 ->> 'id')::bigint
+        UNION ALL ${sinksUsing(`s.connection_id = ($1 ->> 'id')::bigint OR s.definition #>> '{target,keyFormat,registryId}' = $1 ->> 'id'
+                  OR s.definition #>> '{target,valueFormat,registryId}' = $1 ->> 'id'`)}) x`,
+};
 
 async function tablesOfSources(
   context: StatementContext,

@@ -6,10 +6,11 @@ import { millraceError } from '../errors.ts';
 import type { DropRelation, DropSchema, QualifiedName } from '../sql/ast.ts';
 import type { CallerSession, StatementResult } from './caller-session.ts';
 import { callerRole, firstRow, type StatementContext } from './context.ts';
-import { announceCascade, dependentObjects, dependentsOf, droppable } from './dependents.ts';
+import { announceCascade, dependentObjects, dependentsOf, droppable, droppedSinks, sinkLines, sinksReading } from './dependents.ts';
 import { dropLinks } from './drop-named.ts';
 import { findLive, isStreamTable, type LiveObject, liveByFacade, quotedName, requireOwner, shownName } from './names.ts';
 import { removeRelations } from './removal.ts';
+import { dropSinks } from './sinks.ts';
 
 /** DROP TABLE, VIEW, MATERIALIZED VIEW that concern live relations. */
 export async function dropRelation(context: StatementContext, session: CallerSession, statement: DropRelation): Promise<StatementResult> {
@@ -31,11 +32,23 @@ export async function dropRelation(context: StatementContext, session: CallerSes
   const depth = new Map(dependents.map((view, index) => [view.oid, index]));
   const reached = dependents.filter((view) => !dropped.has(view.oid));
   const roots = live.map(droppable);
-  if (reached.length > 0 && !statement.cascade) {
+  const going = [...roots, ...reached];
+  const sinks = await sinksReading(
+    session,
+    going.map((object) => object.id),
+  );
+  if (reached.length + sinks.length > 0 && !statement.cascade) {
     const [first] = statement.names;
-    throw dependentObjects({ kind: statement.kind, name: first === undefined ? '' : shownName(first) }, roots, reached);
+    const target = { kind: statement.kind, name: first === undefined ? '' : shownName(first) };
+    throw dependentObjects(target, roots, reached, sinkLines(sinks, going));
   }
-  announceCascade(session, reached);
+  const goneSinks = droppedSinks(sinks, going);
+  announceCascade(session, [...goneSinks, ...reached]);
+  await dropSinks(
+    context,
+    session,
+    goneSinks.map((sink) => sink.id),
+  );
   await removeRelations(context, session, [...reached].reverse(), { named: false, cascade: true });
   const ordered = [...roots].sort((a, b) => (depth.get(b.oid) ?? -1) - (depth.get(a.oid) ?? -1));
   await removeRelations(context, session, ordered, { named: true, cascade: statement.cascade });
@@ -67,7 +80,7 @@ async function oidsOf(session: CallerSession, names: readonly QualifiedName[]): 
   return oids;
 }
 
-/** DROP SCHEMA over live relations, secrets and connections: they and what hangs on them go first, then Postgres drops the schema. */
+/** DROP SCHEMA over live relations, sinks, secrets and connections: they and what hangs on them go first, then Postgres drops the schema. */
 export async function dropSchema(
   context: StatementContext,
   session: CallerSession,
@@ -97,7 +110,22 @@ export async function dropSchema(
   const depth = new Map(dependents.map((view, index) => [view.oid, index]));
   const ordered = [...views.values()].sort((a, b) => (depth.get(b.oid) ?? -1) - (depth.get(a.oid) ?? -1));
   const tables = relations.filter((object) => object.kind === 'table');
-  announceCascade(session, [...links, ...tables, ...[...ordered].reverse()]);
+  const going = [...ordered, ...tables];
+  const inside = new Set(links.filter((link) => link.kind === 'sink').map((link) => link.id));
+  const reading = await sinksReading(
+    session,
+    going.map((object) => object.id),
+  );
+  const sinks = droppedSinks(
+    reading.filter((sink) => !inside.has(sink.id)),
+    going,
+  );
+  announceCascade(session, [...links, ...sinks, ...tables, ...[...ordered].reverse()]);
+  await dropSinks(
+    context,
+    session,
+    sinks.map((sink) => sink.id),
+  );
   await removeRelations(context, session, [...ordered, ...tables], { named: false, cascade: true });
   await dropLinks(
     context,
@@ -137,20 +165,25 @@ async function liveInSchemas(session: CallerSession, schemas: readonly Schema[])
   );
 }
 
-/** Secrets and connections in schemas. */
+/** Secrets, connections and sinks in schemas. */
 async function namedInSchemas(
   session: CallerSession,
   schemas: readonly Schema[],
-): Promise<{ id: string; kind: 'connection' | 'secret'; name: string }[]> {
+): Promise<{ id: string; kind: 'connection' | 'secret' | 'sink'; name: string }[]> {
   const found = await session.query(
     `SELECT o.id, o.kind, pg_catalog.format('%I.%I', o.schema, o.name)
        FROM (SELECT id, 'connection' AS kind, schema, name FROM millrace.connections
-             UNION ALL SELECT id, 'secret', schema, name FROM millrace.secrets) o
+             UNION ALL SELECT id, 'secret', schema, name FROM millrace.secrets
+             UNION ALL SELECT id, 'sink', schema, name FROM millrace.sinks) o
       WHERE o.schema = ANY ($1::text[]) ORDER BY o.id`,
     [`{${schemas.map((schema) => `"${schema.name.replace(/["\\]/g, '\\$&')}"`).join(',')}}`],
     { quiet: true },
   );
-  return found.rows.map(([id, kind, name]) => ({ id: id ?? '', kind: kind === 'secret' ? 'secret' : 'connection', name: name ?? '' }));
+  return found.rows.map(([id, kind, name]) => ({
+    id: id ?? '',
+    kind: kind === 'secret' || kind === 'sink' ? kind : 'connection',
+    name: name ?? '',
+  }));
 }
 
 /** Whether a DROP concerns Millrace: a name is live, or a live view hangs on it. */

@@ -38,7 +38,7 @@ export async function creationNamespace(session: CallerSession, name: QualifiedN
   return { oid: oid ?? '', name: nspname ?? '' };
 }
 
-/** Secrets and connections: what is found along search_path. */
+/** Secrets, connections and sinks: what is found along search_path. */
 export interface NamedObject {
   readonly id: string;
   readonly owner: string;
@@ -46,11 +46,11 @@ export interface NamedObject {
   readonly name: string;
 }
 
-/** Finds a secret or connection; null when there is none. */
+/** Finds a secret, connection or sink; null when there is none. */
 export async function findNamed(
   context: StatementContext,
   session: CallerSession,
-  kind: 'secret' | 'connection',
+  kind: 'secret' | 'connection' | 'sink',
   name: QualifiedName,
 ): Promise<NamedObject | null> {
   const path = await firstRow(session, 'SELECT pg_catalog.to_json(pg_catalog.current_schemas(false))');
@@ -63,7 +63,7 @@ export async function findNamed(
          SELECT o.id::text, o.owner::text, n.nspname AS schema, o.name
            FROM jsonb_array_elements_text($1 -> 'schemas') WITH ORDINALITY AS path(schema, place)
            JOIN pg_namespace n ON n.nspname = path.schema
-           JOIN millrace.${kind} o ON o.namespace = n.oid AND o.name = $1 ->> 'name'
+           JOIN millrace.${kind} o ON o.namespace = n.oid AND o.name = $1 ->> 'name'${kind === 'sink' ? " AND o.status <> 'dropped'" : ''}
           ORDER BY path.place
           LIMIT 1) x`,
     ],
@@ -76,7 +76,7 @@ export async function findNamed(
 export async function requireNamed(
   context: StatementContext,
   session: CallerSession,
-  kind: 'secret' | 'connection',
+  kind: 'secret' | 'connection' | 'sink',
   name: QualifiedName,
   role: CallerRole,
 ): Promise<NamedObject> {
@@ -87,7 +87,7 @@ export async function requireNamed(
 }
 
 export function undefinedObject(
-  kind: 'secret' | 'connection' | 'source' | 'table' | 'materialized view',
+  kind: 'secret' | 'connection' | 'source' | 'sink' | 'table' | 'materialized view',
   name: QualifiedName,
 ): MillraceError {
   return millraceError(

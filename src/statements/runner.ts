@@ -1,6 +1,7 @@
 /** Extended statements, one by one: who handles which. Invariant: the switch is exhaustive, so a statement of the grammar cannot be forgotten. */
 import { millraceError } from '../errors.ts';
 import type { ExtendedStatement } from '../sql/ast.ts';
+import { alterSink } from './alter-sink.ts';
 import type { CallerSession, FieldDescription, StatementResult, StatementRunner } from './caller-session.ts';
 import { alterConnection, createConnection, validateConnection } from './connections.ts';
 import { catalogPresent, firstRow, type StatementContext, type StatementServices } from './context.ts';
@@ -12,6 +13,8 @@ import { claimsPgtrickle, runPgtrickle, upstreamText } from './pgtrickle.ts';
 import { swapSchemas } from './schema-swap.ts';
 import { alterSecret, createSecret } from './secrets.ts';
 import { showCreate, showCreateFields, showFields, showObjects } from './show.ts';
+import { differenceFields } from './sink-difference.ts';
+import { createSink } from './sinks.ts';
 import { alterSource, createSource } from './sources.ts';
 import { createTableFromSource } from './tables.ts';
 
@@ -71,9 +74,15 @@ function describe(statement: ExtendedStatement): readonly FieldDescription[] | n
       return showFields(statement);
     case 'show_create':
       return showCreateFields;
+    case 'alter_sink':
+      return isDryRun(statement) ? differenceFields : null;
     default:
       return null;
   }
+}
+
+function isDryRun({ action }: Extract<ExtendedStatement, { readonly type: 'alter_sink' }>): boolean {
+  return action.kind === 'set_from' && action.dryRun;
 }
 
 async function run(
@@ -128,6 +137,10 @@ function carryOut(context: StatementContext, statement: ExtendedStatement, text:
       return alterSource(context, session, statement);
     case 'create_table_from_source':
       return createTableFromSource(context, session, statement);
+    case 'create_sink':
+      return createSink(context, session, statement);
+    case 'alter_sink':
+      return alterSink(context, session, statement);
     case 'create_materialized_view':
       return createMaterializedView(context, session, statement);
     case 'refresh_materialized_view':

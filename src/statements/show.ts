@@ -1,21 +1,24 @@
 /**
- * SHOW SOURCES, TABLES, MATERIALIZED VIEWS, CONNECTIONS, SECRETS and SHOW CREATE.
+ * SHOW SOURCES, SINKS, TABLES, MATERIALIZED VIEWS, CONNECTIONS, SECRETS and SHOW CREATE.
  * Invariant: what is shown is read from the catalog with the names things have now; SHOW CREATE can be executed again and never shows a secret.
  */
 import type { ConnectionOptions } from '../catalog/connection-address.ts';
 import { millraceError } from '../errors.ts';
-import type { ShowCreate, ShowKind, ShowObjects } from '../sql/ast.ts';
+import type { QualifiedName, ShowCreate, ShowKind, ShowObjects } from '../sql/ast.ts';
 import { loadPostgresParser, parseSql } from '../sql/postgres-parser.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import type { CallerSession, FieldDescription, StatementResult } from './caller-session.ts';
+import { shownTarget, targetOf } from './connection-options.ts';
 import { callerRole, catalogPresent, firstRow, perform, type StatementContext } from './context.ts';
 import { findLive, type LiveObject, relationExists, requireNamed, shownName, undefinedObject } from './names.ts';
+import { createSinkSql } from './sink-show.ts';
 
 const text = 25;
 
 /** Columns of each SHOW, as Materialize has them, less clusters, plus what tells the state. */
 const shownColumns: Readonly<Record<ShowKind, readonly string[]>> = {
   sources: ['name', 'type', 'status', 'comment'],
+  sinks: ['name', 'type', 'relation', 'status', 'comment'],
   tables: ['name', 'state', 'comment'],
   'materialized views': ['name', 'state', 'comment'],
   connections: ['name', 'type', 'comment'],
@@ -33,6 +36,7 @@ const showQueries: Readonly<Record<ShowKind, string>> = {
                                 NULL::bigint AS source_id
              FROM millrace.relations r, LATERAL (SELECT pg_catalog.to_regclass(pg_catalog.format('%I.%I', r.schema, r.name))::oid) AS x(facade)
             WHERE r.type = 'materialized view'`,
+  sinks: "SELECT s.name, s.type, s.relation, s.status, ''::text AS comment, s.schema, NULL::bigint AS source_id FROM millrace.sinks s",
   connections: "SELECT c.name, c.type, ''::text AS comment, c.schema, NULL::bigint AS source_id FROM millrace.connections c",
   secrets: "SELECT s.name, ''::text AS comment, s.schema, NULL::bigint AS source_id FROM millrace.secrets s",
 };
@@ -98,38 +102,63 @@ async function requireExpression(text: string): Promise<void> {
 export async function showCreate(context: StatementContext, session: CallerSession, statement: ShowCreate): Promise<StatementResult> {
   const { kind, name } = statement;
   if (!(await catalogPresent(context, session))) throw undefinedObject(kind, name);
-  const [shown, sql] =
-    kind === 'connection' ? await createConnectionSql(context, session, statement) : await createRelationSql(context, session, statement);
+  const [shown, sql] = await createSql(context, session, kind, name);
   return { kind: 'rows', fields: showCreateFields, rows: [[shown, sql]], tag: 'SHOW' };
 }
 
-async function createConnectionSql(context: StatementContext, session: CallerSession, statement: ShowCreate): Promise<[string, string]> {
-  const found = await requireNamed(context, session, 'connection', statement.name, await callerRole(session));
+async function createSql(
+  context: StatementContext,
+  session: CallerSession,
+  kind: ShowCreate['kind'],
+  name: QualifiedName,
+): Promise<[string, string]> {
+  switch (kind) {
+    case 'connection':
+      return await createConnectionSql(context, session, name);
+    case 'sink': {
+      const found = await requireNamed(context, session, 'sink', name, await callerRole(session));
+      return [`${quoteIdentifier(found.schema)}.${quoteIdentifier(found.name)}`, await createSinkSql(context, session, found)];
+    }
+    case 'source':
+    case 'table':
+    case 'materialized view':
+      return await createRelationSql(context, session, kind, name);
+  }
+}
+
+async function createConnectionSql(context: StatementContext, session: CallerSession, name: QualifiedName): Promise<[string, string]> {
+  const found = await requireNamed(context, session, 'connection', name, await callerRole(session));
   const row = (await perform(
     context,
     session,
     [
       `SELECT jsonb_build_object(
-                'options', c.options,
+                'type', c.type, 'options', c.options,
                 'secrets', (SELECT coalesce(jsonb_object_agg(s.id, format('%I.%I', n.nspname, s.name)), '{}')
                               FROM millrace.secret s JOIN pg_namespace n ON n.oid = s.namespace))
          FROM millrace.connection c WHERE c.id = ($1 ->> 'id')::bigint`,
     ],
     { id: found.id },
-  )) as { options: ConnectionOptions; secrets: Record<string, string> };
+  )) as { type: string; options: ConnectionOptions; secrets: Record<string, string> };
   const options = Object.entries(row.options).map(([option, value]) =>
-    'secret' in value
-      ? `${option} SECRET ${row.secrets[value.secret] ?? '?'}`
-      : `${option} ${option === 'PORT' ? value.value : quoteLiteral(value.value)}`,
+    'secret' in value ? `${option} SECRET ${row.secrets[value.secret] ?? '?'}` : `${option} ${optionSql(option, value.value)}`,
   );
   const qualified = `${quoteIdentifier(found.schema)}.${quoteIdentifier(found.name)}`;
-  return [qualified, `CREATE CONNECTION ${qualified} TO POSTGRES (${options.join(', ')})`];
+  return [qualified, `CREATE CONNECTION ${qualified} TO ${shownTarget(targetOf(row.type))} (${options.join(', ')})`];
 }
 
-async function createRelationSql(context: StatementContext, session: CallerSession, statement: ShowCreate): Promise<[string, string]> {
-  const { name } = statement;
+function optionSql(option: string, value: string): string {
+  if (option === 'BROKERS') return `(${value.split(',').map(quoteLiteral).join(', ')})`;
+  return option === 'PORT' || option === 'PROGRESS TOPIC REPLICATION FACTOR' ? value : quoteLiteral(value);
+}
+
+async function createRelationSql(
+  context: StatementContext,
+  session: CallerSession,
+  kind: 'source' | 'table' | 'materialized view',
+  name: QualifiedName,
+): Promise<[string, string]> {
   const kinds = { source: 'source', table: 'table', 'materialized view': 'view' } as const;
-  const kind = statement.kind === 'connection' ? 'source' : statement.kind;
   const found = await findLive(session, name);
   if (found === null) {
     if (await relationExists(session, name))

@@ -8,10 +8,10 @@ import { millraceError } from '../errors.ts';
 import type { AlterSource, CreateSource, QualifiedName } from '../sql/ast.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { CallerSession, StatementResult } from './caller-session.ts';
-import { connectionAddress } from './connections.ts';
+import { connectionAddress, requireConnection } from './connections.ts';
 import { callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
 import { facadeTriggers, nameTaken } from './facades.ts';
-import { creationNamespace, findLive, relationExists, requireNamed, requireOwner, shownName, undefinedObject } from './names.ts';
+import { creationNamespace, findLive, relationExists, requireOwner, shownName, undefinedObject } from './names.ts';
 import { checkSource } from './origin-checks.ts';
 import { dropSources } from './removal.ts';
 import { awaitReady, awaitResync, waitsForEngine } from './wait.ts';
@@ -21,7 +21,7 @@ export async function createSource(context: StatementContext, session: CallerSes
   const role = await callerRole(session);
   const namespace = await creationNamespace(session, statement.name);
   if (await nameTaken(session, namespace.oid, statement)) return { kind: 'done', tag: 'CREATE SOURCE' };
-  const connection = await requireNamed(context, session, 'connection', statement.connection, role);
+  const connection = await requireConnection(context, session, statement.connection, role, 'postgres');
   const address = await connectionAddress(context, session, connection.id);
   const origin = await checkSource(address, shownName(statement.connection), statement.publication);
 

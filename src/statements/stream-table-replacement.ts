@@ -8,6 +8,7 @@ import { MillraceError } from '../errors.ts';
 import { quoteQualified } from '../sql/quote.ts';
 import { type CallerSession, UpstreamError } from './caller-session.ts';
 import { type CallerRole, perform, type StatementContext } from './context.ts';
+import { sinksReading } from './dependents.ts';
 import { facadeTriggers } from './facades.ts';
 import type { LiveObject } from './names.ts';
 import { dropLive } from './removal.ts';
@@ -49,6 +50,16 @@ export async function replaceQuery(
   await perform(context, session, [lockBases]);
   const readers = await readersOf(context, session, role, old);
   requireReplaceable(old, wanted, oldMode, readers);
+  const sinks = await sinksReading(
+    session,
+    [old, ...readers].map(({ id }) => id),
+  );
+  if (sinks.length > 0) {
+    const names = sinks.map(({ name }) => name).join(', ');
+    throw invalidArgument(
+      `stream table ${old.shown} has dependent sinks: ${names}. Create another stream table and give it to them: ALTER SINK .. SET FROM.`,
+    );
+  }
   // Those that were to take its place, and have not yet, are not wanted any more.
   const others = (await perform(
     context,

@@ -3,7 +3,7 @@
  * Invariant: the wait runs as short statements over the caller's own session: Ctrl-C cancels it as it cancels any statement,
  * no snapshot is held from one look to the next, and any engine, in any process, may do the work.
  */
-import { MillraceError } from '../errors.ts';
+import { MillraceError, millraceError } from '../errors.ts';
 import type { CallerSession } from './caller-session.ts';
 import { firstRow } from './context.ts';
 
@@ -108,4 +108,98 @@ async function look(session: CallerSession, ids: readonly string[], pause: numbe
     rowsCopied: copied === null || copied === undefined ? null : Number(copied),
     rowsEstimate: estimate === null || estimate === undefined ? null : Number(estimate),
   }));
+}
+
+interface SinkState {
+  readonly version: number;
+  /** When it has cut over to that version: milliseconds of the epoch, in decimal. */
+  readonly cutTs: string | null;
+  readonly status: string;
+  readonly error: string | null;
+  readonly hint: string | null;
+  readonly relationState: string | null;
+}
+
+/** Null: the sink is gone. */
+async function lookAtSink(session: CallerSession, id: string, pause: number): Promise<SinkState | null> {
+  const result = await session.query(
+    `SELECT s.version, s.cut_ts, s.status, s.error, s.hint, s.relation_state
+       FROM pg_catalog.pg_sleep($1) AS slept, LATERAL millrace.sink_state($2::bigint) AS s`,
+    [String(pause), id],
+    { quiet: true },
+  );
+  const [version, cutTs, status, error, hint, relationState] = result.rows[0] ?? [];
+  if (version === null || version === undefined) return null;
+  return {
+    version: Number(version),
+    cutTs: cutTs ?? null,
+    status: status ?? '',
+    error: error ?? null,
+    hint: hint ?? null,
+    relationState: relationState ?? null,
+  };
+}
+
+interface AwaitedSink {
+  readonly id: string;
+  readonly name: string;
+  readonly relation: string;
+}
+
+/** After CREATE SINK has committed: returns when the sink runs. What keeps it from running is raised, when `onFailure` has undone the CREATE. */
+export async function awaitSink(session: CallerSession, sink: AwaitedSink, onFailure: () => Promise<void>): Promise<void> {
+  let announced = Date.now();
+  for (let pause = 0.002; ; pause = Math.min(pause * 1.5, 0.1)) {
+    const state = await lookAtSink(session, sink.id, pause);
+    if (state === null || (state.cutTs !== null && state.status === 'running')) return;
+    const failed = state.status === 'stalled' || state.relationState === 'error';
+    if (failed) {
+      await session.query('BEGIN', [], { quiet: true });
+      await onFailure();
+      await session.query('COMMIT', [], { quiet: true });
+      throw millraceError('sink_start_failed', {
+        name: sink.name,
+        cause: `${state.error ?? `${sink.relation} is in error.`} The sink was taken away again.`,
+        hint: state.hint ?? '',
+      });
+    }
+    if (Date.now() - announced < 2000) continue;
+    announced = Date.now();
+    const what = state.cutTs === null && state.relationState !== 'ready' ? `waits for ${sink.relation}` : 'starting';
+    session.notice({ severity: 'NOTICE', code: '00000', message: `sink "${sink.name}": ${what}` });
+  }
+}
+
+/**
+ * After ALTER SINK .. SET FROM has committed: returns when the sink reads the relation, and says since when. After `deadline` (of `Date.now`) it says
+ * that this is still to come.
+ */
+export async function awaitCutover(
+  session: CallerSession,
+  sink: AwaitedSink & { readonly version: number },
+  deadline: number,
+): Promise<void> {
+  for (let pause = 0.002; ; pause = Math.min(pause * 1.5, 0.1)) {
+    const state = await lookAtSink(session, sink.id, pause);
+    // Gone, or given yet another relation, by someone else.
+    if (state === null || state.version > sink.version) return;
+    if (state.cutTs !== null) {
+      session.notice({
+        severity: 'NOTICE',
+        code: '00000',
+        message: `sink "${sink.name}" reads ${sink.relation} since timestamp ${state.cutTs}`,
+        detail: `That is ${new Date(Number(state.cutTs)).toISOString()}: changes of the former relation up to it, of ${sink.relation} after it.`,
+      });
+      return;
+    }
+    if (Date.now() < deadline) continue;
+    session.notice({
+      severity: 'WARNING',
+      code: '01000',
+      message: `sink "${sink.name}" does not read ${sink.relation} yet`,
+      detail: `It cuts over by itself as soon as it can.${state.error === null ? '' : ` It is ${state.status}: ${state.error}`}`,
+      hint: 'SELECT name, relation, next_relation, version, status, error FROM millrace.sinks;',
+    });
+    return;
+  }
 }

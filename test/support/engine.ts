@@ -96,18 +96,36 @@ export interface TestEngine {
   restart(): Promise<void>;
   kill(): void;
   stop(): Promise<void>;
+  pid(): number | undefined;
+  /** What MILLRACE_FAULT_POINT says to the process that runs now; null: nothing. */
+  faultPoint(): string | null;
 }
 
 const entry = fileURLToPath(new URL('../../dist/server/engine-entry.js', import.meta.url));
 
-/** The engine of the upstream's default database, started again whenever it dies by itself. */
-export function startEngine(upstream: ServerAddress, copies: CopySettings = { sessions: 2, chunkBytes: 64 * 1024 * 1024 }): TestEngine {
+/**
+ * The engine of the upstream's default database, started again whenever it dies by itself. `faultPoints`: values of MILLRACE_FAULT_POINT, one for each
+ * process, the first for the first; further processes have none.
+ */
+export function startEngine(
+  upstream: ServerAddress,
+  copies: CopySettings = { sessions: 2, chunkBytes: 64 * 1024 * 1024 },
+  faultPoints: Iterable<string> = [],
+): TestEngine {
   let child: ChildProcess;
   let wanted = true;
+  let faultPoint: string | null = null;
+  const faults = faultPoints[Symbol.iterator]();
   const start = (): void => {
+    const next = faults.next();
+    faultPoint = next.done === true ? null : next.value;
     child = fork(entry, [], {
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-      env: { ...process.env, MILLRACE_LOG_LEVEL: process.env['MILLRACE_LOG_LEVEL'] ?? 'error' },
+      env: {
+        ...process.env,
+        MILLRACE_LOG_LEVEL: process.env['MILLRACE_LOG_LEVEL'] ?? 'error',
+        ...(faultPoint === null ? {} : { MILLRACE_FAULT_POINT: faultPoint }),
+      },
     });
     child.send({ type: 'config', config: { upstream, database: upstream.database, secretKey: testKey, copies } });
     const current = child;
@@ -122,6 +140,8 @@ export function startEngine(upstream: ServerAddress, copies: CopySettings = { se
       else process_.once('exit', () => resolve());
     });
   return {
+    pid: () => child.pid,
+    faultPoint: () => faultPoint,
     kill: () => child.kill('SIGKILL'),
     restart: async () => {
       const old = child;

@@ -180,12 +180,13 @@ END $$;
 
 -- What a user may change of stream tables directly: those that the current role owns, and of them these columns.
 CREATE VIEW millrace.own_stream_table WITH (security_barrier) AS
-    SELECT coalesce(t.pgt_id, t.relation_id) AS pgt_id, t.relation_id, t.status, t.status_reason, t.consecutive_errors, t.refresh_requested, t.refresh_done, t.reinitialize
+    SELECT coalesce(t.pgt_id, t.relation_id) AS pgt_id, t.relation_id, t.status, t.status_reason, t.consecutive_errors, t.refresh_requested, t.refresh_done, t.reinitialize,
+           t.next_refresh_at
       FROM millrace.stream_table t
      WHERE EXISTS (SELECT FROM millrace.relation r JOIN pg_class c ON c.oid = r.facade
                     WHERE r.id = t.relation_id AND r.state <> 'dropped' AND pg_has_role(c.relowner, 'USAGE'))
       WITH CHECK OPTION;
-GRANT SELECT, UPDATE (status, status_reason, consecutive_errors, refresh_requested, reinitialize) ON millrace.own_stream_table TO PUBLIC;
+GRANT SELECT, UPDATE (status, status_reason, consecutive_errors, refresh_requested, reinitialize, next_refresh_at) ON millrace.own_stream_table TO PUBLIC;
 
 -- What a statement of a client waits for behind its commit: how far stream tables are with the refreshes it has asked for. Looks after a pause,
 -- and after the epochs that are about to refresh them, if there are any: the engine holds these locks as long as they are open. Nothing but the
@@ -543,7 +544,8 @@ BEGIN
             ERRCODE = '22023',
             MESSAGE = pg_catalog.format('invalid argument: stream table %s is not suspended or in error state (current status: %s)', shown, current);
     END IF;
-    UPDATE millrace.own_stream_table SET consecutive_errors = 0 WHERE pgt_id = id;
+    -- What it waited for after its last failure is no matter any more.
+    UPDATE millrace.own_stream_table SET consecutive_errors = 0, next_refresh_at = pg_catalog.clock_timestamp() WHERE pgt_id = id;
     PERFORM millrace.set_stream_status(id, CASE WHEN populated THEN 'ACTIVE' ELSE 'INITIALIZING' END, NULL);
 END $$;
 
@@ -595,8 +597,15 @@ DECLARE
     shown text;
     readers text;
     reader text;
+    sinks text;
 BEGIN
     shown := millrace.stream_table_name(id);
+    SELECT pg_catalog.string_agg(s.name, ', ' ORDER BY s.id) INTO sinks FROM millrace.sinks_of(ARRAY[id]) s;
+    IF sinks IS NOT NULL AND NOT coalesce(drop_stream_table.cascade, false) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = '22023',
+            MESSAGE = pg_catalog.format('invalid argument: stream table %s has dependent sinks: %s. Use cascade => true to drop them automatically.', shown, sinks);
+    END IF;
     SELECT pg_catalog.string_agg(pg_catalog.format('%s.%s', s.pgt_schema, s.pgt_name), ', ' ORDER BY s.pgt_id) INTO readers
       FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables s USING (pgt_id)
      WHERE d.source_relid = (SELECT p.pgt_relid FROM pgtrickle.pgt_stream_tables p WHERE p.pgt_id = id);
@@ -614,6 +623,9 @@ BEGIN
     END LOOP;
     EXECUTE pg_catalog.format('DROP VIEW %s%s', (SELECT pg_catalog.format('%I.%I', s.pgt_schema, s.pgt_name) FROM pgtrickle.pgt_stream_tables s WHERE s.pgt_id = id),
                               CASE WHEN drop_stream_table.cascade THEN ' CASCADE' ELSE '' END);
+    IF sinks IS NOT NULL THEN
+        PERFORM millrace.drop_sinks_of_gone(id);
+    END IF;
     PERFORM pg_catalog.pg_notify('millrace', '');
 END $$;
 

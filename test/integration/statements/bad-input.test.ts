@@ -258,7 +258,7 @@ describe('options', () => {
         'ALTER CONNECTION c DROP (HOST)',
         'ALTER CONNECTION c RESET (COLOUR)',
         "ALTER CONNECTION c SET (COLOUR 'red')",
-        "CREATE CONNECTION n TO KAFKA (BROKER 'b')",
+        "CREATE CONNECTION n TO MYSQL (HOST 'b')",
       ),
     ).toMatchInlineSnapshot(`
       [
@@ -284,7 +284,7 @@ describe('options', () => {
       HINT: The options are: HOST, PORT, USER, PASSWORD, DATABASE, SSL MODE, SSL CERTIFICATE AUTHORITY, SSL CERTIFICATE, SSL KEY.",
         "ERROR 22023 at <COLOUR>: POSTGRES connections do not support COLOUR values
       HINT: The options are: HOST, PORT, USER, PASSWORD, DATABASE, SSL MODE, SSL CERTIFICATE AUTHORITY, SSL CERTIFICATE, SSL KEY.",
-        "ERROR 0A000 at <KAFKA>: connections to KAFKA are not supported",
+        "ERROR 0A000 at <MYSQL>: connections to MYSQL are not supported",
       ]
     `);
   });

@@ -3,7 +3,16 @@
  * Invariant: every statement made here is right, so a reader that refuses or changes one is wrong.
  */
 import fc from 'fast-check';
-import type { ExtendedStatement, Identifier, Option, OptionValue, QualifiedName, ShowKind } from '../../../src/sql/ast.ts';
+import type {
+  AvroOption,
+  ExtendedStatement,
+  FormatClause,
+  Identifier,
+  Option,
+  OptionValue,
+  QualifiedName,
+  ShowKind,
+} from '../../../src/sql/ast.ts';
 
 /** Text that Postgres can hold. */
 export const text = fc.oneof(
@@ -39,6 +48,8 @@ const optionValue: fc.Arbitrary<OptionValue> = fc.oneof(
   fc.record({ kind: fc.constant('boolean' as const), value: fc.boolean() }),
   fc.record({ kind: fc.constant('identifier' as const), name: qualified }),
   fc.record({ kind: fc.constant('secret' as const), name: qualified }),
+  fc.record({ kind: fc.constant('list' as const), values: some(text) }),
+  fc.record({ kind: fc.constant('map' as const), entries: fc.array(fc.tuple(text, text), { maxLength: 3 }) }),
 );
 const optionName = fc.constantFrom(
   'HOST',
@@ -54,8 +65,72 @@ const optionName = fc.constantFrom(
   'AWS PRIVATELINK',
   'FOO',
   'SOME NEW THING',
+  'BROKER',
+  'BROKERS',
+  'SECURITY PROTOCOL',
+  'SASL MECHANISMS',
+  'SASL USERNAME',
+  'SASL PASSWORD',
+  'PROGRESS TOPIC',
+  'PROGRESS TOPIC REPLICATION FACTOR',
+  'URL',
+  'USERNAME',
 );
 const option: fc.Arbitrary<Option> = fc.record({ name: optionName, value: optionValue, at: fc.constant(0) });
+
+const sinkOption: fc.Arbitrary<Option> = fc.oneof(
+  fc.record({
+    name: fc.constantFrom(
+      ...['TOPIC', 'COMPRESSION TYPE', 'TRANSACTIONAL ID PREFIX', 'PROGRESS GROUP ID PREFIX', 'TOPIC REPLICATION FACTOR'],
+      ...['TOPIC PARTITION COUNT', 'TOPIC CONFIG', 'TABLE', 'URL', 'SECRET', 'NEW'],
+    ),
+    value: optionValue,
+    at: fc.constant(0),
+  }),
+  fc.record({
+    name: fc.constant('PARTITION BY'),
+    value: fc.record({
+      kind: fc.constant('expression' as const),
+      text: fc.constantFrom('a', "f(a, ')') + b", 'a[1]', "'it''s, so'", 'CASE WHEN (a IN (1, 2)) THEN b END', '"a,b"', 'x /* , ) */ + 1'),
+      at: fc.constant(0),
+    }),
+    at: fc.constant(0),
+  }),
+);
+const avroOption: fc.Arbitrary<AvroOption> = fc.oneof(
+  fc.record({
+    name: fc.constantFrom('AVRO KEY FULLNAME', 'AVRO VALUE FULLNAME', 'KEY COMPATIBILITY LEVEL', 'VALUE COMPATIBILITY LEVEL'),
+    place: fc.constant(null),
+    value: fc.record({ kind: fc.constant('string' as const), value: text }),
+    at: fc.constant(0),
+  }),
+  fc.record({
+    name: fc.constantFrom('DOC ON TYPE', 'KEY DOC ON TYPE', 'VALUE DOC ON COLUMN', 'DOC ON COLUMN'),
+    place: some(name),
+    value: fc.record({ kind: fc.constant('string' as const), value: text }),
+    at: fc.constant(0),
+  }),
+  fc.record({
+    name: fc.constant('NULL DEFAULTS'),
+    place: fc.constant(null),
+    value: fc.record({ kind: fc.constant('boolean' as const), value: fc.boolean() }),
+    at: fc.constant(0),
+  }),
+);
+const format: fc.Arbitrary<FormatClause> = fc.oneof(
+  fc.record({ kind: fc.constantFrom('json' as const, 'text' as const, 'bytes' as const), at: fc.constant(0) }),
+  fc.record({
+    kind: fc.constant('avro' as const),
+    registry: qualified,
+    options: fc.array(avroOption, { maxLength: 3 }),
+    at: fc.constant(0),
+  }),
+);
+const formats = fc.oneof(
+  fc.constant({ keyFormat: null, format: null }),
+  format.map((only) => ({ keyFormat: null, format: only })),
+  fc.record({ keyFormat: format, format }),
+);
 
 export const viewQuery = fc.constantFrom(
   'SELECT 1',
@@ -98,7 +173,7 @@ export const statement: fc.Arbitrary<ExtendedStatement> = fc.oneof(
     type: fixed('create_connection'),
     ifNotExists: fc.boolean(),
     name: qualified,
-    target: fixed('postgres'),
+    target: fc.constantFrom('postgres' as const, 'kafka' as const, 'confluent schema registry' as const),
     options: some(option),
     validate: fc.option(fc.boolean()),
   }),
@@ -131,6 +206,50 @@ export const statement: fc.Arbitrary<ExtendedStatement> = fc.oneof(
     excludeColumns: fc.array(identifier, { maxLength: 3 }),
     textColumns: fc.array(identifier, { maxLength: 3 }),
   }),
+  fc
+    .record({
+      type: fixed('create_sink'),
+      ifNotExists: fc.boolean(),
+      name: qualified,
+      from: qualified,
+      target: fc.oneof(
+        fc.record({ kind: fc.constantFrom('kafka' as const, 'postgres' as const), connection: qualified, options: some(sinkOption) }),
+        fc.record({ kind: fixed('webhook'), connection: fc.constant(null), options: some(sinkOption) }),
+      ),
+      key: fc.option(fc.record({ columns: some(identifier), enforced: fc.boolean() })),
+      headers: fc.option(identifier),
+      envelope: fc.option(fc.constantFrom('upsert' as const, 'debezium' as const)),
+      snapshot: fc.option(fc.boolean()),
+      both: formats,
+    })
+    .map(({ both, ...rest }) => ({ ...rest, ...both })),
+  fc.record({
+    type: fixed('alter_sink'),
+    ifExists: fc.boolean(),
+    name: qualified,
+    action: fc.oneof(
+      fc.record({
+        kind: fixed('set_from'),
+        from: qualified,
+        backfill: fc.constantFrom('none' as const, 'snapshot' as const, 'diff' as const),
+        timeout: fc.option(text),
+        dryRun: fc.boolean(),
+      }),
+      fc.record({ kind: fixed('rename'), to: identifier }),
+      fc.record({
+        kind: fixed('owner'),
+        to: fc.oneof(
+          fc.record({
+            keyword: fc.constantFrom('current_user' as const, 'session_user' as const),
+            name: fc.constant(null),
+            at: fc.constant(0),
+          }),
+          fc.record({ keyword: fc.constant(null), name, at: fc.constant(0) }),
+        ),
+      }),
+      fc.record({ kind: fc.constantFrom('pause' as const, 'resume' as const) }),
+    ),
+  }),
   fc.record({
     type: fixed('create_materialized_view'),
     ifNotExists: fc.boolean(),
@@ -144,7 +263,7 @@ export const statement: fc.Arbitrary<ExtendedStatement> = fc.oneof(
   fc.record({ type: fixed('alter_schema_swap'), ifExists: fc.boolean(), a: identifier, b: identifier }),
   fc.record({
     type: fixed('drop_object'),
-    kind: fc.constantFrom('secret' as const, 'connection' as const, 'source' as const),
+    kind: fc.constantFrom('secret' as const, 'connection' as const, 'source' as const, 'sink' as const),
     ifExists: fc.boolean(),
     names: some(qualified),
     cascade: fc.boolean(),
@@ -158,13 +277,14 @@ export const statement: fc.Arbitrary<ExtendedStatement> = fc.oneof(
   }),
   fc.record({ type: fixed('drop_schema'), ifExists: fc.boolean(), names: some(identifier), cascade: fc.boolean() }),
   show('sources'),
+  show('sinks'),
   show('tables'),
   show('materialized views'),
   show('connections'),
   show('secrets'),
   fc.record({
     type: fixed('show_create'),
-    kind: fc.constantFrom('source' as const, 'table' as const, 'materialized view' as const, 'connection' as const),
+    kind: fc.constantFrom('source' as const, 'sink' as const, 'table' as const, 'materialized view' as const, 'connection' as const),
     name: qualified,
   }),
 );

@@ -2,7 +2,17 @@
  * Extended statements as tokens, for the round trip through the grammar.
  * Invariant: written from the syntax in grammar/README.md, independently of the grammar itself.
  */
-import type { ExtendedStatement, Identifier, Option, OptionValue, QualifiedName } from '../../../src/sql/ast.ts';
+import type {
+  AvroOption,
+  CreateSink,
+  ExtendedStatement,
+  FormatClause,
+  Identifier,
+  Option,
+  OptionValue,
+  QualifiedName,
+  SinkAction,
+} from '../../../src/sql/ast.ts';
 import { quoteIdentifier, quoteLiteral } from '../../../src/sql/quote.ts';
 
 const plain = (identifier: Identifier): string => quoteIdentifier(identifier.name);
@@ -25,6 +35,12 @@ function value(of: OptionValue): string[] {
       return ['=', ...qualified(of.name)];
     case 'secret':
       return ['SECRET', ...qualified(of.name)];
+    case 'list':
+      return ['(', ...list(of.values.map((text) => [quoteLiteral(text)])), ')'];
+    case 'map':
+      return ['=', 'MAP', '[', ...list(of.entries.map(([key, text]) => [quoteLiteral(key), '=>', quoteLiteral(text)])), ']'];
+    case 'expression':
+      return ['=', of.text];
   }
 }
 
@@ -45,7 +61,8 @@ export function printStatement(of: ExtendedStatement): string[] {
       return ['alter', 'secret', ...when(of.ifExists, 'if', 'exists'), ...qualified(of.name), 'as', quoteLiteral(of.value)];
     case 'create_connection':
       return [
-        ...['CREATE', 'CONNECTION', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS'), ...qualified(of.name), 'TO', 'POSTGRES'],
+        ...['CREATE', 'CONNECTION', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS'), ...qualified(of.name), 'TO'],
+        ...of.target.toUpperCase().split(' '),
         ...['(', ...list(of.options.map(option)), ')', ...validate(of.validate)],
       ];
     case 'alter_connection': {
@@ -94,6 +111,10 @@ export function printStatement(of: ExtendedStatement): string[] {
         ...[...reference, ...when(options.length > 0, 'WITH', '(', ...list(options), ')')],
       ];
     }
+    case 'create_sink':
+      return createSink(of);
+    case 'alter_sink':
+      return ['ALTER', 'SINK', ...when(of.ifExists, 'IF', 'EXISTS'), ...qualified(of.name), ...sinkAction(of.action)];
     case 'create_materialized_view':
       return [
         ...['CREATE', 'MATERIALIZED', 'VIEW', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS'), ...qualified(of.name)],
@@ -130,5 +151,51 @@ export function printStatement(of: ExtendedStatement): string[] {
       ];
     case 'show_create':
       return ['SHOW', 'CREATE', ...of.kind.split(' '), ...qualified(of.name)];
+  }
+}
+
+function createSink(of: CreateSink): string[] {
+  const { target, key, headers, keyFormat, format, envelope, snapshot } = of;
+  return [
+    ...['CREATE', 'SINK', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS'), ...qualified(of.name), 'FROM', ...qualified(of.from), 'INTO'],
+    ...(target.kind === 'webhook' ? ['webhook'] : [target.kind, 'CONNECTION', ...qualified(target.connection)]),
+    ...['(', ...list(target.options.map(option)), ')'],
+    ...(key === null ? [] : ['KEY', '(', ...list(key.columns.map((c) => [plain(c)])), ')', ...when(!key.enforced, 'NOT', 'ENFORCED')]),
+    ...(headers === null ? [] : ['HEADERS', plain(headers)]),
+    ...(keyFormat === null ? [] : ['KEY', 'FORMAT', ...formatClause(keyFormat), 'VALUE']),
+    ...(format === null ? [] : ['FORMAT', ...formatClause(format)]),
+    ...(envelope === null ? [] : ['ENVELOPE', envelope]),
+    ...(snapshot === null ? [] : ['WITH', '(', 'SNAPSHOT', '=', String(snapshot), ')']),
+  ];
+}
+
+function formatClause(of: FormatClause): string[] {
+  if (of.kind !== 'avro') return [of.kind];
+  const options = of.options.length === 0 ? [] : ['(', ...list(of.options.map(avroOption)), ')'];
+  return ['AVRO', 'USING', 'CONFLUENT', 'SCHEMA', 'REGISTRY', 'CONNECTION', ...qualified(of.registry), ...options];
+}
+
+function avroOption(of: AvroOption): string[] {
+  const place = (of.place ?? []).flatMap((part, i) => [...when(i > 0, '.'), quoteIdentifier(part)]);
+  return [...of.name.split(' '), ...place, ...value(of.value)];
+}
+
+function sinkAction(of: SinkAction): string[] {
+  switch (of.kind) {
+    case 'set_from': {
+      const options = [
+        ...(of.backfill === 'none' ? [] : [['BACKFILL', '=', of.backfill]]),
+        ...(of.timeout === null ? [] : [['TIMEOUT', quoteLiteral(of.timeout)]]),
+        ...(of.dryRun ? [['DRY', 'RUN']] : []),
+      ];
+      return ['SET', 'FROM', ...qualified(of.from), ...when(options.length > 0, 'WITH', '(', ...list(options), ')')];
+    }
+    case 'rename':
+      return ['RENAME', 'TO', plain(of.to)];
+    case 'owner':
+      return ['OWNER', 'TO', of.to.name === null ? of.to.keyword : quoteIdentifier(of.to.name)];
+    case 'pause':
+    case 'resume':
+      return [of.kind];
   }
 }

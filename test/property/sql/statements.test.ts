@@ -91,7 +91,23 @@ test("the cuts are those of Postgres's parser", () => {
 
 describe('the gate never says no to what is extended', () => {
   const fragments = fc.constantFrom(
-    ...['create', 'CREATE', 'alter', 'drop', 'show', 'validate', 'refresh', 'secret', 'connection', 'source', 'SOURCES', 'table', 'tables'],
+    ...[
+      'create',
+      'CREATE',
+      'alter',
+      'drop',
+      'show',
+      'validate',
+      'refresh',
+      'secret',
+      'connection',
+      'source',
+      'sink',
+      'SOURCES',
+      'SINKS',
+      'table',
+      'tables',
+    ],
     ...[
       'materialized',
       'view',
@@ -143,6 +159,8 @@ describe('the gate never says no to what is extended', () => {
   const soup = fc.array(fragments, { maxLength: 25 }).map((parts) => parts.join(''));
   const head = fc.constantFrom(
     'drop source a',
+    'alter sink a pause',
+    'show create sink s',
     'create table t from source s',
     'alter schema a swap with b',
     'show create table t',

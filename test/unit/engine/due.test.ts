@@ -58,6 +58,8 @@ function catalog(given: readonly Given[]): CatalogState {
     storages: new Map(),
     tables: new Map(),
     captured: new Set(),
+    outboxes: new Set(),
+    sinks: new Map(),
     bases: new Map(bases),
     streams: new Map(streams),
     views: new Map(views),

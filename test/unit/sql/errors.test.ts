@@ -87,7 +87,15 @@ describe('syntax errors read as those of Postgres', () => {
     ["CREATE CONNECTION c TO POSTGRES (HOST => 'a')", 'syntax error at or near "=>"', 39],
     ["CREATE CONNECTION c TO POSTGRES (HOST 'a'", 'syntax error at end of input', 42],
     ["CREATE CONNECTION c TO POSTGRES (HOST 'a') WITH (VALIDATE 3)", 'syntax error at or near "3"', 59],
-    ["CREATE CONNECTION c TO POSTGRES (HOST ('a', 'b'))", 'syntax error at or near "("', 39],
+    ['CREATE CONNECTION c TO POSTGRES (HOST (a, b))', 'syntax error at or near "a"', 40],
+    ["CREATE SINK s FROM v INTO KAFKA CONNECTION c (TOPIC 't'", 'syntax error at end of input', 56],
+    ["CREATE SINK s FROM v INTO KAFKA CONNECTION c (TOPIC 't') KEY (a) FORMAT XML", 'syntax error at or near "XML"', 73],
+    ["CREATE SINK s FROM v INTO KAFKA CONNECTION c (TOPIC 't', PARTITION BY f(a) KEY (a)", 'syntax error at end of input', 83],
+    ["CREATE SINK s INTO KAFKA CONNECTION c (TOPIC 't')", 'syntax error at or near "INTO"', 15],
+    ['ALTER SINK s SET FROM v WITH (BACKFILL = everything)', 'syntax error at or near "everything"', 42],
+    ["ALTER SINK s SET FROM v WITH (BACKFILL 'x')", 'invalid BACKFILL: x (none, snapshot or diff)', 40],
+    ['ALTER SINK s SET FROM v WITH (DRY RUN, DRY RUN)', 'conflicting or redundant options', 40],
+    ['ALTER SINK s', 'syntax error at end of input', 13],
     ['ALTER CONNECTION c', 'syntax error at end of input', 19],
     ['ALTER CONNECTION c SET HOST a', 'syntax error at or near "HOST"', 24],
     ['VALIDATE CONNECTION', 'syntax error at end of input', 20],
@@ -115,8 +123,13 @@ describe('syntax errors read as those of Postgres', () => {
 
 describe('what is understood but not supported says so', () => {
   test.each([
-    ["CREATE CONNECTION c TO KAFKA (BROKER 'x')", 'connections to KAFKA are not supported'],
-    ["CREATE CONNECTION c TO CONFLUENT  SCHEMA registry (URL 'x')", 'connections to CONFLUENT SCHEMA REGISTRY are not supported'],
+    ["CREATE CONNECTION c TO KAFKA (BROKER 'x:1' USING SSH TUNNEL t)", 'brokers behind SSH TUNNEL or AWS PRIVATELINK are not supported'],
+    ["CREATE SINK s IN CLUSTER x FROM v INTO KAFKA CONNECTION c (TOPIC 't')", 'IN CLUSTER is not supported'],
+    ["CREATE SINK s FROM v INTO KAFKA CONNECTION c (TOPIC 't') FORMAT JSON ARRAY", 'FORMAT JSON ARRAY is not supported in sinks'],
+    ["CREATE SINK s FROM v INTO KAFKA CONNECTION c (TOPIC 't') ENVELOPE NONE", 'ENVELOPE NONE is not supported in sinks'],
+    ["CREATE SINK s FROM v INTO KAFKA CONNECTION c (TOPIC 't') MODE APPEND", 'MODE is not supported in sinks, use ENVELOPE instead'],
+    ["CREATE SINK s FROM v INTO ICEBERG CATALOG CONNECTION c (TABLE 't')", 'sinks into ICEBERG CATALOG are not supported'],
+    ['ALTER SINK s SET (SNAPSHOT = false)', 'ALTER SINK .. SET (options) is not supported'],
     ["CREATE CONNECTION c FOR MYSQL (HOST 'x')", 'connections to MYSQL are not supported'],
     ['CREATE SOURCE s FROM KAFKA CONNECTION c', 'sources from KAFKA are not supported'],
     [

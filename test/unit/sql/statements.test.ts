@@ -158,6 +158,131 @@ const good: [string, unknown][] = [
   ['SHOW CREATE TABLE v1.t', { type: 'show_create', kind: 'table', name: name('v1.t') }],
   ['SHOW CREATE MATERIALIZED VIEW m', { type: 'show_create', kind: 'materialized view' }],
   ['SHOW CREATE CONNECTION c', { type: 'show_create', kind: 'connection' }],
+  [
+    "CREATE SINK avro_sink\n  FROM matview_1\n  INTO KAFKA CONNECTION kafka_connection (TOPIC 'test_avro_topic')\n  KEY (key_col)",
+    {
+      type: 'create_sink',
+      ifNotExists: false,
+      name: name('avro_sink'),
+      from: name('matview_1'),
+      target: {
+        kind: 'kafka',
+        connection: name('kafka_connection'),
+        options: [{ name: 'TOPIC', value: { kind: 'string', value: 'test_avro_topic' }, at: 81 }],
+      },
+      key: { columns: [identifier('key_col')], enforced: true },
+      headers: null,
+      keyFormat: null,
+      format: null,
+      envelope: null,
+      snapshot: null,
+    },
+  ],
+  [
+    'ALTER SINK foo SET FROM matview_2',
+    {
+      type: 'alter_sink',
+      ifExists: false,
+      name: name('foo'),
+      action: { kind: 'set_from', from: name('matview_2'), backfill: 'none', timeout: null, dryRun: false },
+    },
+  ],
+  [
+    "alter sink if exists a.s set from v2.m with (backfill diff, timeout = '10s', dry run)",
+    {
+      type: 'alter_sink',
+      ifExists: true,
+      action: { kind: 'set_from', from: name('v2.m'), backfill: 'diff', timeout: '10s', dryRun: true },
+    },
+  ],
+  ['ALTER SINK s RENAME TO t', { type: 'alter_sink', action: { kind: 'rename', to: identifier('t') } }],
+  [
+    'ALTER SINK s OWNER TO CURRENT_ROLE',
+    { type: 'alter_sink', action: { kind: 'owner', to: { keyword: 'current_user', name: null, at: expect.any(Number) } } },
+  ],
+  ['ALTER SINK s PAUSE', { type: 'alter_sink', action: { kind: 'pause' } }],
+  ['ALTER SINK s RESUME', { type: 'alter_sink', action: { kind: 'resume' } }],
+  [
+    `CREATE SINK IF NOT EXISTS s FROM v INTO KAFKA CONNECTION c (TOPIC = 't', COMPRESSION TYPE gzip, PARTITION BY = "a,)" ,
+      TOPIC CONFIG MAP['cleanup.policy' => 'compact', 'n'=>5], TOPIC PARTITION COUNT 3) KEY (a, "B") NOT ENFORCED HEADERS h
+      KEY FORMAT TEXT VALUE FORMAT AVRO USING CONFLUENT SCHEMA REGISTRY CONNECTION r (NULL DEFAULTS, KEY DOC ON TYPE v1.v = 'x',
+        DOC ON COLUMN v.a 'y', AVRO VALUE FULLNAME 'f') ENVELOPE DEBEZIUM WITH (SNAPSHOT = false)`,
+    {
+      type: 'create_sink',
+      ifNotExists: true,
+      target: {
+        options: [
+          { name: 'TOPIC' },
+          { name: 'COMPRESSION TYPE', value: { kind: 'identifier', name: name('gzip') } },
+          { name: 'PARTITION BY', value: { kind: 'expression', text: '"a,)"', at: expect.any(Number) } },
+          {
+            name: 'TOPIC CONFIG',
+            value: {
+              kind: 'map',
+              entries: [
+                ['cleanup.policy', 'compact'],
+                ['n', '5'],
+              ],
+            },
+          },
+          { name: 'TOPIC PARTITION COUNT', value: { kind: 'number', value: 3 } },
+        ],
+      },
+      key: { columns: [identifier('a'), identifier('B')], enforced: false },
+      headers: identifier('h'),
+      keyFormat: { kind: 'text' },
+      format: {
+        kind: 'avro',
+        registry: name('r'),
+        options: [
+          { name: 'NULL DEFAULTS', place: null, value: { kind: 'boolean', value: true } },
+          { name: 'KEY DOC ON TYPE', place: ['v1', 'v'], value: { kind: 'string', value: 'x' } },
+          { name: 'DOC ON COLUMN', place: ['v', 'a'] },
+          { name: 'AVRO VALUE FULLNAME', place: null },
+        ],
+      },
+      envelope: 'debezium',
+      snapshot: false,
+    },
+  ],
+  [
+    "CREATE SINK s FROM v INTO POSTGRES CONNECTION c (TABLE 's.t')",
+    { type: 'create_sink', target: { kind: 'postgres', options: [{ name: 'TABLE', value: { kind: 'string', value: 's.t' } }] } },
+  ],
+  [
+    "CREATE SINK s FROM v INTO WEBHOOK (URL 'https://h/p', SECRET k) KEY (a)",
+    {
+      type: 'create_sink',
+      target: {
+        kind: 'webhook',
+        connection: null,
+        options: [{ name: 'URL' }, { name: 'SECRET', value: { kind: 'identifier', name: name('k') } }],
+      },
+    },
+  ],
+  [
+    "CREATE CONNECTION k TO KAFKA (BROKERS ('a:9092', 'b:9092'), SECURITY PROTOCOL SASL_SSL, SASL MECHANISMS 'PLAIN', PROGRESS TOPIC REPLICATION FACTOR 3)",
+    {
+      type: 'create_connection',
+      target: 'kafka',
+      options: [
+        { name: 'BROKERS', value: { kind: 'list', values: ['a:9092', 'b:9092'] } },
+        { name: 'SECURITY PROTOCOL', value: { kind: 'identifier', name: name('sasl_ssl') } },
+        { name: 'SASL MECHANISMS', value: { kind: 'string', value: 'PLAIN' } },
+        { name: 'PROGRESS TOPIC REPLICATION FACTOR', value: { kind: 'number', value: 3 } },
+      ],
+    },
+  ],
+  [
+    "CREATE CONNECTION r TO CONFLUENT SCHEMA REGISTRY (URL 'http://h:8081', USERNAME 'u', PASSWORD SECRET p) WITH (VALIDATE = false)",
+    { type: 'create_connection', target: 'confluent schema registry', validate: false },
+  ],
+  [
+    'DROP SINK IF EXISTS a, b.c CASCADE',
+    { type: 'drop_object', kind: 'sink', ifExists: true, names: [name('a'), name('b.c')], cascade: true },
+  ],
+  ["SHOW SINKS FROM x LIKE 'a%'", { type: 'show_objects', kind: 'sinks', schema: identifier('x'), like: 'a%' }],
+  ['SHOW CREATE SINK s', { type: 'show_create', kind: 'sink', name: name('s') }],
 ];
 
 describe('statements that are right', () => {

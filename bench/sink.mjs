@@ -1,0 +1,193 @@
+/**
+ * Sinks into a local Kafka broker, beside the broker's own producer-perf in the same run: a snapshot, changes as fast as they come, how late a change
+ * is, and how long a cutover takes. Everything, the broker too, runs on this machine.
+ * MILLRACE_BENCH_ROWS (1,000,000), MILLRACE_BENCH_SECONDS (20), MILLRACE_BENCH_RATE (changes a second, 50,000).
+ */
+import { performance } from 'node:perf_hooks';
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import { runnerImport } from 'vite';
+import { connectKafka } from '../dist/sinks/kafka/client.js';
+import { endOffset, readCommitted } from '../dist/sinks/kafka/reader.js';
+import { openTransport } from '../dist/sinks/kafka/transport.js';
+import { cleanUp, median, show, startMillrace, startPostgres } from './support/peers.mjs';
+
+const rows = Number(process.env.MILLRACE_BENCH_ROWS ?? 1_000_000);
+const seconds = Number(process.env.MILLRACE_BENCH_SECONDS ?? 20);
+const rate = Number(process.env.MILLRACE_BENCH_RATE ?? 50_000);
+
+const { module: kafkaSupport } = await runnerImport(new URL('../test/support/kafka.ts', import.meta.url).pathname);
+const kafka = await kafkaSupport.startKafka({ own: true, fast: true, settings: { 'num.partitions': '4' } });
+if ('skipped' in kafka) {
+  console.log(`sink: SKIPPED, ${kafka.skipped}`);
+  process.exit(0);
+}
+try {
+  await run();
+} finally {
+  await cleanUp();
+  await kafka.stop();
+}
+
+async function run() {
+  const [broker] = kafka.brokers;
+  const server = await startPostgres({ wal_level: 'logical', max_wal_size: '8GB' });
+  const millrace = await startMillrace(server.port);
+  const connect = async (port, database = 'postgres') => {
+    const client = new pg.Client({ host: '127.0.0.1', port, user: 'postgres', password: 'bench', database });
+    await client.connect();
+    return client;
+  };
+  const admin = await connect(server.port);
+  await admin.query('CREATE DATABASE shop');
+  const shop = await connect(server.port, 'shop');
+  const client = await connect(millrace.port);
+  await shop.query(`
+    CREATE TABLE item (id integer PRIMARY KEY, name text NOT NULL, price numeric(10,2) NOT NULL, stock integer NOT NULL, changed timestamptz NOT NULL DEFAULT now(), note text);
+    INSERT INTO item SELECT g, 'item ' || g, g % 1000, g % 100, now(), repeat('n', 60) FROM generate_series(1, ${rows}) g;
+    CREATE TABLE tick (id bigserial PRIMARY KEY, n integer);
+    CREATE PUBLICATION p FOR ALL TABLES`);
+  await client.query("CREATE SECRET pw AS 'bench'");
+  await client.query(
+    `CREATE CONNECTION origin TO POSTGRES (HOST '127.0.0.1', PORT ${server.port}, USER postgres, PASSWORD SECRET pw, DATABASE shop, SSL MODE disable)`,
+  );
+  await client.query(`CREATE CONNECTION kafka TO KAFKA (BROKER '${broker}', SECURITY PROTOCOL 'PLAINTEXT')`);
+  await client.query("CREATE SOURCE s FROM POSTGRES CONNECTION origin (PUBLICATION 'p')");
+  await client.query('CREATE TABLE item FROM SOURCE s (REFERENCE item); CREATE TABLE tick FROM SOURCE s (REFERENCE tick)');
+  await client.query('CREATE MATERIALIZED VIEW other AS SELECT id, name, price, stock, changed, note FROM item');
+
+  // The peer: records of about the size ours have.
+  const cluster = await connectKafka({ brokers: [broker], tls: null, sasl: null });
+  await cluster.ensureTopic({ name: 'perf', partitions: 4 });
+  await cluster.close();
+  const perf = [];
+  for (let round = 0; round < 3; round++) {
+    const printed = await kafka.tool('org.apache.kafka.tools.ProducerPerformance', [
+      ...['--topic', 'perf', '--num-records', String(rows), '--record-size', '170', '--throughput', '-1', '--producer-props'],
+      ...[`bootstrap.servers=${broker}`, 'acks=all', 'compression.type=none', 'batch.size=65536', 'linger.ms=5'],
+    ]);
+    perf.push(Number(/([\d.]+) records\/sec[^\n]*99\.9th/.exec(printed)?.[1]));
+  }
+  const peer = median(perf);
+  console.log(`producer-perf: ${show(peer)} records/s of 170 bytes (median of 3: ${perf.map((one) => show(one)).join(', ')})`);
+
+  const sinkOptions = 'KEY (id) FORMAT JSON ENVELOPE UPSERT';
+  const snapshots = [];
+  for (let round = 0; round < 3; round++) {
+    const begun = performance.now();
+    await client.query(
+      `CREATE SINK snap${round} FROM item INTO KAFKA CONNECTION kafka (TOPIC 'snap${round}', COMPRESSION TYPE 'none') ${sinkOptions}`,
+    );
+    await until(async () => (await progress(client, `snap${round}`)).messages >= rows);
+    snapshots.push(rows / ((performance.now() - begun) / 1000));
+    if (round < 2) await client.query(`DROP SINK snap${round}`);
+  }
+  console.log(
+    `snapshot of ${rows} rows as JSON upserts: ${show(median(snapshots))} rows/s (${show(rows / median(snapshots), 1)} s), ${show(median(snapshots) / peer, 2)} of producer-perf; goal 0.5`,
+  );
+
+  const cutovers = [];
+  for (let round = 0; round < 6; round++) {
+    const begun = performance.now();
+    await client.query(`ALTER SINK snap2 SET FROM ${round % 2 === 0 ? 'other' : 'item'}`);
+    cutovers.push(performance.now() - begun);
+  }
+  console.log(
+    `cutover between relations of ${rows} rows, no backfill: median ${show(median(cutovers))} ms, most ${show(Math.max(...cutovers))} ms; goal 1000 ms`,
+  );
+
+  await client.query('DROP MATERIALIZED VIEW other');
+  await lateness(client, shop, broker);
+  await sustained(client, shop, peer);
+  for (const session of [client, shop, admin]) await session.end();
+}
+
+/** From the writer's commit until a consumer of committed messages has the message. */
+async function lateness(client, shop, broker) {
+  await client.query(
+    "CREATE SINK ticks FROM tick INTO KAFKA CONNECTION kafka (TOPIC 'ticks', TOPIC PARTITION COUNT 1) KEY (id) FORMAT JSON ENVELOPE UPSERT",
+  );
+  const transport = openTransport({ brokers: [broker], tls: null, sasl: null });
+  const committed = new Map();
+  const late = [];
+  const end = performance.now() + seconds * 1000;
+  let writing = true;
+  const writers = Array.from({ length: 4 }, async () => {
+    let next = performance.now();
+    while (next < end) {
+      const pause = next - performance.now();
+      if (pause > 0.5) await sleep(pause);
+      const {
+        rows: [row],
+      } = await shop.query('INSERT INTO tick (n) VALUES (1) RETURNING id');
+      committed.set(row.id, performance.now());
+      next += 8;
+    }
+  });
+  const reading = (async () => {
+    let at = 0n;
+    while (writing || late.length < committed.size) {
+      const to = await endOffset(transport, 'ticks', 0, 'read_committed');
+      if (to > at) {
+        await readCommitted(transport, { topic: 'ticks', partition: 0, from: at, to }, ({ key }) => {
+          const since = committed.get(String(JSON.parse(key.toString()).id));
+          late.push(since === undefined ? 0 : performance.now() - since);
+        });
+        at = to;
+      }
+      if (performance.now() > end + 20_000) throw new Error('messages are missing');
+      await sleep(2);
+    }
+  })();
+  await Promise.all(writers);
+  writing = false;
+  await reading;
+  late.sort((a, b) => a - b);
+  const share = (of) => show(late[Math.floor(late.length * of)], 0);
+  console.log(
+    `commit to topic at 500 changes/s, ${late.length} messages: p50 ${share(0.5)} ms, p99 ${share(0.99)} ms, most ${show(late.at(-1), 0)} ms; goal p99 500 ms`,
+  );
+  await transport.close();
+  await client.query('DROP SINK ticks');
+}
+
+/** Changes at a steady rate; what the sink has sent by the end, and how long it needs for the rest. */
+async function sustained(client, shop, peer) {
+  const before = await progress(client, 'snap2');
+  const begun = performance.now();
+  const chunk = Math.ceil(rate / 10);
+  let changed = 0;
+  for (let tick = 0; performance.now() - begun < seconds * 1000; tick++) {
+    const from = (tick * chunk) % rows;
+    const { rowCount } = await shop.query('UPDATE item SET stock = stock + 1, changed = clock_timestamp() WHERE id > $1 AND id <= $2', [
+      from,
+      from + chunk,
+    ]);
+    changed += rowCount;
+    const due = begun + (tick + 1) * 100;
+    if (due > performance.now()) await sleep(due - performance.now());
+  }
+  const wrote = (performance.now() - begun) / 1000;
+  const atEnd = (await progress(client, 'snap2')).messages - before.messages;
+  await until(async () => (await progress(client, 'snap2')).messages - before.messages >= changed);
+  const took = (performance.now() - begun) / 1000;
+  console.log(
+    `changes: ${show(changed / wrote)} rows/s updated at the origin for ${show(wrote)} s; ${show(atEnd / wrote)}/s in the topic by then, ${show(changed / took)}/s until all were there ` +
+      `(${show(changed / took / peer, 2)} of producer-perf); goal 50,000/s or 0.5`,
+  );
+}
+
+async function progress(client, name) {
+  const {
+    rows: [row],
+  } = await client.query('SELECT messages::integer AS messages FROM millrace.sinks WHERE name = $1', [name]);
+  return row;
+}
+
+async function until(holds) {
+  for (const end = performance.now() + 600_000; performance.now() < end; ) {
+    if (await holds()) return;
+    await sleep(50);
+  }
+  throw new Error('it does not come');
+}

@@ -1,0 +1,95 @@
+/**
+ * An HTTP endpoint as the target of a sink.
+ * Invariant: at least once, in order for each key: the requests of a batch follow one another, and the position is recorded when the last is accepted.
+ * A request holds changes of one timestamp. One that may have arrived is sent again, the same, with the same id: by that the receiver can tell.
+ * Signed as Standard Webhooks has it: HMAC-SHA-256 over `id.timestamp.body`, base64, after `v1,` (standardwebhooks.com, "Signature scheme").
+ */
+import { createHash, createHmac } from 'node:crypto';
+import type { SinkColumn } from '../../catalog/sink-model.ts';
+import type { Change, Row } from '../changes.ts';
+import type { Position } from '../positions.ts';
+import { type Target, TargetError } from '../target.ts';
+
+const changesInRequest = 500;
+const patienceMs = 30_000;
+
+export interface WebhookTargetOptions {
+  /** Tells this sink from others. */
+  readonly name: string;
+  readonly url: string;
+  /** Null: requests are not signed. */
+  readonly secret: string | null;
+  readonly key: readonly string[] | null;
+  /** A row as JSON text. */
+  readonly json: (columns: readonly SinkColumn[]) => (row: Row) => string;
+  /** Milliseconds of the Unix epoch. */
+  readonly clock: () => number;
+}
+
+export function webhookTarget({ name, url, secret, key, json, clock }: WebhookTargetOptions): Target {
+  let encode: (row: Row) => string = () => '';
+  /** Changes of one timestamp, not sent yet. */
+  let waiting: Change[] = [];
+  /** How often each body was sent in this batch. */
+  const sent = new Map<string, number>();
+
+  const post = async (changes: readonly Change[]): Promise<number> => {
+    const ts = changes[0]?.ts ?? 0;
+    const text = (row: Row | null): string => (row === null ? 'null' : encode(row));
+    const messages = changes.map(({ before, after }) => `{"before":${text(before)},"after":${text(after)}}`);
+    const body = `{"sink":${JSON.stringify(name)},"timestamp":${ts},"changes":[${messages.join(',')}]}`;
+    const hash = createHash('sha256').update(body).digest('hex').slice(0, 32);
+    const nth = (sent.get(hash) ?? 0) + 1;
+    sent.set(hash, nth);
+    const id = `${ts}-${hash}-${nth}`;
+    const at = String(Math.floor(clock() / 1000));
+    const headers: Record<string, string> = { 'content-type': 'application/json', 'webhook-id': id, 'webhook-timestamp': at };
+    if (secret !== null) {
+      headers['webhook-signature'] = `v1,${createHmac('sha256', secret).update(`${id}.${at}.${body}`).digest('base64')}`;
+    }
+    let response: Response;
+    try {
+      response = await fetch(url, { method: 'POST', headers, body, redirect: 'error', signal: AbortSignal.timeout(patienceMs) });
+      await response.arrayBuffer();
+    } catch (error) {
+      const cause = error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error);
+      throw new TargetError('retriable', `the webhook cannot be reached: ${cause}`, { cause: error });
+    }
+    if (!response.ok) {
+      const retriable = response.status === 408 || response.status === 429 || response.status >= 500;
+      throw new TargetError(retriable ? 'retriable' : 'permanent', `the webhook answers ${response.status} ${response.statusText}`.trim());
+    }
+    return Buffer.byteLength(body);
+  };
+  const flush = async (): Promise<number> => {
+    const changes = waiting;
+    waiting = [];
+    return changes.length === 0 ? 0 : await post(changes);
+  };
+
+  return {
+    pairing: key === null ? 'each' : 'pair',
+    async open() {
+      return null;
+    },
+    async describe(columns) {
+      encode = json(columns);
+    },
+    async begin() {
+      waiting = [];
+      sent.clear();
+    },
+    async write(changes) {
+      let bytes = 0;
+      for (const change of changes) {
+        if (waiting.length >= changesInRequest || (waiting.length > 0 && waiting[0]?.ts !== change.ts)) bytes += await flush();
+        waiting.push(change);
+      }
+      return bytes;
+    },
+    async commit(_: Position) {
+      await flush();
+    },
+    async close() {},
+  };
+}
