@@ -10,7 +10,7 @@ import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import { connectionProblem, openOrigin } from '../replication/origin.ts';
 import { identifyOrigin, type OriginIdentity } from '../replication/origin-identity.ts';
 import { describeTables, listPublished, type OriginTable, shapeOf, type TableShape } from '../replication/origin-tables.ts';
-import { createSlot, dropSlot, freeSlot, lookUpSlot, type SlotInfo, slotUse } from '../replication/slots.ts';
+import { createSlot, dropSlot, freeSlot, lookUpSlot, type SlotInfo } from '../replication/slots.ts';
 import { loadPostgresParser } from '../sql/postgres-parser.ts';
 import type { ShapeStep } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
@@ -26,11 +26,10 @@ import type { SourceRow } from './source-row.ts';
 import { SourceRunner } from './source-runner.ts';
 import { isMendable, successors } from './successors.ts';
 import { unpublished } from './unpublished.ts';
+import { watchWal } from './watch-wal.ts';
 
 const firstPauseMs = 200;
 const longestPauseMs = 10_000;
-/** Bytes of WAL kept for a slot that are worth a warning. */
-const muchWal = 1024 ** 3;
 
 export interface ManagerHooks {
   /** Some runner has a batch or a new position. */
@@ -318,7 +317,7 @@ export class SourceManager {
     try {
       await savePosition(this.#engine, source, runner);
       entry.watcher ??= await openOrigin(source.address, { applicationName: 'millrace watch', statementTimeoutMs: 5_000 });
-      await this.#watchWal(entry, entry.watcher);
+      entry.warned = await watchWal(this.#engine, entry.watcher, { source, runner, warned: entry.warned });
       if (storages.length > 0) await this.#watchTables(entry.watcher, entry, storages);
     } catch (error) {
       void entry.watcher?.end().catch(() => undefined);
@@ -329,19 +328,6 @@ export class SourceManager {
     } finally {
       entry.watching = false;
     }
-  }
-
-  /** An origin keeps what has not been acknowledged, and its disk is not ours to fill. */
-  async #watchWal(entry: Running, client: Client): Promise<void> {
-    const { log, metrics } = this.#engine;
-    const { name, slot } = entry.source;
-    const { retained: bytes, active } = await slotUse(client, slot);
-    entry.runner?.seen(active);
-    metrics[`millrace_slot_retained_wal_bytes{source=${JSON.stringify(name)}}`] = bytes;
-    const isMuch = bytes > muchWal;
-    if (isMuch && !entry.warned) log.warn({ source: name, slot, bytes }, 'the origin keeps much WAL for this source');
-    else if (!isMuch && entry.warned) log.info({ source: name, slot, bytes }, 'the origin no longer keeps much WAL for this source');
-    entry.warned = isMuch;
   }
 
   async #watchTables(client: Client, { source, runner, ahead }: Running, storages: readonly Storage[]): Promise<void> {
