@@ -330,10 +330,14 @@ export class SourceManager {
     }
   }
 
-  async #watchTables(client: Client, { source, runner, ahead }: Running, storages: readonly Storage[]): Promise<void> {
-    const tables = await describeTables(client, [...new Set(storages.map((storage) => storage.originOid))], {
-      publication: source.publication,
-    });
+  async #watchTables(client: Client, { source, runner, ahead }: Running, asked: readonly Storage[]): Promise<void> {
+    const oids = [...new Set(asked.map((storage) => storage.originOid))];
+    const told = new Map(oids.map((oid) => [oid, runner?.lastShape(oid)]));
+    const answered = await describeTables(client, oids, { publication: source.publication });
+    // What the stream has told of a table meanwhile is newer than the answer, which would look as if it were undone: next time.
+    const outrun = new Set(oids.filter((oid) => runner?.lastShape(oid) !== told.get(oid)));
+    const tables = new Map([...answered].filter(([oid]) => !outrun.has(oid)));
+    const storages = asked.filter(({ originOid }) => !outrun.has(originOid));
     const known = new Map([...tables.keys()].map((oid) => [oid, runner?.lastShape(oid)]));
     for (const table of tables.values()) runner?.looked(shapeOf(table));
     if (this.#engine.state.sources.get(source.id)?.autoResync === true && (await isMendable(this.#engine, client, source, tables))) {
