@@ -106,6 +106,8 @@ export type StatementResult =
       readonly pages: AsyncIterable<readonly (readonly (string | null)[])[]>;
       readonly copy: CopyFormat | null;
       readonly tag: (rows: number) => string;
+      /** Nobody will read on, and the session is not to be used for cleaning up. */
+      readonly abandon: () => void;
     }
   /** Millrace has done its part; the upstream answers. `text` is what it is to run; `after` follows when that has succeeded. */
   | { readonly kind: 'forward'; readonly text: string; readonly after: () => Promise<void> };
@@ -119,7 +121,10 @@ export interface StatementRunner {
    */
   claims(statement: ExtendedStatement, text: string, session: CallerSession, ahead?: boolean): Promise<boolean>;
   /** The columns a statement will return, null when it returns none. For Describe; asked in the caller's session, without side effects. */
-  describe(statement: ExtendedStatement, session: CallerSession): Promise<readonly FieldDescription[] | null>;
+  describe(
+    statement: ExtendedStatement,
+    session: CallerSession,
+  ): Promise<readonly FieldDescription[] | null> | readonly FieldDescription[] | null;
   /**
    * The text to be prepared upstream for a statement that the upstream answers once Millrace has done its part (`run` then gives
    * 'forward'), null for all others. Asked when `claims` has said yes.

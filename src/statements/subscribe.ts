@@ -22,14 +22,14 @@ const pageRows = 500;
 
 export async function subscribe(context: StatementContext, session: CallerSession, statement: Subscribe): Promise<StatementResult> {
   const feed = await openFeed(context, session, statement);
-  return { kind: 'stream', fields: feed.fields, pages: pagesOf(feed, session), copy: null, tag: (rows) => `SUBSCRIBE ${rows}` };
+  return { kind: 'stream', fields: feed.fields, pages: pagesOf(feed, session), copy: null, tag: (rows) => `SUBSCRIBE ${rows}`, abandon: () => void feed.close(null) };
 }
 
 export async function copySubscribe(context: StatementContext, session: CallerSession, statement: CopySubscribe): Promise<StatementResult> {
   const format = copyFormat(statement.options);
   const feed = await openFeed(context, session, statement.subscribe);
   const copy = format(feed.fields.map(({ name }) => name));
-  return { kind: 'stream', fields: feed.fields, pages: pagesOf(feed, session), copy, tag: (rows) => `COPY ${rows}` };
+  return { kind: 'stream', fields: feed.fields, pages: pagesOf(feed, session), copy, tag: (rows) => `COPY ${rows}`, abandon: () => void feed.close(null) };
 }
 
 export async function declareSubscription(
@@ -57,7 +57,7 @@ export async function fetchSubscription(session: CallerSession, { cursor, count,
   }
   const given = timeout === null ? null : await firstRow(session, 'SELECT extract(epoch FROM $1::pg_catalog.interval) * 1000', [timeout]);
   const timeoutMs = given === null ? null : Number(given[0]);
-  return { kind: 'stream', fields: feed.fields, pages: fetched(feed, session, count, timeoutMs), copy: null, tag: (rows) => `FETCH ${rows}` };
+  return { kind: 'stream', fields: feed.fields, pages: fetched(feed, session, count, timeoutMs), copy: null, tag: (rows) => `FETCH ${rows}`, abandon: () => undefined };
 }
 
 async function* fetched(feed: Feed, session: CallerSession, count: number | null, timeoutMs: number | null): AsyncGenerator<readonly (readonly (string | null)[])[]> {

@@ -58,7 +58,7 @@ export function encodeRows(
 
 /** What a simple Query shows of a result in front of CommandComplete, and that. */
 export function simpleResult(
-  result: Exclude<StatementResult, { readonly kind: 'forward' }>,
+  result: Exclude<StatementResult, { readonly kind: 'forward' | 'stream' }>,
   charset: Charset,
 ): { readonly rows: Buffer | null; readonly complete: Buffer } {
   const complete = commandComplete(result.tag, charset);
