@@ -458,6 +458,11 @@ export const conditions = {
     detail: 'The changes it has still to read had grown to the limit and were thrown away.',
     hint: '{hint}',
   },
+  durable_subscription_unknown: {
+    code: '42704',
+    message: 'durable subscription "{name}" does not exist',
+    hint: 'SELECT * FROM millrace.subscriptions; lists what there is.',
+  },
   durable_subscription_exists: { code: '42710', message: 'durable subscription "{name}" already exists' },
   durable_subscription_ahead: {
     code: '22023',

@@ -9,11 +9,10 @@ const escapes: Readonly<Record<string, string>> = { '\\': '\\\\', '\b': '\\b', '
 export function copyFormat(options: readonly Option[]): (names: readonly string[]) => CopyFormat {
   const given = new Map<string, string>();
   for (const { name, value, at } of options) {
-    const text = value.kind === 'identifier' ? value.name.name : 'value' in value ? String(value.value) : '';
     if (!['FORMAT', 'DELIMITER', 'NULL', 'HEADER'].includes(name)) {
       throw millraceError('subscription_copy_option', { option: `option ${name}`, hint: 'FORMAT, DELIMITER, NULL and HEADER can be given.' }, { position: at + 1 });
     }
-    given.set(name, text);
+    given.set(name, value.kind === 'string' ? value.value : '');
   }
   const format = (given.get('FORMAT') ?? 'text').toLowerCase();
   if (format !== 'text' && format !== 'csv') {

@@ -269,7 +269,7 @@ async function openRelation(
         snapshot = false;
       }
     }
-    const overrun = durable === null ? 'SUBSCRIBE again.' : 'DROP DURABLE SUBSCRIPTION it, CREATE it again, and begin with its snapshot.';
+    const overrun = durable === null ? 'SUBSCRIBE again.' : 'Type DROP DURABLE SUBSCRIPTION and CREATE DURABLE SUBSCRIPTION, and begin with its snapshot.';
     const since = await outboxSince(session, id, relation, bounds.patience, overrun);
     if (asOf !== null && asOf < since) {
       if (!bounds.atLeast) throw millraceError('subscription_no_history', { as_of: asOf, since, relation });

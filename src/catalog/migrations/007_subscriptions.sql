@@ -37,6 +37,7 @@ CREATE FUNCTION millrace.subscription_wait(subscription bigint, after_ts bigint,
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     s record;
+    is_known boolean := subscription IS NULL;
     deadline timestamptz := clock_timestamp() + patience * interval '1 millisecond';
 BEGIN
     LOOP
@@ -52,9 +53,10 @@ BEGIN
             detail := CASE WHEN problem = 'failed' THEN concat_ws(' ', s.error ->> 'message', s.error ->> 'detail') END;
             hint := CASE WHEN problem = 'failed' THEN s.error ->> 'hint' END;
             since := s.since;
+            is_known := s.cut_ts IS NOT NULL;
             EXIT WHEN problem IS NOT NULL;
         END IF;
-        IF subscription IS NULL OR s.cut_ts IS NOT NULL THEN
+        IF is_known THEN
             SELECT e.ts INTO ts FROM millrace.epoch e;
         END IF;
         EXIT WHEN ts > after_ts OR clock_timestamp() >= deadline;

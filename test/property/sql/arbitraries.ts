@@ -172,6 +172,11 @@ const expressionText: fc.Arbitrary<ExpressionText> = fc.record({
   text: fc.constantFrom('17', "'as of 3'", 'millrace.now() - 1000', 'a DESC, (b + 1)', '"with (" NULLS LAST', '$$ up to 3 $$'),
   at: fc.constant(0),
 });
+const copyOption: fc.Arbitrary<Option> = fc.record({
+  name: fc.constantFrom('FORMAT', 'NULL', 'HEADER'),
+  value: fc.record({ kind: fixed('string'), value: text }),
+  at: fc.constant(0),
+});
 const subscription: fc.Arbitrary<Subscribe> = fc
   .record({
     type: fixed('subscribe'),
@@ -246,7 +251,7 @@ export const statement: fc.Arbitrary<ExtendedStatement> = fc.oneof(
     })
     .map(({ both, ...rest }) => ({ ...rest, ...both })),
   subscription,
-  fc.record({ type: fixed('copy_subscribe'), subscribe: subscription, options: fc.array(option, { maxLength: 2 }) }),
+  fc.record({ type: fixed('copy_subscribe'), subscribe: subscription, options: fc.array(copyOption, { maxLength: 2 }) }),
   fc.record({ type: fixed('declare_subscription'), cursor: identifier, subscribe: subscription }),
   fc.record({ type: fixed('create_durable_subscription'), ifNotExists: fc.boolean(), name: qualified, relation: qualified }),
   fc.record({ type: fixed('acknowledge_durable_subscription'), name: qualified, upTo: expressionText }),

@@ -134,7 +134,7 @@ export function printStatement(of: ExtendedStatement): string[] {
     case 'subscribe':
       return subscribe(of);
     case 'copy_subscribe':
-      return ['COPY', '(', ...subscribe(of.subscribe), ')', 'TO', 'STDOUT', ...when(of.options.length > 0, 'WITH', '(', ...list(of.options.map(option)), ')')];
+      return ['COPY', '(', ...subscribe(of.subscribe), ')', 'TO', 'STDOUT', ...when(of.options.length > 0, 'WITH', '(', ...list(of.options.map((one) => [one.name, ...value(one.value)])), ')')];
     case 'declare_subscription':
       return ['DECLARE', plain(of.cursor), 'CURSOR', 'FOR', ...subscribe(of.subscribe)];
     case 'fetch_subscription':
