@@ -54,7 +54,10 @@ export async function acknowledgeDurableSubscription(
 ): Promise<StatementResult> {
   await requireCatalog(context, session);
   const found = await requireNamed(context, session, 'subscription', name, await callerRole(session));
-  const position = (await timestampOf(session, upTo)) - 1;
+  const bound = await timestampOf(session, upTo);
+  // Up to the present is up to the last epoch.
+  const sql = 'SELECT CASE WHEN $1::bigint <= millrace.now() THEN least($1::bigint, millrace.epoch_ts() + 1) ELSE $1::bigint END';
+  const position = Number((await firstRow(session, sql, [String(bound)]))?.[0]) - 1;
   const outcome = (await perform(
     context,
     session,
@@ -70,7 +73,7 @@ export async function acknowledgeDurableSubscription(
   // What is done with twice is done with.
   if (outcome !== null && !outcome.moved && (outcome.from === null || position > outcome.now)) {
     const detail = outcome.from === null ? 'Nothing was read yet.' : `The present is ${outcome.now}.`;
-    throw millraceError('durable_subscription_ahead', { name: shownName(name), up_to: position + 1, detail }, { position: upTo.at + 1 });
+    throw millraceError('durable_subscription_ahead', { name: shownName(name), up_to: bound, detail }, { position: upTo.at + 1 });
   }
   return { kind: 'done', tag: 'ACKNOWLEDGE DURABLE SUBSCRIPTION' };
 }

@@ -22,6 +22,8 @@ export interface QueryFeedPlan {
   readonly snapshot: boolean;
   readonly upTo: number | null;
   readonly patience: number;
+  /** Nobody reads it any more. */
+  readonly ended: () => Promise<void>;
 }
 
 export class QueryFeed implements Feed {
@@ -29,6 +31,7 @@ export class QueryFeed implements Feed {
   readonly #plan: QueryFeedPlan;
   #ready: readonly Row[] = [];
   #position: number | null = null;
+  #closed = false;
   /** How often each row is in the last result; rows as JSON. */
   #last: ReadonlyMap<string, number> = new Map();
 
@@ -55,6 +58,9 @@ export class QueryFeed implements Feed {
   async close(): Promise<void> {
     this.#last = new Map();
     this.#ready = [];
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.#plan.ended().catch(() => undefined);
   }
 
   async #next(session: CallerSession, leftMs: number | null): Promise<boolean> {

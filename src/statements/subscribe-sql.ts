@@ -85,8 +85,8 @@ function enveloped(shape: Shape, envelope: 'upsert' | 'debezium', net: string): 
 /** What is there now. The first column is the timestamp of the statement's snapshot; with no rows one comes that has nothing else. */
 export function snapshotSql(shape: Shape, relation: string): string {
   const list = shape.columns.map(({ name }, place) => `, f.${quoteIdentifier(name)} AS ${v(place)}`);
-  const rows = `SELECT (SELECT millrace.now())::bigint AS ts, 1 AS w${list.join('')} FROM ${relation} f`;
-  return `SELECT x.*, p.* FROM (SELECT millrace.now() AS now) x LEFT JOIN (${shapedSql(shape, rows, true)}) p ON true${behindJoin(shape)}`;
+  const rows = `SELECT (SELECT millrace.epoch_ts()) AS ts, 1 AS w${list.join('')} FROM ${relation} f`;
+  return `SELECT x.*, p.* FROM (SELECT millrace.epoch_ts() AS now) x LEFT JOIN (${shapedSql(shape, rows, true)}) p ON true${behindJoin(shape)}`;
 }
 
 /** A join keeps no order that Postgres promises. */
@@ -125,5 +125,5 @@ export function givenSql(shape: Shape, ts: number): string {
 export function queryRowsSql(query: string, columns: readonly ShownColumn[], limit: number): string {
   const names = places(columns).map((place) => `, ${v(place)}`).join('').slice(2);
   const rows = names === '' ? query : `SELECT q.* FROM (${query}) AS q(${names})`;
-  return `SELECT x.*, p.* FROM (SELECT millrace.now() AS now) x LEFT JOIN (SELECT true AS present, p.* FROM (${rows}) p LIMIT ${limit}) p ON true`;
+  return `SELECT x.*, p.* FROM (SELECT millrace.epoch_ts() AS now) x LEFT JOIN (SELECT true AS present, p.* FROM (${rows}) p LIMIT ${limit}) p ON true`;
 }

@@ -225,9 +225,13 @@ async function openFeed(context: StatementContext, session: CallerSession, state
   const snapshot = statement.snapshot ?? true;
   if (live === null) {
     const query = statement.target.kind === 'query' ? statement.target.query.text : '';
-    const now = Number((await firstRow(session, 'SELECT millrace.now()'))?.[0]);
+    const now = Number((await firstRow(session, 'SELECT millrace.epoch_ts()'))?.[0]);
     if (asOf !== null && asOf < now && statement.asOf?.atLeast !== true) throw millraceError('subscription_query_history', {});
-    return new QueryFeed({ fields, shape, query, asOf: asOf === null || asOf < now ? null : asOf, snapshot, upTo, patience });
+    const pid = await backendPid(session);
+    const id = await beginSubscription(context, session.database, pid, { relationId: null, owner: (await callerRole(session)).oid, from: null });
+    const { database } = session;
+    const ended = (): Promise<void> => endSubscription(context, database, id ?? '0', pid);
+    return new QueryFeed({ fields, shape, query, asOf: asOf === null || asOf < now ? null : asOf, snapshot, upTo, patience, ended });
   }
   return await openRelation(context, session, { ...understood, live }, { asOf, atLeast: statement.asOf?.atLeast === true, upTo, snapshot, patience });
 }

@@ -14,17 +14,18 @@ export async function backendPid(session: CallerSession): Promise<string> {
   return (await firstRow(session, 'SELECT pg_catalog.pg_backend_pid()'))?.[0] ?? '';
 }
 
-/** Writes one down that ends with this session. `from`: changes after it are wanted. Answers its id; null: the relation is not to be seen yet. */
+/** Writes one down that ends with this session. `relationId` null: of a query; then it keeps nothing but time going. `from`: changes after it are wanted. Answers its id; null: the relation is not to be seen yet. */
 export async function beginSubscription(
   context: StatementContext,
   database: string,
   pid: string,
-  wanted: { readonly relationId: string; readonly owner: string; readonly from: number | null },
+  wanted: { readonly relationId: string | null; readonly owner: string; readonly from: number | null },
 ): Promise<string | null> {
   return await context.catalogs.with(database, async (client) => {
     const made = await client.query<{ id: string }>(
       `INSERT INTO millrace.subscription (relation_id, owner, ts, pid, backend_start)
-       SELECT r.id, $2::oid, $3::bigint, $4::integer, ${startOf('$4::integer')} FROM millrace.relation r WHERE r.id = $1::bigint AND r.state <> 'dropped'
+       SELECT x.id, $2::oid, $3::bigint, $4::integer, ${startOf('$4::integer')}
+         FROM (SELECT r.id FROM millrace.relation r WHERE r.id = $1::bigint AND r.state <> 'dropped' UNION ALL SELECT 0 WHERE $1::bigint IS NULL) x
        RETURNING id::text`,
       [wanted.relationId, wanted.owner, wanted.from, pid],
     );

@@ -11,7 +11,7 @@ SELECT substr(c.relname, 2)::bigint, (SELECT e.ts FROM millrace.epoch e)
 
 CREATE TABLE millrace.subscription (
     id            bigint PRIMARY KEY DEFAULT nextval('millrace.object_id'),
-    relation_id   bigint NOT NULL,         -- no foreign key: one of a relation that is gone says so until it is dropped
+    relation_id   bigint NOT NULL,         -- no foreign key: one of a relation that is gone says so until it is dropped; 0: of a query
     namespace     oid,                     -- both null: of one SUBSCRIBE, and gone soon after it
     name          text,
     owner         oid NOT NULL,
@@ -84,13 +84,20 @@ BEGIN
     RETURN QUERY EXECUTE format('SELECT * FROM millrace_data.%I o WHERE o.ts > $1 AND o.ts <= $2', 'o' || s.relation_id) USING after_ts, up_to;
 END $$;
 
--- The timestamp of the last epoch: what AS OF and UP TO are compared with.
+-- The timestamp of the last epoch that the calling statement sees.
+CREATE FUNCTION millrace.epoch_ts() RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ SELECT e.ts FROM millrace.epoch e $$;
+
+-- The present, for AS OF and UP TO: no epoch so far is later.
 CREATE FUNCTION millrace.now() RETURNS numeric
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ SELECT e.ts::numeric FROM millrace.epoch e $$;
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT greatest(e.ts, floor(extract(epoch FROM clock_timestamp()) * 1000)) FROM millrace.epoch e
+$$;
 
 CREATE VIEW millrace.subscriptions AS
     SELECT s.id, n.nspname AS schema, s.name, pg_get_userbyid(s.owner) AS owner, millrace.qualified_name(r.facade) AS relation, s.created_at,
-           CASE WHEN r.id IS NULL OR r.facade IS NULL THEN 'relation dropped' WHEN s.overrun THEN 'overrun' WHEN s.ended_at IS NOT NULL THEN 'ended'
+           CASE WHEN s.relation_id = 0 THEN CASE WHEN s.ended_at IS NULL THEN 'read' ELSE 'ended' END
+                WHEN r.id IS NULL OR r.facade IS NULL THEN 'relation dropped' WHEN s.overrun THEN 'overrun' WHEN s.ended_at IS NOT NULL THEN 'ended'
                 WHEN s.cut_ts IS NULL THEN 'starting' WHEN s.pid IS NULL THEN 'waiting' ELSE 'read' END AS status,
            s.pid, coalesce(s.ts, s.cut_ts) AS ts, greatest(e.ts - coalesce(s.ts, s.cut_ts), 0) AS lag_ms
       FROM millrace.subscription s
@@ -100,7 +107,7 @@ CREATE VIEW millrace.subscriptions AS
 
 -- As Materialize's, where a session is the process id of its server process.
 CREATE VIEW mz_internal.mz_subscriptions AS
-    SELECT 'u' || s.id AS id, s.pid::text AS session_id, NULL::text AS cluster_id, s.created_at, ARRAY['u' || s.relation_id] AS referenced_object_ids
+    SELECT 'u' || s.id AS id, s.pid::text AS session_id, NULL::text AS cluster_id, s.created_at, CASE WHEN s.relation_id = 0 THEN '{}'::text[] ELSE ARRAY['u' || s.relation_id] END AS referenced_object_ids
       FROM millrace.subscription s WHERE s.pid IS NOT NULL;
 
 GRANT SELECT ON millrace.subscriptions, mz_internal.mz_subscriptions TO PUBLIC;

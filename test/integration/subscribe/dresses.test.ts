@@ -2,9 +2,11 @@
 import { readFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { eventually, type Stage, simpleSource, startStage, type TestClient } from '../statements/stage.ts';
+import { bind, describe as describePortal, message, parse, query, sync } from '../../../src/wire/encode.ts';
+import { Request } from '../../../src/wire/tags.ts';
+import { shown as messagesShown, RawClient, startupPacket } from '../wire/raw-client.ts';
 import { Reader, shown } from './stage.ts';
 
 let stage: Stage;
@@ -109,42 +111,47 @@ describe('a cursor', () => {
 });
 
 describe('the extended protocol', () => {
+  const started = (limit: number): Buffer[] => [
+    parse('', 'SUBSCRIBE t WITHIN TIMESTAMP ORDER BY a UP TO millrace.now() + 2000', 'utf8'),
+    bind('', '', [], 'utf8'),
+    describePortal('P', '', 'utf8'),
+    executeSome(limit),
+  ];
+
   it('describes the rows and gives as many as Execute asks for', async () => {
-    const own = await stage.connect();
-    const { connection } = own as unknown as { connection: pg.Connection };
-    const came: string[] = [];
-    for (const event of ['dataRow', 'portalSuspended', 'commandComplete', 'rowDescription'] as const) connection.on(event, () => came.push(event));
-    const wire = connection as unknown as Record<'parse' | 'bind' | 'describe' | 'execute', (message: object) => void> & { flush(): void; sync(): void };
-    wire.parse({ name: '', text: `SUBSCRIBE t ${soon}`, types: [] });
-    wire.bind({ portal: '', statement: '', values: [] });
-    wire.describe({ type: 'P', name: '' });
-    wire.execute({ portal: '', rows: 1 });
-    wire.execute({ portal: '', rows: 1 });
-    wire.execute({ portal: '', rows: 0 });
-    wire.sync();
-    await expect.poll(() => came, { timeout: 10_000 }).toEqual(['rowDescription', 'dataRow', 'portalSuspended', 'dataRow', 'portalSuspended', 'commandComplete']);
-    expect(await own.rows('SELECT count(*)::int FROM pg_cursors')).toEqual([[0]]);
-    await own.end();
+    const raw = await RawClient.open(stage.millrace.port);
+    raw.write(...started(1), executeSome(1), executeSome(0), sync);
+    const heard = messagesShown(await raw.until('Z')).map((line) => line.replace(/^D \d+/, 'D now'));
+    expect(heard).toEqual(['1', '2', 'T mz_timestamp|mz_diff|a|b', 'D now|1|1|one', 's', 'D now|1|2|two', 's', 'C SUBSCRIBE 2', 'Z I']);
+    raw.write(query('SELECT count(*) FROM pg_cursors', 'utf8'));
+    expect(messagesShown(await raw.until('Z'))).toContain('D 0');
+    raw.destroy();
   });
 
   it('a portal left in the middle leaves nothing behind', async () => {
-    const own = await stage.connect();
-    const { connection } = own as unknown as { connection: pg.Connection };
-    const wire = connection as unknown as Record<'parse' | 'bind' | 'execute', (message: object) => void> & { sync(): void };
-    let suspended = false;
-    connection.on('portalSuspended', () => {
-      suspended = true;
-    });
     await origin.query("INSERT INTO t SELECT n, 'x' FROM generate_series(10, 2000) n");
     await eventually(client, 'SELECT count(*)::int FROM t', [[1993]]);
-    wire.parse({ name: '', text: 'SUBSCRIBE t', types: [] });
-    wire.bind({ portal: '', statement: '', values: [] });
-    wire.execute({ portal: '', rows: 1 });
-    wire.sync();
-    await expect.poll(() => suspended).toBe(true);
-    expect(await own.rows('SELECT count(*)::int FROM pg_cursors')).toEqual([[0]]);
+    const raw = await RawClient.open(stage.millrace.port);
+    raw.write(...started(1), sync);
+    expect(messagesShown(await raw.until('Z')).at(-1)).toBe('Z I');
+    raw.write(query('SELECT count(*) FROM pg_cursors', 'utf8'));
+    expect(messagesShown(await raw.until('Z'))).toContain('D 0');
     await eventually(client, "SELECT count(*)::int FROM millrace.subscriptions WHERE status = 'read'", [[0]]);
-    await own.end();
+    raw.destroy();
+  });
+
+  it('binary, as clients ask for that read nothing else', async () => {
+    const raw = await RawClient.open(stage.millrace.port);
+    const binary = message(Request.bind, [Buffer.from([0, 0, 0, 0, 0, 0, 0, 1, 0, 1])]);
+    raw.write(parse('', 'SUBSCRIBE t UP TO millrace.now() + 2000', 'utf8'), binary, executeSome(0), sync);
+    const [row] = (await raw.until('Z')).filter(({ tag }) => tag === 'D');
+    const length = row?.body.readInt32BE(2) ?? 0;
+    const digits = Array.from({ length: row?.body.readInt16BE(6) ?? 0 }, (_, index) => row?.body.readInt16BE(14 + 2 * index) ?? 0);
+    expect(length).toBe(8 + 2 * digits.length);
+    const weight = row?.body.readInt16BE(8) ?? 0;
+    const ts = digits.reduce((sum, digit, index) => sum + digit * 10_000 ** (weight - index), 0);
+    expect(Math.abs(ts - Date.now())).toBeLessThan(60_000);
+    raw.destroy();
   });
 });
 
@@ -156,19 +163,17 @@ describe('a client that does not read', () => {
     const residentMb = (): number[] => stage.millrace.workerPids().map((pid) => Number(/VmRSS:\s+(\d+)/.exec(readStatus(pid))?.[1]) / 1024);
     const before = Math.max(...residentMb());
     const socket = createConnection(stage.millrace.port, stage.millrace.host);
-    socket.write(startup());
+    socket.write(startupPacket({ user: 'postgres', database: 'postgres' }));
     await new Promise((resolve) => socket.once('data', resolve));
     await sleep(300);
-    const text = Buffer.from(`COPY (SUBSCRIBE t UP TO millrace.now() + 3000) TO STDOUT\0`);
-    const header = Buffer.from([0x51, 0, 0, 0, 0]);
-    header.writeInt32BE(text.length + 4, 1);
     socket.pause();
-    socket.write(Buffer.concat([header, text]));
+    socket.write(query('COPY (SUBSCRIBE t UP TO millrace.now() + 4000) TO STDOUT', 'utf8'));
     await sleep(5000);
     // 90 MB wait for it, elsewhere.
     expect(Math.max(...residentMb()) - before).toBeLessThan(60);
     let bytes = 0;
     let tail = '';
+    socket.resume();
     socket.on('data', (chunk: Buffer) => {
       bytes += chunk.length;
       tail = chunk.toString('latin1');
@@ -176,19 +181,18 @@ describe('a client that does not read', () => {
     await expect.poll(() => tail.includes(`COPY ${rows + 2}`), { timeout: 40_000 }).toBe(true);
     expect(bytes).toBeGreaterThan(rows * 200);
     socket.destroy();
-  });
+  }, 120_000);
 });
 
 function readStatus(pid: number): string {
   return readFileSync(`/proc/${pid}/status`, 'utf8');
 }
 
-function startup(): Buffer {
-  const parameters = Buffer.from('user\0postgres\0database\0postgres\0\0');
-  const head = Buffer.alloc(8);
-  head.writeInt32BE(parameters.length + 8, 0);
-  head.writeInt32BE(196_608, 4);
-  return Buffer.concat([head, parameters]);
+/** Execute of the unnamed portal, with a row limit. */
+function executeSome(limit: number): Buffer {
+  const body = Buffer.alloc(5);
+  body.writeInt32BE(limit, 1);
+  return message(Request.execute, [body]);
 }
 
 describe('a durable subscription', () => {
@@ -232,7 +236,11 @@ describe('a durable subscription', () => {
     expect(await client.rows("SELECT ts FROM millrace.subscriptions WHERE name = 'd'")).toEqual([[before]]);
     await client.query('ACKNOWLEDGE DURABLE SUBSCRIPTION d UP TO millrace.now()');
     expect(await client.rows("SELECT ts FROM millrace.subscriptions WHERE name = 'd'")).not.toEqual([[before]]);
-    expect((await client.failure('ACKNOWLEDGE DURABLE SUBSCRIPTION d UP TO millrace.now() + 100000')).replace(/\d{10,}/g, 'N')).toMatchInlineSnapshot();
+    expect((await client.failure('ACKNOWLEDGE DURABLE SUBSCRIPTION d UP TO millrace.now() + 100000')).replace(/\d{10,}/g, 'N')).toMatchInlineSnapshot(`
+      "ERROR 22023 at <millrace>: cannot acknowledge durable subscription "d" up to N
+      DETAIL: The present is N.
+      HINT: Acknowledge what was read: a timestamp of a progress row, or mz_timestamp + 1 once all rows with that mz_timestamp are there."
+    `);
     await client.query('DROP DURABLE SUBSCRIPTION IF EXISTS d, e');
     expect(client.takeNotices()).toContain('durable subscription "e" does not exist, skipping');
   });
@@ -240,11 +248,19 @@ describe('a durable subscription', () => {
   it('belongs to its owner', async () => {
     await client.query('CREATE DURABLE SUBSCRIPTION d FOR t; CREATE ROLE stranger LOGIN');
     const own = await stage.connect('stranger');
-    expect(await own.failure('SUBSCRIBE USING DURABLE SUBSCRIPTION d')).toMatchInlineSnapshot();
+    expect(await own.failure('SUBSCRIBE USING DURABLE SUBSCRIPTION d')).toMatchInlineSnapshot(`
+      "ERROR 42501: must be owner of durable subscription d
+      DETAIL: It belongs to role "postgres"; the current role is "stranger".
+      HINT: Act as its owner (SET ROLE postgres;) or ask for membership: GRANT postgres TO ...;"
+    `);
     expect(await own.failure('ACKNOWLEDGE DURABLE SUBSCRIPTION d UP TO 5')).toContain('must be owner of durable subscription d');
     expect(await own.failure('DROP DURABLE SUBSCRIPTION d')).toContain('must be owner of durable subscription d');
     await client.query('GRANT CREATE ON SCHEMA public TO stranger');
-    expect(await own.failure('CREATE DURABLE SUBSCRIPTION e FOR t')).toMatchInlineSnapshot();
+    expect(await own.failure('CREATE DURABLE SUBSCRIPTION e FOR t')).toMatchInlineSnapshot(`
+      "ERROR 42501 at <t>: permission denied for table t
+      DETAIL: Subscribing to it needs SELECT; the current role is "stranger".
+      HINT: Its owner can grant it: GRANT SELECT ON public.t TO stranger;"
+    `);
     await client.query('DROP DURABLE SUBSCRIPTION d');
   });
 });

@@ -221,7 +221,8 @@ describe('SUBSCRIBE', () => {
         "BEGIN ISOLATION LEVEL REPEATABLE READ; SUBSCRIBE t": "ERROR 25001: SUBSCRIBE cannot be executed in a REPEATABLE READ transaction
       DETAIL: All statements of such a transaction see one snapshot, in which nothing changes any more.
       HINT: BEGIN ISOLATION LEVEL READ COMMITTED;",
-        "COPY (SUBSCRIBE t) TO STDOUT (FORMAT binary)": "ERROR 42601 at <binary>: syntax error at or near "binary"",
+        "COPY (SUBSCRIBE t) TO STDOUT (FORMAT binary)": "ERROR 0A000: COPY (SUBSCRIBE ..) does not support FORMAT binary
+      HINT: Use text or csv; a client that wants binary values asks for them in Bind, without COPY.",
         "DECLARE c CURSOR FOR SUBSCRIBE t": "ERROR 25P01: DECLARE CURSOR can only be used in transaction blocks",
         "SUBSCRIBE (SELECT 1) AS OF 7": "ERROR 0A000: SUBSCRIBE (query) cannot begin in the past
       HINT: Create a materialized view with the query and a durable subscription for it, or leave AS OF out.",
@@ -230,7 +231,7 @@ describe('SUBSCRIBE', () => {
       HINT: CREATE MATERIALIZED VIEW my_view AS .. with the query, and SUBSCRIBE TO my_view.",
         "SUBSCRIBE (SELECT nothing FROM t)": "ERROR 42703: column "nothing" does not exist",
         "SUBSCRIBE USING DURABLE SUBSCRIPTION nothing": "ERROR 42704 at <nothing>: durable subscription "nothing" does not exist
-      HINT: SHOW DURABLE SUBSCRIPTIONS; lists what there is.",
+      HINT: SELECT * FROM millrace.subscriptions; lists what there is.",
         "SUBSCRIBE nothing": "ERROR 42P01 at <nothing>: relation "nothing" does not exist",
         "SUBSCRIBE ordinary": "ERROR 42809 at <ordinary>: cannot subscribe to relation ordinary
       DETAIL: It is not one that Millrace keeps, so nobody follows its changes.
