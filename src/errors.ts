@@ -407,7 +407,12 @@ export const conditions = {
     detail: 'All statements of such a transaction see one snapshot, in which nothing changes any more.',
     hint: 'BEGIN ISOLATION LEVEL READ COMMITTED;',
   },
-  subscription_order: { code: '42P10', message: 'invalid ORDER BY in SUBSCRIBE WITHIN TIMESTAMP ORDER BY', detail: '{cause}', hint: 'The columns are: {columns}.' },
+  subscription_order: {
+    code: '42P10',
+    message: 'invalid ORDER BY in SUBSCRIBE WITHIN TIMESTAMP ORDER BY',
+    detail: '{cause}',
+    hint: 'The columns are: {columns}.',
+  },
   subscription_key: {
     code: '42703',
     message: 'invalid keys in SUBSCRIBE ENVELOPE {envelope} (KEY (..))',
@@ -420,7 +425,10 @@ export const conditions = {
     detail: 'It is {value}.',
     hint: 'Give milliseconds as in mz_timestamp, or a time; millrace.now() is the present.',
   },
-  subscription_bounds: { code: '22023', message: 'subscription lower bound (`AS OF`) is greater than its upper bound (`UP TO`): {as_of} > {up_to}' },
+  subscription_bounds: {
+    code: '22023',
+    message: 'subscription lower bound (`AS OF`) is greater than its upper bound (`UP TO`): {as_of} > {up_to}',
+  },
   subscription_no_history: {
     code: '22023',
     message: 'could not find a valid timestamp for the query',

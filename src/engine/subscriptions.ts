@@ -37,7 +37,9 @@ export class Subscriptions {
     this.#ticking = true;
     this.#engine
       .exclusively(async () => {
-        const [idle] = await this.#engine.session.query("SELECT clock_timestamp() - committed_at > interval '900 milliseconds' FROM millrace.epoch");
+        const [idle] = await this.#engine.session.query(
+          "SELECT clock_timestamp() - committed_at > interval '900 milliseconds' FROM millrace.epoch",
+        );
         if (idle?.rows[0]?.[0] === 't') await (await Epoch.begin(this.#engine)).commit(new Map());
       })
       .catch((error: unknown) => this.#engine.fail(error))

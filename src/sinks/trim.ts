@@ -37,7 +37,8 @@ RETURNING s.id::integer AS id`;
  * Subscriptions without a name end with the session that reads them; what they would have read is kept a while longer, so that a reader that
  * has lost its connection goes on with AS OF where it was. One with a name waits for its next reader.
  */
-const sessionGone = 'NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = s.pid AND a.backend_start IS NOT DISTINCT FROM s.backend_start)';
+const sessionGone =
+  'NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = s.pid AND a.backend_start IS NOT DISTINCT FROM s.backend_start)';
 const endSql = [
   `UPDATE millrace.subscription s SET pid = NULL, backend_start = NULL, ended_at = CASE WHEN s.name IS NULL THEN now() END WHERE s.pid IS NOT NULL AND ${sessionGone}`,
   "DELETE FROM millrace.subscription s WHERE s.name IS NULL AND s.ended_at < now() - interval '60 seconds'",

@@ -3,8 +3,8 @@
  * Invariant: what goes over it is committed at once, whatever becomes of the client's transaction.
  */
 import type { Client } from 'pg';
-import { connectPg } from '../replication/server-address.ts';
 import type { ServerAddress } from '../config.ts';
+import { connectPg } from '../replication/server-address.ts';
 
 const keptMs = 2000;
 

@@ -27,12 +27,16 @@ export async function createDurableSubscription(
     return { kind: 'done', tag: 'CREATE DURABLE SUBSCRIPTION' };
   }
   const role = await callerRole(session);
-  const live = await requireSubscribable(session, relation);
+  const live = await requireSubscribable(context, session, relation);
   const may = await firstRow(session, "SELECT pg_catalog.has_table_privilege($1::pg_catalog.oid, 'SELECT')", [live.facade]);
   if (may?.[0] !== 't') {
     const called = { kind: (await isStreamTable(session, live.id)) ? 'stream table' : droppable(live).kind, name: shownName(relation) };
     const who = { role: role.name, role_quoted: quoteIdentifier(role.name) };
-    throw millraceError('subscription_permission_denied', { ...called, name_quoted: droppable(live).name, ...who }, { position: relation.at + 1 });
+    throw millraceError(
+      'subscription_permission_denied',
+      { ...called, name_quoted: droppable(live).name, ...who },
+      { position: relation.at + 1 },
+    );
   }
   await perform(
     context,

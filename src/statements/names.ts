@@ -91,7 +91,8 @@ export function undefinedObject(
   kind: 'secret' | 'connection' | 'source' | 'sink' | 'table' | 'materialized view' | 'durable subscription',
   name: QualifiedName,
 ): MillraceError {
-  if (kind === 'durable subscription') return millraceError('durable_subscription_unknown', { name: shownName(name) }, { position: name.at + 1 });
+  if (kind === 'durable subscription')
+    return millraceError('durable_subscription_unknown', { name: shownName(name) }, { position: name.at + 1 });
   return millraceError(
     'undefined_object',
     { kind, name: shownName(name), kinds_upper: `${kind.toUpperCase()}S` },

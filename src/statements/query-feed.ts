@@ -91,7 +91,10 @@ export class QueryFeed implements Feed {
     }
     const changes = difference(this.#last, rows);
     this.#last = rows;
-    const given = changes.length === 0 || (isFirst && !snapshot) ? [] : await session.query(givenSql(shape, ts), [JSON.stringify(changes)], { quiet: true });
+    const given =
+      changes.length === 0 || (isFirst && !snapshot)
+        ? []
+        : await session.query(givenSql(shape, ts), [JSON.stringify(changes)], { quiet: true });
     this.#ready = [...(isFirst ? this.#progress(ts) : []), ...('rows' in given ? given.rows : [])];
     this.#arrive(ts);
     return true;

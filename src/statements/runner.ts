@@ -3,8 +3,8 @@ import { millraceError } from '../errors.ts';
 import type { ExtendedStatement } from '../sql/ast.ts';
 import { alterSink } from './alter-sink.ts';
 import type { CallerSession, FieldDescription, StatementResult, StatementRunner } from './caller-session.ts';
-import { alterConnection, createConnection, validateConnection } from './connections.ts';
 import { CatalogClients } from './catalog-client.ts';
+import { alterConnection, createConnection, validateConnection } from './connections.ts';
 import { catalogPresent, firstRow, type StatementContext, type StatementServices } from './context.ts';
 import { dropConcerns, dropRelation, dropSchema } from './drop.ts';
 import { dropObject } from './drop-named.ts';
@@ -18,14 +18,7 @@ import { showCreate, showCreateFields, showFields, showObjects } from './show.ts
 import { differenceFields } from './sink-difference.ts';
 import { createSink } from './sinks.ts';
 import { alterSource, createSource } from './sources.ts';
-import {
-  closeSubscription,
-  copySubscribe,
-  declareSubscription,
-  describeSubscribe,
-  fetchSubscription,
-  subscribe,
-} from './subscribe.ts';
+import { closeSubscription, copySubscribe, declareSubscription, describeSubscribe, fetchSubscription, subscribe } from './subscribe.ts';
 import { createTableFromSource } from './tables.ts';
 
 /** One per worker process. */

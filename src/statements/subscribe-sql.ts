@@ -26,7 +26,8 @@ const v = (place: number): string => `v${place + 1}`;
 const places = (columns: readonly ShownColumn[]): number[] => columns.map((_, place) => place);
 
 /** Rows as they print, as one text. No columns at all: all alike. */
-const image = (which: readonly number[]): string => (which.length === 0 ? "''" : `ROW(${which.map((place) => `r.${v(place)}`).join(', ')})::text COLLATE "C"`);
+const image = (which: readonly number[]): string =>
+  which.length === 0 ? "''" : `ROW(${which.map((place) => `r.${v(place)}`).join(', ')})::text COLLATE "C"`;
 
 /**
  * Rows for the client. `rows`: a query that gives ts, w, v1, v2, .. `distinct`: no two of them cancel out.
@@ -68,7 +69,8 @@ function enveloped(shape: Shape, envelope: 'upsert' | 'debezium', net: string): 
                 WHEN r.came = 0 AND r.went = 1 THEN 'delete' ELSE 'key_violation' END AS state
       FROM (${counted}) r ORDER BY r.ts, r.k, r.d DESC`;
   const key = shape.key.map((place) => `, r.${v(place)} AS ${shown(shape, place)}`);
-  const is = (states: string, expression: string, name: string): string => `, CASE WHEN r.state IN (${states}) THEN ${expression} END AS ${name}`;
+  const is = (states: string, expression: string, name: string): string =>
+    `, CASE WHEN r.state IN (${states}) THEN ${expression} END AS ${name}`;
   const shownValues =
     envelope === 'upsert'
       ? values.map((place) => is("'upsert'", `r.${v(place)}`, shown(shape, place)))
@@ -118,12 +120,19 @@ function changes(subscription: string, after: number, upTo: number | null, types
 /** Differences that the caller has found: $1 is JSON, [[w, v1, ..], ..] with values as text. */
 export function givenSql(shape: Shape, ts: number): string {
   const list = shape.columns.map(({ type }, place) => `, (j ->> ${place + 1})::${type} AS ${v(place)}`);
-  return shapedSql(shape, `SELECT ${ts}::bigint AS ts, (j ->> 0)::integer AS w${list.join('')} FROM pg_catalog.json_array_elements($1::json) j`, true);
+  return shapedSql(
+    shape,
+    `SELECT ${ts}::bigint AS ts, (j ->> 0)::integer AS w${list.join('')} FROM pg_catalog.json_array_elements($1::json) j`,
+    true,
+  );
 }
 
 /** What a query gives now; first columns as of `snapshotSql`, and whether there is a row. */
 export function queryRowsSql(query: string, columns: readonly ShownColumn[], limit: number): string {
-  const names = places(columns).map((place) => `, ${v(place)}`).join('').slice(2);
+  const names = places(columns)
+    .map((place) => `, ${v(place)}`)
+    .join('')
+    .slice(2);
   const rows = names === '' ? query : `SELECT q.* FROM (${query}) AS q(${names})`;
   return `SELECT x.*, p.* FROM (SELECT millrace.epoch_ts() AS now) x LEFT JOIN (SELECT true AS present, p.* FROM (${rows}) p LIMIT ${limit}) p ON true`;
 }

@@ -3,17 +3,42 @@
  * Invariant: Postgres decides whether the caller may read: every row comes through the facade, or for a caller who may SELECT it right then.
  */
 import { millraceError } from '../errors.ts';
-import type { CopySubscribe, DeclareSubscription, ExpressionText, FetchSubscription, Identifier, QualifiedName, Subscribe } from '../sql/ast.ts';
+import type {
+  CopySubscribe,
+  DeclareSubscription,
+  ExpressionText,
+  FetchSubscription,
+  Identifier,
+  QualifiedName,
+  Subscribe,
+} from '../sql/ast.ts';
 import { loadPostgresParser, parseSql } from '../sql/postgres-parser.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
-import { type CallerSession, type Feed, type FieldDescription, type QueryResult, type StatementResult, UpstreamError } from './caller-session.ts';
+import {
+  type CallerSession,
+  type Feed,
+  type FieldDescription,
+  type QueryResult,
+  type StatementResult,
+  UpstreamError,
+} from './caller-session.ts';
 import { callerRole, firstRow, requireCatalog, type StatementContext } from './context.ts';
 import { droppable } from './dependents.ts';
-import { findLive, isStreamTable, type LiveObject, liveByFacade, quotedName, relationExists, requireOwner, shownName, undefinedObject } from './names.ts';
+import {
+  findLive,
+  isStreamTable,
+  type LiveObject,
+  liveByFacade,
+  quotedName,
+  relationExists,
+  requireOwner,
+  shownName,
+  undefinedObject,
+} from './names.ts';
 import { QueryFeed } from './query-feed.ts';
 import { copyFormat } from './subscribe-copy.ts';
 import { type Shape, type ShownColumn, shapedSql } from './subscribe-sql.ts';
-import { backendPid, beginSubscription, endSubscription, findDurable, holdSubscription } from './subscription-catalog.ts';
+import { backendPid, beginSubscription, endSubscription, findDurable, holdSubscription, isImmediate } from './subscription-catalog.ts';
 import { problemError, RelationFeed } from './subscription-feed.ts';
 
 /** How long one statement waits for what comes, so that a lost client is noticed and a cancel is heard. */
@@ -22,14 +47,28 @@ const pageRows = 500;
 
 export async function subscribe(context: StatementContext, session: CallerSession, statement: Subscribe): Promise<StatementResult> {
   const feed = await openFeed(context, session, statement);
-  return { kind: 'stream', fields: feed.fields, pages: pagesOf(feed, session), copy: null, tag: (rows) => `SUBSCRIBE ${rows}`, abandon: () => void feed.close(null) };
+  return {
+    kind: 'stream',
+    fields: feed.fields,
+    pages: pagesOf(feed, session),
+    copy: null,
+    tag: (rows) => `SUBSCRIBE ${rows}`,
+    abandon: () => void feed.close(null),
+  };
 }
 
 export async function copySubscribe(context: StatementContext, session: CallerSession, statement: CopySubscribe): Promise<StatementResult> {
   const format = copyFormat(statement.options);
   const feed = await openFeed(context, session, statement.subscribe);
   const copy = format(feed.fields.map(({ name }) => name));
-  return { kind: 'stream', fields: feed.fields, pages: pagesOf(feed, session), copy, tag: (rows) => `COPY ${rows}`, abandon: () => void feed.close(null) };
+  return {
+    kind: 'stream',
+    fields: feed.fields,
+    pages: pagesOf(feed, session),
+    copy,
+    tag: (rows) => `COPY ${rows}`,
+    abandon: () => void feed.close(null),
+  };
 }
 
 export async function declareSubscription(
@@ -53,14 +92,32 @@ export async function fetchSubscription(session: CallerSession, { cursor, count,
   const feed = session.cursors.get(cursor.name);
   if (feed === undefined) throw new UpstreamError({ S: 'ERROR', V: 'ERROR', C: '34000', M: `cursor "${cursor.name}" does not exist` });
   if (count !== null && (!Number.isInteger(count) || count < 0)) {
-    throw new UpstreamError({ S: 'ERROR', V: 'ERROR', C: '55000', M: 'cursor can only scan forward', H: 'Declare it with SCROLL option to enable backward scan.' });
+    throw new UpstreamError({
+      S: 'ERROR',
+      V: 'ERROR',
+      C: '55000',
+      M: 'cursor can only scan forward',
+      H: 'Declare it with SCROLL option to enable backward scan.',
+    });
   }
   const given = timeout === null ? null : await firstRow(session, 'SELECT extract(epoch FROM $1::pg_catalog.interval) * 1000', [timeout]);
   const timeoutMs = given === null ? null : Number(given[0]);
-  return { kind: 'stream', fields: feed.fields, pages: fetched(feed, session, count, timeoutMs), copy: null, tag: (rows) => `FETCH ${rows}`, abandon: () => undefined };
+  return {
+    kind: 'stream',
+    fields: feed.fields,
+    pages: fetched(feed, session, count, timeoutMs),
+    copy: null,
+    tag: (rows) => `FETCH ${rows}`,
+    abandon: () => undefined,
+  };
 }
 
-async function* fetched(feed: Feed, session: CallerSession, count: number | null, timeoutMs: number | null): AsyncGenerator<readonly (readonly (string | null)[])[]> {
+async function* fetched(
+  feed: Feed,
+  session: CallerSession,
+  count: number | null,
+  timeoutMs: number | null,
+): AsyncGenerator<readonly (readonly (string | null)[])[]> {
   const deadline = timeoutMs === null ? null : performance.now() + timeoutMs;
   let left = count ?? Number.POSITIVE_INFINITY;
   let patience = timeoutMs;
@@ -97,7 +154,11 @@ async function* pagesOf(feed: Feed, session: CallerSession): AsyncGenerator<read
 }
 
 /** The columns a SUBSCRIBE has. */
-export async function describeSubscribe(context: StatementContext, session: CallerSession, statement: Subscribe): Promise<readonly FieldDescription[]> {
+export async function describeSubscribe(
+  context: StatementContext,
+  session: CallerSession,
+  statement: Subscribe,
+): Promise<readonly FieldDescription[]> {
   await requireCatalog(context, session);
   return (await understand(context, session, statement)).fields;
 }
@@ -122,7 +183,7 @@ async function understand(context: StatementContext, session: CallerSession, sta
     live = found.facade === null ? null : ((await liveByFacade(session, [found.facade]))[0] ?? null);
     if (live === null) throw millraceError('subscription_relation_gone', { name: shownName(target.name) });
     durable = found.id;
-  } else if (target.kind === 'relation') live = await requireSubscribable(session, target.name);
+  } else if (target.kind === 'relation') live = await requireSubscribable(context, session, target.name);
   const from = live === null ? `(${target.kind === 'query' ? target.query.text : ''}) AS q` : droppable(live).name;
   const { fields } = await session.query(`SELECT * FROM ${from} WHERE false`);
   const columns = await typed(session, fields);
@@ -159,11 +220,16 @@ function keyPlaces({ envelope }: Subscribe, columns: readonly ShownColumn[]): nu
   const seen = new Set<string>();
   return (envelope?.key ?? []).map((column: Identifier) => {
     const place = columns.findIndex(({ name }) => name === column.name);
-    const wrong = place === -1 ? `There is no column "${column.name}".` : seen.has(column.name) ? `Column "${column.name}" is named twice.` : null;
+    const wrong =
+      place === -1 ? `There is no column "${column.name}".` : seen.has(column.name) ? `Column "${column.name}" is named twice.` : null;
     seen.add(column.name);
     if (wrong === null) return place;
     const names = columns.map(({ name }) => name).join(', ');
-    throw millraceError('subscription_key', { envelope: envelope?.kind.toUpperCase() ?? '', cause: wrong, columns: names }, { position: column.at + 1 });
+    throw millraceError(
+      'subscription_key',
+      { envelope: envelope?.kind.toUpperCase() ?? '', cause: wrong, columns: names },
+      { position: column.at + 1 },
+    );
   });
 }
 
@@ -178,12 +244,21 @@ async function checkOrder(orderBy: ExpressionText | null, columns: readonly Show
 }
 
 /** The live relation of a name that can be subscribed to. */
-export async function requireSubscribable(session: CallerSession, name: QualifiedName): Promise<LiveObject> {
+export async function requireSubscribable(context: StatementContext, session: CallerSession, name: QualifiedName): Promise<LiveObject> {
   const live = await findLive(session, name);
-  if (live !== null && live.type !== 'source') return live;
   const options = { position: name.at + 1 };
+  if (live !== null && live.type !== 'source') {
+    if (!(await isImmediate(context, session.database, live.id))) return live;
+    const detail = "In IMMEDIATE mode it changes within the writers' own transactions, which Millrace does not follow.";
+    const hint = "SELECT pgtrickle.alter_stream_table(.., refresh_mode => 'DIFFERENTIAL');";
+    throw millraceError('not_subscribable', { kind: 'stream table', name: shownName(name), detail, hint }, options);
+  }
   if (live !== null) {
-    throw millraceError('not_subscribable', { kind: 'source', name: shownName(name), hint: 'Subscribe to a table of it: CREATE TABLE .. FROM SOURCE.' }, options);
+    throw millraceError(
+      'not_subscribable',
+      { kind: 'source', name: shownName(name), hint: 'Subscribe to a table of it: CREATE TABLE .. FROM SOURCE.' },
+      options,
+    );
   }
   if (!(await relationExists(session, name))) throw millraceError('undefined_relation', { name: shownName(name) }, options);
   throw millraceError(
@@ -228,12 +303,21 @@ async function openFeed(context: StatementContext, session: CallerSession, state
     const now = Number((await firstRow(session, 'SELECT millrace.epoch_ts()'))?.[0]);
     if (asOf !== null && asOf < now && statement.asOf?.atLeast !== true) throw millraceError('subscription_query_history', {});
     const pid = await backendPid(session);
-    const id = await beginSubscription(context, session.database, pid, { relationId: null, owner: (await callerRole(session)).oid, from: null });
+    const id = await beginSubscription(context, session.database, pid, {
+      relationId: null,
+      owner: (await callerRole(session)).oid,
+      from: null,
+    });
     const { database } = session;
     const ended = (): Promise<void> => endSubscription(context, database, id ?? '0', pid);
     return new QueryFeed({ fields, shape, query, asOf: asOf === null || asOf < now ? null : asOf, snapshot, upTo, patience, ended });
   }
-  return await openRelation(context, session, { ...understood, live }, { asOf, atLeast: statement.asOf?.atLeast === true, upTo, snapshot, patience });
+  return await openRelation(
+    context,
+    session,
+    { ...understood, live },
+    { asOf, atLeast: statement.asOf?.atLeast === true, upTo, snapshot, patience },
+  );
 }
 
 interface Bounds {
@@ -273,16 +357,30 @@ async function openRelation(
         snapshot = false;
       }
     }
-    const overrun = durable === null ? 'SUBSCRIBE again.' : 'Type DROP DURABLE SUBSCRIPTION and CREATE DURABLE SUBSCRIPTION, and begin with its snapshot.';
+    const overrun =
+      durable === null
+        ? 'SUBSCRIBE again.'
+        : 'Type DROP DURABLE SUBSCRIPTION and CREATE DURABLE SUBSCRIPTION, and begin with its snapshot.';
     const since = await outboxSince(session, id, relation, bounds.patience, overrun);
     if (asOf !== null && asOf < since) {
       if (!bounds.atLeast) throw millraceError('subscription_no_history', { as_of: asOf, since, relation });
       asOf = since;
     }
     const feed = new RelationFeed({
-      context, fields, shape, relation, pid, since, asOf, snapshot,
-      facade: live.facade, subscription: id, isDurable: durable !== null, upTo: bounds.upTo, patience: bounds.patience,
-      types: await outboxTypes(session, live.id), hints: { overrun, denied },
+      context,
+      fields,
+      shape,
+      relation,
+      pid,
+      asOf,
+      snapshot,
+      facade: live.facade,
+      subscription: id,
+      isDurable: durable !== null,
+      upTo: bounds.upTo,
+      patience: bounds.patience,
+      types: await outboxTypes(session, live.id),
+      hints: { overrun, denied },
     }).opened(session.database);
     // A portal may be left in the middle: its transaction ends, and the cursor would stay.
     if (!session.inTransactionBlock) session.onCommit((after) => feed.release(after));
@@ -296,10 +394,11 @@ async function openRelation(
 /** Waits for the outbox; answers from where on it has everything. */
 async function outboxSince(session: CallerSession, id: string, relation: string, patience: number, overrun: string): Promise<number> {
   for (;;) {
-    const row = await firstRow(session, 'SELECT w.ts, w.since, w.problem, w.detail, w.hint FROM millrace.subscription_wait($1::bigint, -1, $2::integer) w', [
-      id,
-      String(patience),
-    ]);
+    const row = await firstRow(
+      session,
+      'SELECT w.ts, w.since, w.problem, w.detail, w.hint FROM millrace.subscription_wait($1::bigint, -1, $2::integer) w',
+      [id, String(patience)],
+    );
     const [ts, since, problem, detail, hint] = row ?? [];
     if (problem !== null && problem !== undefined) throw problemError(problem, relation, { detail, hint, overrun });
     if (ts !== null && ts !== undefined) return Number(since ?? ts);

@@ -49,7 +49,10 @@ export async function holdSubscription(context: StatementContext, database: stri
 /** Changes up to `ts` are not wanted any more. */
 export async function advanceSubscription(context: StatementContext, database: string, id: string, ts: number): Promise<void> {
   await context.catalogs.with(database, (client) =>
-    client.query('UPDATE millrace.subscription SET ts = $2::bigint WHERE id = $1::bigint AND name IS NULL AND (ts IS NULL OR ts < $2::bigint)', [id, ts]),
+    client.query(
+      'UPDATE millrace.subscription SET ts = $2::bigint WHERE id = $1::bigint AND name IS NULL AND (ts IS NULL OR ts < $2::bigint)',
+      [id, ts],
+    ),
   );
 }
 
@@ -62,6 +65,17 @@ export async function endSubscription(context: StatementContext, database: strin
       [id, backendPid],
     ),
   );
+}
+
+/** Whether a relation changes in its writers' transactions. */
+export async function isImmediate(context: StatementContext, database: string, relationId: string): Promise<boolean> {
+  return await context.catalogs.with(database, async (client) => {
+    const found = await client.query(
+      "SELECT 1 FROM millrace.stream_table s WHERE s.relation_id = $1::bigint AND s.refresh_mode = 'IMMEDIATE'",
+      [relationId],
+    );
+    return found.rows.length > 0;
+  });
 }
 
 export interface DurableSubscription {

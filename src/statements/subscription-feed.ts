@@ -24,8 +24,6 @@ export interface FeedPlan {
   readonly pid: string;
   /** Types of the outbox's columns. */
   readonly types: readonly string[];
-  /** Every change after it is there. */
-  readonly since: number;
   /** null: now. */
   readonly asOf: number | null;
   readonly snapshot: boolean;
@@ -229,7 +227,11 @@ export class RelationFeed implements Feed {
   }
 
   /** A while: until there is an epoch after `after`. */
-  async #wait(session: CallerSession, after: number, leftMs: number | null): Promise<{ readonly ts: number | null; readonly changes: number }> {
+  async #wait(
+    session: CallerSession,
+    after: number,
+    leftMs: number | null,
+  ): Promise<{ readonly ts: number | null; readonly changes: number }> {
     const { facade, hints, patience, relation, subscription } = this.#plan;
     const row = await firstRow(
       session,

@@ -72,7 +72,12 @@ async function takeParse(taken: Taken, message: Buffer): Promise<void> {
   }
   const placed = encode(Request.parse, [name, Buffer.from(`\0${standIn}\0\0\0`, 'latin1')]);
   if (!(await relay(taken, placed, Reply.parseComplete))) return;
-  names.statements.set(key, { statement, text: part.text, fields: await runner.describe(statement, callerFor(taken, asking(taken))), upstream: null });
+  names.statements.set(key, {
+    statement,
+    text: part.text,
+    fields: await runner.describe(statement, callerFor(taken, asking(taken))),
+    upstream: null,
+  });
   if (!isFresh(taken) && !taken.ledger.executed) taken.ledger.asked = true;
 }
 
@@ -132,7 +137,13 @@ const asking = (taken: Taken): typeof beside | typeof besideSynced => (isFresh(t
 /** Whether a statement is extended whatever the session holds. */
 async function isCertain(taken: Taken, part: StatementText): Promise<boolean> {
   if (part.statement === null) return false;
-  const refusing = refusingCaller({ ...taken, ...beside, cursors: taken.names.cursors, inTransactionBlock: () => true, onCommit: () => undefined });
+  const refusing = refusingCaller({
+    ...taken,
+    ...beside,
+    cursors: taken.names.cursors,
+    inTransactionBlock: () => true,
+    onCommit: () => undefined,
+  });
   return await taken.runner.claims(part.statement, part.text, refusing).catch(() => false);
 }
 
@@ -150,7 +161,8 @@ async function takeBind(taken: Taken, message: Buffer): Promise<void> {
   }
   taken.driver.toClient(encode(Reply.bindComplete, []));
   names.forgetPortal(portal);
-  if (local !== undefined) names.portals.set(portal, { statement: local, formats, parameters, rest: null, stream: null, done: false, tag: '' });
+  if (local !== undefined)
+    names.portals.set(portal, { statement: local, formats, parameters, rest: null, stream: null, done: false, tag: '' });
 }
 
 /** The upstream describes its placeholder: no parameters, no data. The latter is replaced by what the statement returns. */

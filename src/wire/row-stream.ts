@@ -21,7 +21,9 @@ export async function writeStream(driver: Driver, result: StreamResult, formats:
   for await (const page of result.pages) {
     rows += page.length;
     driver.toClient(
-      Buffer.concat(copy === null ? encodeRows({ fields, rows: page }, formats, charset) : page.map((row) => copyData(copy.line(row), charset))),
+      Buffer.concat(
+        copy === null ? encodeRows({ fields, rows: page }, formats, charset) : page.map((row) => copyData(copy.line(row), charset)),
+      ),
     );
     await driver.drained();
   }

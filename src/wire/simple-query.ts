@@ -64,7 +64,13 @@ async function isClaimed(taken: Taken, part: StatementText, how: typeof beside |
   const { ledger, runner } = taken;
   if (part.statement === null) return false;
   if (ledger.status === Status.failed) {
-    const refusing = refusingCaller({ ...taken, ...simple, cursors: taken.names.cursors, inTransactionBlock: () => true, onCommit: () => undefined });
+    const refusing = refusingCaller({
+      ...taken,
+      ...simple,
+      cursors: taken.names.cursors,
+      inTransactionBlock: () => true,
+      onCommit: () => undefined,
+    });
     return await runner.claims(part.statement, part.text, refusing, ahead).catch(() => false);
   }
   return await runner.claims(part.statement, part.text, callerFor(taken, how), ahead);

@@ -52,8 +52,12 @@ describe.skipIf(kafka === null)(`sinks under kills${why}`, () => {
       await client.query(`CREATE MATERIALIZED VIEW ledger_${name} AS SELECT id, amount, '${name}' AS by FROM ledger`);
       await client.query(`CREATE MATERIALIZED VIEW account_${name} AS SELECT id, version, note, '${name}' AS by FROM account`);
     }
-    await client.query("CREATE SINK ledgers FROM ledger_a INTO KAFKA CONNECTION kafka (TOPIC 'ledgers') KEY (id) FORMAT JSON ENVELOPE DEBEZIUM");
-    await client.query("CREATE SINK accounts FROM account_a INTO KAFKA CONNECTION kafka (TOPIC 'accounts') KEY (id) FORMAT JSON ENVELOPE UPSERT");
+    await client.query(
+      "CREATE SINK ledgers FROM ledger_a INTO KAFKA CONNECTION kafka (TOPIC 'ledgers') KEY (id) FORMAT JSON ENVELOPE DEBEZIUM",
+    );
+    await client.query(
+      "CREATE SINK accounts FROM account_a INTO KAFKA CONNECTION kafka (TOPIC 'accounts') KEY (id) FORMAT JSON ENVELOPE UPSERT",
+    );
     // PARTITION BY nothing: each key has its partition, and so its order.
   }, 180_000);
 
@@ -110,7 +114,9 @@ describe.skipIf(kafka === null)(`sinks under kills${why}`, () => {
     const ids = (await shop.query<{ id: number }>('SELECT id FROM ledger ORDER BY id')).rows.map(({ id }) => id);
 
     const ledger = async (): Promise<number[]> =>
-      (await topicContent(brokers, 'ledgers')).records.map(({ value }) => (JSON.parse(value ?? '{}') as { after: { id: number } }).after.id);
+      (await topicContent(brokers, 'ledgers')).records.map(
+        ({ value }) => (JSON.parse(value ?? '{}') as { after: { id: number } }).after.id,
+      );
     await expect.poll(async () => (await ledger()).length, { timeout: 120_000, interval: 500 }).toBeGreaterThanOrEqual(ids.length);
     expect((await ledger()).sort((a, b) => a - b)).toEqual(ids);
 

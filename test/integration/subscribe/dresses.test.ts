@@ -3,9 +3,9 @@ import { readFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { eventually, type Stage, simpleSource, startStage, type TestClient } from '../statements/stage.ts';
 import { bind, describe as describePortal, message, parse, query, sync } from '../../../src/wire/encode.ts';
 import { Request } from '../../../src/wire/tags.ts';
+import { eventually, type Stage, simpleSource, startStage, type TestClient } from '../statements/stage.ts';
 import { shown as messagesShown, RawClient, startupPacket } from '../wire/raw-client.ts';
 import { Reader, shown } from './stage.ts';
 
@@ -23,7 +23,10 @@ afterAll(() => stage?.stop());
 
 beforeEach(async () => {
   await origin.query("TRUNCATE t; INSERT INTO t VALUES (1, 'one'), (2, 'two')");
-  await eventually(client, 'SELECT a, b FROM t ORDER BY a', [[1, 'one'], [2, 'two']]);
+  await eventually(client, 'SELECT a, b FROM t ORDER BY a', [
+    [1, 'one'],
+    [2, 'two'],
+  ]);
 });
 
 /** What COPY sends, without its timestamps, and how it ended. */
@@ -35,7 +38,13 @@ async function copied(sql: string): Promise<{ lines: string[]; tag: string }> {
   try {
     const result = await own.query(sql);
     const text = Buffer.concat(chunks).toString();
-    return { lines: text.replace(/\n$/, '').split('\n').map((line) => line.replace(/^\d{10,}/, 'T')), tag: `${result.command} ${result.rowCount}` };
+    return {
+      lines: text
+        .replace(/\n$/, '')
+        .split('\n')
+        .map((line) => line.replace(/^\d{10,}/, 'T')),
+      tag: `${result.command} ${result.rowCount}`,
+    };
   } finally {
     await own.end();
   }
@@ -70,12 +79,18 @@ describe('a cursor', () => {
     const waiting = own.rows('FETCH FORWARD 10 FROM c');
     await sleep(300);
     await origin.query("INSERT INTO t VALUES (3, 'x'), (4, 'y')");
-    expect((await waiting).map((row) => row.slice(2))).toEqual([[3, 'x'], [4, 'y']]);
+    expect((await waiting).map((row) => row.slice(2))).toEqual([
+      [3, 'x'],
+      [4, 'y'],
+    ]);
     const collecting = own.rows("FETCH ALL c WITH (timeout = '1500ms')");
     await origin.query('DELETE FROM t WHERE a = 3');
     await sleep(300);
     await origin.query('DELETE FROM t WHERE a = 4');
-    expect((await collecting).map((row) => row.slice(1, 3))).toEqual([['-1', 3], ['-1', 4]]);
+    expect((await collecting).map((row) => row.slice(1, 3))).toEqual([
+      ['-1', 3],
+      ['-1', 4],
+    ]);
     await own.query('CLOSE c');
     expect(await own.failure('FETCH c')).toContain('cursor "c" does not exist');
     await own.query('ROLLBACK');
@@ -84,7 +99,9 @@ describe('a cursor', () => {
 
   it('cursors of Postgres beside it go on as ever, and both end with the transaction', async () => {
     const own = await stage.connect();
-    await own.query('BEGIN; DECLARE ordinary SCROLL CURSOR FOR SELECT generate_series(1, 5); DECLARE c CURSOR FOR SUBSCRIBE t WITH (PROGRESS)');
+    await own.query(
+      'BEGIN; DECLARE ordinary SCROLL CURSOR FOR SELECT generate_series(1, 5); DECLARE c CURSOR FOR SUBSCRIBE t WITH (PROGRESS)',
+    );
     expect(await own.rows('FETCH 2 ordinary')).toEqual([[1], [2]]);
     expect(await own.rows('MOVE 1 ordinary; FETCH BACKWARD 2 FROM ordinary')).toEqual([[2], [1]]);
     expect(await own.failure('SAVEPOINT x; DECLARE ordinary CURSOR FOR SUBSCRIBE t')).toBe('ERROR 42P03: cursor "ordinary" already exists');
@@ -236,7 +253,9 @@ describe('a durable subscription', () => {
     expect(await client.rows("SELECT ts FROM millrace.subscriptions WHERE name = 'd'")).toEqual([[before]]);
     await client.query('ACKNOWLEDGE DURABLE SUBSCRIPTION d UP TO millrace.now()');
     expect(await client.rows("SELECT ts FROM millrace.subscriptions WHERE name = 'd'")).not.toEqual([[before]]);
-    expect((await client.failure('ACKNOWLEDGE DURABLE SUBSCRIPTION d UP TO millrace.now() + 100000')).replace(/\d{10,}/g, 'N')).toMatchInlineSnapshot(`
+    expect(
+      (await client.failure('ACKNOWLEDGE DURABLE SUBSCRIPTION d UP TO millrace.now() + 100000')).replace(/\d{10,}/g, 'N'),
+    ).toMatchInlineSnapshot(`
       "ERROR 22023 at <millrace>: cannot acknowledge durable subscription "d" up to N
       DETAIL: The present is N.
       HINT: Acknowledge what was read: a timestamp of a progress row, or mz_timestamp + 1 once all rows with that mz_timestamp are there."

@@ -33,7 +33,10 @@ export class Reader {
 }
 
 /** Without its timestamp, as one line. */
-export const shown = ({ mz_timestamp: _, ...rest }: Row): string => Object.values(rest).map((value) => value ?? '-').join(' ');
+export const shown = ({ mz_timestamp: _, ...rest }: Row): string =>
+  Object.values(rest)
+    .map((value) => value ?? '-')
+    .join(' ');
 
 /** Cancels what the client runs, as Ctrl-C does. */
 export async function cancel(client: TestClient): Promise<void> {

@@ -19,7 +19,10 @@ afterAll(() => stage?.stop());
 
 beforeEach(async () => {
   await origin.query("TRUNCATE t; INSERT INTO t VALUES (1, 'one'), (2, 'two')");
-  await eventually(client, 'SELECT a, b FROM t ORDER BY a', [[1, 'one'], [2, 'two']]);
+  await eventually(client, 'SELECT a, b FROM t ORDER BY a', [
+    [1, 'one'],
+    [2, 'two'],
+  ]);
 });
 
 /** A SUBSCRIBE on a connection of its own, which the test ends. */
@@ -68,7 +71,9 @@ describe('SUBSCRIBE', () => {
   it('ENVELOPE DEBEZIUM: with what was before, and a key that several rows have', async () => {
     await reading('SUBSCRIBE t ENVELOPE DEBEZIUM (KEY (b)) WITH (SNAPSHOT = false)', async (reader) => {
       await sleep(500);
-      await origin.query("BEGIN; UPDATE t SET a = 9 WHERE b = 'two'; INSERT INTO t VALUES (3, 'x'), (4, 'x'), (5, 'y'); DELETE FROM t WHERE a = 1; COMMIT");
+      await origin.query(
+        "BEGIN; UPDATE t SET a = 9 WHERE b = 'two'; INSERT INTO t VALUES (3, 'x'), (4, 'x'), (5, 'y'); DELETE FROM t WHERE a = 1; COMMIT",
+      );
       const rows = await reader.take(4);
       expect(Object.keys(rows[0] ?? {})).toEqual(['mz_timestamp', 'mz_state', 'b', 'before_a', 'after_a']);
       expect(rows.map(shown).sort()).toEqual(['delete one 1 -', 'insert y - 5', 'key_violation x - -', 'upsert two 2 9']);
@@ -112,8 +117,13 @@ describe('SUBSCRIBE', () => {
     const soon = 'millrace.now() + 1500';
     expect(await client.rows(`SUBSCRIBE t AS OF ${soon} UP TO ${soon}`)).toEqual([]);
     const rows = await client.rows(`SUBSCRIBE t AS OF ${soon} UP TO ${soon} + 1`);
-    expect(rows.map(([, diff, a]) => [Number(diff), a]).sort()).toEqual([[1, 1], [1, 2]]);
-    expect(await client.failure('SUBSCRIBE t AS OF 5 UP TO 4')).toMatchInlineSnapshot(`"ERROR 22023: subscription lower bound (\`AS OF\`) is greater than its upper bound (\`UP TO\`): 5 > 4"`);
+    expect(rows.map(([, diff, a]) => [Number(diff), a]).sort()).toEqual([
+      [1, 1],
+      [1, 2],
+    ]);
+    expect(await client.failure('SUBSCRIBE t AS OF 5 UP TO 4')).toMatchInlineSnapshot(
+      `"ERROR 22023: subscription lower bound (\`AS OF\`) is greater than its upper bound (\`UP TO\`): 5 > 4"`,
+    );
   });
 
   it('AS OF in the past: from what another reader keeps, and no further', async () => {
@@ -125,8 +135,14 @@ describe('SUBSCRIBE', () => {
     await sleep(2500);
     await reading(`SUBSCRIBE t AS OF ${before}`, async (reader) => {
       const rows = (await reader.take(4)).map((row) => [row['mz_timestamp'] === before, shown(row)]);
-      expect(rows.slice(0, 2).sort()).toEqual([[true, '1 1 one'], [true, '1 2 two']]);
-      expect(rows.slice(2).sort()).toEqual([[false, '-1 1 one'], [false, '1 1 uno']]);
+      expect(rows.slice(0, 2).sort()).toEqual([
+        [true, '1 1 one'],
+        [true, '1 2 two'],
+      ]);
+      expect(rows.slice(2).sort()).toEqual([
+        [false, '-1 1 one'],
+        [false, '1 1 uno'],
+      ]);
     });
     await reading(`SUBSCRIBE t AS OF ${before} WITH (SNAPSHOT = false)`, async (reader) => {
       expect((await reader.take(2)).map(shown).sort()).toEqual(['-1 1 one', '1 1 uno']);
@@ -143,13 +159,16 @@ describe('SUBSCRIBE', () => {
   });
 
   it('a query over live relations: what differs from run to run', async () => {
-    await reading('SUBSCRIBE (SELECT b || $$!$$ AS b, 1::numeric(5,2) AS "one more" FROM t WHERE a < 3) ENVELOPE UPSERT (KEY (b))', async (reader) => {
-      const rows = await reader.take(2);
-      expect(Object.keys(rows[0] ?? {})).toEqual(['mz_timestamp', 'mz_state', 'b', 'one more']);
-      expect(rows.map(shown).sort()).toEqual(['upsert one! 1.00', 'upsert two! 1.00']);
-      await origin.query("UPDATE t SET b = 'zwei' WHERE a = 2");
-      expect((await reader.take(2)).map(shown).sort()).toEqual(['delete two! -', 'upsert zwei! 1.00']);
-    });
+    await reading(
+      'SUBSCRIBE (SELECT b || $$!$$ AS b, 1::numeric(5,2) AS "one more" FROM t WHERE a < 3) ENVELOPE UPSERT (KEY (b))',
+      async (reader) => {
+        const rows = await reader.take(2);
+        expect(Object.keys(rows[0] ?? {})).toEqual(['mz_timestamp', 'mz_state', 'b', 'one more']);
+        expect(rows.map(shown).sort()).toEqual(['upsert one! 1.00', 'upsert two! 1.00']);
+        await origin.query("UPDATE t SET b = 'zwei' WHERE a = 2");
+        expect((await reader.take(2)).map(shown).sort()).toEqual(['delete two! -', 'upsert zwei! 1.00']);
+      },
+    );
   });
 
   it('is cancelled like any statement, and leaves nothing open', async () => {

@@ -182,7 +182,10 @@ const subscription: fc.Arbitrary<Subscribe> = fc
     type: fixed('subscribe'),
     target: fc.oneof(
       fc.record({ kind: fc.constantFrom('relation' as const, 'durable' as const), name: qualified }),
-      fc.record({ kind: fixed('query'), query: fc.record({ text: fc.constantFrom("SELECT ')' AS a", 'SELECT 1, (2)', 'TABLE t'), at: fc.constant(0) }) }),
+      fc.record({
+        kind: fixed('query'),
+        query: fc.record({ text: fc.constantFrom("SELECT ')' AS a", 'SELECT 1, (2)', 'TABLE t'), at: fc.constant(0) }),
+      }),
     ),
     envelope: fc.option(fc.record({ kind: fc.constantFrom('upsert' as const, 'debezium' as const), key: some(identifier) })),
     orderBy: fc.option(expressionText),

@@ -59,10 +59,24 @@ function subscribe(of: Subscribe): string[] {
     query: () => ['(', target.kind === 'query' ? target.query.text : '', ')'],
   };
   const key = of.envelope?.key ?? [];
-  const modes = [...when(of.snapshot !== null, 'SNAPSHOT', '=', String(of.snapshot)), ...when(of.snapshot !== null && of.progress, ','), ...when(of.progress, 'PROGRESS')];
+  const modes = [
+    ...when(of.snapshot !== null, 'SNAPSHOT', '=', String(of.snapshot)),
+    ...when(of.snapshot !== null && of.progress, ','),
+    ...when(of.progress, 'PROGRESS'),
+  ];
   return [
     ...['SUBSCRIBE', ...what[target.kind]()],
-    ...when(of.envelope !== null, 'ENVELOPE', (of.envelope?.kind ?? '').toUpperCase(), '(', 'KEY', '(', ...list(key.map((c) => [plain(c)])), ')', ')'),
+    ...when(
+      of.envelope !== null,
+      'ENVELOPE',
+      (of.envelope?.kind ?? '').toUpperCase(),
+      '(',
+      'KEY',
+      '(',
+      ...list(key.map((c) => [plain(c)])),
+      ')',
+      ')',
+    ),
     ...when(of.orderBy !== null, 'WITHIN', 'TIMESTAMP', 'ORDER', 'BY', of.orderBy?.text ?? ''),
     ...when(modes.length > 0, 'WITH', '(', ...modes, ')'),
     ...when(of.asOf !== null, 'AS', 'OF', ...when(of.asOf?.atLeast === true, 'AT', 'LEAST'), of.asOf?.text ?? ''),
@@ -134,15 +148,34 @@ export function printStatement(of: ExtendedStatement): string[] {
     case 'subscribe':
       return subscribe(of);
     case 'copy_subscribe':
-      return ['COPY', '(', ...subscribe(of.subscribe), ')', 'TO', 'STDOUT', ...when(of.options.length > 0, 'WITH', '(', ...list(of.options.map((one) => [one.name, ...value(one.value)])), ')')];
+      return [
+        'COPY',
+        '(',
+        ...subscribe(of.subscribe),
+        ')',
+        'TO',
+        'STDOUT',
+        ...when(of.options.length > 0, 'WITH', '(', ...list(of.options.map((one) => [one.name, ...value(one.value)])), ')'),
+      ];
     case 'declare_subscription':
       return ['DECLARE', plain(of.cursor), 'CURSOR', 'FOR', ...subscribe(of.subscribe)];
     case 'fetch_subscription':
-      return ['FETCH', of.count === null ? 'ALL' : String(of.count), 'FROM', plain(of.cursor), ...when(of.timeout !== null, 'WITH', '(', 'TIMEOUT', quoteLiteral(of.timeout ?? ''), ')')];
+      return [
+        'FETCH',
+        of.count === null ? 'ALL' : String(of.count),
+        'FROM',
+        plain(of.cursor),
+        ...when(of.timeout !== null, 'WITH', '(', 'TIMEOUT', quoteLiteral(of.timeout ?? ''), ')'),
+      ];
     case 'close_subscription':
       return ['CLOSE', of.cursor === null ? 'ALL' : plain(of.cursor)];
     case 'create_durable_subscription':
-      return [...['CREATE', 'DURABLE', 'SUBSCRIPTION', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS')], ...qualified(of.name), 'FOR', ...qualified(of.relation)];
+      return [
+        ...['CREATE', 'DURABLE', 'SUBSCRIPTION', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS')],
+        ...qualified(of.name),
+        'FOR',
+        ...qualified(of.relation),
+      ];
     case 'acknowledge_durable_subscription':
       return ['ACKNOWLEDGE', 'DURABLE', 'SUBSCRIPTION', ...qualified(of.name), 'UP', 'TO', of.upTo.text];
     case 'drop_durable_subscription':

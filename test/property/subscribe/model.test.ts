@@ -5,8 +5,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { Reader, type Row } from '../../integration/subscribe/stage.ts';
 import { eventually, type Stage, simpleSource, startStage, type TestClient } from '../../integration/statements/stage.ts';
+import { Reader, type Row } from '../../integration/subscribe/stage.ts';
 import { type Dress, follows, type State, Subscriber } from './model.ts';
 
 let stage: Stage;
@@ -27,10 +27,18 @@ afterAll(() => stage?.stop());
 const key = fc.integer({ min: 1, max: 8 });
 const text = fc.constantFrom("'x'", "'y'", "E'a\\nb'", "''", 'NULL');
 const write = fc.oneof(
-  { weight: 6, arbitrary: fc.tuple(key, text, fc.integer({ min: 0, max: 3 })).map(([a, b, c]) => `INSERT INTO r VALUES (${a}, ${b}, ${c}) ON CONFLICT (a) DO UPDATE SET b = excluded.b, c = excluded.c`) },
+  {
+    weight: 6,
+    arbitrary: fc
+      .tuple(key, text, fc.integer({ min: 0, max: 3 }))
+      .map(([a, b, c]) => `INSERT INTO r VALUES (${a}, ${b}, ${c}) ON CONFLICT (a) DO UPDATE SET b = excluded.b, c = excluded.c`),
+  },
   { weight: 3, arbitrary: key.map((a) => `DELETE FROM r WHERE a = ${a}`) },
   { weight: 2, arbitrary: key.map((a) => `UPDATE r SET c = c + 1 WHERE a > ${a}`) },
-  { weight: 2, arbitrary: fc.tuple(key, key).map(([a, z]) => `UPDATE r SET a = ${z} WHERE a = ${a} AND NOT EXISTS (SELECT FROM r WHERE a = ${z})`) },
+  {
+    weight: 2,
+    arbitrary: fc.tuple(key, key).map(([a, z]) => `UPDATE r SET a = ${z} WHERE a = ${a} AND NOT EXISTS (SELECT FROM r WHERE a = ${z})`),
+  },
   { weight: 1, arbitrary: fc.constant('TRUNCATE r') },
 );
 const step = fc.record({
@@ -45,8 +53,18 @@ const readers: readonly { readonly name: string; readonly sql: string; readonly 
   { name: 'upsert', sql: 'SUBSCRIBE r ENVELOPE UPSERT (KEY (a)) WITH (PROGRESS)', dress: 'upsert', shows: 'SELECT a, b, c FROM r' },
   { name: 'debezium', sql: 'SUBSCRIBE r ENVELOPE DEBEZIUM (KEY (a)) WITH (PROGRESS)', dress: 'debezium', shows: 'SELECT a, b, c FROM r' },
   { name: 'bag', sql: 'SUBSCRIBE bag WITHIN TIMESTAMP ORDER BY b, c WITH (PROGRESS)', dress: 'plain', shows: 'SELECT b, c FROM r' },
-  { name: 'sums', sql: 'SUBSCRIBE sums ENVELOPE DEBEZIUM (KEY (b)) WITH (PROGRESS)', dress: 'debezium', shows: 'SELECT b, sum(c) AS total FROM r GROUP BY b' },
-  { name: 'query', sql: 'SUBSCRIBE (SELECT c, count(*) AS n FROM r GROUP BY c) ENVELOPE UPSERT (KEY (c)) WITH (PROGRESS)', dress: 'upsert', shows: 'SELECT c, count(*) AS n FROM r GROUP BY c' },
+  {
+    name: 'sums',
+    sql: 'SUBSCRIBE sums ENVELOPE DEBEZIUM (KEY (b)) WITH (PROGRESS)',
+    dress: 'debezium',
+    shows: 'SELECT b, sum(c) AS total FROM r GROUP BY b',
+  },
+  {
+    name: 'query',
+    sql: 'SUBSCRIBE (SELECT c, count(*) AS n FROM r GROUP BY c) ENVELOPE UPSERT (KEY (c)) WITH (PROGRESS)',
+    dress: 'upsert',
+    shows: 'SELECT c, count(*) AS n FROM r GROUP BY c',
+  },
 ];
 
 async function stateOf(shows: string): Promise<string[]> {
@@ -109,7 +127,9 @@ it('what subscribers put together is what there was', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(step, { minLength: 4, maxLength: 14 }), async (steps) => {
       await origin.query("TRUNCATE r; INSERT INTO r VALUES (1, 'x', 1), (2, 'y', 2), (3, 'x', 1)");
-      await eventually(client, 'SELECT count(*)::int, sum(total)::int FROM r, (SELECT sum(total) AS total FROM sums) x GROUP BY total', [[3, 12]]);
+      await eventually(client, 'SELECT count(*)::int, sum(total)::int FROM r, (SELECT sum(total) AS total FROM sums) x GROUP BY total', [
+        [3, 12],
+      ]);
       await client.query('CREATE DURABLE SUBSCRIPTION d FOR r');
       const history = readers.map((): string[][] => []);
       const remember = async (): Promise<void> => {
@@ -139,7 +159,8 @@ it('what subscribers put together is what there was', async () => {
         ];
         const deadline = performance.now() + 40_000;
         while (!check().every(Boolean)) {
-          if (performance.now() > deadline) throw new Error(`not there yet: ${check().join(', ')} (${[...readers.map(({ name }) => name), 'durable'].join(', ')})`);
+          if (performance.now() > deadline)
+            throw new Error(`not there yet: ${check().join(', ')} (${[...readers.map(({ name }) => name), 'durable'].join(', ')})`);
           await Promise.race([sleep(50), durable.ended]);
         }
       } finally {

@@ -38,7 +38,10 @@ export class Subscriber {
       this.states.push({ ts, rows: [...this.#rows].flatMap(([json, count]) => Array.from({ length: count }, () => json)).sort() });
       return;
     }
-    if (this.#dress === 'plain') return this.#add(JSON.stringify(values), Number(mz_diff));
+    if (this.#dress === 'plain') {
+      this.#add(JSON.stringify(values), Number(mz_diff));
+      return;
+    }
     if (mz_state === 'key_violation') throw new Error(`the key is violated: ${JSON.stringify(row)}`);
     const known = [...this.#rows.keys()].find((json) => (JSON.parse(json) as Row)[this.#key] === values[this.#key]);
     if (this.#dress === 'upsert') {
@@ -48,7 +51,13 @@ export class Subscriber {
       return;
     }
     const image = (prefix: string): string =>
-      JSON.stringify(Object.fromEntries(Object.entries(values).flatMap(([name, value]) => (name === this.#key ? [[name, value]] : name.startsWith(prefix) ? [[name.slice(prefix.length), value]] : []))));
+      JSON.stringify(
+        Object.fromEntries(
+          Object.entries(values).flatMap(([name, value]) =>
+            name === this.#key ? [[name, value]] : name.startsWith(prefix) ? [[name.slice(prefix.length), value]] : [],
+          ),
+        ),
+      );
     if ((mz_state === 'insert') !== (known === undefined)) throw new Error(`${mz_state} of ${JSON.stringify(row)}, known is ${known}`);
     if (known !== undefined) {
       if (image('before_') !== known) throw new Error(`before is ${image('before_')}, known is ${known}`);
@@ -71,7 +80,12 @@ export function follows(name: string, states: readonly State[], history: readonl
     const wanted = JSON.stringify(state.rows);
     const found = history.findIndex((rows, index) => index >= at && JSON.stringify(rows) === wanted);
     if (found === -1) {
-      throw new Error(`${name} at ${state.ts} is\n${wanted}\nwhich never was, from\n${history.slice(at).map((rows) => JSON.stringify(rows)).join('\n')}`);
+      throw new Error(
+        `${name} at ${state.ts} is\n${wanted}\nwhich never was, from\n${history
+          .slice(at)
+          .map((rows) => JSON.stringify(rows))
+          .join('\n')}`,
+      );
     }
     at = found;
   }

@@ -11,7 +11,10 @@ function parsed(text: string, subscriptionCursors = false): ExtendedStatement | 
   return one?.statement;
 }
 
-const relation = (name: string, schema: string | null = null): object => ({ kind: 'relation', name: { schema, name, at: expect.any(Number) } });
+const relation = (name: string, schema: string | null = null): object => ({
+  kind: 'relation',
+  name: { schema, name, at: expect.any(Number) },
+});
 const column = (name: string): object => ({ name, at: expect.any(Number) });
 const expression = (text: string): object => ({ text, at: expect.any(Number) });
 
@@ -22,23 +25,63 @@ describe('SUBSCRIBE', () => {
     ['SUBSCRIBE t', { ...plain, target: relation('t') }],
     ['subscribe to a.t', { ...plain, target: relation('t', 'a') }],
     ['SUBSCRIBE TO "to"', { ...plain, target: relation('to') }],
-    ["SUBSCRIBE (SELECT ')', (1) FROM t /* ) */ WHERE a = $$)$$)", { target: { kind: 'query', query: expression("SELECT ')', (1) FROM t /* ) */ WHERE a = $$)$$") } }],
+    [
+      "SUBSCRIBE (SELECT ')', (1) FROM t /* ) */ WHERE a = $$)$$)",
+      { target: { kind: 'query', query: expression("SELECT ')', (1) FROM t /* ) */ WHERE a = $$)$$") } },
+    ],
     ['SUBSCRIBE TO (SELECT 1) UP TO 5', { target: { kind: 'query', query: expression('SELECT 1') }, upTo: expression('5') }],
-    ['SUBSCRIBE USING DURABLE SUBSCRIPTION s.d WITH (PROGRESS)', { target: { kind: 'durable', name: { schema: 's', name: 'd', at: expect.any(Number) } }, progress: true }],
+    [
+      'SUBSCRIBE USING DURABLE SUBSCRIPTION s.d WITH (PROGRESS)',
+      { target: { kind: 'durable', name: { schema: 's', name: 'd', at: expect.any(Number) } }, progress: true },
+    ],
     ['SUBSCRIBE t ENVELOPE UPSERT (KEY (a, "B"))', { envelope: { kind: 'upsert', key: [column('a'), column('B')] } }],
-    ['SUBSCRIBE t ENVELOPE DEBEZIUM (KEY (a)) WITH (SNAPSHOT = false)', { envelope: { kind: 'debezium', key: [column('a')] }, snapshot: false }],
-    ['SUBSCRIBE t WITHIN TIMESTAMP ORDER BY a DESC NULLS LAST, mz_diff WITH (SNAPSHOT false, PROGRESS = true) AS OF 12 UP TO 1 + (2)', {
-      orderBy: expression('a DESC NULLS LAST, mz_diff'), snapshot: false, progress: true, asOf: { ...expression('12'), atLeast: false }, upTo: expression('1 + (2)'),
-    }],
-    ['SUBSCRIBE t AS OF AT LEAST millrace.now() - 1000 WITH (SNAPSHOT = false)', { asOf: { ...expression('millrace.now() - 1000'), atLeast: true }, snapshot: false }],
+    [
+      'SUBSCRIBE t ENVELOPE DEBEZIUM (KEY (a)) WITH (SNAPSHOT = false)',
+      { envelope: { kind: 'debezium', key: [column('a')] }, snapshot: false },
+    ],
+    [
+      'SUBSCRIBE t WITHIN TIMESTAMP ORDER BY a DESC NULLS LAST, mz_diff WITH (SNAPSHOT false, PROGRESS = true) AS OF 12 UP TO 1 + (2)',
+      {
+        orderBy: expression('a DESC NULLS LAST, mz_diff'),
+        snapshot: false,
+        progress: true,
+        asOf: { ...expression('12'), atLeast: false },
+        upTo: expression('1 + (2)'),
+      },
+    ],
+    [
+      'SUBSCRIBE t AS OF AT LEAST millrace.now() - 1000 WITH (SNAPSHOT = false)',
+      { asOf: { ...expression('millrace.now() - 1000'), atLeast: true }, snapshot: false },
+    ],
     ["SUBSCRIBE t AS OF 'x as of y' WITH (PROGRESS)", { asOf: { ...expression("'x as of y'"), atLeast: false }, progress: true }],
-    ['COPY (SUBSCRIBE t UP TO 7) TO STDOUT', { type: 'copy_subscribe', subscribe: { ...plain, target: relation('t'), upTo: expression('7') }, options: [] }],
-    ['copy ( subscribe to t ) to stdout with (format csv, header true)', { type: 'copy_subscribe', options: [{ name: 'FORMAT' }, { name: 'HEADER' }] }],
-    ['DECLARE c CURSOR FOR SUBSCRIBE TO t', { type: 'declare_subscription', cursor: column('c'), subscribe: { ...plain, target: relation('t') } }],
-    ['DECLARE c NO SCROLL CURSOR WITHOUT HOLD FOR SUBSCRIBE t WITH (PROGRESS)', { type: 'declare_subscription', subscribe: { progress: true } }],
-    ['CREATE DURABLE SUBSCRIPTION IF NOT EXISTS a.d FOR t', { type: 'create_durable_subscription', ifNotExists: true, name: { schema: 'a', name: 'd' }, relation: { name: 't' } }],
-    ['ACKNOWLEDGE DURABLE SUBSCRIPTION d UP TO 17', { type: 'acknowledge_durable_subscription', name: { name: 'd' }, upTo: expression('17') }],
-    ['DROP DURABLE SUBSCRIPTION IF EXISTS d, e', { type: 'drop_durable_subscription', ifExists: true, names: [{ name: 'd' }, { name: 'e' }] }],
+    [
+      'COPY (SUBSCRIBE t UP TO 7) TO STDOUT',
+      { type: 'copy_subscribe', subscribe: { ...plain, target: relation('t'), upTo: expression('7') }, options: [] },
+    ],
+    [
+      'copy ( subscribe to t ) to stdout with (format csv, header true)',
+      { type: 'copy_subscribe', options: [{ name: 'FORMAT' }, { name: 'HEADER' }] },
+    ],
+    [
+      'DECLARE c CURSOR FOR SUBSCRIBE TO t',
+      { type: 'declare_subscription', cursor: column('c'), subscribe: { ...plain, target: relation('t') } },
+    ],
+    [
+      'DECLARE c NO SCROLL CURSOR WITHOUT HOLD FOR SUBSCRIBE t WITH (PROGRESS)',
+      { type: 'declare_subscription', subscribe: { progress: true } },
+    ],
+    [
+      'CREATE DURABLE SUBSCRIPTION IF NOT EXISTS a.d FOR t',
+      { type: 'create_durable_subscription', ifNotExists: true, name: { schema: 'a', name: 'd' }, relation: { name: 't' } },
+    ],
+    [
+      'ACKNOWLEDGE DURABLE SUBSCRIPTION d UP TO 17',
+      { type: 'acknowledge_durable_subscription', name: { name: 'd' }, upTo: expression('17') },
+    ],
+    [
+      'DROP DURABLE SUBSCRIPTION IF EXISTS d, e',
+      { type: 'drop_durable_subscription', ifExists: true, names: [{ name: 'd' }, { name: 'e' }] },
+    ],
   ])('%s', (text, statement) => {
     expect(parsed(text)).toMatchObject(statement);
   });
