@@ -9,7 +9,7 @@ import type { CallerSession, StatementResult } from './caller-session.ts';
 import { callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
 import { droppable } from './dependents.ts';
 import { creationNamespace, findNamed, isStreamTable, requireNamed, requireOwner, shownName, undefinedObject } from './names.ts';
-import { requireSubscribable, timestampOf } from './subscribe.ts';
+import { requireSubscribable, timestampOf } from './subscribe-plan.ts';
 
 const kind = 'durable subscription';
 

@@ -29,9 +29,7 @@ const places = (columns: readonly ShownColumn[]): number[] => columns.map((_, pl
 const image = (which: readonly number[]): string =>
   which.length === 0 ? "''" : `ROW(${which.map((place) => `r.${v(place)}`).join(', ')})::text COLLATE "C"`;
 
-/**
- * Rows for the client. `rows`: a query that gives ts, w, v1, v2, .. `distinct`: no two of them cancel out.
- */
+/** Rows for the client. `rows`: a query that gives ts, w, v1, v2, .. `distinct`: they are of one timestamp, and no two of them cancel out. */
 export function shapedSql(shape: Shape, rows: string, distinct: boolean): string {
   const all = places(shape.columns);
   const list = all.map((place) => `, r.${v(place)}`).join('');
@@ -41,8 +39,10 @@ export function shapedSql(shape: Shape, rows: string, distinct: boolean): string
     : `SELECT DISTINCT ON (r.ts, r.image) r.ts, r.d${list}
          FROM (SELECT r.ts, r.image, (sum(r.w) OVER (PARTITION BY r.ts, r.image))::bigint AS d${list} FROM (${imaged}) r) r WHERE r.d <> 0`;
   const shaped = shape.envelope === null ? plain(shape, net) : enveloped(shape, shape.envelope, net);
-  const order = shape.orderBy ?? (shape.envelope === null ? 'mz_diff' : null);
-  return `SELECT * FROM (${shaped}) s ORDER BY mz_timestamp${order === null ? '' : `, ${order}`}`;
+  // Rows of one timestamp need no order but the one asked for.
+  const order = distinct ? [] : ['mz_timestamp', ...(shape.envelope === null && shape.orderBy === null ? ['mz_diff'] : [])];
+  if (shape.orderBy !== null) order.push(shape.orderBy);
+  return `SELECT * FROM (${shaped}) s${order.length === 0 ? '' : ` ORDER BY ${order.join(', ')}`}`;
 }
 
 const head = ({ progress }: Shape): string => `r.ts::numeric AS mz_timestamp${progress ? ', false AS mz_progressed' : ''}`;

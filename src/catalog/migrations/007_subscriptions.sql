@@ -76,9 +76,10 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 DECLARE
     s record;
 BEGIN
-    SELECT x.relation_id, x.overrun INTO s FROM millrace.subscription x
+    SELECT x.relation_id, x.overrun, has_table_privilege(x.owner, r.facade, 'SELECT') AS may INTO s
+      FROM millrace.subscription x JOIN millrace.relation r ON r.id = x.relation_id
      WHERE x.id = subscription AND x.pid = pg_backend_pid() AND x.ended_at IS NULL;
-    IF NOT FOUND OR s.overrun THEN
+    IF NOT FOUND OR s.overrun OR s.may IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'the changes of this subscription are not there any more';
     END IF;
     RETURN QUERY EXECUTE format('SELECT * FROM millrace_data.%I o WHERE o.ts > $1 AND o.ts <= $2', 'o' || s.relation_id) USING after_ts, up_to;
