@@ -1,8 +1,10 @@
 // Replication of one table: Millrace against PostgreSQL's own logical replication (CREATE SUBSCRIPTION), between the same two servers.
 // Rounds are interleaved, only one contender replicates at a time, and after each round the contents are compared with the origin's.
-//   npm run bench replicate            MILLRACE_BENCH_ROUNDS=3  MILLRACE_BENCH_SCALE=1 (of the row counts)  MILLRACE_BENCH_ONLY=native|millrace
+// The third contender is Millrace with an aggregate view over the table, kept in the same transactions.
+//   npm run bench replicate            MILLRACE_BENCH_ROUNDS=3  MILLRACE_BENCH_SCALE=1 (of the row counts)  MILLRACE_BENCH_ONLY=native,millrace,view
+//                                      MILLRACE_BENCH_WORK=inserts,small (default: all)
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -18,9 +20,12 @@ const sizes = {
   copy: rows(1_000_000),
   inserts: rows(300_000),
   updates: rows(200_000),
+  deletes: rows(100_000),
   small: rows(20_000),
-  probes: Math.min(200, rows(20_000)),
+  large: rows(1_000_000),
+  probes: Math.min(500, rows(20_000)),
 };
+const works = process.env.MILLRACE_BENCH_WORK?.split(',');
 const deadlineMs = 300_000;
 
 const columns = 'id bigint PRIMARY KEY, a int, b text, c numeric';
@@ -39,6 +44,8 @@ const settings = {
 
 async function connect(port, database = 'postgres') {
   const client = new pg.Client({ host: '127.0.0.1', port, user: 'postgres', database });
+  // A server that is stopped ends its sessions; what matters fails where it is awaited.
+  client.on('error', () => undefined);
   await client.connect();
   return client;
 }
@@ -50,6 +57,23 @@ async function until(client, sql) {
     if (Date.now() > end) throw new Error(`waited ${deadlineMs / 1000} s in vain for: ${sql}`);
     await sleep(1);
   }
+}
+
+/** Processes whose command line has this in it, among the children of a process and theirs. */
+function descendants(ancestor, text) {
+  const parents = new Map();
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+    try {
+      const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+      parents.set(Number(pid), Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]));
+    } catch {
+      // It has just ended.
+    }
+  }
+  const isBelow = (pid) => pid === ancestor || (parents.has(pid) && isBelow(parents.get(pid)));
+  return [...parents.keys()].filter(
+    (pid) => pid !== ancestor && isBelow(pid) && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(text),
+  );
 }
 
 const clock = async (work) => {
@@ -78,18 +102,22 @@ async function nativeContender(origin, target) {
       await client.query('DROP SUBSCRIPTION s');
       await client.query('DROP TABLE t');
     },
+    /** The process that applies what comes. */
+    applier: async () => (await client.query("SELECT pid FROM pg_stat_subscription WHERE subname = 's' AND relid IS NULL")).rows[0].pid,
+    peakMemory: () => undefined,
     stop: () => client.end(),
   };
 }
 
 /** Millrace as it is run: its own processes, the target as upstream, driven by SQL through the proxy. Reads go to the target directly. */
-async function millraceContender(origin, target, home) {
+async function millraceContenders(origin, target, home) {
   const admin = await connect(target.port);
-  await admin.query('CREATE DATABASE millrace');
+  // Not "millrace": that is the console.
+  await admin.query('CREATE DATABASE copy');
   await admin.end();
   const [listen, http] = [await freePort('127.0.0.1'), await freePort('127.0.0.1')];
   const main = fileURLToPath(new URL('../dist/main.js', import.meta.url));
-  const upstream = `postgres://postgres@127.0.0.1:${target.port}/millrace`;
+  const upstream = `postgres://postgres@127.0.0.1:${target.port}/copy`;
   const flags = [
     '--upstream',
     upstream,
@@ -118,14 +146,17 @@ async function millraceContender(origin, target, home) {
     if (healthy) break;
     if (child.exitCode !== null || Date.now() > end) throw new Error(`millrace did not start:\n${output}`);
   }
-  const client = await connect(listen, 'millrace');
-  const reader = await connect(target.port, 'millrace');
+  const client = await connect(listen, 'copy');
+  const reader = await connect(target.port, 'copy');
   await client.query(
     `CREATE CONNECTION origin TO POSTGRES (HOST '127.0.0.1', PORT ${origin.port}, USER 'postgres', DATABASE 'postgres', SSL MODE 'disable')`,
   );
-  return {
+  const engine = () => descendants(child.pid, 'engine-entry')[0];
+  const millrace = {
     name: 'millrace',
     reader,
+    applier: async () => engine(),
+    peakMemory: () => Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${engine()}/status`, 'utf8'))?.[1]) / 1024,
     async begin() {
       await client.query("CREATE SOURCE s FROM POSTGRES CONNECTION origin (PUBLICATION 'p')");
       await client.query('CREATE TABLE t FROM SOURCE s (REFERENCE public.t)');
@@ -144,6 +175,22 @@ async function millraceContender(origin, target, home) {
     },
     output: () => output,
   };
+  const view = {
+    ...millrace,
+    name: 'view',
+    async ready() {
+      await client.query('CREATE MATERIALIZED VIEW v AS SELECT a % 100 AS a, count(*) AS n, sum(a) AS total FROM t GROUP BY 1');
+    },
+    async end() {
+      const wanted = 'SELECT a % 100 AS a, count(*) AS n, sum(a) AS total FROM t GROUP BY 1';
+      const wrong = await reader.query(`(TABLE v EXCEPT ALL (${wanted})) UNION ALL ((${wanted}) EXCEPT ALL TABLE v)`);
+      if (wrong.rowCount > 0) throw new Error(`the view is not its query: ${JSON.stringify(wrong.rows.slice(0, 3))}`);
+      await client.query('DROP MATERIALIZED VIEW v');
+      await millrace.end();
+    },
+    stop: async () => undefined,
+  };
+  return [millrace, view];
 }
 
 /** One round of one contender: workload name -> ms. */
@@ -159,16 +206,55 @@ async function round(contender, origin, originClient) {
   times.copy = await clock(() => contender.begin());
   await until(reader, `SELECT FROM t WHERE id = ${sizes.copy}`);
 
+  await contender.ready?.();
+
   // From the COMMIT on the origin to the data being visible on the target: a transaction becomes visible as a whole, so one row tells.
-  const last = sizes.copy + sizes.inserts;
-  await originClient.query(`INSERT INTO t ${values(sizes.copy + 1, last)}`);
-  times.inserts = await clock(() => until(reader, `SELECT FROM t WHERE id = ${last}`));
-
-  await originClient.query(`UPDATE t SET a = -1 WHERE id <= ${sizes.updates}`);
-  times.updates = await clock(() => until(reader, `SELECT FROM t WHERE id = ${sizes.updates} AND a = -1`));
-
-  times.small = await clock(() => smallTransactions(origin, reader));
-  times.probe = await probes(originClient, reader);
+  let last = sizes.copy;
+  const measure = {
+    async inserts() {
+      last += sizes.inserts;
+      await originClient.query(`INSERT INTO t ${values(last - sizes.inserts + 1, last)}`);
+      times.inserts = await clock(() => until(reader, `SELECT FROM t WHERE id = ${last}`));
+    },
+    async updates() {
+      await originClient.query(`UPDATE t SET a = -1 WHERE id <= ${sizes.updates}`);
+      times.updates = await clock(() => until(reader, `SELECT FROM t WHERE id = ${sizes.updates} AND a = -1`));
+    },
+    async deletes() {
+      const [from, to] = [sizes.updates + 1, sizes.updates + sizes.deletes];
+      await originClient.query(`DELETE FROM t WHERE id BETWEEN ${from} AND ${to}`);
+      times.deletes = await clock(() => until(reader, `SELECT WHERE NOT EXISTS (SELECT FROM t WHERE id = ${to})`));
+    },
+    async small() {
+      times.small = await clock(async () => {
+        await smallTransactions(origin);
+        await until(reader, "SELECT FROM t WHERE id = 1 AND b = 'the end'");
+      });
+    },
+    async backlog() {
+      await originClient.query("UPDATE t SET b = 'begun' WHERE id = 1");
+      await until(reader, "SELECT FROM t WHERE id = 1 AND b = 'begun'");
+      const pid = await contender.applier();
+      process.kill(pid, 'SIGSTOP');
+      try {
+        await smallTransactions(origin);
+      } finally {
+        process.kill(pid, 'SIGCONT');
+      }
+      times.backlog = await clock(() => until(reader, "SELECT FROM t WHERE id = 1 AND b = 'the end'"));
+    },
+    async probe() {
+      const found = await probes(originClient, reader);
+      times.probe = percentile(found, 0.5);
+      times.probe99 = percentile(found, 0.99);
+    },
+    async large() {
+      await originClient.query(`UPDATE t SET a = a + 1, b = 'large' WHERE id > 0 AND id <= ${sizes.large}`);
+      times.large = await clock(() => until(reader, "SELECT FROM t WHERE id = 2 AND b = 'large'"));
+      times.memory = contender.peakMemory();
+    },
+  };
+  for (const [name, work] of Object.entries(measure)) if (works === undefined || works.includes(name)) await work();
 
   const [expected, found] = [await originClient.query(digest('t')), await reader.query(digest('t'))];
   if (JSON.stringify(expected.rows) !== JSON.stringify(found.rows)) {
@@ -178,8 +264,8 @@ async function round(contender, origin, originClient) {
   return times;
 }
 
-/** Single-row updates from 8 sessions, live: from the first to the last one being visible. */
-async function smallTransactions(origin, reader) {
+/** Single-row updates from 8 sessions. */
+async function smallTransactions(origin) {
   const sessions = await Promise.all(Array.from({ length: 8 }, () => connect(origin.port)));
   const each = Math.ceil(sizes.small / sessions.length);
   await Promise.all(
@@ -191,11 +277,10 @@ async function smallTransactions(origin, reader) {
     }),
   );
   await sessions[0].query("UPDATE t SET b = 'the end' WHERE id = 1");
-  await until(reader, "SELECT FROM t WHERE id = 1 AND b = 'the end'");
   await Promise.all(sessions.map((session) => session.end()));
 }
 
-/** Median ms from one COMMIT on an idle system to its row being visible. */
+/** ms from one COMMIT on an idle system to its row being visible. */
 async function probes(originClient, reader) {
   const times = [];
   for (let i = 0; i < sizes.probes; i++) {
@@ -205,7 +290,12 @@ async function probes(originClient, reader) {
     times.push(performance.now() - begin);
     await sleep(2);
   }
-  return median(times);
+  return times;
+}
+
+function percentile(numbers, share) {
+  const sorted = [...numbers].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))];
 }
 
 function median(numbers) {
@@ -218,8 +308,12 @@ const workloads = [
   ['copy', `initial copy, ${sizes.copy.toLocaleString('en')} rows`],
   ['inserts', `${sizes.inserts.toLocaleString('en')} inserts, one transaction`],
   ['updates', `${sizes.updates.toLocaleString('en')} updates, one transaction`],
-  ['small', `${sizes.small.toLocaleString('en')} one-row transactions, 8 sessions`],
-  ['probe', 'one-row transaction, idle: commit to visible'],
+  ['deletes', `${sizes.deletes.toLocaleString('en')} deletes, one transaction`],
+  ['small', `${sizes.small.toLocaleString('en')} one-row transactions, 8 sessions, live`],
+  ['backlog', `${sizes.small.toLocaleString('en')} one-row transactions that were waiting`],
+  ['probe', 'one-row transaction, idle: commit to visible, p50'],
+  ['probe99', 'the same, p99'],
+  ['large', `${sizes.large.toLocaleString('en')} updates, one transaction`],
 ];
 
 function report(measured) {
@@ -228,21 +322,28 @@ function report(measured) {
     const digits = Math.max(...times) < 20 ? 2 : 0;
     return `${median(times).toFixed(digits)} [${Math.min(...times).toFixed(digits)}-${Math.max(...times).toFixed(digits)}]`;
   };
-  const table = [['ms, median [min-max]', 'native', 'millrace', 'ratio']];
+  const table = [['ms, median [min-max]', 'native', 'millrace', 'with a view', 'native / millrace', 'view / millrace']];
   const results = [];
+  const ratio = (one, other) => (one.length > 0 && other.length > 0 ? median(one) / median(other) : undefined);
+  const shown = (number) => (number === undefined ? '-' : number.toFixed(2));
   for (const [key, title] of workloads) {
-    const native = (measured.native ?? []).map((times) => times[key]);
-    const millrace = (measured.millrace ?? []).map((times) => times[key]);
-    const ratio = native.length > 0 && millrace.length > 0 ? median(millrace) / median(native) : undefined;
-    results.push({ workload: title, native, millrace, ratio });
-    table.push([title, show(native), show(millrace), ratio === undefined ? '-' : ratio.toFixed(2)]);
+    const [native, millrace, view] = ['native', 'millrace', 'view'].map((name) =>
+      (measured[name] ?? []).map((times) => times[key]).filter((time) => time !== undefined),
+    );
+    const [throughput, cost] = [ratio(native, millrace), ratio(view, millrace)];
+    results.push({ workload: title, native, millrace, view, throughput, cost });
+    table.push([title, show(native), show(millrace), show(view), shown(throughput), shown(cost)]);
   }
   const widths = table[0].map((_, i) => Math.max(...table.map((line) => line[i].length)));
   for (const line of table) console.log(line.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  '));
+  const memory = ['millrace', 'view']
+    .flatMap((name) => (measured[name] ?? []).map((times) => times.memory))
+    .filter((mb) => mb !== undefined);
+  if (memory.length > 0) console.log(`peak memory of the engine: ${Math.max(...memory).toFixed(0)} MB`);
   return results;
 }
 
-/** Runs the benchmark, prints the table and returns it. Ratio: Millrace / native, below 1 is faster. */
+/** Runs the benchmark, prints the table and returns it. native / millrace: throughput in native's, above 1 is faster. */
 export async function run() {
   const home = mkdtempSync(join(tmpdir(), 'millrace-bench-'));
   const cleanup = [];
@@ -256,9 +357,10 @@ export async function run() {
     cleanup.push(() => originClient.end());
     await originClient.query('CREATE PUBLICATION p FOR ALL TABLES');
     const contenders = [];
-    const only = process.env.MILLRACE_BENCH_ONLY;
-    if (only !== 'millrace') contenders.push(await nativeContender(origin, target));
-    if (only !== 'native') contenders.push(await millraceContender(origin, target, home));
+    const only = process.env.MILLRACE_BENCH_ONLY?.split(',') ?? ['native', 'millrace', 'view'];
+    if (only.includes('native')) contenders.push(await nativeContender(origin, target));
+    if (only.some((name) => name !== 'native'))
+      contenders.push(...(await millraceContenders(origin, target, home)).filter(({ name }) => only.includes(name)));
     for (const contender of contenders) cleanup.push(() => contender.stop());
     const measured = Object.fromEntries(contenders.map(({ name }) => [name, []]));
     for (let i = 0; i < rounds; i++) {

@@ -4,7 +4,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { Command, CommanderError, Option } from 'commander';
-import { parseHostPort, parseUpstream, parseWorkers } from './config-loading.ts';
+import { parseCopies, parseHostPort, parseUpstream, parseWorkers } from './config-loading.ts';
 import { flagOf, loadProxy, type ProxySource } from './proxy-settings.ts';
 import type { ServeConfig } from './serve-config.ts';
 import { checkUpstream, showCheck } from './server/check.ts';
@@ -16,6 +16,8 @@ interface ServeFlags {
   readonly upstream?: string;
   readonly dataDir: string;
   readonly workers?: string;
+  readonly copySessions: string;
+  readonly copyChunkMb: string;
   readonly config?: string;
   readonly poolMode?: string;
   readonly defaultPoolSize?: string;
@@ -53,6 +55,8 @@ function commands(): Command {
     .addOption(upstream())
     .addOption(new Option('--data-dir <directory>', 'what Millrace keeps on disk').env('MILLRACE_DATA_DIR').default('./millrace-data'))
     .addOption(new Option('--workers <number>', 'proxy processes (default: 2, or 1 on a single core)').env('MILLRACE_WORKERS'))
+    .addOption(setting('--copy-sessions <number>', 'pieces of one table that its first copy reads at a time').default('2'))
+    .addOption(setting('--copy-chunk-mb <number>', 'size of such a piece').default('32'))
     .addOption(setting('--config <file>', 'settings of pools, limits, timeouts, TLS and authentication, as in pgbouncer.ini'))
     .addOption(setting('--pool-mode <mode>', 'session (default), transaction or statement'))
     .addOption(setting('--default-pool-size <number>', 'server connections of one role to one database, in the pooled modes (default: 20)'))
@@ -99,6 +103,7 @@ function serveConfig(flags: ServeFlags, listenIsDefault: boolean): ServeConfig {
     upstream: flags.upstream === undefined || flags.upstream === '' ? undefined : parseUpstream(flags.upstream, process.env),
     dataDir: flags.dataDir,
     workers: flags.workers === undefined || flags.workers === '' ? Math.min(2, availableParallelism()) : parseWorkers(flags.workers),
+    copies: parseCopies(flags.copySessions, flags.copyChunkMb),
     proxy,
     proxySource,
   };

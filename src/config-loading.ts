@@ -5,7 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
-import type { ServerAddress, SslMode, SslOptions } from './config.ts';
+import type { CopySettings, ServerAddress, SslMode, SslOptions } from './config.ts';
 
 export interface HostPort {
   readonly host: string;
@@ -30,8 +30,20 @@ export function showHostPort({ host, port }: HostPort): string {
 
 /** A count of workers: a number from 1 to 64. */
 export function parseWorkers(text: string): number {
+  return parseCount(text, '--workers', 64);
+}
+
+/** How first copies are made: `sessions` a number from 1 to 16, `megabytes` from 1 to 65536. */
+export function parseCopies(sessions: string, megabytes: string): CopySettings {
+  return {
+    sessions: parseCount(sessions, '--copy-sessions', 16),
+    chunkBytes: parseCount(megabytes, '--copy-chunk-mb', 65_536) * 1024 * 1024,
+  };
+}
+
+function parseCount(text: string, flag: string, most: number): number {
   const count = Number(text);
-  if (!Number.isInteger(count) || count < 1 || count > 64) throw new Error(`--workers: "${text}" is not a number from 1 to 64`);
+  if (!Number.isInteger(count) || count < 1 || count > most) throw new Error(`${flag}: "${text}" is not a number from 1 to ${most}`);
   return count;
 }
 

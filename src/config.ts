@@ -42,6 +42,15 @@ export interface EngineConfig {
   readonly upstream: ServerAddress;
   readonly database: string;
   readonly secretKey: string;
+  readonly copies: CopySettings;
+}
+
+/** How first copies of tables are made. */
+export interface CopySettings {
+  /** Pieces of one table that are read at a time. */
+  readonly sessions: number;
+  /** Size of a piece, as the table is on disk. */
+  readonly chunkBytes: number;
 }
 
 /** Messages from children to the main process. */

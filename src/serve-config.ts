@@ -1,5 +1,5 @@
 /** What `millrace serve` is told: flags, environment and config file put together by cli.ts. Nothing here does IO. */
-import type { ServerAddress } from './config.ts';
+import type { CopySettings, ServerAddress } from './config.ts';
 import type { HostPort } from './config-loading.ts';
 import type { LoadedProxy, ProxySource } from './proxy-settings.ts';
 
@@ -10,6 +10,7 @@ export interface ServeConfig {
   readonly upstream: ServerAddress | undefined;
   readonly dataDir: string;
   readonly workers: number;
+  readonly copies: CopySettings;
   readonly proxy: LoadedProxy;
   /** Where that came from: a reload reads it again. */
   readonly proxySource: ProxySource;

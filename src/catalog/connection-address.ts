@@ -31,9 +31,9 @@ export interface KafkaAddress {
 export interface RegistryAddress {
   /** Scheme, host and port. */
   readonly url: string;
-  readonly username: string | null;
-  readonly password: string | null;
-  readonly tls: Certificates;
+  readonly login: { readonly username: string; readonly password: string } | null;
+  /** null: http. */
+  readonly tls: (Certificates & { readonly verify: true }) | null;
 }
 
 const sslModes: Readonly<Record<string, SslMode>> = {
@@ -183,5 +183,10 @@ export function openRegistryAddress(secretKey: string, options: ConnectionOption
   if (url.pathname !== '/' || url.search !== '' || url.hash !== '') {
     throw millraceError('invalid_option', { message: 'invalid CONNECTION: URL must have an empty path' });
   }
-  return { url: url.origin, username: plain('USERNAME') ?? null, password: plain('PASSWORD') ?? null, tls: certificates(plain) };
+  const username = plain('USERNAME');
+  return {
+    url: url.origin,
+    login: username === undefined ? null : { username, password: plain('PASSWORD') ?? '' },
+    tls: url.protocol === 'https:' ? { ...certificates(plain), verify: true } : null,
+  };
 }

@@ -14,6 +14,8 @@ export interface StorageColumn {
   readonly collation: string | null;
   /** The origin has it no more, or with another type: it holds NULL. */
   readonly lost?: true;
+  /** Values are no longer written as when rows without a key were hashed: hashes are computed here. */
+  readonly rehashed?: true;
 }
 
 export type StorageState = 'new' | 'copying' | 'copied' | 'live' | 'failed' | 'dropped';
@@ -33,15 +35,22 @@ export interface Storage {
   readonly resyncs: number | null;
   /** Takes no rows of the stream until a copy of it has been compared. */
   readonly stale: boolean;
-  /** Text of the pg_snapshot the copy was taken at, and an LSN no transaction of the copy ended after. */
+  /**
+   * Text of a pg_snapshot: what it sees is in the copy, not taken from the spool. A copy in pieces has one from the beginning, and may go on where it was cut
+   * short. And an LSN no transaction of the copy ended after.
+   */
   readonly copySnapshot: string | null;
   readonly copyLsn: bigint | null;
+  /** Of a failed copy: milliseconds until it is tried again; null: never. */
+  readonly retryInMs: number | null;
 }
 
 /** A column of a version: what is shown, in order. */
 export interface VersionColumn {
   readonly attnum: number;
   readonly name: string;
+  /** Type, with collation, that it was made with, when the storage has got another which this version could not follow. */
+  readonly was?: string;
 }
 
 export interface RelationError {
@@ -51,6 +60,10 @@ export interface RelationError {
   readonly hint?: string;
   /** Relation where it began, when it is not this one. */
   readonly cause?: number;
+  /** It passes when the copy that failed has succeeded. */
+  readonly isRetried?: true;
+  /** A resynchronisation of the source mends it, once the origin has what it shows. */
+  readonly resync?: true;
 }
 
 export type RelationState = 'pending' | 'populating' | 'ready' | 'error' | 'dropped';
@@ -129,6 +142,8 @@ export interface StreamTable {
   readonly lastRefreshAt: number | null;
   /** The stream table whose place it takes once it is filled; null: none. */
   readonly replaces: number | null;
+  /** Those with the same number take their places in one step; null: it alone. */
+  readonly replacesWith: number | null;
   /** It has triggers (IMMEDIATE), or had when it was suspended. */
   readonly triggered: boolean;
   /** Schema and name of its facade, for alerts. */

@@ -23,9 +23,10 @@ export function storageKey(storage: Pick<Storage, 'keyAttnums'>): string[] {
   return storage.keyAttnums.length === 0 ? ['rid'] : storage.keyAttnums.map(storageColumn);
 }
 
-function columnDefinition(column: StorageColumn): string {
-  return `${storageColumn(column.attnum)} ${column.type}${column.collation === null ? '' : ` COLLATE ${column.collation}`}`;
-}
+/** Its type and collation, as in a column definition or behind `NULL::`. */
+export const columnType = ({ type, collation }: StorageColumn): string => `${type}${collation === null ? '' : ` COLLATE ${collation}`}`;
+
+const columnDefinition = (column: StorageColumn): string => `${storageColumn(column.attnum)} ${columnType(column)}`;
 
 /** CREATE TABLE of a storage and what it needs. Without a key, `rid` tells equal rows apart and `h` (hash of the row's text) finds them. */
 export function createStorage(storage: StorageShape): string[] {
@@ -46,11 +47,11 @@ export function createStaging(storage: StorageShape): string {
   return `CREATE UNLOGGED TABLE IF NOT EXISTS ${stagingTable(storage.id)} (\n  ${own.join(',\n  ')}\n) WITH (autovacuum_enabled = off)`;
 }
 
-/** As staging, with the origin transaction, and logged: it outlives a crash of the upstream. */
+/** As staging, with the origin transaction, in the order it came in, and logged: it outlives a crash of the upstream. */
 export function createSpool(storage: StorageShape): string {
   const columns = storage.columns.map(columnDefinition);
   const own = [
-    'place bigint GENERATED ALWAYS AS IDENTITY',
+    'place bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY',
     'chunk bigint',
     'xid bigint',
     'seq integer',
@@ -63,12 +64,18 @@ export function createSpool(storage: StorageShape): string {
 
 /** The gate of a version: the rows when it is ready, else the error that says why not. */
 export function tableGate(relationId: number, storageId: number, columns: readonly VersionColumn[], state: RelationState): string {
-  const list = columns.map((column) => `s.${storageColumn(column.attnum)} AS ${quoteIdentifier(column.name)}`);
+  const list = columns.map(
+    ({ attnum, name, was }) => `${was === undefined ? `s.${storageColumn(attnum)}` : `NULL::${was}`} AS ${quoteIdentifier(name)}`,
+  );
   return gateSql(relationId, list, `${storageTable(storageId)} s`, state);
 }
 
 /** A gate over any storage: `list` are select-list items, `from` its FROM item. */
 export function gateSql(relationId: number, list: readonly string[], from: string, state: RelationState): string {
+  return `CREATE OR REPLACE VIEW ${gateView(relationId)} AS\n${gateQuery(relationId, list, from, state)}`;
+}
+
+export function gateQuery(relationId: number, list: readonly string[], from: string, state: RelationState): string {
   const guard = state === 'ready' ? '' : `\n WHERE millrace.unreadable(${relationId})`;
-  return `CREATE OR REPLACE VIEW ${gateView(relationId)} AS\nSELECT ${list.join(', ')}\n  FROM ${from}${guard}`;
+  return `SELECT ${list.join(', ')}\n  FROM ${from}${guard}`;
 }

@@ -75,6 +75,14 @@ function applyKeyed(storage: StorageShape, shape: ChunkShape, staged: string): s
  */
 export const rowHash = (image: string): string => `('x' || substr(md5(${image}), 1, 8))::bit(32)::integer`;
 
+/** Whether rows of a storage without key are found by that hash. */
+export const isRehashed = ({ columns }: Pick<Storage, 'columns'>): boolean =>
+  columns.some(({ lost, rehashed }) => lost === true || rehashed === true);
+
+/** Hashes all rows so. */
+export const rehashRows = (storage: StorageShape): string =>
+  `UPDATE ${storageTable(storage.id)} s SET h = ${rowHash(imageOf(storage, 's'))}`;
+
 /** Text of a row's columns: rows that look the same are the same. */
 export const imageOf = (storage: Pick<Storage, 'columns'>, row: string): string =>
   `ROW(${storage.columns.map((column) => `${row}.${storageColumn(column.attnum)}`).join(', ')})::text`;

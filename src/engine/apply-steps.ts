@@ -5,11 +5,17 @@
 import { type Storage, spoolTable, stagingTable, storageColumn, storageTable } from '../catalog/model.ts';
 import type { Execution, RawConnection } from '../replication/session-contract.ts';
 import { applyStaged, clearStorage, forgetColumns, insertColumns, stagingColumns } from './apply-sql.ts';
-import type { Step } from './change-batch.ts';
+import type { ShapeStep, Step } from './change-batch.ts';
 import { isFew, rowsExecutions } from './row-arrays.ts';
 
+/** A step that takes no looking at what there is. */
+export type PlainStep = Exclude<Step, ShapeStep>;
+
+export const isShapeStep = (step: Step): step is ShapeStep =>
+  step.kind === 'widen' || step.kind === 'relabel' || step.kind === 'copy again';
+
 /** A step as prepared statements; null when it needs COPY. */
-export function stepExecutions(storage: Storage, step: Step): Execution[] | null {
+export function stepExecutions(storage: Storage, step: PlainStep): Execution[] | null {
   switch (step.kind) {
     case 'rows':
       return isFew(step) ? rowsExecutions(storage, step) : null;
@@ -27,7 +33,7 @@ export function stepExecutions(storage: Storage, step: Step): Execution[] | null
   }
 }
 
-export function sendStep(session: RawConnection, storage: Storage, step: Step, sent: Promise<unknown>[]): void {
+export function sendStep(session: RawConnection, storage: Storage, step: PlainStep, sent: Promise<unknown>[]): void {
   const executions = stepExecutions(storage, step);
   if (executions !== null) {
     if (executions.length > 0) sent.push(session.executeAll(executions));

@@ -42,6 +42,7 @@ SELECT jsonb_build_object(
                  'id', s.id, 'sourceId', s.source_id, 'originOid', s.origin_oid::bigint, 'originSchema', s.origin_schema, 'originName', s.origin_name,
                  'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state, 'supersedes', s.supersedes, 'resyncs', s.resyncs, 'stale', s.stale,
                  'copySnapshot', s.copy_snapshot, 'copyLsn', s.copy_lsn,
+                 'retryInMs', CASE WHEN s.state = 'failed' THEN floor(extract(epoch FROM s.retry_at - clock_timestamp()) * 1000) END,
                  'captured', to_regclass('millrace_data.d' || s.id) IS NOT NULL)), '[]')
                  FROM millrace.storage s),
   'relations', (SELECT coalesce(jsonb_agg(jsonb_build_object(
@@ -74,7 +75,7 @@ SELECT jsonb_build_object(
                  'refreshRequested', s.refresh_requested, 'refreshDone', s.refresh_done, 'reinitialize', s.reinitialize,
                  'deltaLost', coalesce(s.delta_lost, (SELECT i.lost FROM millrace.immediate i WHERE i.relation_id = s.relation_id)), 'nextRefreshAt', floor(extract(epoch FROM s.next_refresh_at) * 1000),
                  'lastRefreshAt', floor(extract(epoch FROM s.last_refresh_at) * 1000),
-                 'replaces', s.replaces, 'triggered', EXISTS (SELECT FROM millrace.immediate i WHERE i.relation_id = s.relation_id),
+                 'replaces', s.replaces, 'replacesWith', s.replaces_with, 'triggered', EXISTS (SELECT FROM millrace.immediate i WHERE i.relation_id = s.relation_id),
                  'schema', n.nspname, 'name', c.relname)), '[]')
                  FROM millrace.stream_table s JOIN millrace.relation r ON r.id = s.relation_id
                  LEFT JOIN pg_class c ON c.oid = coalesce(r.facade, (SELECT x.facade FROM millrace.relation x WHERE x.id = s.replaces))
@@ -123,6 +124,7 @@ interface RawStorage {
   stale: boolean;
   copySnapshot: string | null;
   copyLsn: string | null;
+  retryInMs: number | null;
   captured: boolean;
 }
 interface RawBase {
@@ -158,6 +160,7 @@ interface RawStream {
   nextRefreshAt: number | null;
   lastRefreshAt: number | null;
   replaces: number | null;
+  replacesWith: number | null;
   triggered: boolean;
   schema: string | null;
   name: string | null;

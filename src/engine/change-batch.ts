@@ -42,6 +42,7 @@ export type Step =
   | { readonly kind: 'truncate'; readonly storageId: number }
   /** Columns of a storage without key that the origin has lost. */
   | { readonly kind: 'forget'; readonly storageId: number; readonly attnums: readonly number[] }
+  | ShapeStep
   /** An update that moves a row to another key and leaves values out: old key, then the values sent (null: SQL NULL; undefined: left out). */
   | {
       readonly kind: 'rekey';
@@ -49,6 +50,29 @@ export type Step =
       readonly oldKey: readonly (string | null)[];
       readonly values: readonly (string | null | undefined)[];
     };
+
+/** What a change of the table makes of its storage. */
+export type ShapeStep =
+  /** Columns have got wider types. */
+  | { readonly kind: 'widen'; readonly storageId: number; readonly columns: readonly WidenedColumn[] }
+  /** Values of an enum have got other labels; `attnums`: columns of the type. */
+  | {
+      readonly kind: 'relabel';
+      readonly storageId: number;
+      readonly type: string;
+      readonly labels: readonly { readonly from: string; readonly to: string }[];
+      readonly attnums: readonly number[];
+    }
+  /** Rows have become others without being sent: what is copied before this is of no use. */
+  | { readonly kind: 'copy again'; readonly storageId: number };
+
+/** A column with the type that it has at the origin by now. */
+export interface WidenedColumn {
+  readonly attnum: number;
+  readonly originType: string;
+  /** It is the type that it was, under another name. */
+  readonly renamed?: true;
+}
 
 export interface Batch {
   readonly steps: readonly Step[];
@@ -107,6 +131,13 @@ export class BatchBuilder {
   forget(storageId: number, attnums: readonly number[]): void {
     this.#flush(storageId);
     this.#steps.push({ kind: 'forget', storageId, attnums });
+  }
+
+  /** From here on the table of a storage has another shape. */
+  shape(step: ShapeStep): void {
+    // All of them: a label of an enum is also that of other tables.
+    for (const storageId of [...this.#open]) this.#flush(storageId);
+    this.#steps.push(step);
   }
 
   insert(target: Target, row: TupleView): void {

@@ -33,15 +33,14 @@ export class Cutovers {
   }
 
   /**
-   * What a former leader had begun is begun anew. A relation that was being filled again may have lost what it was filled over, which is in a table
-   * that a crash of the server empties: sinks that read it cannot say what has changed.
+   * A relation that was being filled again by a former leader may have lost what it was filled over, which is in a table that a crash of the server
+   * empties: sinks that read it cannot say what has changed.
    */
   async recover(): Promise<void> {
     await this.#engine.session.query(`
-      UPDATE millrace.sink SET hold_ts = NULL WHERE hold_ts IS NOT NULL;
-      UPDATE millrace.sink s SET overrun = true
+      UPDATE millrace.sink_progress p SET overrun = true
         FROM millrace.sink_version v JOIN millrace.relation r ON r.id = v.relation_id
-       WHERE v.sink_id = s.id AND v.cut_ts IS NOT NULL AND r.kind = 'view' AND r.state = 'populating';
+       WHERE v.sink_id = p.sink_id AND v.cut_ts IS NOT NULL AND r.kind = 'view' AND r.state = 'populating';
       UPDATE millrace.subscription s SET overrun = true
         FROM millrace.relation r WHERE r.id = s.relation_id AND s.cut_ts IS NOT NULL AND r.kind = 'view' AND r.state = 'populating'`);
   }
@@ -90,11 +89,19 @@ export class Cutovers {
     if (width !== version.columns.length) return null;
 
     const epoch = await Epoch.begin(this.#engine);
+    if (version.backfill !== 'none') {
+      // Whoever has altered it and not committed yet holds back its cutover, not the epochs.
+      const [free] = await session.query(`SELECT FROM millrace.sink WHERE id = ${sinkId} FOR NO KEY UPDATE SKIP LOCKED`);
+      if (free?.rows.length !== 1) {
+        await session.query('ROLLBACK');
+        return null;
+      }
+    }
     if (!state.outboxes.has(relationId)) epoch.send(outboxDdl(state, relationId));
     const ts = '(SELECT e.ts FROM millrace.epoch e)';
     if (version.backfill === 'none') {
       epoch.send([
-        `UPDATE millrace.sink_version SET cut_ts = ${ts} WHERE sink_id = ${sinkId} AND version = ${version.version} AND cut_ts IS NULL`,
+        `UPDATE millrace.sink_version SET cut_ts = ${ts} WHERE sink_id = ${sinkId} AND version = ${version.version} AND relation_id = ${relationId} AND cut_ts IS NULL`,
         ...(former === null ? [beginsAt(sinkId, version.version, ts, null)] : []),
       ]);
     } else epoch.send([`UPDATE millrace.sink SET hold_ts = ${ts} WHERE id = ${sinkId}`]);
@@ -114,7 +121,7 @@ export class Cutovers {
           `WITH cut AS (UPDATE millrace.sink s SET hold_ts = NULL FROM millrace.epoch e
                          WHERE s.id = ${sinkId} AND s.hold_ts = ${hold} AND s.status <> 'dropped' AND e.token = ${this.#engine.token} RETURNING s.id)
            UPDATE millrace.sink_version v SET cut_ts = ${hold}, backfill_rows = (SELECT count(*) FROM ${table})
-             FROM cut WHERE v.sink_id = cut.id AND v.version = ${version.version} AND v.cut_ts IS NULL`,
+             FROM cut WHERE v.sink_id = cut.id AND v.version = ${version.version} AND v.relation_id = ${relationId} AND v.cut_ts IS NULL`,
           ...(former === null ? [beginsAt(sinkId, version.version, hold, 0)] : []),
         ];
       }
@@ -157,6 +164,11 @@ export class Cutovers {
         `DROP TABLE IF EXISTS ${behind.map(({ version }) => backfillTable(sink.id, version)).join(', ')}`,
         `DELETE FROM millrace.sink_version WHERE sink_id = ${sink.id} AND version < ${sink.reachedVersion}`,
       );
+    }
+    for (const sink of state.sinks.values()) {
+      // A former leader held it, or a backfill failed.
+      if (sink.holdTs !== null && !this.#cutting.has(sink.id))
+        statements.push(`UPDATE millrace.sink SET hold_ts = NULL WHERE id = ${sink.id}`);
     }
     const unused = unusedOutboxes(state).filter(() => this.#cutting.size === 0);
     if (unused.length > 0) {

@@ -1,6 +1,6 @@
 /**
  * Values that an enum has got at the origin since the type of that name was made here.
- * Invariant: values are added, in the origin's order; none is renamed or removed, because rows here may have it.
+ * Invariant: values are added, in the origin's order; none is removed, because rows here may have it. Renamed ones come by the stream (relabel.ts).
  */
 import type { Storage } from '../catalog/model.ts';
 import { openOrigin } from '../replication/origin.ts';

@@ -6,6 +6,9 @@ import type { EngineContext } from './context.ts';
 /** Begins it as that of the leader with this token, and answers its number; raises when another process leads. */
 export const fence = (token: bigint): Execution => ({ name: 'fence', sql: `SELECT millrace.begin_epoch(${token})` });
 
+/** Raised by millrace.begin_epoch: another process leads. */
+export const leadershipLost = '55P04';
+
 /** Records how far each source is, within the epoch. */
 export function progress(positions: ReadonlyMap<number, Lsn>): Execution[] {
   return [...positions].map(([sourceId, lsn]) => ({

@@ -12,18 +12,22 @@ import { ConnectionLostError, PostgresError } from '../replication/postgres-erro
 import type { Execution, StatementResult } from '../replication/session-contract.ts';
 import { parseSnapshot, type Snapshot } from '../replication/snapshot-visibility.ts';
 import { quoteLiteral } from '../sql/quote.ts';
-import { sendStep } from './apply-steps.ts';
-import type { Batch, Step } from './change-batch.ts';
+import { isShapeStep, type PlainStep, sendStep } from './apply-steps.ts';
+import type { Batch, ShapeStep } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { followEnums } from './enum-labels.ts';
 import { countEpoch, fence, progress } from './epoch-ends.ts';
+import { reach, reachSoon } from './fault-points.ts';
+import { reshaped } from './follow-shape.ts';
 import { recordVersions } from './origin-history.ts';
 import { outboxExecutions } from './outbox.ts';
+import { relabel } from './relabel.ts';
 import { failRelation } from './relation-errors.ts';
 import { fewRows } from './row-arrays.ts';
 import { freePlanner } from './session-settings.ts';
 import { maintenance, settingAside } from './view-statements.ts';
 import { upkeepOf } from './view-upkeep.ts';
+import { spoolTypes, widenStorage } from './widen.ts';
 
 /** How long an epoch waits for a table that someone else has locked exclusively. */
 const lockTimeout = '500ms';
@@ -74,6 +78,9 @@ export class Epoch {
   readonly #changed = new Set<number>();
   readonly #failedStorages = new Set<number>();
   readonly #failedViews = new Set<number>();
+  /** Storages whose columns have changed in this epoch. */
+  readonly #reshaped = new Map<number, Storage>();
+  readonly #copiedAgain = new Set<number>();
   /** Answers not looked at yet. */
   readonly #sent: Promise<unknown>[] = [];
   #rows = 0;
@@ -124,8 +131,8 @@ export class Epoch {
     const begun = session.query('BEGIN');
     const fenced = session.query(`SELECT millrace.begin_epoch(${engine.token})`);
     session.uncork();
-    await begun;
-    await fenced;
+    await Promise.all([begun, fenced]);
+    reach('steps.begun');
     return new Epoch(engine);
   }
 
@@ -133,19 +140,59 @@ export class Epoch {
   async apply(batch: Pick<Batch, 'steps' | 'versions' | 'rows'>): Promise<void> {
     this.#rows += batch.rows;
     this.sendAll(recordVersions(batch.versions));
-    const byStorage = new Map<number, Step[]>();
+    let byStorage = new Map<number, PlainStep[]>();
+    const flush = async (): Promise<void> => {
+      for (const [storageId, steps] of byStorage) await this.#applyTo(storageId, steps);
+      byStorage = new Map();
+    };
     for (const step of batch.steps) {
+      if (isShapeStep(step)) {
+        await flush();
+        await this.#reshape(step);
+        continue;
+      }
       const list = byStorage.get(step.storageId);
       if (list === undefined) byStorage.set(step.storageId, [step]);
       else list.push(step);
     }
-    if (byStorage.size === 0) return;
-    for (const [storageId, steps] of byStorage) await this.#applyTo(storageId, steps);
+    await flush();
+    if (batch.steps.length > 0) reach('steps.applied');
   }
 
-  async #applyTo(storageId: number, steps: readonly Step[], again = true): Promise<void> {
+  /** The table of a storage has got another shape. What is being copied is copied again. */
+  async #reshape(step: ShapeStep): Promise<void> {
+    const storage = this.#storage(step.storageId);
+    if (storage === undefined || this.#failedStorages.has(storage.id)) return;
+    this.#catalogChanged = true;
+    const now = reshaped(storage, step);
+    if (storage.state === 'live') {
+      if (step.kind === 'relabel') await relabel(this.#engine, this, now, step);
+      else if (step.kind === 'widen' && !storage.stale) await widenStorage(this.#engine, this, storage, step.columns);
+      else return;
+      this.#reshaped.set(storage.id, now);
+      this.touch(storage.id);
+    } else if (storage.state === 'copying' || storage.state === 'copied') {
+      this.#copiedAgain.add(storage.id);
+      await this.run([
+        ...spoolTypes(storage, now),
+        `UPDATE millrace.storage SET state = 'new', rows_copied = 0, bytes_copied = 0, copy_snapshot = NULL, copy_lsn = NULL
+          WHERE id = ${storage.id} AND state IN ('copying', 'copied')`,
+      ]);
+    }
+  }
+
+  /** Whether what was copied is of no use, because the table has changed since. */
+  isCopiedAgain(storageId: number): boolean {
+    return this.#copiedAgain.has(storageId);
+  }
+
+  #storage(id: number): Storage | undefined {
+    return this.#reshaped.get(id) ?? this.#engine.state.storages.get(id);
+  }
+
+  async #applyTo(storageId: number, steps: readonly PlainStep[], again = true): Promise<void> {
     const { session, state, log } = this.#engine;
-    const storage = state.storages.get(storageId);
+    const storage = this.#storage(storageId);
     if (storage === undefined || this.#failedStorages.has(storageId)) return;
     const sent: Promise<unknown>[] = [session.query('SAVEPOINT apply')];
     for (const step of steps) sendStep(session, storage, step, sent);
@@ -188,6 +235,11 @@ export class Epoch {
     await this.run(["SET LOCAL lock_timeout = '5s'", ...failRelation(this.#engine.state, relationId, error), 'SET LOCAL lock_timeout = 0']);
     this.#failedViews.add(relationId);
     this.#catalogChanged = true;
+  }
+
+  /** A view that is not maintained in this epoch: it is filled anew after it. */
+  leaveOut(viewId: number): void {
+    this.#failedViews.add(viewId);
   }
 
   /** Statements of the caller, in this epoch. */
@@ -243,6 +295,7 @@ export class Epoch {
         if (turns !== undefined && (await turns.take(view, inputs))) this.touch(view.id);
       }
     }
+    reach('steps.views-kept');
     if (turns !== undefined) this.sendAll(turns.ending());
     this.send(ending);
     const outboxes = outboxExecutions(state, this.#changed).filter(({ relationId }) => !this.#failedViews.has(relationId));
@@ -261,7 +314,9 @@ export class Epoch {
     for (const { name, sql, params } of progress(positions)) last.push(session.execute(name, sql, params));
     last.push(session.query('COMMIT'));
     session.uncork();
+    reachSoon('steps.commit-sent');
     await Promise.all(last);
+    reach('steps.committed');
     for (const { table, result } of emptied) deltas.emptied(table, (await result).tag);
     for (const baseId of late) this.#engine.changes.filled.add(baseId);
     countEpoch(this.#engine, this.#rows);

@@ -57,6 +57,13 @@ export class OriginHistory {
     return this.#shapes.get(oid);
   }
 
+  /** Partitioned tables without a partition that is gone. */
+  parentsOf(oid: number): TableShape[] {
+    return [...this.#shapes.values()].flatMap((shape) =>
+      shape.parts?.some((part) => part.oid === oid) === true ? [{ ...shape, parts: shape.parts.filter((part) => part.oid !== oid) }] : [],
+    );
+  }
+
   /**
    * The table's shape when the columns of the message are columns of it, by name and type and in their order, which is that of attnum:
    * else something was not told.

@@ -7,13 +7,13 @@
  */
 import { deltaTable } from '../catalog/model.ts';
 import type { Lsn } from '../replication/lsn.ts';
-import type { PostgresError } from '../replication/postgres-error.ts';
 import type { Execution, StatementResult } from '../replication/session-contract.ts';
-import { sendStep, stepExecutions } from './apply-steps.ts';
-import type { Batch, Step } from './change-batch.ts';
+import { isShapeStep, type PlainStep, sendStep, stepExecutions } from './apply-steps.ts';
+import type { Batch } from './change-batch.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { requireStatementError } from './epoch.ts';
-import { countEpoch, fence, progress } from './epoch-ends.ts';
+import { countEpoch, fence, leadershipLost, progress } from './epoch-ends.ts';
+import { reach, reachSoon } from './fault-points.ts';
 import { recordVersions } from './origin-history.ts';
 import { outboxExecutions } from './outbox.ts';
 import { fewRows } from './row-arrays.ts';
@@ -25,9 +25,10 @@ import { upkeepOf } from './view-upkeep.ts';
 export async function quickEpoch(engine: EngineContext, batches: readonly Batch[], positions: ReadonlyMap<number, Lsn>): Promise<boolean> {
   const { state } = engine;
   const rows = batches.reduce((sum, batch) => sum + batch.rows, 0);
-  const steps = batches
-    .flatMap((batch) => batch.steps)
-    .filter((step) => (state.storages.get(step.storageId)?.state ?? 'failed') !== 'failed');
+  const all = batches.flatMap((batch) => batch.steps);
+  const plain = all.flatMap((step) => (isShapeStep(step) ? [] : [step]));
+  if (plain.length < all.length) return false;
+  const steps = plain.filter((step) => (state.storages.get(step.storageId)?.state ?? 'failed') !== 'failed');
   const changed = new Set<number>();
   for (const step of steps) if (step.kind !== 'spool' && state.captured.has(step.storageId)) changed.add(step.storageId);
   // Adds to `changed` the views that may change.
@@ -38,7 +39,9 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   const empties = [...changed].map(deltaTable).map((table) => ({ table, execution: engine.deltas.empty(table, rows <= fewRows) }));
 
   let emptied: readonly StatementResult[];
+  reach('small.epoch-begun');
   try {
+    reachSoon('small.epoch-sent');
     emptied = await send(
       engine,
       steps,
@@ -49,13 +52,14 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   } catch (error) {
     for (const { table } of empties) engine.deltas.unknown(table);
     const reason = requireStatementError(error);
-    if (isFence(reason)) throw reason;
+    if (reason.code === leadershipLost) throw reason;
     engine.log.info({ code: reason.code, reason: reason.message }, 'an epoch is done again step by step');
     return false;
   }
   empties.forEach(({ table }, index) => {
     engine.deltas.emptied(table, emptied[index]?.tag ?? '');
   });
+  reach('small.epoch-committed');
   countEpoch(engine, rows);
   if (outboxes.length > 0) engine.outboxed();
   return true;
@@ -64,7 +68,7 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
 /** Answers the results of `empties`. */
 async function send(
   engine: EngineContext,
-  steps: readonly Step[],
+  steps: readonly PlainStep[],
   ends: readonly Execution[],
   empties: readonly Execution[],
   rows: number,
@@ -94,7 +98,7 @@ async function send(
   return await Promise.all(emptied);
 }
 
-function fewExecutions(engine: EngineContext, steps: readonly Step[]): Execution[] | null {
+function fewExecutions(engine: EngineContext, steps: readonly PlainStep[]): Execution[] | null {
   const all: Execution[] = [];
   for (const step of steps) {
     const storage = engine.state.storages.get(step.storageId);
@@ -125,6 +129,3 @@ function viewExecutions(engine: EngineContext, changed: Set<number>): Execution[
   if (executions.length > 0) executions.unshift({ name: 'free', sql: freePlanner });
   return executions;
 }
-
-/** Raised by millrace.begin_epoch: another process leads. */
-const isFence = (error: PostgresError): boolean => error.code === '55P04';

@@ -2,39 +2,20 @@
  * Brings what runs in line with what the catalog says.
  * Invariant: everything here starts from the catalog alone, so it is the same after a crash, in another process, or when two things happen at once.
  */
-import {
-  type BaseTable,
-  definitionView,
-  deltaTable,
-  gateView,
-  type LiveView,
-  type RelationError,
-  type Storage,
-  spoolTable,
-  stagingTable,
-  storageTable,
-} from '../catalog/model.ts';
-import { dropCaptureDdl } from '../ivm/capture.ts';
-import type { ViewPlan } from '../ivm/plans.ts';
-import type { Lsn } from '../replication/lsn.ts';
-import type { OriginTable } from '../replication/origin-tables.ts';
-import { PostgresError } from '../replication/postgres-error.ts';
 import type { BaseCapture } from './base/capture.ts';
-import { baseError, baseProblem, sameColumns, usedAttnums } from './base/shapes.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
+import { clearRelations, clearStorages, endUndefined, suspendUncaptured } from './clear-away.ts';
 import type { EngineContext } from './context.ts';
-import { followEnums } from './enum-labels.ts';
+import { Copies } from './copies.ts';
 import { Epoch } from './epoch.ts';
-import { fillImmediate, rebuildImmediate, wantsRebuild } from './immediate/fill.ts';
-import { suspend } from './refresh-epoch.ts';
+import { fillImmediate } from './immediate/fill.ts';
+import { leftWaiting, openWaiting } from './open-view.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
-import { failRelation, heldView, relationGate } from './relation-errors.ts';
-import { finishResync } from './resync.ts';
-import { lostColumns } from './schema-change.ts';
+import { failRelation, heldView } from './relation-errors.ts';
+import type { BrokenVersion } from './schema-change.ts';
 import type { SourceManager } from './source-manager.ts';
-import type { SourceRunner } from './source-runner.ts';
 import { isImmediate } from './streams/due.ts';
-import { copyStorage, goLive, restartCopy } from './table-copy.ts';
+import { followBases, keepImmediate, resumeStreams } from './streams/recovery.ts';
 import { populateView } from './view-populate.ts';
 
 export class Reconciler {
@@ -43,7 +24,7 @@ export class Reconciler {
   readonly #capture: BaseCapture;
   readonly #refreshes: RefreshLoop;
   readonly #reload: () => Promise<void>;
-  readonly #copying = new Map<number, AbortController>();
+  readonly #copies: Copies;
   readonly #populating = new Set<number>();
 
   constructor(engine: EngineContext, sources: SourceManager, capture: BaseCapture, refreshes: RefreshLoop, reload: () => Promise<void>) {
@@ -52,11 +33,11 @@ export class Reconciler {
     this.#capture = capture;
     this.#refreshes = refreshes;
     this.#reload = reload;
+    this.#copies = new Copies(engine, sources, reload, (broken) => this.fail(broken));
   }
 
-  /** After the engine has become leader: whatever a former leader left half done begins again. */
+  /** After the engine has become leader: views that a former leader was filling begin again. Copies go on where they are. */
   async recover(): Promise<void> {
-    for (const storage of this.#engine.state.storages.values()) if (storage.state === 'copying') await restartCopy(this.#engine, storage);
     await this.#engine.session.query("UPDATE millrace.relation SET state = 'pending' WHERE kind = 'view' AND state = 'populating'");
     await this.#reload();
   }
@@ -65,14 +46,12 @@ export class Reconciler {
     this.#sources.reconcile();
     this.#capture.reconcile(catalog);
     for (const storage of catalog.storages.values()) {
-      if (storage.state === 'new') this.#startCopy(storage);
-      else if (storage.state === 'copied' && storage.resyncs === null) this.#finishCopy(storage);
+      if (storage.state === 'new' || storage.state === 'copying') this.#copies.start(storage);
+      else if (storage.retryInMs !== null && storage.retryInMs <= 0) this.#copies.retry(storage);
+      else if (storage.state === 'copied' && storage.resyncs === null) this.#copies.finish(storage);
     }
-    for (const source of catalog.sources.values()) this.#finishResync(source.id);
-    for (const [id, controller] of this.#copying) {
-      const storage = catalog.storages.get(id);
-      if (storage === undefined || !isWanted(catalog, storage)) controller.abort(new Error('the table was dropped'));
-    }
+    for (const source of catalog.sources.values()) this.#copies.finishResyncOf(source.id);
+    this.#copies.abortUnwanted(catalog);
     for (const view of catalog.views.values()) {
       if (view.state !== 'pending') continue;
       const stream = catalog.streams.get(view.id);
@@ -87,138 +66,11 @@ export class Reconciler {
       });
       if (ready) this.#startPopulating(view.id);
     }
-  }
-
-  #startCopy(storage: Storage): void {
-    const runner = this.#sources.runner(storage.sourceId);
-    if (runner === null || this.#copying.has(storage.id)) return;
-    if (!isWanted(this.#engine.state, storage)) return;
-    const controller = new AbortController();
-    this.#copying.set(storage.id, controller);
-    const work = async (): Promise<void> => {
-      await this.#engine.exclusively(async () => {
-        await this.#engine.session.query(`UPDATE millrace.storage SET state = 'copying' WHERE id = ${storage.id} AND state = 'new'`);
-        await this.#reload();
-      });
-      await runner.retarget();
-      const origin = await this.#sources.describe(runner.source, storage.originOid);
-      if (origin === null) return;
-      await copyStorage(
-        this.#engine,
-        runner,
-        storage,
-        { schema: origin.schema, name: origin.name, names: copiedNames(storage, origin) },
-        controller.signal,
-      );
-    };
-    work()
-      .catch((error: unknown) => this.#copyFailed(storage, error, controller.signal.aborted))
-      .finally(() => {
-        this.#copying.delete(storage.id);
-        this.#engine.wake();
-      });
-  }
-
-  async #copyFailed(storage: Storage, error: unknown, aborted: boolean): Promise<void> {
-    const { log } = this.#engine;
-    if (aborted) return;
-    log.warn({ storage: storage.id, table: `${storage.originSchema}.${storage.originName}`, err: error }, 'a table could not be copied');
-    const followed = error instanceof PostgresError && (await followEnums(this.#engine, storage, error));
-    const data = !followed && error instanceof PostgresError && /^(22|23|42)/.test(error.code);
-    if (!data && !followed) await new Promise((resolve) => setTimeout(resolve, 500));
-    await this.#engine.exclusively(async () => {
-      if (!data) {
-        // The connection, the origin or the time was the problem: from the start, after a pause.
-        await restartCopy(this.#engine, storage);
-        return;
-      }
-      // What a resynchronisation was to mend stays as it is, and is not chosen for new versions.
-      const failed = storage.resyncs ?? storage.id;
-      await this.#engine.session.query(
-        `UPDATE millrace.storage SET state = 'failed', stale = false WHERE id = ${failed}${storage.resyncs === null ? '' : `; UPDATE millrace.storage SET state = 'dropped' WHERE id = ${storage.id}`}`,
-      );
-      await this.fail(
-        [...this.#engine.state.tables.values()]
-          .filter((table) => table.storageId === failed)
-          .map((table) => ({
-            relationId: table.id,
-            error: {
-              code: error.code,
-              message: `${storage.resyncs === null ? 'initial copy' : 'resynchronisation'} failed: ${error.message}`,
-              ...(error.fields.detail === undefined ? {} : { detail: error.fields.detail }),
-            },
-          })),
-      );
-    });
-  }
-
-  #finishCopy(storage: Storage): void {
-    const runner = this.#sources.runner(storage.sourceId);
-    if (runner === null || this.#copying.has(storage.id)) return;
-    // Its versions move to it as they are: what they show now has to be mended first.
-    if (storage.supersedes !== null && this.#engine.state.storages.get(storage.supersedes)?.stale === true) return;
-    this.#whileHeld(runner, [storage], async ([current]) => {
-      if (current === undefined) return null;
-      const lost = lostColumns(current, await this.#sources.describe(runner.source, current.originOid));
-      return await goLive(this.#engine, current, runner, lost);
-    });
-  }
-
-  /** When all copies of a source are in, what differs is written. */
-  #finishResync(sourceId: number): void {
-    const runner = this.#sources.runner(sourceId);
-    const copies = [...this.#engine.state.storages.values()].filter(
-      (storage) => storage.sourceId === sourceId && storage.resyncs !== null && storage.state !== 'dropped',
-    );
-    if (runner === null || copies.length === 0 || !copies.every((copy) => copy.state === 'copied' && !this.#copying.has(copy.id))) return;
-    const shapes = new Map<number, OriginTable>();
-    const describe = async (): Promise<void> => {
-      for (const { originOid } of copies) {
-        const shape = await this.#sources.describe(runner.source, originOid);
-        if (shape?.published === true) shapes.set(originOid, shape);
-      }
-    };
-    this.#whileHeld(runner, copies, (current) => finishResync(this.#engine, current, runner, shapes), describe);
-  }
-
-  /**
-   * Finishes copies that are in, once the stream has passed them. It stands still between two transactions meanwhile, so that what it has decoded
-   * goes to the spools and what comes next to the storages. `finish` answers the position reached; it is not called when the stream or a copy has
-   * become another by then. `before`: what can be asked while the stream still runs.
-   */
-  #whileHeld(
-    runner: SourceRunner,
-    copies: readonly Storage[],
-    finish: (current: readonly Storage[]) => Promise<Lsn | null>,
-    before: () => Promise<void> = async () => undefined,
-  ): void {
-    if (copies.some((copy) => copy.copyLsn !== null && runner.applied < copy.copyLsn)) {
-      runner.requestPosition();
-      return;
+    if (leftWaiting(catalog) !== null) {
+      this.#engine
+        .exclusively(async () => (await openWaiting(this.#engine)) && this.#engine.wake())
+        .catch((error: unknown) => this.#engine.fail(error));
     }
-    for (const copy of copies) this.#copying.set(copy.id, new AbortController());
-    const work = async (): Promise<void> => {
-      await before();
-      await runner.hold();
-      try {
-        await this.#engine.exclusively(async () => {
-          const current = copies.flatMap(({ id }) => this.#engine.state.storages.get(id) ?? []);
-          const areIn = current.length === copies.length && current.every(({ state }) => state === 'copied');
-          if (!areIn || this.#sources.runner(runner.source.id) !== runner) return;
-          const reached = await finish(current);
-          if (reached !== null) this.#engine.reached(runner, reached);
-          await this.#reload();
-        });
-      } finally {
-        await runner.release();
-      }
-    };
-    work()
-      .catch((error: unknown) => this.#engine.fail(error))
-      .finally(() => {
-        for (const copy of copies) this.#copying.delete(copy.id);
-        this.#engine.wake();
-      });
   }
 
   #startPopulating(viewId: number): void {
@@ -235,85 +87,8 @@ export class Reconciler {
       });
   }
 
-  async #suspend(viewId: number, error: RelationError): Promise<void> {
-    const epoch = await Epoch.begin(this.#engine);
-    await suspend(this.#engine, epoch, viewId, error);
-    await epoch.commit(new Map());
-    await this.#reload();
-  }
-
-  /**
-   * Stream tables in error that were told to go on, or that depended on one that has recovered: populated anew.
-   * Where the cause is still there they are suspended for it again.
-   */
-  async #resume(catalog: ReadCatalog): Promise<boolean> {
-    let resumed = false;
-    for (const view of catalog.views.values()) {
-      const stream = catalog.streams.get(view.id);
-      if (view.state !== 'error' || stream === undefined) continue;
-      const asked = stream.status === 'ERROR' && stream.refreshRequested > stream.refreshDone;
-      if (!asked && stream.status !== 'ACTIVE' && stream.status !== 'INITIALIZING') continue;
-      const inputsReady = view.inputs.every((input) => {
-        // A user's table is what it is; one that holds a stream table's rows is as good as that.
-        const held = heldView(catalog, input);
-        if (held === null && catalog.bases.has(input)) return true;
-        const read = held ?? input;
-        return (catalog.tables.get(read) ?? catalog.views.get(read))?.state === 'ready';
-      });
-      if (!inputsReady) continue;
-      resumed = true;
-      const bases = view.inputs.flatMap((input) => catalog.bases.get(input) ?? []);
-      const problem = bases.map((base) => problemNow(base, view)).find((found) => found !== null);
-      if (problem !== undefined) {
-        await this.#suspend(view.id, baseError(problem, `${stream.schema}.${stream.name}`));
-        continue;
-      }
-      const epoch = await Epoch.begin(this.#engine);
-      await epoch.run([
-        relationGate(this.#engine.state, view.id, 'pending'),
-        `UPDATE millrace.relation SET state = 'pending', error = NULL, state_since = now() WHERE id = ${view.id} AND state = 'error'`,
-        `UPDATE millrace.stream_table SET status = 'INITIALIZING' WHERE relation_id = ${view.id} AND status = 'ERROR'`,
-        `UPDATE millrace.base_table SET state = 'new', error = NULL
-          WHERE state = 'failed' AND relation_id IN (SELECT i.input_id FROM millrace.live_view_input i WHERE i.relation_id = ${view.id})`,
-      ]);
-      await epoch.commit(new Map());
-    }
-    return resumed;
-  }
-
-  /** Deferred views whose base tables lost what they use. A change that harms nobody is noted by the next epoch that reads the table. */
-  async #followBases(catalog: ReadCatalog): Promise<boolean> {
-    let suspended = false;
-    for (const base of catalog.bases.values()) {
-      if (base.name !== null && sameColumns(base.columns, base.columnsNow)) continue;
-      for (const view of catalog.views.values()) {
-        if (!view.inputs.includes(base.id) || view.state === 'error') continue;
-        const problem = problemNow(base, view);
-        if (problem === null) continue;
-        const stream = catalog.streams.get(view.id);
-        this.#engine.log.error({ view: view.id, name: stream?.name, problem }, 'a stream table is suspended');
-        await this.#suspend(view.id, baseError(problem, `${stream?.schema}.${stream?.name}`));
-        suspended = true;
-      }
-    }
-    return suspended;
-  }
-
-  /** Stream tables that triggers keep: those to be computed anew, and triggers of those that cannot be kept. */
-  async #keepImmediate(catalog: ReadCatalog): Promise<void> {
-    for (const view of catalog.views.values()) {
-      const stream = catalog.streams.get(view.id);
-      if (stream?.refreshMode !== 'IMMEDIATE') continue;
-      const reason = wantsRebuild(view, stream, Date.now());
-      if (reason !== null) await rebuildImmediate(this.#engine, view.id, reason);
-      if (view.state === 'error' && stream.triggered) {
-        await this.#transaction([`SELECT millrace.immediate_remove(${view.id})`], `triggers of stream table ${view.id}`);
-      }
-    }
-  }
-
   /** Relations that can no longer be kept, in a transaction of their own. To be called exclusively. */
-  async fail(broken: readonly { readonly relationId: number; readonly error: Parameters<typeof failRelation>[2] }[]): Promise<void> {
+  async fail(broken: readonly BrokenVersion[]): Promise<void> {
     const statements = broken.flatMap(({ relationId, error }) => failRelation(this.#engine.state, relationId, error));
     if (statements.length === 0) return;
     const epoch = await Epoch.begin(this.#engine);
@@ -322,134 +97,17 @@ export class Reconciler {
     await this.#reload();
   }
 
-  /** Clears away what was dropped. To be called exclusively. */
+  /** Clears away what was dropped, and sees to what can no longer be kept, or can be again. To be called exclusively. */
   async clear(catalog: ReadCatalog): Promise<void> {
-    const { log } = this.#engine;
-    let cleared = false;
-    await this.#transaction(['SELECT millrace.follow_owners()'], 'grants of gates');
-    for (const relation of catalog.gone) {
-      const statements = [
-        // Triggers first: a write meanwhile would find no storage.
-        ...(relation.kind === 'view' ? [`SELECT millrace.immediate_remove(${relation.id})`] : []),
-        `DROP VIEW IF EXISTS ${definitionView(relation.id)}`,
-        `DROP VIEW IF EXISTS ${gateView(relation.id)}`,
-        ...(relation.kind === 'view' ? [`DROP TABLE IF EXISTS ${storageTable(relation.id)} CASCADE`, ...dropCaptureDdl(relation.id)] : []),
-        `DO $$ DECLARE t regclass; BEGIN FOR t IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^[wsd]${relation.id}_' LOOP EXECUTE format('DROP TABLE %s CASCADE', t); END LOOP; END $$`,
-        `DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid FROM pg_proc p WHERE p.pronamespace = 'millrace_data'::regnamespace AND p.proname ~ '^capture_s${relation.id}_' LOOP EXECUTE format('DROP FUNCTION %s', f); END LOOP; END $$`,
-        `DELETE FROM millrace.live_view_input WHERE relation_id = ${relation.id}`,
-        `DELETE FROM millrace.relation WHERE id = ${relation.id} AND NOT EXISTS (SELECT FROM millrace.live_view_input i WHERE i.input_id = ${relation.id})`,
-      ];
-      cleared = (await this.#transaction(statements, `relation ${relation.id}`)) || cleared;
-    }
-    for (const base of catalog.bases.values()) {
-      const { error } = base;
-      if (base.state !== 'failed' || error === null) continue;
-      for (const view of catalog.views.values()) {
-        if (!view.inputs.includes(base.id) || view.state === 'error' || catalog.streams.get(view.id)?.refreshMode === 'FULL') continue;
-        await this.#suspend(view.id, error);
-        cleared = true;
-      }
-    }
-    cleared = (await this.#followBases(catalog)) || cleared;
-    cleared = (await this.#resume(catalog)) || cleared;
-    await this.#keepImmediate(catalog);
-    for (const viewId of catalog.undefinedViews) {
-      const stream = catalog.streams.get(viewId);
-      if (stream !== undefined) {
-        // A column or table that it names is known by now to be the cause, if it is.
-        if (this.#engine.state.views.get(viewId)?.state === 'error') continue;
-        await this.#suspend(viewId, baseError('something it reads was dropped with CASCADE', `${stream.schema}.${stream.name}`));
-        cleared = true;
-        continue;
-      }
-      await this.fail([
-        {
-          relationId: viewId,
-          error: {
-            code: '55000',
-            message: 'materialized view has lost its definition: something it reads was dropped with CASCADE',
-            hint: 'DROP MATERIALIZED VIEW {relation}; and create it again.',
-          },
-        },
-      ]);
-    }
-    const used = new Set([...catalog.tables.values()].map((table) => table.storageId));
-    const waiting = new Set(
-      [...catalog.storages.values()].filter((storage) => storage.state !== 'live').map((storage) => storage.supersedes),
-    );
-    const removed = new Set<number>();
-    for (const storage of catalog.storages.values()) {
-      if (
-        used.has(storage.id) ||
-        (storage.resyncs !== null && storage.state !== 'dropped' && used.has(storage.resyncs)) ||
-        waiting.has(storage.id) ||
-        this.#copying.has(storage.id)
-      )
-        continue;
-      const done = await this.#transaction(
-        [
-          // A CREATE TABLE under way may just be choosing this storage: its foreign key lock makes this wait, and then fail.
-          `DELETE FROM millrace.storage WHERE id = ${storage.id}`,
-          `DROP TABLE IF EXISTS ${storageTable(storage.id)} CASCADE`,
-          `DROP TABLE IF EXISTS ${stagingTable(storage.id)}, ${spoolTable(storage.id)}`,
-          `DROP TABLE IF EXISTS ${deltaTable(storage.id)}`,
-          ...dropCaptureDdl(storage.id),
-        ],
-        `storage ${storage.id}`,
-      );
-      if (done) removed.add(storage.id);
-      cleared ||= done;
-    }
-    for (const source of catalog.goneSources) {
-      try {
-        await this.#sources.dropSlotOf(source);
-      } catch (error) {
-        log.warn(
-          { source: source.id, slot: source.slot, err: error },
-          'the slot of a dropped source could not be dropped; drop it on the origin',
-        );
-      }
-      if ([...catalog.storages.values()].some((storage) => storage.sourceId === source.id && !removed.has(storage.id))) continue;
-      await this.#transaction(
-        [`DROP VIEW IF EXISTS ${gateView(source.id)}`, `DELETE FROM millrace.source WHERE id = ${source.id}`],
-        `source ${source.id}`,
-      );
-    }
-    if (cleared) await this.#reload();
+    const done = [
+      await clearRelations(this.#engine, catalog),
+      await suspendUncaptured(this.#engine, catalog, this.#reload),
+      await followBases(this.#engine, catalog, this.#reload),
+      await resumeStreams(this.#engine, catalog, this.#reload),
+    ];
+    await keepImmediate(this.#engine, catalog);
+    done.push(await endUndefined(this.#engine, catalog, this.#reload, (broken) => this.fail(broken)));
+    done.push(await clearStorages(this.#engine, catalog, this.#copies, this.#sources));
+    if (done.includes(true)) await this.#reload();
   }
-
-  /** True when it was done; false when something holds a lock, and it is tried again later. */
-  async #transaction(statements: readonly string[], what: string): Promise<boolean> {
-    const { session, log } = this.#engine;
-    try {
-      await session.query(`BEGIN; SET LOCAL lock_timeout = '200ms'; ${statements.join('; ')}; COMMIT`);
-      return true;
-    } catch (error) {
-      await session.query('ROLLBACK').catch(() => undefined);
-      if (!(error instanceof PostgresError)) throw error;
-      log.debug({ what, err: error }, 'not cleared away yet');
-      return false;
-    }
-  }
-}
-
-/** Names of the columns that can be copied, by attnum: the others are of a type that the storage does not have, and no version that can be read shows them. */
-function copiedNames({ columns }: Storage, origin: OriginTable): ReadonlyMap<number, string> {
-  const types = new Map(columns.filter(({ lost }) => lost !== true).map((column) => [column.attnum, column]));
-  return new Map(
-    origin.columns.flatMap(({ attnum, name, formattedType }) => {
-      const column = types.get(attnum);
-      return column !== undefined && (column.originType === formattedType || column.type === 'text') ? [[attnum, name]] : [];
-    }),
-  );
-}
-
-/** Versions show the storage, or the one it is a copy for. */
-function isWanted({ tables }: Pick<ReadCatalog, 'tables'>, storage: Storage): boolean {
-  return [...tables.values()].some((table) => table.storageId === (storage.resyncs ?? storage.id));
-}
-
-/** Why a view over this table, as it is now, cannot be kept; null: it can. */
-function problemNow(base: BaseTable, view: LiveView<ViewPlan>): string | null {
-  return baseProblem(base, { id: base.id, name: base.name, columns: base.columnsNow, parts: null }, usedAttnums(view.plan, base.id));
 }

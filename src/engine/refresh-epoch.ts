@@ -3,7 +3,7 @@
  * Invariant: it reads ordinary tables at one snapshot, and their deltas are exactly the transactions that this snapshot sees and no
  * earlier one of these epochs saw; which they are is recorded (the snapshot) together with what was made of them.
  */
-import { type BaseTable, type LiveView, type RelationError, storageTable, triggerTable } from '../catalog/model.ts';
+import { type BaseTable, type LiveView, storageTable, triggerTable } from '../catalog/model.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
@@ -29,10 +29,11 @@ import {
 import type { BaseRows, BaseTransaction } from './base/transactions.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { Epoch, type EpochSnapshot, LockRefusedError, requireStatementError } from './epoch.ts';
-import { alert } from './streams/bookkeeping.ts';
+import { reach } from './fault-points.ts';
 import type { DueReason } from './streams/due.ts';
 import type { StreamMemory } from './streams/memory.ts';
 import { type Refreshed, refreshView } from './streams/refresh.ts';
+import { suspend } from './streams/suspend.ts';
 
 export interface RefreshRequest {
   readonly due: ReadonlyMap<number, DueReason>;
@@ -147,10 +148,12 @@ class RefreshRun {
   /** To be called when every transaction that the snapshot sees has been decoded. */
   async run(tables: readonly string[]): Promise<RefreshResult> {
     const { capture, due } = this.#request;
+    reach('refresh.snapshot-taken');
     const transactions = capture === null ? [] : capture.runner.visible(this.#snapshot.visible);
     await this.#takeIn(transactions);
     for (const baseId of this.#logged) await this.#takeLogged(baseId);
     const rows = this.#log.rows;
+    reach('refresh.changes-in');
     if (capture !== null) this.#epoch.sendAll([progressSql(this.#snapshot)]);
     const population = await this.#beginPopulation(tables);
     const finished: Refreshed[] = [];
@@ -186,6 +189,7 @@ class RefreshRun {
       },
       population,
     );
+    reach('refresh.committed');
     this.#log.committed(this.#snapshot.number);
     for (const outcome of finished) {
       outcome.committed();
@@ -350,19 +354,7 @@ class RefreshRun {
 
 const isLogged = (base: BaseTable | undefined): boolean => base?.state === 'captured' && base.method === 'trigger';
 
-/** Puts a stream table aside, with the error that says why, within an epoch. */
-export async function suspend(engine: EngineContext, epoch: Epoch, viewId: number, error: RelationError): Promise<void> {
-  const stream = engine.state.streams.get(viewId);
-  await epoch.fail(viewId, error);
-  await epoch.run([
-    `UPDATE millrace.stream_table SET status = 'SUSPENDED', status_reason = ${quoteLiteral(error.message)}, delta_lost = coalesce(delta_lost, 'it was suspended')
-      WHERE relation_id = ${viewId}`,
-    ...(stream?.triggered === true ? [`UPDATE millrace.immediate SET mode = 'off' WHERE relation_id = ${viewId}`] : []),
-  ]);
-  if (stream !== undefined) await engine.session.executeAll([alert(stream, 'auto_suspended', { reason: error.message })]);
-}
-
-/** Those who have asked for these refreshes wait for the end of this epoch (millrace.refresh_outcome). */
+/** Those who have asked for these refreshes wait for the end of this epoch (millrace.refresh_outcomes). */
 const underWay = (viewIds: readonly number[]): Execution => ({
   name: 'under_way',
   sql: 'SELECT pg_try_advisory_xact_lock(1835625581, (v % 2147483647)::integer) FROM unnest($1::bigint[]) v',

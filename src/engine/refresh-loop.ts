@@ -12,6 +12,7 @@ import { type RefreshRequest, type RefreshResult, refreshEpoch } from './refresh
 import { type Due, type DueReason, dueViews, isImmediate } from './streams/due.ts';
 import { StreamMemory } from './streams/memory.ts';
 import { letGoOfMost, trimLogs, vacuumLogs } from './streams/tidying.ts';
+import { answerUnchanged } from './streams/unchanged.ts';
 
 /** How long transactions may wait for a view to become due, and how many bytes of them. */
 const longestWaitMs = 10_000;
@@ -30,6 +31,9 @@ const longestPauseMs = 250;
  * and what it saves goes to those who write.
  */
 const gatherMs = 20;
+/** Nor do they take more than a fifth of the time, as long as that is not much. */
+const share = 5;
+const longestGatherMs = 200;
 /** Transactions in an epoch from which they are many. */
 const many = 4;
 
@@ -56,12 +60,12 @@ export class RefreshLoop {
 
   /** Takes a request from its notification (millrace.request_refresh). False: the catalog has to be read. */
   asked(payload: string | undefined): boolean {
-    const [, id, request] = /^refresh (\d+) (\d+)$/.exec(payload ?? '') ?? [];
+    const [, id, request, xid] = /^refresh (\d+) (\d+) (\d+)$/.exec(payload ?? '') ?? [];
     const { state } = this.#engine;
     if (isImmediate(state, Number(id))) return false;
     // One that is not populated, or stands still, is not refreshed as it is.
     if (state.views.get(Number(id))?.state !== 'ready' || state.streams.get(Number(id))?.status !== 'ACTIVE') return false;
-    this.memory.asked(Number(id), Number(request));
+    this.memory.asked(Number(id), { number: Number(request), xid: Number(BigInt(xid ?? 0) & 0xffffffffn) });
     return true;
   }
 
@@ -76,14 +80,17 @@ export class RefreshLoop {
     const views = new Map([...due.views].filter(([id]) => this.#possible(id)));
     if (views.size === 0 && !drains) return false;
     if (!drains && this.#gathers(views, now)) return false;
+    if (runner !== null && (await answerUnchanged(this.#engine, this.memory, runner, views)) && views.size === 0 && !drains) return true;
     const readsBase = drains || [...views.keys()].some((id) => this.#readsCaptured(id));
+    const begun = performance.now();
     const result = await refreshEpoch(this.#engine, this.memory, {
       due: views,
       triggers: this.#capture.touched,
       capture: runner !== null && readsBase ? { capture: this.#capture, runner } : null,
     });
     this.#after(result);
-    this.#followAt = result.kind === 'done' && result.taken >= many ? now + gatherMs : 0;
+    const gathers = Math.min(Math.max(gatherMs, share * (performance.now() - begun)), longestGatherMs);
+    this.#followAt = result.kind === 'done' && result.taken >= many ? now + gathers : 0;
     if (result.kind === 'done' && readsBase) this.#lastEpochAt = now;
     return result.kind === 'done';
   }

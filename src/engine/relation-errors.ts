@@ -58,6 +58,68 @@ export function failRelation(state: CatalogState, relationId: number, error: Rel
   return statements;
 }
 
+/** Versions that can be read again, and the views that were not kept because of them: those are filled anew. */
+export function revived(state: CatalogState, tables: ReadonlySet<number>): string[] {
+  const views = dependentViews(state, tables).filter((id) => {
+    const view = state.views.get(id);
+    return view?.state === 'error' && tables.has(view.error?.cause ?? 0);
+  });
+  const ready = 'error = NULL, state_since = now()';
+  return [
+    ...[...tables].flatMap((id) => [
+      relationGate(state, id, 'ready'),
+      `UPDATE millrace.relation SET state = 'ready', ${ready} WHERE id = ${id} AND state = 'error'`,
+    ]),
+    ...views.flatMap((id) => [
+      relationGate(state, id, 'pending'),
+      `UPDATE millrace.relation SET state = 'pending', ${ready} WHERE id = ${id} AND state = 'error'`,
+    ]),
+  ];
+}
+
+/** What is said of a version some of whose rows have come or gone without the origin's telling. */
+export function missedError(options: { readonly reference: string; readonly problem: string; readonly source: string }): RelationError {
+  const { reference, problem, source } = options;
+  return {
+    code: '55000',
+    message: `source table ${reference} ${problem}`,
+    detail: 'The origin sends no rows for that.',
+    hint: `ALTER SOURCE ${source} RESYNC;`,
+    resync: true,
+  };
+}
+
+/** What is said of a version whose column was written anew at the origin, perhaps with other values. `type`: the type it has got; null: it kept its own. */
+export function rewrittenError(options: {
+  readonly reference: string;
+  readonly source: string;
+  readonly name: string;
+  readonly type: string | null;
+  readonly isMendable: boolean;
+}): RelationError {
+  const { reference, source, name, type, isMendable } = options;
+  return {
+    code: '42703',
+    message: `source table schema has been altered: column "${name}" of ${reference} was written anew${type === null ? '' : ` as ${type}`}`,
+    detail: 'The origin sends no rows for ALTER TABLE .. TYPE .. USING, so what they hold now is not known here; other tables go on.',
+    hint: isMendable
+      ? `ALTER SOURCE ${source} RESYNC;`
+      : `DROP TABLE {relation} CASCADE; CREATE TABLE {relation} FROM SOURCE ${source} (REFERENCE ${reference});`,
+    ...(isMendable ? { resync: true } : {}),
+  };
+}
+
+/** What is said when the table is gone, or a column is not published: it may come back. */
+export function absentError(options: { readonly reference: string; readonly problem: string; readonly source: string }): RelationError {
+  const { reference, problem, source } = options;
+  return {
+    ...alteredError(options),
+    hint: `When ${reference} has it again: ALTER SOURCE ${source} RESYNC; else: DROP TABLE {relation} CASCADE;`,
+    resync: true,
+    message: `source table schema has been altered: ${problem}`,
+  };
+}
+
 /** What is said of a version whose column is gone at the origin. `{relation}` in the hint is filled with the relation's name when it is read. */
 export function alteredError(options: { readonly reference: string; readonly problem: string; readonly source: string }): RelationError {
   return {

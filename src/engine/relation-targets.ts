@@ -8,12 +8,16 @@ import type { ServerAddress } from '../config.ts';
 import { openOrigin } from '../replication/origin.ts';
 import { describeTables, type OriginTable, shapeOf, type TableShape } from '../replication/origin-tables.ts';
 import type { RelationMessage } from '../replication/pgoutput.ts';
+import { isRehashed } from './apply-sql.ts';
+import type { ShapeStep } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
-import { type BrokenVersion, brokenVersions, columnPlaces, lostColumns } from './schema-change.ts';
+import type { NewShape } from './follow-shape.ts';
+import { type BrokenVersion, brokenVersions, columnPlaces, lostColumns, type OriginShape } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
-import type { ResolvedRelation, ResolvedTarget } from './source-runner.ts';
+import type { ResolvedRelation, ResolvedTarget, StreamPlace } from './stream-targets.ts';
+import { widening } from './type-widening.ts';
 
-export function storagesOf({ state }: EngineContext, sourceId: number): Storage[] {
+export function storagesOf({ state }: Pick<EngineContext, 'state'>, sourceId: number): Storage[] {
   return [...state.storages.values()].filter((storage) => storage.sourceId === sourceId);
 }
 
@@ -22,26 +26,49 @@ export async function resolveRelation(
   engine: EngineContext,
   source: SourceRow,
   message: RelationMessage,
-  shape: TableShape | null,
-  report: (versions: readonly BrokenVersion[]) => void,
+  { shape, last, mayLearn, isCurrent }: StreamPlace,
+  { ahead, follow, report }: Following,
 ): Promise<ResolvedRelation> {
   const storages = storagesOf(engine, source.id).filter(
     (storage) => storage.originOid === message.oid && !storage.stale && ['copying', 'copied', 'live'].includes(storage.state),
   );
-  if (storages.length === 0 || source.address === null) return { targets: [], asked: null };
+  if (storages.length === 0 || source.address === null) return { targets: [], asked: null, steps: [] };
+  const here = (): Storage[] => storages.map((storage) => ahead(storage));
+  const published = shape === null || !isCurrent ? null : publishedBy(message, shape);
+  for (const storage of storages) {
+    const broken = published === null ? [] : brokenVersions(ahead(storage), engine.state.tables.values(), published, source.name, last);
+    if (storage.state === 'live' && broken.length > 0) report(broken);
+  }
   if (shape !== null && storages.every((storage) => storage.state === 'live'))
-    return { targets: storages.map((storage) => placed(storage, message, attnumsOf(shape), typesOf(shape), shape)), asked: null };
+    return {
+      targets: here().map((storage) => placed(storage, message, attnumsOf(shape), typesOf(shape), published ?? shape)),
+      asked: null,
+      steps: [],
+    };
   const { origin, types } = await ask(source, source.address, message);
   for (const storage of storages) {
     // Judged by what the origin has now: a message from before a column was added lacks it too, and that breaks nothing.
-    const broken = brokenVersions(storage, engine.state.tables.values(), origin, source.name);
+    const broken = brokenVersions(ahead(storage), engine.state.tables.values(), origin, source.name, last);
     if (broken.length > 0) report(broken);
   }
+  const steps =
+    mayLearn && shape === null && origin !== null
+      ? follow({ before: last, after: shapeOf(origin), rewriting: 'unknown', addsEmpty: true })
+      : [];
   const attnums = shape === null ? attnumsByName(storages, origin) : attnumsOf(shape);
   return {
-    targets: storages.map((storage) => placed(storage, message, attnums, types, shape ?? origin)),
+    targets: here().map((storage) => placed(storage, message, attnums, types, published ?? shape ?? origin)),
     asked: origin === null ? null : shapeOf(origin),
+    steps,
   };
+}
+
+export interface Following {
+  /** A storage as it will be once what is on its way has reached it. */
+  readonly ahead: (storage: Storage) => Storage;
+  /** What the new shape of a table asks of its storages. */
+  readonly follow: (shape: NewShape) => readonly ShapeStep[];
+  readonly report: (versions: readonly BrokenVersion[]) => void;
 }
 
 /** The table of a Relation message as the origin has it now, and the types of the message by the names of its columns. */
@@ -70,16 +97,30 @@ function placed(
   message: RelationMessage,
   attnums: ReadonlyMap<string, number>,
   types: ReadonlyMap<string, string>,
-  table: TableShape | null,
+  table: OriginShape | null,
 ): ResolvedTarget {
   const typeOf = new Map(message.columns.flatMap(({ name }) => (attnums.has(name) ? [[attnums.get(name), types.get(name)]] : [])));
-  const unusable = storage.columns.filter(
-    ({ attnum, type, originType }) => type !== 'text' && typeOf.has(attnum) && typeOf.get(attnum) !== originType,
-  );
+  // A row from before a column got its wider type is good, too.
+  const unusable = storage.columns.filter(({ attnum, type, originType }) => {
+    const sent = typeOf.get(attnum);
+    return type !== 'text' && sent !== undefined && sent !== originType && widening(sent, originType) === null;
+  });
   const columns = columnPlaces(storage, message.columns, attnums, new Set(unusable.map(({ attnum }) => attnum)));
   const known = storage.columns.flatMap(({ attnum, lost }) => (lost === true ? [attnum] : []));
   const lost = storage.keyAttnums.length > 0 ? [] : [...known, ...lostColumns(storage, table)];
-  return { storage, columns, spool: storage.state !== 'live', lost };
+  return {
+    storage,
+    columns,
+    spool: storage.state !== 'live',
+    lost,
+    rehash: lost.length > 0 || (storage.keyAttnums.length === 0 && isRehashed(storage)),
+  };
+}
+
+/** The origin sends nothing of a column that its publication has not. */
+function publishedBy(message: RelationMessage, shape: TableShape): OriginShape {
+  const names = new Set(message.columns.map(({ name }) => name));
+  return { ...shape, publishedColumns: shape.columns.flatMap(({ attnum, name }) => (names.has(name) ? [attnum] : [])) };
 }
 
 const attnumsOf = (shape: TableShape): ReadonlyMap<string, number> => new Map(shape.columns.map(({ name, attnum }) => [name, attnum]));

@@ -6,23 +6,34 @@
 import { type Storage, spoolTable, stagingTable, storageColumn, storageTable } from '../catalog/model.ts';
 import { createSpool, createStaging, createStorage, storageKey } from '../catalog/storage-ddl.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
-import type { TableShape } from '../replication/origin-tables.ts';
-import { forgetColumns, imageOf, rowHash, without } from './apply-sql.ts';
+import type { OriginTable, TableShape } from '../replication/origin-tables.ts';
+import { quoteLiteral } from '../sql/quote.ts';
+import { forgetColumns, imageOf, isRehashed, rowHash, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
-import { dependentViews, relationGate } from './relation-errors.ts';
+import { reach } from './fault-points.ts';
+import { revived } from './relation-errors.ts';
 import { storagesOf } from './relation-targets.ts';
 import { brokenVersions, lostColumns } from './schema-change.ts';
 import { freePlanner } from './session-settings.ts';
 import type { SourceRow } from './source-row.ts';
 import type { SourceRunner } from './source-runner.ts';
-import { applySpool } from './table-copy.ts';
+import { applySpool } from './spool.ts';
+import { afresh } from './table-copy.ts';
+import { widenedColumns, widenStorage } from './widen.ts';
 
 /**
  * Marks every table of a source for it. `startLsn`: where the new slot begins; null: the slot is good. Copies under way begin again.
+ * `gone`: tables that are there no more, with what has taken their place.
  * To be called exclusively, with no stream running.
  */
-export async function beginResync(engine: EngineContext, source: SourceRow, startLsn: Lsn | null, timeline: number): Promise<void> {
+export async function beginResync(
+  engine: EngineContext,
+  source: SourceRow,
+  startLsn: Lsn | null,
+  timeline: number,
+  gone: ReadonlyMap<number, OriginTable | null>,
+): Promise<void> {
   const storages = storagesOf(engine, source.id);
   const statements = [
     `UPDATE millrace.source SET resync_requested = false, timeline = ${timeline} WHERE id = ${source.id}`,
@@ -34,16 +45,24 @@ export async function beginResync(engine: EngineContext, source: SourceRow, star
         ]),
   ];
   for (const storage of storages) {
+    const successor = gone.get(storage.originOid);
+    if (successor === null) {
+      // There is nothing to copy: what it has said goes on being said.
+      statements.push(
+        `UPDATE millrace.storage SET ${storage.resyncs === null ? 'stale = false' : "state = 'dropped'"} WHERE id = ${storage.id}`,
+      );
+      continue;
+    }
+    if (successor !== undefined)
+      statements.push(
+        `UPDATE millrace.storage SET origin_oid = ${successor.oid}, origin_schema = ${quoteLiteral(successor.schema)}, origin_name = ${quoteLiteral(successor.name)} WHERE id = ${storage.id}`,
+      );
     if (storage.state === 'live') {
       const copy = storages.find((other) => other.resyncs === storage.id);
       statements.push(`UPDATE millrace.storage SET stale = true WHERE id = ${storage.id}`);
       if (copy === undefined) statements.push(...(await createCopy(engine, storage)));
     } else if (storage.state === 'copying' || storage.state === 'copied') {
-      statements.push(
-        `TRUNCATE ${storageTable(storage.id)}`,
-        `TRUNCATE ${spoolTable(storage.id)}`,
-        `UPDATE millrace.storage SET state = 'new', rows_copied = 0, bytes_copied = 0, copy_snapshot = NULL, copy_lsn = NULL WHERE id = ${storage.id}`,
-      );
+      statements.push(...afresh(storage));
     }
   }
   const epoch = await Epoch.begin(engine);
@@ -80,22 +99,30 @@ export async function finishResync(
     await epoch.apply(batch);
     reached = batch.endLsn ?? reached;
   }
+  if (copies.some(({ id }) => epoch.isCopiedAgain(id))) {
+    await epoch.commit(reached === null ? new Map() : new Map([[runner.source.id, reached]]));
+    return reached;
+  }
   await epoch.run([freePlanner]);
-  const revived = new Set<number>();
+  const mended = new Set<number>();
   for (const copy of copies) {
-    const storage = state.storages.get(copy.resyncs ?? 0);
-    if (storage === undefined) continue;
-    const shape = shapes.get(storage.originOid) ?? null;
+    const stored = state.storages.get(copy.resyncs ?? 0);
+    if (stored === undefined) continue;
+    const shape = shapes.get(stored.originOid) ?? null;
+    // As wide as what is to be written to it.
+    const types = copy.columns.map(({ attnum, originType }) => ({ attnum, formattedType: originType }));
+    const storage = await widenStorage(engine, epoch, stored, widenedColumns(stored, { columns: types }));
     const lost = { copy: lostColumns(copy, shape), storage: lostColumns(storage, shape) };
     if (lost.copy.length > 0) await epoch.run(forgetColumns(copy, lost.copy));
     if (lost.storage.length > 0) await epoch.run(forgetColumns(storage, lost.storage));
-    await applySpool(engine, without(copy, lost.copy));
+    await applySpool(engine.session, without(copy, lost.copy));
     await epoch.run(differenceSql(copy, without(storage, lost.storage)));
     epoch.touch(storage.id);
     const broken = new Set(brokenVersions(storage, state.tables.values(), shape, runner.source.name).map(({ relationId }) => relationId));
     for (const table of state.tables.values())
-      if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id)) revived.add(table.id);
+      if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id)) mended.add(table.id);
   }
+  reach('resync.difference-written');
   await epoch.run([
     "SET LOCAL lock_timeout = '5s'",
     ...copies.flatMap((copy) => [
@@ -103,30 +130,13 @@ export async function finishResync(
       `DELETE FROM millrace.storage WHERE id = ${copy.id}`,
       `DROP TABLE ${storageTable(copy.id)}, ${stagingTable(copy.id)}, ${spoolTable(copy.id)}`,
     ]),
-    ...revive(engine, revived),
+    ...revived(state, mended),
     'SET LOCAL lock_timeout = 0',
   ]);
+  reach('resync.copies-dropped');
   await epoch.commit(reached === null ? new Map() : new Map([[runner.source.id, reached]]));
+  reach('resync.finished');
   return reached;
-}
-
-/** Versions that can be read again, and the views that were not kept because of them: those are filled anew. */
-function revive({ state }: EngineContext, tables: ReadonlySet<number>): string[] {
-  const views = dependentViews(state, tables).filter((id) => {
-    const view = state.views.get(id);
-    return view?.state === 'error' && tables.has(view.error?.cause ?? 0);
-  });
-  const ready = 'error = NULL, state_since = now()';
-  return [
-    ...[...tables].flatMap((id) => [
-      relationGate(state, id, 'ready'),
-      `UPDATE millrace.relation SET state = 'ready', ${ready} WHERE id = ${id} AND state = 'error'`,
-    ]),
-    ...views.flatMap((id) => [
-      relationGate(state, id, 'pending'),
-      `UPDATE millrace.relation SET state = 'pending', ${ready} WHERE id = ${id} AND state = 'error'`,
-    ]),
-  ];
 }
 
 /** Makes the storage hold the rows of the copy, writing only rows that differ. Rows are compared as text: equal is not always the same. */
@@ -146,7 +156,7 @@ export function differenceSql(copy: Storage, storage: Storage): string[] {
     ];
   }
   // Once columns were lost the stored hash is not the one that a copy comes with.
-  const hash = (row: string): string => (storage.columns.some((column) => column.lost === true) ? rowHash(image(row)) : `${row}.h`);
+  const hash = (row: string): string => (isRehashed(storage) ? rowHash(image(row)) : `${row}.h`);
   const counted = (table: string): string =>
     `(SELECT ${hash('t')} AS h, ${image('t')} AS image, count(*) AS n FROM ${table} t GROUP BY 1, 2)`;
   const placed = (table: string): string =>

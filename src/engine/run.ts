@@ -1,7 +1,6 @@
 /**
  * The engine of one database: becomes leader, then turns what the streams bring into epochs.
  * Invariant: crash only. Whatever is unexpected ends the process; the next leader begins from what is committed.
- * Leadership is an advisory lock held by the very session that runs the epochs, and a token each epoch checks.
  */
 import type { Client } from 'pg';
 import { ensureCatalog } from '../catalog/install.ts';
@@ -20,7 +19,9 @@ import type { EngineContext } from './context.ts';
 import { Cutovers } from './cutover.ts';
 import { DeltaTables } from './delta-tables.ts';
 import { Epoch } from './epoch.ts';
+import { reach, reachSoon } from './fault-points.ts';
 import { Gathering } from './gathering.ts';
+import { becomeLeader, startHeartbeat } from './leadership.ts';
 import { quickEpoch } from './quick-epoch.ts';
 import { Reconciler } from './reconcile.ts';
 import { RefreshLoop } from './refresh-loop.ts';
@@ -41,8 +42,6 @@ export interface EngineHooks {
   failed?(error: unknown): void;
 }
 
-/** Two-part advisory lock of the leader ("mill" in ASCII, then 2). */
-const leaderLock = '1835625580, 2';
 const watchEveryMs = 1000;
 /** How often tables that are captured by triggers are looked at. */
 const lookEveryMs = 250;
@@ -52,16 +51,24 @@ const tickEveryMs = 500;
 
 export async function runEngine(config: EngineConfig, hooks: EngineHooks): Promise<{ stop(): Promise<void> }> {
   const log = createLogger('engine').child({ database: config.database });
-  const admin = await connectPg(config.upstream, { database: config.database, applicationName: 'millrace engine' });
   const session = await connectRaw(config.upstream, {
     database: config.database,
     applicationName: 'millrace epochs',
     settings: epochSettings,
   });
-  await ensureCatalog(admin, config.secretKey);
+  // By this name what is left of an engine is found.
+  const applicationName = `millrace engine ${session.backendPid}`;
+  const admin = await connectPg(config.upstream, { database: config.database, applicationName });
   const loop = new EngineLoop(config, hooks, log, admin, session);
+  const heartbeat = await startHeartbeat(config.upstream, config.database, session.backendPid, (error) => loop.lost(error));
+  await ensureCatalog(admin, config.secretKey);
   void loop.run();
-  return { stop: () => loop.stop() };
+  return {
+    stop: async () => {
+      await loop.stop();
+      await heartbeat.stop();
+    },
+  };
 }
 
 class EngineLoop {
@@ -78,6 +85,9 @@ class EngineLoop {
   #tasks: (() => Promise<void>)[] = [];
   #broken: BrokenVersion[] = [];
   #timers: NodeJS.Timeout[] = [];
+  /** Why the engine is to end; null: it is not. */
+  #failure: unknown = null;
+  #over = false;
   readonly #gathering = new Gathering();
   /** Committed and not yet known to be on disk. */
   #unflushed: (() => void)[] = [];
@@ -91,12 +101,21 @@ class EngineLoop {
   }
 
   run(): Promise<void> {
-    this.#ended = this.#lead().catch((error: unknown) => {
-      if (this.#stopping) return;
-      this.#log.error({ err: error }, 'engine ends');
-      this.#hooks.failed?.(error);
-    });
+    this.#ended = this.#lead().catch((error: unknown) => this.#end(error));
     return this.#ended;
+  }
+
+  /** The upstream does not answer: what waits for it would do so in vain. */
+  lost(error: Error): void {
+    this.#session.destroy(error);
+    this.#end(error);
+  }
+
+  #end(error: unknown): void {
+    if (this.#stopping || this.#over) return;
+    this.#over = true;
+    this.#log.error({ err: error }, 'engine ends');
+    this.#hooks.failed?.(error);
   }
 
   async stop(): Promise<void> {
@@ -106,6 +125,11 @@ class EngineLoop {
     for (const timer of this.#timers) clearInterval(timer);
     await this.#session.close().catch(() => undefined);
     await this.#admin.end().catch(() => undefined);
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= error;
+    this.#kick();
   }
 
   #kick(): void {
@@ -126,26 +150,16 @@ class EngineLoop {
     });
   }
 
-  async #becomeLeader(): Promise<bigint | null> {
-    for (;;) {
-      if (this.#stopping) return null;
-      const [locked] = await this.#session.query(`SELECT pg_try_advisory_lock(${leaderLock})`);
-      if (locked?.rows[0]?.[0] === 't') break;
-      this.#woken = false;
-      await this.#pause(500);
-    }
-    const [token] = await this.#session.query('UPDATE millrace.epoch SET token = token + 1 RETURNING token');
-    return BigInt(token?.rows[0]?.[0] ?? '0');
+  async #untilLook(ms: number): Promise<'go on' | 'end'> {
+    this.#woken = this.#stopping;
+    await this.#pause(ms);
+    return this.#stopping ? 'end' : 'go on';
   }
 
   async #lead(): Promise<void> {
-    const token = await this.#becomeLeader();
+    const token = await becomeLeader(this.#session, this.#log, (ms) => this.#untilLook(ms));
     if (token === null) return;
-    let broken: unknown = null;
-    const fail = (error: unknown): void => {
-      broken ??= error;
-      this.#kick();
-    };
+    const fail = (error: unknown): void => this.#fail(error);
     this.#session.onClose((error) => fail(error ?? new Error('the upstream closed the session')));
     this.#admin.on('error', fail);
     let takes: (payload: string | undefined) => boolean = () => false;
@@ -215,12 +229,13 @@ class EngineLoop {
     const subscriptions = new Subscriptions(engine, reload);
     await cutovers.recover();
     await reconciler.recover();
+    reach('leader.recovered');
     this.#startTimers(engine, sources, capture, refreshes);
     this.#timers.push(setInterval(() => subscriptions.tick(), tickEveryMs));
     this.#hooks.ready();
     this.#log.info({ token: String(token) }, 'leading');
 
-    const failed = (): unknown => broken;
+    const failed = (): unknown => this.#failure;
     while (!this.#stopping) {
       this.#woken = false;
       if (failed() !== null) throw failed();
@@ -235,7 +250,7 @@ class EngineLoop {
         sinks.follow();
       }
       for (const task of this.#tasks.splice(0)) await task();
-      if (this.#broken.length > 0) await reconciler.fail(this.#broken.splice(0));
+      await this.#failBroken(reconciler);
       const worked = await this.#work(engine, sources, reconciler, failed);
       const refreshed = !this.#catalogDue && (await refreshes.work());
       if (!worked && !refreshed && !this.#catalogDue && this.#tasks.length === 0)
@@ -250,6 +265,7 @@ class EngineLoop {
   async #acknowledge(): Promise<void> {
     const waiting = this.#unflushed.splice(0);
     if (waiting.length === 0) return;
+    reach('acknowledge.committed-not-flushed');
     const asked = await this.#admin.query<{ lsn: string }>('SELECT pg_current_wal_insert_lsn() AS lsn');
     for (;;) {
       const flushed = await this.#admin.query<{ done: boolean }>('SELECT pg_current_wal_flush_lsn() >= $1::pg_lsn AS done', [
@@ -258,11 +274,12 @@ class EngineLoop {
       if (flushed.rows[0]?.done === true) break;
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
+    reach('acknowledge.flushed-not-sent');
     for (const then of waiting) then();
+    reachSoon('acknowledge.sent');
   }
 
   #startTimers(engine: EngineContext, sources: SourceManager, capture: BaseCapture, refreshes: RefreshLoop): void {
-    let watching = false;
     const bases = new BaseWatch();
     let acknowledging = false;
     this.#timers.push(
@@ -284,14 +301,7 @@ class EngineLoop {
           .changed(this.#admin, engine.state)
           .then((changed) => changed && engine.wake())
           .catch((error: unknown) => engine.fail(error));
-        if (watching) return;
-        watching = true;
-        void sources
-          .watch()
-          .catch((error: unknown) => engine.fail(error))
-          .finally(() => {
-            watching = false;
-          });
+        void sources.watch().catch((error: unknown) => engine.fail(error));
       }, watchEveryMs),
       setInterval(() => capture.look(), lookEveryMs),
       setInterval(() => {
@@ -314,8 +324,9 @@ class EngineLoop {
       performance.now(),
       taken.reduce((sum, { batch }) => sum + batch.transactions, 0),
     );
+    reach('small.batch-taken');
     // What a change of the origin's schema means is written before the rows that came after it can be read.
-    if (this.#broken.length > 0) await reconciler.fail(this.#broken.splice(0));
+    await this.#failBroken(reconciler);
     const whole = taken.flatMap(({ runner, batch }) => (batch.endLsn === null ? [] : [{ runner, batch, lsn: batch.endLsn }]));
     if (whole.length > 0) {
       const positions = new Map(whole.map(({ runner, lsn }) => [runner.source.id, lsn]));
@@ -331,14 +342,23 @@ class EngineLoop {
     return true;
   }
 
+  async #failBroken(reconciler: Reconciler): Promise<void> {
+    if (this.#broken.length === 0) return;
+    reach('ddl.epoch-waits');
+    await reconciler.fail(this.#broken.splice(0));
+    reach('ddl.versions-failed');
+  }
+
   /** A transaction that comes in parts: its epoch stays open until its commit has come. */
   async #large(engine: EngineContext, sources: SourceManager, runner: SourceRunner, first: Batch, failed: () => unknown): Promise<void> {
     const epoch = await Epoch.begin(engine);
     let batch: Batch | null = first;
+    reach('large.begun');
     for (;;) {
       for (const version of this.#broken.splice(0)) await epoch.fail(version.relationId, version.error);
       await epoch.apply(batch);
       if (batch.endLsn !== null) break;
+      reach('large.part-applied');
       batch = await this.#rest(runner, sources, failed);
       if (batch === null) {
         // The stream broke in the middle of a transaction: it comes again, whole.
@@ -346,12 +366,14 @@ class EngineLoop {
         return;
       }
     }
+    reach('large.last-applied');
     await epoch.commit(new Map([[runner.source.id, batch.endLsn]]));
     this.#reached(engine, runner, batch.endLsn);
   }
 
   #reached(engine: EngineContext, runner: SourceRunner, lsn: Lsn): void {
     runner.committed(lsn);
+    reach('small.recorded');
     this.#unflushed.push(() => runner.flushed(lsn));
     if (copiedOf(engine, runner.source.id)) this.#catalogDue = true;
   }

@@ -3,27 +3,39 @@
  * Invariant: columns are followed by attnum: a rename changes nothing, a drop or another type ends the versions that show the column, and only those.
  */
 import type { RelationError, Storage, TableVersion } from '../catalog/model.ts';
+import type { OriginColumn, TableShape } from '../replication/origin-tables.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
-import { alteredError } from './relation-errors.ts';
+import { absentError, alteredError } from './relation-errors.ts';
+import { mayFollow } from './type-widening.ts';
 
 /** An origin table as it is now, as far as needed here. */
 export interface OriginShape {
   readonly schema: string;
   readonly name: string;
-  readonly columns: readonly { readonly attnum: number; readonly name: string; readonly formattedType: string }[];
+  readonly columns: readonly OriginShapeColumn[];
+  /** attnums; null: all. */
+  readonly publishedColumns?: readonly number[] | null;
 }
+
+type OriginShapeColumn = { readonly attnum: number; readonly name: string; readonly formattedType: string } & Partial<
+  Pick<OriginColumn, 'typeOid' | 'typmod'>
+>;
 
 export interface BrokenVersion {
   readonly relationId: number;
   readonly error: RelationError;
 }
 
-/** Versions that can no longer be kept, with the reason. `origin` null: the table is gone. */
+/**
+ * Versions that can no longer be kept, with the reason. `origin` null: the table is gone; `last`: what the stream has told of it. A wider type
+ * is followed in the order of the stream, and refused there if it must be.
+ */
 export function brokenVersions(
   storage: Storage,
   versions: Iterable<TableVersion>,
   origin: OriginShape | null,
   source: string,
+  last?: TableShape,
 ): BrokenVersion[] {
   const oldReference = `${quoteIdentifier(storage.originSchema)}.${quoteIdentifier(storage.originName)}`;
   const reference = origin === null ? oldReference : `${quoteIdentifier(origin.schema)}.${quoteIdentifier(origin.name)}`;
@@ -33,8 +45,16 @@ export function brokenVersions(
   for (const version of versions) {
     if (version.storageId !== storage.id) continue;
     const needed = [...version.columns.map((column) => column.attnum), ...storage.keyAttnums];
-    const problem = origin === null ? `table ${shownReference} was dropped` : firstProblem(storage, needed, now, shownReference);
+    const left = version.columns.find(({ was }) => was !== undefined);
+    const absent = origin === null ? `table ${shownReference} was dropped` : unpublishedColumn(storage, needed, origin, shownReference);
+    const problem =
+      origin === null
+        ? null
+        : left !== undefined
+          ? `column "${left.name}" of ${shownReference} is no longer of type ${left.was}`
+          : firstProblem(storage, needed, now, shownReference, last);
     if (problem !== null) broken.push({ relationId: version.id, error: alteredError({ reference, problem, source }) });
+    else if (absent !== null) broken.push({ relationId: version.id, error: absentError({ reference, problem: absent, source }) });
   }
   return broken;
 }
@@ -42,26 +62,44 @@ export function brokenVersions(
 function firstProblem(
   storage: Storage,
   attnums: readonly number[],
-  now: ReadonlyMap<number, { readonly formattedType: string }>,
+  now: ReadonlyMap<number, OriginShapeColumn>,
   reference: string,
+  last?: TableShape,
 ): string | null {
   for (const attnum of attnums) {
     const column = storage.columns.find((known) => known.attnum === attnum);
     if (column === undefined) continue;
     const current = now.get(attnum);
     if (current === undefined) return `column "${column.name}" of ${reference} was dropped`;
-    // A column taken as text shows whatever type it has.
-    if (current.formattedType !== column.originType && !(column.type === 'text' && column.originType !== 'text')) {
+    // A column taken as text shows whatever type it has. A type may be called otherwise by now.
+    const known = last?.columns.find((told) => told.attnum === attnum);
+    const isSame = known !== undefined && known.typeOid === current.typeOid && known.typmod === current.typmod;
+    const isKept = current.formattedType === column.originType || (isSame && known.formattedType === column.originType);
+    if (
+      column.lost === true ||
+      (!isKept && !(column.type === 'text' && column.originType !== 'text') && !mayFollow(column, current.formattedType))
+    ) {
       return `column "${column.name}" of ${reference} changed from type ${column.originType} to ${current.formattedType}`;
     }
   }
   return null;
 }
 
+function unpublishedColumn(
+  storage: Storage,
+  attnums: readonly number[],
+  { publishedColumns }: OriginShape,
+  reference: string,
+): string | null {
+  const column = storage.columns.find(({ attnum }) => attnums.includes(attnum) && publishedColumns?.includes(attnum) === false);
+  return column === undefined ? null : `column "${column.name}" of ${reference} is no longer published`;
+}
+
 /** attnums of columns that rows without key can no longer be told apart by: the origin has them no more, or with another type. `origin` null: it is gone. */
 export function lostColumns(storage: Storage, origin: OriginShape | null): number[] {
   if (storage.keyAttnums.length > 0 || origin === null) return [];
-  const now = new Map(origin.columns.map((column) => [column.attnum, column.formattedType]));
+  const published = origin.columns.filter(({ attnum }) => origin.publishedColumns?.includes(attnum) !== false);
+  const now = new Map(published.map((column) => [column.attnum, column.formattedType]));
   return storage.columns
     .filter(
       ({ attnum, type, originType, lost }) => lost !== true && (!now.has(attnum) || (type !== 'text' && now.get(attnum) !== originType)),

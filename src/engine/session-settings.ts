@@ -30,3 +30,6 @@ export const epochSettings: Readonly<Record<string, string>> = {
 /** Said within a transaction before views are maintained. One statement that can be prepared, and is good in a pipeline that no BEGIN precedes. */
 export const freePlanner =
   "SELECT set_config('enable_hashjoin', 'on', true), set_config('enable_mergejoin', 'on', true), set_config('enable_seqscan', 'on', true)";
+
+/** Of sessions that copy tables: as in epochs, what is applied to a storage goes into its index. What they commit is on disk. */
+export const copySettings: Readonly<Record<string, string>> = { ...epochSettings, synchronous_commit: 'on' };

@@ -2,7 +2,7 @@
  * Every source of the database: its slot, its stream, what its origin says of its tables.
  * Invariant: a source that cannot run says so in its status row and is tried again with growing pauses; the others go on.
  */
-import type { Client } from 'pg';
+import pg, { type Client } from 'pg';
 import type { Storage } from '../catalog/model.ts';
 import type { ServerAddress } from '../config.ts';
 import { installDdlMessages, removeDdlMessages } from '../replication/ddl-messages.ts';
@@ -10,21 +10,26 @@ import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import { connectionProblem, openOrigin } from '../replication/origin.ts';
 import { identifyOrigin, type OriginIdentity } from '../replication/origin-identity.ts';
 import { describeTables, listPublished, type OriginTable, shapeOf, type TableShape } from '../replication/origin-tables.ts';
-import { createSlot, dropSlot, freeSlot, lookUpSlot, retainedWal, type SlotInfo } from '../replication/slots.ts';
-import { quoteIdentifier } from '../sql/quote.ts';
+import { createSlot, dropSlot, freeSlot, lookUpSlot, type SlotInfo } from '../replication/slots.ts';
+import { loadPostgresParser } from '../sql/postgres-parser.ts';
+import type { ShapeStep } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
+import { reach } from './fault-points.ts';
+import { followShape, type NewShape, StoragesAhead } from './follow-shape.ts';
 import { type Learned, OriginHistory, recordVersions } from './origin-history.ts';
 import { type OriginLostError, whyLost } from './origin-lost.ts';
 import { resolveRelation, storagesOf } from './relation-targets.ts';
 import { beginResync } from './resync.ts';
 import { type BrokenVersion, brokenVersions } from './schema-change.ts';
+import { reachedLsn, recordedLsn, savePosition } from './source-position.ts';
 import type { SourceRow } from './source-row.ts';
 import { SourceRunner } from './source-runner.ts';
+import { isMendable, successors } from './successors.ts';
+import { unpublished } from './unpublished.ts';
+import { watchWal } from './watch-wal.ts';
 
 const firstPauseMs = 200;
 const longestPauseMs = 10_000;
-/** Bytes of WAL kept for a slot that are worth a warning. */
-const muchWal = 1024 ** 3;
 
 export interface ManagerHooks {
   /** Some runner has a batch or a new position. */
@@ -46,7 +51,11 @@ interface Running {
   watcher: Client | null;
   /** It has been said that the origin keeps much WAL. */
   warned: boolean;
+  /** A look at it is under way. */
+  watching: boolean;
   stopped: boolean;
+  /** What the stream has told of shapes and has not reached storage. */
+  ahead: StoragesAhead;
 }
 
 export class SourceManager {
@@ -80,7 +89,17 @@ export class SourceManager {
     }
     for (const source of sources.values()) {
       if (this.#running.has(source.id)) continue;
-      const entry: Running = { source, runner: null, pauseMs: firstPauseMs, retry: null, watcher: null, warned: false, stopped: false };
+      const entry: Running = {
+        source,
+        runner: null,
+        pauseMs: firstPauseMs,
+        retry: null,
+        watcher: null,
+        warned: false,
+        watching: false,
+        stopped: false,
+        ahead: new StoragesAhead(),
+      };
       this.#running.set(source.id, entry);
       void this.#start(entry);
     }
@@ -105,10 +124,17 @@ export class SourceManager {
     try {
       const { startLsn, history } = await this.#prepareSlot(source);
       entry.source = { ...source, resyncRequested: false };
+      const ahead = new StoragesAhead();
+      entry.ahead = ahead;
+      const report = this.#hooks.broken;
+      const follow = (shape: NewShape): readonly ShapeStep[] => followShape(this.#engine, source, ahead, shape, report);
       const runner: SourceRunner = new SourceRunner(source, startLsn, history, {
-        resolve: (message, shape) => resolveRelation(this.#engine, source, message, shape, this.#hooks.broken),
-        changed: (oid, shape) => this.#changed(source, oid, shape),
-        published: (oids) => this.#published(source, oids),
+        resolve: (message, place) =>
+          resolveRelation(this.#engine, source, message, place, { ahead: (storage) => ahead.of(storage), follow, report }),
+        reshaped: follow,
+        changed: (oid, shape) => this.#changed(source, ahead, oid, shape),
+        published: (oids) => this.#published(source, (oid) => oids.includes(oid)),
+        unpublished: (table) => this.#published(source, (oid) => oid !== table),
         ready: this.#hooks.ready,
         idle: this.#hooks.idle,
         failed: (error) => {
@@ -152,6 +178,7 @@ export class SourceManager {
   async #prepareSlot(source: SourceRow): Promise<{ readonly startLsn: Lsn; readonly history: OriginHistory }> {
     const { address } = source;
     if (address === null) throw new Error(source.addressProblem ?? 'the connection cannot be opened');
+    await loadPostgresParser();
     const client = await openOrigin(address, { applicationName: 'millrace' });
     try {
       const identity = await identifyOrigin(address);
@@ -160,9 +187,9 @@ export class SourceManager {
       if (!tells)
         this.#engine.log.info({ source: source.name }, 'the origin does not tell of DDL: the role may not create event triggers there');
       // Between epochs: what a former stream of this source still had under way is recorded by then, and will not be asked for again.
-      const recorded = await this.#engine.exclusively(() => this.#recordedLsn(source.id));
+      const recorded = await this.#engine.exclusively(() => recordedLsn(this.#engine, source.id));
       if (recorded !== null) {
-        const lost = whyLost(source, slot, identity, { applied: recorded, reached: await this.#reachedLsn(source.id, recorded) });
+        const lost = whyLost(source, slot, identity, { applied: recorded, reached: await reachedLsn(this.#engine, source.id, recorded) });
         if (lost !== null && (!lost.isMendable || !(source.autoResync || source.resyncRequested))) throw lost;
         if (lost !== null || source.resyncRequested) return await this.#resync(client, { ...source, address }, slot, identity, tells, lost);
         if (source.timeline !== identity.timeline)
@@ -173,6 +200,7 @@ export class SourceManager {
       // Created before a crash that came before its position was recorded: nothing was read from it.
       if (slot !== undefined) await dropSlot(client, source.slot, { terminate: true });
       const { consistentPoint } = await createSlot(address, source.slot, { failover: true });
+      reach('slot.created');
       await this.#engine.admin.query(
         'UPDATE millrace.source SET timeline = $2, system_identifier = coalesce(system_identifier, $3) WHERE id = $1',
         [source.id, identity.timeline, identity.systemIdentifier],
@@ -181,6 +209,7 @@ export class SourceManager {
         'INSERT INTO millrace.source_progress (source_id, lsn) VALUES ($1, $2) ON CONFLICT (source_id) DO NOTHING',
         [source.id, formatLsn(consistentPoint)],
       );
+      reach('slot.recorded');
       return { startLsn: consistentPoint, history: await this.#history(client, source, tells, consistentPoint) };
     } finally {
       await client.end().catch(() => undefined);
@@ -199,13 +228,17 @@ export class SourceManager {
     this.#engine.log.warn({ source: source.name, reason: lost?.message ?? 'ALTER SOURCE .. RESYNC' }, 'a source is resynchronised');
     if (lost !== null && slot !== undefined) await dropSlot(client, source.slot, { terminate: true });
     else if (slot?.activePid !== undefined) await freeSlot(client, source.slot);
+    reach('resync.slot-dropped');
     const begins = lost === null ? null : (await createSlot(source.address, source.slot, { failover: true })).consistentPoint;
+    reach('resync.slot-made');
     await this.#engine.exclusively(async () => {
       await this.#hooks.reload();
-      await beginResync(this.#engine, source, begins, identity.timeline);
+      const gone = await successors(this.#engine, client, source);
+      await beginResync(this.#engine, source, begins, identity.timeline, gone);
       await this.#hooks.reload();
     });
-    const startLsn = begins ?? (await this.#recordedLsn(source.id)) ?? 0n;
+    reach('resync.marked');
+    const startLsn = begins ?? (await recordedLsn(this.#engine, source.id)) ?? 0n;
     const history = await this.#history(client, source, tells, startLsn);
     if (begins === null) return { startLsn, history };
     // What changed while nobody listened.
@@ -243,25 +276,6 @@ export class SourceManager {
     for (const { sql, params } of recordVersions(versions)) await this.#engine.admin.query(sql, [...(params ?? [])]);
   }
 
-  async #recordedLsn(sourceId: number): Promise<Lsn | null> {
-    const result = await this.#engine.admin.query<{ lsn: string | null }>(
-      "SELECT (lsn - '0/0'::pg_lsn)::text AS lsn FROM millrace.source_progress WHERE source_id = $1",
-      [sourceId],
-    );
-    const lsn = result.rows[0]?.lsn;
-    return lsn === undefined || lsn === null ? null : BigInt(lsn);
-  }
-
-  /** The furthest position that may have been acknowledged. */
-  async #reachedLsn(sourceId: number, recorded: Lsn): Promise<Lsn> {
-    const result = await this.#engine.admin.query<{ lsn: string }>(
-      "SELECT (reached_lsn - '0/0'::pg_lsn)::text AS lsn FROM millrace.source_position WHERE source_id = $1",
-      [sourceId],
-    );
-    const lsn = BigInt(result.rows[0]?.lsn ?? '0');
-    return lsn > recorded ? lsn : recorded;
-  }
-
   async #status(source: SourceRow, status: string, error: string | null, code?: string): Promise<void> {
     await this.#engine.admin.query(
       `UPDATE millrace.source
@@ -272,63 +286,70 @@ export class SourceManager {
   }
 
   /** What the stream tells of a table. A storage that is not live yet may be newer than that: it is judged by the origin's catalog. */
-  #changed(source: SourceRow, oid: number, shape: TableShape | null): void {
+  #changed(source: SourceRow, ahead: StoragesAhead, oid: number, shape: TableShape | null): void {
     for (const storage of storagesOf(this.#engine, source.id)) {
       if (storage.originOid !== oid || storage.state !== 'live') continue;
-      const broken = brokenVersions(storage, this.#engine.state.tables.values(), shape, source.name);
+      const broken = brokenVersions(ahead.of(storage), this.#engine.state.tables.values(), shape, source.name);
       if (broken.length > 0) this.#hooks.broken(broken);
     }
   }
 
   /** What the publication has from here on: a table that it lost is told of although it may be back by the time its catalog is looked at. */
-  #published(source: SourceRow, oids: readonly number[]): void {
+  #published(source: SourceRow, has: (oid: number) => boolean): void {
     for (const storage of storagesOf(this.#engine, source.id)) {
-      if (storage.state === 'live' && !oids.includes(storage.originOid)) this.#hooks.broken(unpublished(storage, this.#engine, source));
+      if (storage.state === 'live' && !has(storage.originOid)) this.#hooks.broken(unpublished(storage, this.#engine, source));
     }
   }
 
   /** Asks every origin for the present shape of the tables in use: a DDL that no write follows is seen this way. */
   async watch(): Promise<void> {
-    for (const entry of [...this.#running.values()]) {
-      const { runner, source } = entry;
-      if (runner === null || source.address === null) continue;
-      const storages = storagesOf(this.#engine, source.id).filter(
-        (storage) => storage.state === 'live' || storage.state === 'copied' || storage.state === 'copying',
-      );
-      try {
-        await this.#savePosition(source, runner);
-        entry.watcher ??= await openOrigin(source.address, { applicationName: 'millrace watch', statementTimeoutMs: 5_000 });
-        await this.#watchWal(entry, entry.watcher);
-        if (storages.length === 0) continue;
-        await this.#watchTables(entry.watcher, entry, storages);
-      } catch (error) {
-        void entry.watcher?.end().catch(() => undefined);
-        entry.watcher = null;
-        this.#engine.log.debug({ source: source.name, err: error }, 'origin cannot be watched');
-      }
+    await Promise.all([...this.#running.values()].map((entry) => this.#watchOne(entry)));
+  }
+
+  /** One origin that does not answer keeps no other waiting. */
+  async #watchOne(entry: Running): Promise<void> {
+    const { runner, source } = entry;
+    if (runner === null || source.address === null || entry.watching) return;
+    entry.watching = true;
+    const storages = storagesOf(this.#engine, source.id).filter(
+      (storage) => storage.state === 'live' || storage.state === 'copied' || storage.state === 'copying',
+    );
+    try {
+      await savePosition(this.#engine, source, runner);
+      entry.watcher ??= await openOrigin(source.address, { applicationName: 'millrace watch', statementTimeoutMs: 5_000 });
+      entry.warned = await watchWal(this.#engine, entry.watcher, { source, runner, warned: entry.warned });
+      if (storages.length > 0) await this.#watchTables(entry.watcher, entry, storages);
+    } catch (error) {
+      void entry.watcher?.end().catch(() => undefined);
+      entry.watcher = null;
+      this.#engine.log.debug({ source: source.name, err: error }, 'origin cannot be watched');
+      // An error is an answer.
+      if (!(error instanceof pg.DatabaseError)) runner.unanswered();
+    } finally {
+      entry.watching = false;
     }
   }
 
-  /** An origin keeps what has not been acknowledged, and its disk is not ours to fill. */
-  async #watchWal(entry: Running, client: Client): Promise<void> {
-    const { log, metrics } = this.#engine;
-    const { name, slot } = entry.source;
-    const bytes = (await retainedWal(client, slot)) ?? 0;
-    metrics[`millrace_slot_retained_wal_bytes{source=${JSON.stringify(name)}}`] = bytes;
-    const isMuch = bytes > muchWal;
-    if (isMuch && !entry.warned) log.warn({ source: name, slot, bytes }, 'the origin keeps much WAL for this source');
-    else if (!isMuch && entry.warned) log.info({ source: name, slot, bytes }, 'the origin no longer keeps much WAL for this source');
-    entry.warned = isMuch;
-  }
-
-  async #watchTables(client: Client, { source, runner }: Running, storages: readonly Storage[]): Promise<void> {
+  async #watchTables(client: Client, { source, runner, ahead }: Running, storages: readonly Storage[]): Promise<void> {
     const tables = await describeTables(client, [...new Set(storages.map((storage) => storage.originOid))], {
       publication: source.publication,
     });
+    const known = new Map([...tables.keys()].map((oid) => [oid, runner?.lastShape(oid)]));
     for (const table of tables.values()) runner?.looked(shapeOf(table));
+    if (this.#engine.state.sources.get(source.id)?.autoResync === true && (await isMendable(this.#engine, client, source, tables))) {
+      await this.#engine.admin.query('UPDATE millrace.source SET resync_requested = true WHERE id = $1', [source.id]);
+      this.#engine.wake();
+      return;
+    }
     for (const storage of storages) {
       const origin = tables.get(storage.originOid) ?? null;
-      const broken = brokenVersions(storage, this.#engine.state.tables.values(), origin, source.name);
+      const broken = brokenVersions(
+        ahead.of(storage),
+        this.#engine.state.tables.values(),
+        origin,
+        source.name,
+        known.get(storage.originOid),
+      );
       if (broken.length > 0) this.#hooks.broken(broken);
       else if (origin !== null && !origin.published) this.#hooks.broken(unpublished(storage, this.#engine, source));
       if (origin !== null && (origin.schema !== storage.originSchema || origin.name !== storage.originName)) {
@@ -340,23 +361,6 @@ export class SourceManager {
         this.#engine.wake();
       }
     }
-  }
-
-  async #savePosition(source: SourceRow, runner: SourceRunner): Promise<void> {
-    runner.requestPosition();
-    this.#engine.metrics[`millrace_replication_lag_bytes{source=${JSON.stringify(source.name)}}`] = Number(
-      runner.received - runner.applied,
-    );
-    const { received, applied } = runner;
-    // Durable before it is acknowledged, and not by way of Millrace's own settings: this row says whether the slot is still ours.
-    await this.#engine.admin.query(
-      `WITH durable AS (SELECT set_config('synchronous_commit', 'on', true))
-       INSERT INTO millrace.source_position (source_id, origin_lsn, reached_lsn) SELECT $1, $2, $3 FROM durable
-       ON CONFLICT (source_id) DO UPDATE SET origin_lsn = excluded.origin_lsn, reached_lsn = excluded.reached_lsn, heard_at = now()
-       WHERE (source_position.origin_lsn, source_position.reached_lsn) IS DISTINCT FROM (excluded.origin_lsn, excluded.reached_lsn)`,
-      [source.id, formatLsn(received), formatLsn(applied)],
-    );
-    runner.saved(applied);
   }
 
   /** The origin's view of a table for its first copy; null when it is gone. */
@@ -384,19 +388,4 @@ export class SourceManager {
       await client.end().catch(() => undefined);
     }
   }
-}
-
-function unpublished(storage: Storage, engine: EngineContext, source: SourceRow): BrokenVersion[] {
-  const reference = `${quoteIdentifier(storage.originSchema)}.${quoteIdentifier(storage.originName)}`;
-  return [...engine.state.tables.values()]
-    .filter((table) => table.storageId === storage.id)
-    .map((table) => ({
-      relationId: table.id,
-      error: {
-        code: '42704',
-        message: `source table ${storage.originSchema}.${storage.originName} is no longer in publication "${source.publication}"`,
-        detail: 'Changes made since it was taken out are not known here.',
-        hint: `On the origin: ALTER PUBLICATION ${quoteIdentifier(source.publication)} ADD TABLE ${reference}; then here: ALTER SOURCE ${source.name} RESYNC;`,
-      },
-    }));
 }

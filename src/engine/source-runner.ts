@@ -2,41 +2,28 @@
  * One source: its stream, decoded into batches that end at commits.
  * Invariant: changes are handed over in commit order, each exactly once; nothing is acknowledged to the origin before the epoch that holds it is durable.
  */
-import type { Storage } from '../catalog/model.ts';
-import { ddlPrefix, parseDdlMessage } from '../replication/ddl-messages.ts';
+import { ddlPrefix, parseDdlMessage, type Rewriting } from '../replication/ddl-messages.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import type { TableShape } from '../replication/origin-tables.ts';
-import { type ChangeHandler, PgoutputDecoder, type RelationMessage } from '../replication/pgoutput.ts';
+import { type ChangeHandler, PgoutputDecoder } from '../replication/pgoutput.ts';
+import { ConnectionLostError } from '../replication/postgres-error.ts';
 import { type ReplicationStream, startStream } from '../replication/stream.ts';
-import { type Batch, BatchBuilder, type Target } from './change-batch.ts';
+import { type Batch, BatchBuilder, type ShapeStep, type Target } from './change-batch.ts';
+import { reach } from './fault-points.ts';
+import type { NewShape } from './follow-shape.ts';
 import type { Learned, OriginHistory, OriginVersion } from './origin-history.ts';
+import { RecentXids } from './recent-xids.ts';
 import type { SourceRow } from './source-row.ts';
+import { type ResolveRelation, StreamTargets } from './stream-targets.ts';
 
 /** Rows of one open transaction after which it is sent in parts. */
 const partRows = 20_000;
 /** Bytes decoded ahead of a busy upstream before the origin is made to wait. */
 const aheadBytes = 16 * 1024 * 1024;
-/** Transactions remembered by xid, to recognise one that a snapshot does not see yet although it was decoded. */
-const rememberedXids = 20_000;
-
-export interface ResolvedTarget {
-  readonly storage: Storage;
-  /** For each of its columns the place in the message; -1: it has none. */
-  readonly columns: readonly number[];
-  readonly spool: boolean;
-  /** attnums of columns that a storage without key has, and the origin no more, or with another type. */
-  readonly lost: readonly number[];
-}
-
-/** Where rows of a relation go. */
-export interface ResolvedRelation {
-  readonly targets: readonly ResolvedTarget[];
-  /** The table as the origin's catalog has it, when that had to be asked. */
-  readonly asked: TableShape | null;
-}
-
-/** How the origin's relation maps to storages. `shape`: the table as of the stream's position, when that is known; else the caller asks the origin. */
-export type ResolveRelation = (message: RelationMessage, shape: TableShape | null) => Promise<ResolvedRelation>;
+/** The origin is asked every second how far it is: silence of so long, with other questions not answered either, is a connection that is dead. */
+const silenceMs = 5_000;
+/** Looks, a second apart, at a slot that nobody streams from. */
+const unseenLooks = 3;
 
 export interface RunnerHooks {
   readonly resolve: ResolveRelation;
@@ -47,6 +34,10 @@ export interface RunnerHooks {
   readonly failed: (error: unknown) => void;
   /** A table has changed, in the order of the stream; `shape` null: it was dropped. */
   readonly changed: (oid: number, shape: TableShape | null) => void;
+  /** What the new shape of a table asks of its storages. */
+  readonly reshaped: (shape: NewShape) => readonly ShapeStep[];
+  /** The source's publication has a table no longer, because of what became of the table. */
+  readonly unpublished: (oid: number) => void;
   /** OIDs of the tables that the source's publication has from here on. */
   readonly published: (oids: readonly number[]) => void;
 }
@@ -55,11 +46,8 @@ export class SourceRunner {
   readonly source: SourceRow;
   readonly #hooks: RunnerHooks;
   readonly #builder = new BatchBuilder();
-  readonly #targets = new Map<number, readonly Target[]>();
-  /** The last Relation message of each table: the origin does not repeat it when only our side changes. */
-  readonly #messages = new Map<number, RelationMessage>();
-  readonly #recent: number[] = [];
-  readonly #recentSet = new Set<number>();
+  readonly #targets: StreamTargets;
+  readonly #recent = new RecentXids();
   readonly #handler: ChangeHandler;
   #stream: ReplicationStream | null = null;
   #sealed: Batch | null = null;
@@ -70,7 +58,6 @@ export class SourceRunner {
   #skipTo: Lsn;
   #skipping = false;
   #pausedForBytes = false;
-  #resolving = 0;
   #boundaryWaiters: (() => void)[] = [];
   #partial = false;
   /** Batches taken whose epoch has not committed. */
@@ -79,11 +66,11 @@ export class SourceRunner {
   #unflushed: Lsn | null = null;
   /** Holds not yet released: several tables may be going live. */
   #held = 0;
-  #lookups: Promise<void> = Promise.resolve();
+  /** Looks in a row by which nobody streamed from the slot. */
+  #unseen = 0;
   #stopped = false;
   #announced = false;
   readonly #history: OriginHistory;
-  readonly #lost = new Map<number, Set<number>>();
   /** Of the transaction that is open: its commit record, and how many versions of tables have begun in it. */
   #commitLsn: Lsn = 0n;
   #ordinal = 0;
@@ -96,11 +83,39 @@ export class SourceRunner {
     this.#applied = startLsn;
     this.#skipTo = startLsn;
     this.#handler = this.#changeHandler();
+    this.#targets = new StreamTargets({
+      resolve: hooks.resolve,
+      place: (message, fresh) => ({
+        shape: fresh && !history.tells ? null : history.shapeFor(message),
+        last: history.shape(message.oid),
+        // Between transactions only our side has changed.
+        mayLearn: this.#inTransaction && !this.#skipping,
+      }),
+      take: (steps) => {
+        for (const step of steps) this.#builder.shape(step);
+      },
+      forget: (storageId, attnums) => this.#builder.forget(storageId, attnums),
+      learn: (shape) => this.#record(history.learn(shape, this.#here(), { from: 'catalog', tag: null, by: null, at: null })),
+      settled: () => this.#resumeIfFree(),
+      failed: (error) => {
+        if (!this.#stopped) hooks.failed(error);
+      },
+    });
   }
 
   /** Position up to which everything is in storage. */
   get applied(): Lsn {
     return this.#applied;
+  }
+
+  /** The origin tells of its DDL in the stream. */
+  get tells(): boolean {
+    return this.#history.tells;
+  }
+
+  /** What is known of a table as of the stream's position. */
+  lastShape(oid: number): TableShape | undefined {
+    return this.#history.shape(oid);
   }
 
   /** Furthest position heard of. */
@@ -134,6 +149,8 @@ export class SourceRunner {
   async stop(): Promise<void> {
     this.#stopped = true;
     await this.#stream?.close();
+    // The end of the transaction that they wait for will not come, not to this runner.
+    for (const waiter of this.#boundaryWaiters.splice(0)) waiter();
   }
 
   /**
@@ -144,7 +161,7 @@ export class SourceRunner {
     return new Promise((resolve) => {
       const again = (): void => {
         // In the same turn of the event loop as the commit: no row of the next transaction may come before.
-        void this.#resolveAll([...this.#messages.values()]).then(resolve);
+        void this.#lookUpAgain().then(resolve);
       };
       if (this.#inTransaction) this.#boundaryWaiters.push(again);
       else again();
@@ -169,14 +186,14 @@ export class SourceRunner {
 
   /** Resolves the relations seen so far again and lets the stream go on. */
   async release(): Promise<void> {
-    await this.#resolveAll([...this.#messages.values()]);
+    await this.#lookUpAgain();
     this.#held--;
     this.#resumeIfFree();
   }
 
   /** Whether a transaction of this xid was decoded lately. */
   sawRecently(xid: number): boolean {
-    return this.#recentSet.has(xid);
+    return this.#recent.has(xid);
   }
 
   /** Reads nothing until `awaken`, so that what comes meanwhile is read at once. */
@@ -192,10 +209,25 @@ export class SourceRunner {
   looked(shape: TableShape): void {
     if (this.#inTransaction || this.#history.tells) return;
     const position = { commitLsn: this.#lastEnd, ordinal: this.#ordinal };
+    const before = this.#history.shape(shape.oid);
     const version = this.#history.learn(shape, position, { from: 'catalog', tag: null, by: null, at: null });
     if (version === null) return;
+    this.#reshape(shape.oid, this.#hooks.reshaped({ before, after: shape, rewriting: 'unknown', addsEmpty: true }));
     this.#record(version);
     if (this.#wanted) this.#announce();
+  }
+
+  /** Whether the origin says that somebody streams from the slot: as nobody else may, that is us. */
+  seen(active: boolean): void {
+    this.#unseen = active ? 0 : this.#unseen + 1;
+    if (this.#unseen >= unseenLooks) this.#stream?.abandon(new ConnectionLostError('the origin has ended its side of the stream'));
+  }
+
+  /** The origin has not answered a question that it is asked every second. */
+  unanswered(): void {
+    const silence = this.#stream?.silence() ?? 0;
+    if (silence > silenceMs)
+      this.#stream?.abandon(new ConnectionLostError(`nothing heard from the origin for ${Math.round(silence / 1000)} s`));
   }
 
   /** Asks the origin to say how far it is; the answer moves `applied` when nothing is waiting. */
@@ -258,7 +290,7 @@ export class SourceRunner {
   #changeHandler(): ChangeHandler {
     const each = (oid: number, work: (target: Target) => void): void => {
       if (this.#skipping) return;
-      for (const target of this.#targets.get(oid) ?? []) work(target);
+      for (const target of this.#targets.of(oid)) work(target);
       this.#afterRow();
     };
     return {
@@ -269,7 +301,7 @@ export class SourceRunner {
         // A restart may send again what is in storage already: the slot trails behind what was recorded.
         this.#skipping = finalLsn < this.#skipTo;
         this.#builder.begin(xid);
-        this.#remember(xid);
+        this.#recent.add(xid);
       },
       commit: (_commitLsn, endLsn) => {
         this.#inTransaction = false;
@@ -295,7 +327,11 @@ export class SourceRunner {
       message: (transactional, _lsn, prefix, buffer, start, end) => {
         if (transactional && prefix === ddlPrefix && !this.#skipping) this.#ddl(buffer.toString('utf8', start, end));
       },
-      relation: (message) => this.#relation(message),
+      relation: (message) => {
+        // Where nothing else tells of a change of the table, this does, and the origin is asked. The stream stands still until that has ended.
+        this.#stream?.pause();
+        this.#targets.relation(message);
+      },
       insert: (oid, row) => each(oid, (target) => this.#builder.insert(target, row)),
       update: (oid, oldKind, oldRow, newRow) => each(oid, (target) => this.#builder.update(target, oldRow, oldKind, newRow)),
       delete: (oid, _oldKind, oldRow) => each(oid, (target) => this.#builder.delete(target, oldRow)),
@@ -340,10 +376,11 @@ export class SourceRunner {
     const learned: Learned = { from: 'message', tag: message.tag, by: message.by, at: message.at };
     switch (message.kind) {
       case 'table':
-        this.#record(this.#history.learn(message.table, this.#here(), learned));
-        this.#hooks.changed(message.table.oid, message.table);
+        this.#told(message.table, message.rewriting, learned, message.tag === 'CREATE TABLE');
+        if (!message.published.includes(this.source.publication)) this.#hooks.unpublished(message.table.oid);
         return;
       case 'dropped':
+        for (const parent of this.#history.parentsOf(message.dropped.oid)) this.#told(parent, null, learned, false);
         this.#record(this.#history.drop(message.dropped, this.#here(), learned));
         this.#hooks.changed(message.dropped.oid, null);
         return;
@@ -353,6 +390,20 @@ export class SourceRunner {
     }
   }
 
+  #told(table: TableShape, rewriting: Rewriting | null, learned: Learned, isNew: boolean): void {
+    this.#targets.told(table.oid);
+    this.#reshape(table.oid, this.#hooks.reshaped({ before: this.#history.shape(table.oid), after: table, rewriting, addsEmpty: isNew }));
+    this.#record(this.#history.learn(table, this.#here(), learned));
+    this.#hooks.changed(table.oid, table);
+  }
+
+  /** Before the rows that follow. The origin says nothing more of the table where only labels of an enum have changed. */
+  #reshape(oid: number, steps: readonly ShapeStep[]): void {
+    for (const step of steps) this.#builder.shape(step);
+    const rehashed = steps.flatMap((step) => (step.kind === 'relabel' ? [step.storageId] : []));
+    if (rehashed.length > 0) this.#targets.rehash(oid, rehashed);
+  }
+
   #here(): { readonly commitLsn: Lsn; readonly ordinal: number } {
     return { commitLsn: this.#commitLsn, ordinal: this.#ordinal };
   }
@@ -360,89 +411,17 @@ export class SourceRunner {
   #record(version: OriginVersion | null): void {
     if (version === null) return;
     this.#ordinal++;
+    reach('ddl.learned');
     this.#builder.version(version);
   }
 
-  #relation(message: RelationMessage): void {
-    // Sent before the first row and after every change of the table: where nothing else tells of a change, this does, and the origin is asked.
-    this.#messages.set(message.oid, message);
-    void this.#resolveAll([message], true);
-  }
-
-  /**
-   * One look-up after the other: a slow one, begun before a storage went live, must not put its old answer over a newer one.
-   * The stream stands still until the last has ended.
-   */
-  #resolveAll(messages: readonly RelationMessage[], fresh = false): Promise<void> {
-    this.#resolving++;
+  /** The stream stands still until it has ended. */
+  #lookUpAgain(): Promise<void> {
     this.#stream?.pause();
-    this.#lookups = this.#lookups.then(() => this.#resolveNow(messages, fresh));
-    return this.#lookups;
-  }
-
-  async #resolveNow(messages: readonly RelationMessage[], fresh: boolean): Promise<void> {
-    try {
-      for (const message of messages) {
-        const { targets, asked } = await this.#hooks.resolve(
-          message,
-          fresh && !this.#history.tells ? null : this.#history.shapeFor(message),
-        );
-        this.#targets.set(
-          message.oid,
-          targets.map((one) => target(one)),
-        );
-        for (const one of targets) {
-          // What is being copied is dealt with when it goes live.
-          if (one.spool) continue;
-          const lost = one.lost.filter((attnum) => !this.#forgotten(one.storage).has(attnum));
-          if (lost.length === 0) continue;
-          for (const attnum of lost) this.#forgotten(one.storage).add(attnum);
-          this.#builder.forget(one.storage.id, lost);
-        }
-        // Between transactions only our side has changed.
-        if (asked !== null && this.#inTransaction && !this.#skipping)
-          this.#record(this.#history.learn(asked, this.#here(), { from: 'catalog', tag: null, by: null, at: null }));
-      }
-    } catch (error) {
-      if (!this.#stopped) this.#hooks.failed(error);
-      return;
-    }
-    this.#resolving--;
-    this.#resumeIfFree();
-  }
-
-  /** Columns that its rows have lost: as the catalog has it, or by a step on its way there. */
-  #forgotten({ id, columns }: Storage): Set<number> {
-    let known = this.#lost.get(id);
-    if (known === undefined) {
-      known = new Set(columns.flatMap((column) => (column.lost === true ? [column.attnum] : [])));
-      this.#lost.set(id, known);
-    }
-    return known;
+    return this.#targets.again();
   }
 
   #resumeIfFree(): void {
-    if (this.#resolving === 0 && !this.#pausedForBytes && this.#held === 0) this.#stream?.resume();
+    if (!this.#targets.pending && !this.#pausedForBytes && this.#held === 0) this.#stream?.resume();
   }
-
-  #remember(xid: number): void {
-    this.#recent.push(xid);
-    this.#recentSet.add(xid);
-    if (this.#recent.length > rememberedXids) {
-      for (const old of this.#recent.splice(0, rememberedXids / 2)) this.#recentSet.delete(old);
-    }
-  }
-}
-
-function target({ storage, columns, spool, lost }: ResolvedTarget): Target {
-  const isKey = storage.columns.map((column) => storage.keyAttnums.includes(column.attnum));
-  const key = storage.keyAttnums.map((attnum) => columns[storage.columns.findIndex((column) => column.attnum === attnum)] ?? -1);
-  return {
-    storage,
-    columns,
-    key,
-    keyOnly: columns.map((place, index) => (isKey[index] === true ? place : -1)),
-    spool,
-    rehash: lost.length > 0,
-  };
 }

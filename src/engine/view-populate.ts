@@ -18,6 +18,7 @@ import type { BaseCapture } from './base/capture.ts';
 import { startsSql } from './base/change-logs.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { Epoch } from './epoch.ts';
+import { reach } from './fault-points.ts';
 import { openView } from './open-view.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
 import { relationGate } from './relation-errors.ts';
@@ -52,6 +53,7 @@ export async function populateView(engine: EngineContext, deferral: Deferral, vi
     settings: { ...pinnedSettings, search_path: '', statement_timeout: '0' },
   });
   try {
+    reach('fill.began');
     const filling = await engine.exclusively(async () => {
       const view = engine.state.views.get(viewId);
       if (view === undefined || view.state !== 'pending') return null;
@@ -64,6 +66,7 @@ export async function populateView(engine: EngineContext, deferral: Deferral, vi
     if (filling === null) return;
     const view = engine.state.views.get(viewId);
     if (view === undefined) return;
+    reach('fill.snapshot-taken');
     const begun = performance.now();
     let rows = 0;
     try {
@@ -74,6 +77,7 @@ export async function populateView(engine: EngineContext, deferral: Deferral, vi
       }
       await filler.query(`ANALYZE ${storageTable(viewId)}`);
       await filler.query('COMMIT');
+      reach('fill.filled');
     } catch (error) {
       if (!(error instanceof PostgresError)) throw error;
       await engine.exclusively(() => populationFailed(engine, viewId, error));
@@ -234,12 +238,14 @@ async function finish(engine: EngineContext, viewId: number, reload: () => Promi
       return;
     }
   }
+  reach('fill.caught-up');
   await epoch.run([
     relationGate(state, viewId, 'ready'),
     ...view.inputs.map((input) => `DROP TABLE ${pendingDeltaTable(viewId, input)}`),
     `UPDATE millrace.relation SET state = 'ready', state_since = now() WHERE id = ${viewId} AND state = 'populating'`,
   ]);
   await epoch.commit(new Map());
+  reach('fill.ready');
   await reload();
 }
 

@@ -10,7 +10,7 @@ import type { RowsPlan } from './plans.ts';
 import { changedKeys, keyName, renderFrom, weightName } from './relation-sql.ts';
 import { columnsOf, imageDiffers, nameList, sameKey, selectList, whereAll } from './sql-text.ts';
 import { presentTerms, type Term } from './terms.ts';
-import type { Occurrence, TableName } from './types.ts';
+import type { ExactDelta, Occurrence, TableName } from './types.ts';
 
 export function rowsDdl(plan: RowsPlan, table: string, storage: TableName): string[] {
   // The primary key serves look-ups by the first relation's key.
@@ -27,7 +27,14 @@ export function rowsSelect(plan: RowsPlan, storage: TableName): string {
   return termSelect(plan, storage, { sign: 1, states: plan.source.occurrences.map(() => 'new') });
 }
 
-export function rowsMaintain(plan: RowsPlan, table: string, changed: ReadonlySet<number>, delta: TableName, storage: TableName): string[] {
+export function rowsMaintain(
+  plan: RowsPlan,
+  table: string,
+  changed: ReadonlySet<number>,
+  delta: TableName,
+  storage: TableName,
+  isExact: ExactDelta = () => false,
+): string[] {
   const names = plan.columns.map((column) => column.name);
   const key = plan.keys.flat();
   const isChanged = plan.source.occurrences.map((occurrence) => changed.has(occurrence.input));
@@ -36,22 +43,29 @@ export function rowsMaintain(plan: RowsPlan, table: string, changed: ReadonlySet
   if (plan.source.occurrences.length === 1) return [oneRelation(plan, table, delta, storage)];
   const ctes = [...inputs.values()].map(
     (occurrence) => `${changedKeys(occurrence.input)} AS MATERIALIZED (
-  ${relevantKeys(plan, occurrence, delta(occurrence.input))}
+  ${isExact(occurrence.input) ? allKeys(occurrence, delta(occurrence.input)) : relevantKeys(plan, occurrence, delta(occurrence.input))}
 )`,
   );
   const present = presentTerms(isChanged).map((term) => termSelect(plan, storage, term));
-  const stale = isChanged.flatMap((is, i) => (is ? [staleRows(plan, i, table)] : []));
+  const stored = storedRows(plan, isChanged, table);
   return [
     `
 WITH ${ctes.join(', ')}, "mr$present" AS MATERIALIZED (
   ${present.join('\n  UNION ALL\n  ')}
-), ${stale.join(', ')}
+)
 MERGE INTO ${table} s
-USING "mr$present" n ON ${sameKey('s', 'n', key)}
-WHEN MATCHED AND ${imageDiffers(columnsOf('s', names), columnsOf('n', names))} THEN
-  UPDATE SET ${names.map((name) => `${nameList([name])} = ${columnsOf('n', [name])}`).join(', ')}
+USING (
+  SELECT o."mr$row", ${columnsOf('n', key.slice(0, 1))} IS NULL AS "mr$none", ${columnsOf('n', names)}
+  FROM (
+    ${stored.join('\n    UNION ALL\n    ')}
+  ) o FULL JOIN "mr$present" n ON ${sameKey('o', 'n', key)}
+  WHERE o."mr$row" IS NULL OR ${columnsOf('n', key.slice(0, 1))} IS NULL OR ${imageDiffers(columnsOf('o', names), columnsOf('n', names))}
+) x ON s.ctid = x."mr$row"
+WHEN MATCHED AND x."mr$none" THEN DELETE
+WHEN MATCHED THEN
+  UPDATE SET ${names.map((name) => `${nameList([name])} = ${columnsOf('x', [name])}`).join(', ')}
 WHEN NOT MATCHED THEN
-  INSERT (${nameList(names)}) VALUES (${columnsOf('n', names)})`.trim(),
+  INSERT (${nameList(names)}) VALUES (${columnsOf('x', names)})`.trim(),
   ];
 }
 
@@ -96,6 +110,8 @@ function termSelect(plan: RowsPlan, storage: TableName, term: Term): string {
   return `SELECT ${selectList(plan.columns)} FROM ${from} ${whereAll(where === null ? null : `(${where})`)}`;
 }
 
+const allKeys = (occurrence: Occurrence, delta: string): string => `SELECT DISTINCT ${columnsOf('s', occurrence.key)} FROM ${delta} s`;
+
 /** Keys of the rows whose used columns changed in effect. In a join one such row may stand in very many results. */
 function relevantKeys(plan: RowsPlan, occurrence: Occurrence, delta: string): string {
   const mentions = plan.source.occurrences.filter((other) => other.input === occurrence.input);
@@ -108,16 +124,23 @@ function relevantKeys(plan: RowsPlan, occurrence: Occurrence, delta: string): st
   HAVING sum(x."mr$w") <> 0`;
 }
 
-/** Deletes stored rows with a changed key of one relation that are not among the present ones. Several may meet in a row: the first does it. */
-function staleRows(plan: RowsPlan, relation: number, table: string): string {
-  const occurrence = plan.source.occurrences[relation];
-  const columns = plan.keys[relation] ?? [];
-  if (occurrence === undefined) throw new RangeError('a plan has keys for each of its relations');
-  const on = occurrence.key.map((name, i) => `${columnsOf('k', [name])} = ${columnsOf('s', [columns[i] ?? ''])}`).join(' AND ');
-  return `"mr$gone${relation + 1}" AS (
-  DELETE FROM ${table} s USING ${changedKeys(occurrence.input)} k
-  WHERE ${on} AND NOT EXISTS (SELECT FROM "mr$present" n WHERE ${sameKey('n', 's', plan.keys.flat())})
-)`;
+/** Queries for the stored rows with a changed key: each row is in one of them, that of the first of its relations that changed. */
+function storedRows(plan: RowsPlan, isChanged: readonly boolean[], table: string): string[] {
+  const names = plan.columns.map((column) => column.name);
+  const on = (relation: number): string => {
+    const occurrence = plan.source.occurrences[relation];
+    const columns = plan.keys[relation] ?? [];
+    if (occurrence === undefined) throw new RangeError('a plan has keys for each of its relations');
+    return occurrence.key.map((name, i) => `${columnsOf('k', [name])} = ${columnsOf('s', [columns[i] ?? ''])}`).join(' AND ');
+  };
+  const keysOf = (relation: number): string => changedKeys(plan.source.occurrences[relation]?.input ?? 0);
+  const relations = isChanged.flatMap((is, relation) => (is ? [relation] : []));
+  return relations.map((relation, i) => {
+    const earlier = relations.slice(0, i).map((other) => ` AND NOT EXISTS (SELECT FROM ${keysOf(other)} k WHERE ${on(other)})`);
+    return `SELECT s.ctid AS "mr$row", ${columnsOf('s', names)} FROM ${table} s JOIN ${keysOf(relation)} k ON ${on(relation)}${
+      earlier.length === 0 ? '' : ` WHERE true${earlier.join('')}`
+    }`;
+  });
 }
 
 /** Hidden storage column for a key column of a relation. */

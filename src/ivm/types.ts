@@ -155,3 +155,9 @@ export interface PlanReason {
 
 /** Storage tables are named by the caller: an input's storage can be replaced by another. Result: a qualified, quoted name. */
 export type TableName = (input: number) => string;
+
+/**
+ * Whether all rows in the delta of an input are of changes to columns that the view uses, as far as each update is concerned: then who only
+ * wants to know which rows changed need not compare their images.
+ */
+export type ExactDelta = (input: number) => boolean;

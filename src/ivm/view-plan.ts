@@ -25,7 +25,7 @@ import { keyedColumns, keyedDdl, keyedMaintain, keyedPairing, keyedSelect } from
 import type { PlanBody, StagePlan, ViewPlan } from './plans.ts';
 import { rowsDdl, rowsMaintain, rowsSelect } from './rows.ts';
 import { deltaName, nameList, storageName } from './sql-text.ts';
-import type { LiveRelation, TableName, VisibleColumn } from './types.ts';
+import type { ExactDelta, LiveRelation, TableName, VisibleColumn } from './types.ts';
 import { wholeColumns, wholeDdl, wholeMaintain, wholeSelect } from './whole.ts';
 
 /**
@@ -86,17 +86,18 @@ export function maintainSql(
   changed: ReadonlySet<number>,
   delta: TableName = deltaName,
   storage: TableName = storageName,
+  isExact: ExactDelta = () => false,
 ): string[] {
   const names = tables(plan, id, storage, delta);
   const present = new Set(plan.inputs.filter((input) => changed.has(input)));
   const statements: string[] = [];
   plan.stages.forEach((stage, i) => {
-    const made = maintain(stage.body, stageTable(id, i), present, names.delta, names.storage);
+    const made = maintain(stage.body, stageTable(id, i), present, names.delta, names.storage, isExact);
     if (made.length === 0) return;
     statements.push(...made);
     present.add(-1 - i);
   });
-  statements.push(...maintain(plan.body, storageName(id), present, names.delta, names.storage));
+  statements.push(...maintain(plan.body, storageName(id), present, names.delta, names.storage, isExact));
   return statements.length === 0 ? [] : [...statements, ...emptied(plan, id)];
 }
 
@@ -219,12 +220,19 @@ function ddl(body: PlanBody, table: string, storage: TableName): string[] {
   }
 }
 
-function maintain(body: PlanBody, table: string, present: ReadonlySet<number>, delta: TableName, storage: TableName): string[] {
+function maintain(
+  body: PlanBody,
+  table: string,
+  present: ReadonlySet<number>,
+  delta: TableName,
+  storage: TableName,
+  isExact: ExactDelta,
+): string[] {
   const changed = new Set(inputsOf(body).filter((input) => present.has(input)));
   if (changed.size === 0) return [];
   switch (body.kind) {
     case 'rows':
-      return rowsMaintain(body, table, changed, delta, storage);
+      return rowsMaintain(body, table, changed, delta, storage, isExact);
     case 'aggregate':
       return aggregateMaintain(body, table, changed, delta, storage);
     case 'groups':

@@ -11,7 +11,7 @@ import { shapeSql, type TableShape } from './origin-tables.ts';
 export const ddlPrefix = 'millrace_ddl';
 const schema = 'millrace_origin';
 /** Bumped with every change of the functions below. */
-const version = 1;
+const version = 2;
 
 /**
  * Sessions that are not to be told of: SET millrace.skip_ddl = on.
@@ -22,9 +22,18 @@ const tellDdl = `
 CREATE OR REPLACE FUNCTION ${schema}.tell_ddl() RETURNS event_trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $tell$
 DECLARE
   changed oid[] := '{}';
+  rewritten oid[];
   found record;
 BEGIN
   IF current_setting('wal_level') <> 'logical' OR coalesce(current_setting('millrace.skip_ddl', true), '') IN ('on', 'true', 'yes', '1') THEN
+    RETURN;
+  END IF;
+  rewritten := string_to_array(coalesce(current_setting('millrace.rewritten', true), ''), ',')::oid[];
+  IF TG_EVENT = 'table_rewrite' THEN
+    -- 4: the values of a column. CLUSTER and VACUUM FULL do not come here.
+    IF pg_event_trigger_table_rewrite_reason() & 4 <> 0 THEN
+      PERFORM set_config('millrace.rewritten', array_to_string(rewritten || pg_event_trigger_table_rewrite_oid(), ','), true);
+    END IF;
     RETURN;
   END IF;
   IF TG_EVENT = 'sql_drop' THEN
@@ -65,17 +74,31 @@ BEGIN
   -- With a table its children and partitions change, too.
   FOR found IN
     WITH RECURSIVE family(oid) AS (
-      SELECT unnest(changed) UNION SELECT i.inhrelid FROM family f JOIN pg_inherits i ON i.inhparent = f.oid
+      -- A new partition changes its root, too.
+      SELECT unnest(changed) UNION SELECT pg_partition_root(x) FROM unnest(changed) x WHERE pg_partition_root(x) IS NOT NULL
+      UNION SELECT i.inhrelid FROM family f JOIN pg_inherits i ON i.inhparent = f.oid
     )
-    SELECT ${shapeSql} AS shape
+    SELECT ${shapeSql} AS shape,
+           EXISTS (
+             WITH RECURSIVE below(oid) AS (
+               SELECT c.oid UNION SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid
+             )
+             SELECT FROM below b WHERE b.oid = ANY (rewritten)
+           ) AS is_rewritten,
+           (SELECT coalesce(json_agg(pt.pubname), '[]') FROM pg_publication_tables pt WHERE pt.schemaname = n.nspname AND pt.tablename = c.relname) AS published
       FROM family f JOIN pg_class c ON c.oid = f.oid JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
-       AND EXISTS (SELECT FROM pg_publication_tables pt WHERE pt.schemaname = n.nspname AND pt.tablename = c.relname)
+       AND (TG_TAG IN ('ALTER TABLE', 'ALTER SCHEMA') AND EXISTS (SELECT FROM pg_publication)
+            OR EXISTS (SELECT FROM pg_publication_tables pt WHERE pt.schemaname = n.nspname AND pt.tablename = c.relname))
      ORDER BY c.oid
   LOOP
     PERFORM pg_logical_emit_message(true, '${ddlPrefix}', json_build_object('tag', TG_TAG, 'by', session_user, 'at', clock_timestamp(),
-      'table', found.shape)::text);
+      'table', found.shape, 'published', found.published, 'rewritten', found.is_rewritten,
+      'query', CASE WHEN found.is_rewritten AND length(current_query()) <= 20000 THEN current_query() END)::text);
   END LOOP;
+  IF TG_EVENT = 'ddl_command_end' AND rewritten <> '{}' THEN
+    PERFORM set_config('millrace.rewritten', '', true);
+  END IF;
   PERFORM pg_logical_emit_message(true, '${ddlPrefix}', '');
 EXCEPTION WHEN OTHERS THEN
   RAISE DEBUG 'millrace: % could not be told of: %', TG_TAG, SQLERRM;
@@ -89,16 +112,18 @@ ${tellDdl};
 REVOKE ALL ON FUNCTION ${schema}.tell_ddl() FROM PUBLIC;
 DROP EVENT TRIGGER IF EXISTS millrace_ddl_end;
 DROP EVENT TRIGGER IF EXISTS millrace_ddl_drop;
+DROP EVENT TRIGGER IF EXISTS millrace_ddl_rewrite;
 CREATE EVENT TRIGGER millrace_ddl_end ON ddl_command_end
   WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN',
                'ALTER PUBLICATION', 'CREATE PUBLICATION', 'DROP PUBLICATION')
   EXECUTE FUNCTION ${schema}.tell_ddl();
-CREATE EVENT TRIGGER millrace_ddl_drop ON sql_drop EXECUTE FUNCTION ${schema}.tell_ddl()`.trim();
+CREATE EVENT TRIGGER millrace_ddl_drop ON sql_drop EXECUTE FUNCTION ${schema}.tell_ddl();
+CREATE EVENT TRIGGER millrace_ddl_rewrite ON table_rewrite EXECUTE FUNCTION ${schema}.tell_ddl()`.trim();
 
 const installed = `
-SELECT count(*) = 2 AND pg_catalog.obj_description((SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = '${schema}'), 'pg_namespace')
+SELECT count(*) = 3 AND pg_catalog.obj_description((SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = '${schema}'), 'pg_namespace')
          LIKE 'Millrace, version ${version}:%' AS there
-  FROM pg_catalog.pg_event_trigger e WHERE e.evtname IN ('millrace_ddl_end', 'millrace_ddl_drop') AND e.evtenabled IN ('O', 'A')`;
+  FROM pg_catalog.pg_event_trigger e WHERE e.evtname IN ('millrace_ddl_end', 'millrace_ddl_drop', 'millrace_ddl_rewrite') AND e.evtenabled IN ('O', 'A')`;
 
 /** "ddlm" in ASCII: two sources of one origin do not install at once. */
 const installLock = 1684827245;
@@ -134,6 +159,12 @@ export async function removeDdlMessages(client: pg.Client): Promise<void> {
   });
 }
 
+/** ALTER TABLE has written the values of columns anew: by the cast from the old type, or USING any expression. */
+export interface Rewriting {
+  /** What the session was running; null: it is too long. */
+  readonly query: string | null;
+}
+
 /** What a message tells. */
 export type DdlMessage = {
   readonly tag: string;
@@ -142,7 +173,7 @@ export type DdlMessage = {
   /** ISO 8601. */
   readonly at: string;
 } & (
-  | { readonly kind: 'table'; readonly table: TableShape }
+  | { readonly kind: 'table'; readonly table: TableShape; readonly rewriting: Rewriting | null; readonly published: readonly string[] }
   | { readonly kind: 'dropped'; readonly dropped: { readonly oid: number; readonly schema: string; readonly name: string } }
   /** OIDs of the tables of every publication, afterwards. */
   | { readonly kind: 'publications'; readonly publications: Readonly<Record<string, readonly number[]>> }
@@ -156,9 +187,13 @@ export function parseDdlMessage(content: string): DdlMessage | null {
   } catch {
     return null;
   }
-  const { tag, by, at, table, dropped, publications } = fieldsOf(read);
+  const { tag, by, at, table, rewritten, query, published, dropped, publications } = fieldsOf(read);
   if (typeof tag !== 'string' || typeof by !== 'string' || typeof at !== 'string') return null;
-  if (isShape(table)) return { kind: 'table', tag, by, at, table };
+  if (isShape(table)) {
+    const rewriting = rewritten === true ? { query: typeof query === 'string' ? query : null } : null;
+    const names = Array.isArray(published) ? published.filter((name): name is string => typeof name === 'string') : [];
+    return { kind: 'table', tag, by, at, table, rewriting, published: names };
+  }
   const gone = fieldsOf(dropped);
   if (typeof gone['oid'] === 'number' && typeof gone['schema'] === 'string' && typeof gone['name'] === 'string')
     return { kind: 'dropped', tag, by, at, dropped: { oid: gone['oid'], schema: gone['schema'], name: gone['name'] } };

@@ -27,6 +27,18 @@ export interface OriginColumn {
   readonly default: string | null;
   /** Schema-qualified and quoted; null when the type has none or it is the type's default. */
   readonly collation: string | null;
+  /** Of an enum, or an array of one: its values in order, known by OID. Left out for other types. */
+  readonly labels?: readonly EnumLabel[] | null;
+}
+
+export interface TablePart {
+  readonly oid: number;
+  readonly isEmpty: boolean;
+}
+
+export interface EnumLabel {
+  readonly oid: number;
+  readonly label: string;
 }
 
 /** What DDL can change of a table. */
@@ -42,6 +54,10 @@ export interface TableShape {
   readonly replicaIdentity: 'd' | 'i' | 'f' | 'n';
   /** In order of attnum; dropped ones left out. */
   readonly columns: readonly OriginColumn[];
+  /** Number of its file: as long as it is the same, no ALTER TABLE has written the rows anew. 0: it has none of its own. */
+  readonly filenode?: number;
+  /** Of a partitioned table: the partitions that have rows, and whether they ever had any (their files are not empty). */
+  readonly parts?: readonly TablePart[] | null;
   /** attnums in key order; empty without one. */
   readonly primaryKey: readonly number[];
   /** attnums that identify a row in update and delete messages: of the replica identity index ('i') or the primary key ('d', and 'f' when there is one); else empty. */
@@ -55,7 +71,7 @@ export interface OriginTable extends TableShape {
   /** The role may read the whole table. */
   readonly canSelect: boolean;
   readonly published: boolean;
-  /** attnums of the publication's column list; null without one. */
+  /** attnums of the columns that the publication publishes; null: that is not known, so all. */
   readonly publishedColumns: readonly number[] | null;
   /** SQL of the publication's row filter; null without one. */
   readonly rowFilter: string | null;
@@ -70,7 +86,11 @@ export interface PublishedTable {
 /** Facts of table `c` in schema `n` that DDL changes, as a jsonb object: of `OriginTable`, what `TableShape` has. */
 export const shapeSql = `
 pg_catalog.jsonb_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'relkind', c.relkind::text,
-  'isPartition', c.relispartition, 'natts', c.relnatts, 'replicaIdentity', c.relreplident::text,
+  'isPartition', c.relispartition, 'natts', c.relnatts, 'filenode', c.relfilenode::bigint,
+  'parts', CASE WHEN c.relkind = 'p' THEN (
+    SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('oid', p.relid::oid::bigint, 'isEmpty', coalesce(pg_catalog.pg_relation_size(p.relid), 0) = 0) ORDER BY p.relid::oid)
+      FROM pg_catalog.pg_partition_tree(c.oid) p WHERE p.isleaf AND p.relid <> c.oid) END,
+  'replicaIdentity', c.relreplident::text,
   'primaryKey', COALESCE((SELECT pg_catalog.jsonb_agg(k.attnum ORDER BY k.ord)
     FROM pg_catalog.pg_index i, LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, ord)
     WHERE i.indrelid = c.oid AND i.indisprimary AND k.ord <= i.indnkeyatts), '[]'),
@@ -86,7 +106,9 @@ pg_catalog.jsonb_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name',
       'notNull', a.attnotnull, 'generated', a.attgenerated::text, 'identity', a.attidentity::text, 'hasDefault', a.atthasdef,
       'default', pg_catalog.pg_get_expr(d.adbin, d.adrelid),
       'collation', CASE WHEN a.attcollation <> t.typcollation
-        THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END) ORDER BY a.attnum)
+        THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END,
+      'labels', (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('oid', e.oid::bigint, 'label', e.enumlabel) ORDER BY e.enumsortorder)
+        FROM pg_catalog.pg_enum e WHERE e.enumtypid IN (t.oid, t.typelem))) ORDER BY a.attnum)
     FROM pg_catalog.pg_attribute a
     JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
     JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
@@ -109,9 +131,8 @@ SELECT ${shapeSql} || pg_catalog.jsonb_build_object(
   'canSelect', pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
   'published', pt.tablename IS NOT NULL,
   -- Through jsonb: column lists and row filters came with 15.
-  'publishedColumns', (SELECT pg_catalog.to_jsonb(p)->'prattrs' FROM pg_catalog.pg_publication_rel p
-    JOIN pg_catalog.pg_publication pub ON pub.oid = p.prpubid
-    WHERE pub.pubname = $2 AND p.prrelid = c.oid),
+  'publishedColumns', (SELECT pg_catalog.jsonb_agg(a.attnum ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid = c.oid AND a.attname IN (SELECT pg_catalog.jsonb_array_elements_text(pg_catalog.to_jsonb(pt)->'attnames'))),
   'rowFilter', pg_catalog.to_jsonb(pt)->>'rowfilter') AS shape
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -127,12 +148,28 @@ export function shapeOf({
   relkind,
   isPartition,
   natts,
+  filenode,
+  parts,
   replicaIdentity,
   columns,
   primaryKey,
   identityKey,
 }: OriginTable): TableShape {
-  return { oid, schema, name, relkind, isPartition, natts, replicaIdentity, columns, primaryKey, identityKey };
+  const file = filenode === undefined ? {} : { filenode };
+  return {
+    oid,
+    schema,
+    name,
+    relkind,
+    isPartition,
+    natts,
+    ...file,
+    ...(parts == null ? {} : { parts }),
+    replicaIdentity,
+    columns,
+    primaryKey,
+    identityKey,
+  };
 }
 
 /** Tables that exist, by OID. */

@@ -71,7 +71,8 @@ export async function connectPg(
       ...attemptConfig(address, options.database ?? address.database, ssl),
       application_name: options.applicationName ?? 'millrace',
       keepAlive: true,
-      keepAliveInitialDelayMillis: 30_000,
+      // Ten probes a second apart follow.
+      keepAliveInitialDelayMillis: 10_000,
       connectionTimeoutMillis: options.connectTimeoutMs ?? 10_000,
       ...options.extra,
       ...(options.replication === true ? { replication: 'database' } : {}),

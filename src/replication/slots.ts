@@ -86,16 +86,17 @@ export async function lookUpSlot(client: pg.Client, name: string): Promise<SlotI
   };
 }
 
-/** Bytes of WAL that the server keeps for a slot; null when there is none of that name, or it keeps none. */
-export async function retainedWal(client: pg.Client, name: string): Promise<number | null> {
-  const result = await client.query<{ bytes: string | null }>(
+/** Bytes of WAL that the server keeps for a slot (0 when there is none of that name), and whether anybody streams from it. */
+export async function slotUse(client: pg.Client, name: string): Promise<{ readonly retained: number; readonly active: boolean }> {
+  const result = await client.query<{ bytes: string | null; active: boolean }>(
     `SELECT pg_catalog.pg_wal_lsn_diff(
-              CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END, s.restart_lsn)::text AS bytes
+              CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END, s.restart_lsn)::text AS bytes,
+            s.active
        FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1`,
     [name],
   );
-  const bytes = result.rows[0]?.bytes;
-  return bytes === undefined || bytes === null ? null : Number(bytes);
+  const [slot] = result.rows;
+  return { retained: Number(slot?.bytes ?? 0), active: slot?.active ?? false };
 }
 
 /**
@@ -126,15 +127,33 @@ export async function dropSlot(client: pg.Client, name: string, options: { reado
   }
 }
 
-/** Terminates whoever streams from the slot and waits until it is free; true when it is. */
-export async function freeSlot(client: pg.Client, name: string, waitMs = 5_000): Promise<boolean> {
+/** Someone who is no Millrace streams from a slot. */
+export class SlotTakenError extends Error {
+  readonly code = '55006';
+}
+
+/**
+ * Ends a stream of Millrace's own that still has the slot: of a process that no longer leads, or of a connection that only the server still believes in.
+ * Resolves when the slot is free. Rejects with SlotTakenError when somebody else has it: that is not ours to end.
+ */
+export async function freeSlot(client: pg.Client, name: string, waitMs = 5_000): Promise<void> {
   for (const until = performance.now() + waitMs; ; ) {
-    const { rowCount } = await client.query(
-      'SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL',
+    const { rows } = await client.query<{ pid: number; ours: boolean | null; who: string | null }>(
+      `SELECT s.active_pid AS pid, o.ours, pg_catalog.concat_ws(', ', pg_catalog.concat_ws(' ', NULLIF(a.application_name, ''), 'of role', a.usename), 'from ' || pg_catalog.host(a.client_addr)) AS who,
+              CASE WHEN o.ours THEN pg_catalog.pg_terminate_backend(s.active_pid) END
+         FROM pg_catalog.pg_replication_slots s
+         LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid,
+              LATERAL (SELECT a.application_name = pg_catalog.left('millrace ' || s.slot_name, 63) AS ours) o
+        WHERE s.slot_name = $1 AND s.active_pid IS NOT NULL`,
       [name],
     );
-    if (rowCount === 0) return true;
-    if (performance.now() > until) return false;
+    const [holder] = rows;
+    if (holder === undefined) return;
+    const taken = `replication slot "${name}" is in use by process ${holder.pid} of the origin`;
+    if (holder.ours === false) {
+      throw new SlotTakenError(`${taken} (${holder.who}), which is no Millrace; it is tried again until that has ended`);
+    }
+    if (performance.now() > until) throw new SlotTakenError(`${taken}, which does not end; it is tried again`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }

@@ -40,6 +40,12 @@ export interface ReplicationStream {
   readonly acknowledged: Lsn;
   /** The furthest position known from keepalives and acknowledgements; not below `acknowledged`. */
   readonly received: Lsn;
+  /** Process of the origin that streams. */
+  readonly backendPid: number;
+  /** Milliseconds since the origin was heard of; 0 while the stream is paused, or what it said is waiting. */
+  silence(): number;
+  /** Ends the stream because the connection is known to be dead; `closed` rejects with this. */
+  abandon(reason: Error): void;
   /** No message is handed over until `resume`; status updates go on. */
   pause(): void;
   resume(): void;
@@ -161,6 +167,18 @@ class Stream implements ReplicationStream {
     }
   }
 
+  get backendPid(): number {
+    return this.#connection.backendPid;
+  }
+
+  silence(): number {
+    return this.#paused ? 0 : this.#timers.now() - this.#heardAt;
+  }
+
+  abandon(reason: Error): void {
+    this.#connection.destroy(reason);
+  }
+
   acknowledge(lsn: Lsn): void {
     if (lsn <= this.acknowledged) return;
     this.acknowledged = lsn;
@@ -223,7 +241,7 @@ class Stream implements ReplicationStream {
 
   #tick(): void {
     const now = this.#timers.now();
-    const silence = now - Math.max(this.#heardAt, 0);
+    const silence = this.silence();
     if (this.#timeoutMs > 0 && !this.#paused) {
       if (silence > 2 * this.#timeoutMs) {
         this.#connection.destroy(new ConnectionLostError(`nothing heard from the origin for ${Math.round(silence / 1000)} s`));

@@ -87,7 +87,11 @@ export async function serve(config: ServeConfig, hooks: ServeHooks, signal: Abor
       for (const worker of workers) worker.kill();
     });
     await Promise.race([startedWell, aborted(signal)]);
-    engines = watchDatabases(upstream.address, (database) => startEngine({ upstream: upstream.address, database, secretKey }, log), log);
+    engines = watchDatabases(
+      upstream.address,
+      (database) => startEngine({ upstream: upstream.address, database, secretKey, copies: config.copies }, log),
+      log,
+    );
 
     const boundHttp = { host: config.http.host, port: http.port };
     log.info(

@@ -154,7 +154,7 @@ export class Delivery {
     const follows = next === null ? null : { version: next.version, ts: next.cutTs, backfillSeq: next.hasBackfill ? 0 : null };
     if (outlook.overrun) {
       if (follows === null) throw overrun(this.sink.name);
-      await this.#ports.session.query(`UPDATE millrace.sink SET overrun = false WHERE id = ${this.sink.id}`);
+      await this.#ports.session.query(`UPDATE millrace.sink_progress SET overrun = false WHERE sink_id = ${this.sink.id}`);
       return follows;
     }
     if (position.backfillSeq !== null) return await this.#backfill(target, position, version, position.backfillSeq);

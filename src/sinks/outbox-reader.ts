@@ -11,8 +11,8 @@ import type { OutboxRow } from './changes.ts';
 import type { Position } from './positions.ts';
 
 /** Rows of one batch, unless an epoch alone has more. */
-const batchRows = 20_000;
-const fetchRows = 2_000;
+const batchRows = 50_000;
+const fetchRows = 5_000;
 
 export interface Outlook {
   readonly leads: boolean;
@@ -40,7 +40,7 @@ export interface ReadPlan {
 
 const outlookSql = (table: string): string => `
 WITH sink AS (
-  SELECT s.hold_ts, s.paused, s.overrun,
+  SELECT s.hold_ts, s.paused, (SELECT p.overrun FROM millrace.sink_progress p WHERE p.sink_id = s.id) AS overrun,
          (SELECT min(v.version) FROM millrace.sink_version v WHERE v.sink_id = s.id AND v.version > $2::integer AND v.cut_ts IS NOT NULL) AS next_version
     FROM millrace.sink s WHERE s.id = $1::bigint AND s.status <> 'dropped'
 ), cut AS (

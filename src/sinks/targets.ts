@@ -80,13 +80,8 @@ async function encoders(
   if ('problem' in maker) throw new TargetError('permanent', `the columns do not fit the format: ${JSON.stringify(maker)}`);
   const register = async (side: 'key' | 'value', format: SinkFormat, schema: object | undefined): Promise<number | undefined> => {
     if (format.kind !== 'avro' || schema === undefined) return undefined;
-    const { username, password, ...address } = openRegistryAddress(
-      config.secretKey,
-      requireConnection(sink, format.registryId).options,
-      sink.secrets,
-    );
-    const login = username === null ? null : { username, password: password ?? '' };
-    const registry = schemaRegistry({ url: address.url, login, tls: { ...address.tls, verify: true } });
+    const { options } = requireConnection(sink, format.registryId);
+    const registry = schemaRegistry(openRegistryAddress(config.secretKey, options, sink.secrets));
     const subject = `${target.topic}-${side}`;
     const level = side === 'key' ? format.keyCompatibility : format.valueCompatibility;
     try {

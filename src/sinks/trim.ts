@@ -9,16 +9,16 @@ import { outboxTable } from '../catalog/sink-model.ts';
 /** What every reader of an outbox has taken; NULL: nobody reads it any more. In the snapshot of the statement it is part of. */
 const takenSql = `SELECT min(x.ts) FROM (SELECT CASE WHEN p.version = v.version THEN p.ts ELSE coalesce(v.cut_ts, s.hold_ts) END AS ts
    FROM millrace.sink_version v JOIN millrace.sink s ON s.id = v.sink_id AND s.status <> 'dropped' LEFT JOIN millrace.sink_progress p ON p.sink_id = s.id
-  WHERE v.relation_id = $1::bigint AND (p.version IS NULL OR p.version <= v.version) AND NOT (s.overrun AND p.version = v.version)
+  WHERE v.relation_id = $1::bigint AND (p.version IS NULL OR p.version <= v.version) AND (p.overrun AND p.version = v.version) IS NOT TRUE
   UNION ALL SELECT coalesce(s.ts, s.cut_ts) FROM millrace.subscription s WHERE s.relation_id = $1::bigint AND NOT s.overrun) x`;
 
 /** Sinks whose changes in this outbox are thrown away: those that are furthest behind, or equally far. */
 const overrunSql = `
-UPDATE millrace.sink s SET overrun = true
-  FROM millrace.sink_progress p, millrace.sink_version v
- WHERE p.sink_id = s.id AND v.sink_id = s.id AND v.version = p.version AND v.relation_id = $1::bigint AND s.status <> 'dropped' AND NOT s.overrun
+UPDATE millrace.sink_progress p SET overrun = true
+  FROM millrace.sink s, millrace.sink_version v
+ WHERE p.sink_id = s.id AND v.sink_id = s.id AND v.version = p.version AND v.relation_id = $1::bigint AND s.status <> 'dropped' AND NOT p.overrun
    AND p.ts = (SELECT min(q.ts) FROM millrace.sink_progress q JOIN millrace.sink_version w ON w.sink_id = q.sink_id AND w.version = q.version
-                JOIN millrace.sink z ON z.id = q.sink_id AND z.status <> 'dropped' AND NOT z.overrun
+                JOIN millrace.sink z ON z.id = q.sink_id AND z.status <> 'dropped' AND NOT q.overrun
                WHERE w.relation_id = $1::bigint)
 RETURNING s.id::integer AS id`;
 
@@ -29,7 +29,7 @@ UPDATE millrace.subscription s SET overrun = true
   FROM behind
  WHERE s.relation_id = $1::bigint AND NOT s.overrun AND coalesce(s.ts, s.cut_ts) = behind.ts
    AND behind.ts <= coalesce((SELECT min(p.ts) FROM millrace.sink_progress p JOIN millrace.sink_version v ON v.sink_id = p.sink_id AND v.version = p.version
-                                JOIN millrace.sink z ON z.id = p.sink_id AND z.status <> 'dropped' AND NOT z.overrun
+                                JOIN millrace.sink z ON z.id = p.sink_id AND z.status <> 'dropped' AND NOT p.overrun
                                WHERE v.relation_id = $1::bigint), behind.ts)
 RETURNING s.id::integer AS id`;
 

@@ -27,8 +27,17 @@ const nothing: PgtrickleUse = { uses: false, calls: [], single: null, isCall: fa
 
 type Tree = Readonly<Record<string, unknown>>;
 
+/** The last text: it is asked about several times on its way, and parsing takes longer than all else. */
+let last: { readonly text: string; readonly standard: boolean | undefined; readonly use: PgtrickleUse } | null = null;
+
 /** How the one statement of `text` uses pgtrickle. `loadPostgresParser()` must have finished. A text that cannot be parsed uses nothing. */
 export function pgtrickleUse(text: string, options: LexerOptions = {}): PgtrickleUse {
+  const standard = options.standardConformingStrings;
+  if (last === null || last.text !== text || last.standard !== standard) last = { text, standard, use: useOf(text, options) };
+  return last.use;
+}
+
+function useOf(text: string, options: LexerOptions): PgtrickleUse {
   let statement: unknown;
   try {
     const { stmts } = parseSql(text);

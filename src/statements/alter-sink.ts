@@ -8,6 +8,7 @@ import { millraceError } from '../errors.ts';
 import type { AlterSink, QualifiedName, RoleName, SetFrom } from '../sql/ast.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { CallerSession, StatementResult } from './caller-session.ts';
+import { registryOf } from './connections.ts';
 import { type CallerRole, callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
 import { creationNamespace, findNamed, type NamedObject, requireOwner, shownName, undefinedObject } from './names.ts';
 import { checkRegistrySchemas } from './sink-checks.ts';
@@ -100,7 +101,7 @@ async function setFrom(
   const { definition, columns: before } = await readSink(context, session, sink.id);
   let relation = await requireSinkable(context, session, action.from, role);
   await requireSameSink(context, session, role, definition, before, relation);
-  if (!action.dryRun) await checkRegistrySchemas(context, session, definition, relation.columns);
+  if (!action.dryRun) await checkRegistrySchemas(definition, relation.columns, (id) => registryOf(context, session, id));
   relation = await readable(context, session, role, sink.name, action.from, relation, deadline, seconds);
   // Looked at again: the wait may have been long. Another cutover of the sink comes first.
   let reads = await readSink(context, session, sink.id);

@@ -90,6 +90,13 @@ export interface CopyFormat {
   line(row: readonly (string | null)[]): string;
 }
 
+/** What is asked of the upstream right behind a statement, in the same write. */
+export interface Question {
+  readonly sql: string;
+  /** Gets the first row. */
+  readonly answered: (row: readonly (string | null)[]) => void;
+}
+
 export type StatementResult =
   /** CommandComplete with this tag ("CREATE SOURCE"). */
   | { readonly kind: 'done'; readonly tag: string }
@@ -109,8 +116,8 @@ export type StatementResult =
       /** Nobody will read on, and the session is not to be used for cleaning up. */
       readonly abandon: () => void;
     }
-  /** Millrace has done its part; the upstream answers. `text` is what it is to run; `after` follows when that has succeeded. */
-  | { readonly kind: 'forward'; readonly text: string; readonly after: () => Promise<void> };
+  /** Millrace has done its part; the upstream answers. `text` is what it is to run; when that has succeeded `behind` is asked. */
+  | { readonly kind: 'forward'; readonly text: string; readonly behind: Question };
 
 /** What wire/ needs of statements/ to serve extended SQL. One per process. */
 export interface StatementRunner {

@@ -97,6 +97,12 @@ export function requireComplete(target: ConnectionTarget, options: ConnectionOpt
       throw millraceError('invalid_option', { message: 'can only set one of BROKER and BROKERS' });
     }
   }
+  if (target === 'confluent schema registry' && options['PASSWORD'] !== undefined && options['USERNAME'] === undefined) {
+    throw millraceError('invalid_option', {
+      message: 'USERNAME option is required',
+      hint: "Add USERNAME '...' to the list: PASSWORD alone says nothing.",
+    });
+  }
   if ((options['SSL KEY'] === undefined) !== (options['SSL CERTIFICATE'] === undefined)) {
     throw millraceError('invalid_option', { message: 'invalid CONNECTION: both SSL KEY and SSL CERTIFICATE are required' });
   }

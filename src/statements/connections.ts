@@ -134,14 +134,14 @@ export async function connectionAddress(context: StatementContext, session: Call
   return openAddress(context.secretKey, options, await sealedSecrets(context, session, options));
 }
 
-export async function kafkaAddress(context: StatementContext, session: CallerSession, id: string): Promise<KafkaAddress> {
-  const { options } = await readConnection(context, session, id);
-  return openKafkaAddress(context.secretKey, options, await sealedSecrets(context, session, options));
-}
-
-export async function registryAddress(context: StatementContext, session: CallerSession, id: string): Promise<RegistryAddress> {
-  const { options } = await readConnection(context, session, id);
-  return openRegistryAddress(context.secretKey, options, await sealedSecrets(context, session, options));
+/** Where the registry behind a stored connection is, and what users call it. */
+export async function registryOf(
+  context: StatementContext,
+  session: CallerSession,
+  id: string,
+): Promise<{ readonly name: string; readonly address: RegistryAddress }> {
+  const { name, options } = await readConnection(context, session, id);
+  return { name, address: openRegistryAddress(context.secretKey, options, await sealedSecrets(context, session, options)) };
 }
 
 /** A connection of one kind that the caller owns. */
@@ -162,14 +162,18 @@ export async function requireConnection(
   );
 }
 
-async function readConnection(context: StatementContext, session: CallerSession, id: string): Promise<StoredConnection> {
+async function readConnection(
+  context: StatementContext,
+  session: CallerSession,
+  id: string,
+): Promise<StoredConnection & { readonly name: string }> {
   const row = (await perform(
     context,
     session,
-    ["SELECT jsonb_build_object('type', type, 'options', options) FROM millrace.connection WHERE id = ($1 ->> 'id')::bigint"],
+    ["SELECT jsonb_build_object('name', name, 'type', type, 'options', options) FROM millrace.connection WHERE id = ($1 ->> 'id')::bigint"],
     { id },
-  )) as { type: string; options: ConnectionOptions };
-  return { target: targetOf(row.type), options: row.options };
+  )) as { name: string; type: string; options: ConnectionOptions };
+  return { name: row.name, target: targetOf(row.type), options: row.options };
 }
 
 async function storedOptions(

@@ -23,6 +23,8 @@ export interface StatementContext extends StatementServices {
   /** Databases whose catalog is known to be there and current. */
   readonly installed: Set<string>;
   readonly catalogs: CatalogClients;
+  /** Databases in which schema pgtrickle is known to be Millrace's. */
+  readonly ownPgtrickle: Set<string>;
 }
 
 export interface CallerRole {

@@ -5,6 +5,7 @@
  */
 import { definitionView, gateView, storageTable } from '../catalog/model.ts';
 import { gateSql } from '../catalog/storage-ddl.ts';
+import { type ReadRelation, relationLookup } from '../catalog/view-inputs.ts';
 import { MillraceError, millraceError } from '../errors.ts';
 import { analyzeView, viewFunctions } from '../ivm/analyze.ts';
 import { planView } from '../ivm/plan-view.ts';
@@ -23,7 +24,7 @@ import { dropFailed } from './removal.ts';
 import { facadeOid } from './sources.ts';
 import { attachFacade } from './tables.ts';
 import { functionKinds, requireMaterializable } from './view-functions.ts';
-import { type ReadRelation, readRelations, relationLookup } from './view-inputs.ts';
+import { readRelations } from './view-inputs.ts';
 import { awaitReady, waitsForEngine } from './wait.ts';
 
 const tag = 'CREATE MATERIALIZED VIEW';

@@ -6,7 +6,7 @@
 import { millraceError } from '../errors.ts';
 import { type PgtrickleCall, type PgtrickleUse, pgtrickleUse } from '../sql/pgtrickle.ts';
 import { loadPostgresParser } from '../sql/postgres-parser.ts';
-import type { CallerSession, StatementResult } from './caller-session.ts';
+import type { CallerSession, Question, StatementResult } from './caller-session.ts';
 import { firstRow, requireCatalog, type StatementContext } from './context.ts';
 import { explainDeltas, explainStreamTable, validateQuery } from './pgtrickle-explain.ts';
 import { awaitRefreshes } from './refresh-wait.ts';
@@ -57,8 +57,11 @@ export async function claimsPgtrickle(context: StatementContext, session: Caller
   await loadPostgresParser();
   const use = pgtrickleUse(text);
   if (!use.uses) return false;
-  if (await belongsToOthers(session)) return false;
-  await requireCatalog(context, session);
+  if (!context.ownPgtrickle.has(session.database)) {
+    if (await belongsToOthers(session)) return false;
+    await requireCatalog(context, session);
+    context.ownPgtrickle.add(session.database);
+  }
   return use.isCall || callsOf(use).length > 0 || refreshing.test(text);
 }
 
@@ -99,7 +102,7 @@ export async function runPgtrickle(context: StatementContext, session: CallerSes
     }
     await leave(session, { answers });
   }
-  return { kind: 'forward', text: upstreamText(text), after: () => finish(session) };
+  return { kind: 'forward', text: upstreamText(text), behind: finish(session) };
 }
 
 async function requireWritable(session: CallerSession, name: string): Promise<void> {
@@ -131,16 +134,14 @@ async function leave(session: CallerSession, state: Readonly<Record<string, unkn
 }
 
 /** The statement has run: answers are for nobody else, and refreshes it has asked for are waited for. */
-async function finish(session: CallerSession): Promise<void> {
-  const row = await firstRow(
-    session,
-    `SELECT pg_catalog.current_setting('millrace.awaited', true), pg_catalog.current_setting('millrace.wait', true),
+const finish = (session: CallerSession): Question => ({
+  sql: `SELECT pg_catalog.current_setting('millrace.awaited', true), pg_catalog.current_setting('millrace.wait', true),
             pg_catalog.set_config('millrace.call', '', true), pg_catalog.set_config('millrace.awaited', '', true)`,
-  );
-  const [awaited, wait] = row ?? [];
-  if (awaited !== null && awaited !== undefined && awaited !== '' && isWaiting(wait))
-    awaitRefreshes(session, JSON.parse(awaited) as Record<string, number>);
-}
+  answered: ([awaited, wait]) => {
+    if (awaited !== null && awaited !== undefined && awaited !== '' && isWaiting(wait))
+      awaitRefreshes(session, JSON.parse(awaited) as Record<string, number>);
+  },
+});
 
 /** All or none: an element that cannot be created fails the statement. */
 async function bulkCreate(context: StatementContext, session: CallerSession, given: Arguments): Promise<unknown> {

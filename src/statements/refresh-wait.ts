@@ -4,36 +4,36 @@
  */
 import { MillraceError } from '../errors.ts';
 import type { CallerSession } from './caller-session.ts';
-import { firstRow } from './context.ts';
 
 /** Registers the wait: `wanted` is the number of the refresh by the id of the stream table. */
 export function awaitRefreshes(session: CallerSession, wanted: Readonly<Record<string, number>>): void {
-  session.onCommit(async (after) => {
-    for (const [id, number] of Object.entries(wanted)) await awaitRefresh(after, id, number);
-  });
+  session.onCommit((after) => awaitAll(after, wanted));
 }
 
-/** Returns when the refresh is done. Raises when it failed, or when the stream table has been stopped meanwhile. */
-async function awaitRefresh(session: CallerSession, id: string, number: number): Promise<void> {
+/** Returns when all are done. Raises when one has failed, or has been stopped meanwhile. One that is gone was dropped by someone else. */
+async function awaitAll(session: CallerSession, wanted: Readonly<Record<string, number>>): Promise<void> {
+  const list = (values: readonly unknown[]): string => `{${values.join(',')}}`;
+  let left = Object.entries(wanted);
   // By then the engine has most often begun; from there on it is told.
-  let pause = 0.0005;
-  for (;;) {
-    const row = await firstRow(
-      session,
-      'SELECT o.done, o.name, o.status, o.code, o.message FROM millrace.refresh_outcome($1::bigint, $2::bigint, $3::float8) AS o',
-      [id, String(number), String(pause)],
+  let pause = 0.0009;
+  while (left.length > 0) {
+    const { rows } = await session.query(
+      `SELECT o.id, o.is_done, o.name, o.status, o.code, o.message
+         FROM millrace.refresh_outcomes($1::bigint[], $2::bigint[], $3::float8) AS o`,
+      [list(left.map(([id]) => id)), list(left.map(([, number]) => number)), String(pause)],
+      { quiet: true },
     );
     // Where the engine is busy with something else it sleeps a fifth of the time it has waited.
-    pause = Math.min(pause * 1.2, 0.05);
-    // It is gone: dropped by someone else.
-    if (row === null) return;
-    const [done, name, status, code, message] = row;
-    if (Number(done) >= number) {
-      if (message !== null && message !== undefined) throw failed(name ?? '', code ?? '55000', message);
-      return;
+    pause = Math.min(Math.max(pause * 1.2, 0.001), 0.05);
+    const waiting = new Set<string | null | undefined>();
+    for (const [id, isDone, name, status, code, message] of rows) {
+      if (isDone === 't') {
+        if (message !== null && message !== undefined) throw failed(name ?? '', code ?? '55000', message);
+      } else if (status === 'SUSPENDED' || status === 'PAUSED')
+        throw failed(name ?? '', code ?? '55000', message ?? `it is ${status.toLowerCase()}`);
+      else waiting.add(id);
     }
-    if (status === 'SUSPENDED' || status === 'PAUSED')
-      throw failed(name ?? '', code ?? '55000', message ?? `it is ${status.toLowerCase()}`);
+    left = left.filter(([id]) => waiting.has(id));
   }
 }
 

@@ -23,7 +23,12 @@ import { createTableFromSource } from './tables.ts';
 
 /** One per worker process. */
 export function createStatementRunner(services: StatementServices): StatementRunner {
-  const context: StatementContext = { ...services, installed: new Set(), catalogs: new CatalogClients(services.upstream) };
+  const context: StatementContext = {
+    ...services,
+    installed: new Set(),
+    ownPgtrickle: new Set(),
+    catalogs: new CatalogClients(services.upstream),
+  };
   return {
     claims: (statement, text, session, ahead = false) => claims(context, statement, text, session, ahead),
     describe: (statement, session) => describe(context, statement, session),

@@ -3,11 +3,11 @@
  * Invariant: nothing there is changed here. Their clients are loaded when they are first wanted: proxy workers need none of it.
  */
 import type { KafkaAddress, RegistryAddress } from '../catalog/connection-address.ts';
-import type { SinkColumn, SinkDefinition, SinkFormat } from '../catalog/sink-model.ts';
+import type { KafkaSink, SinkColumn, SinkDefinition } from '../catalog/sink-model.ts';
 import { type MillraceError, millraceError } from '../errors.ts';
+import type { MessageMaker, MessageProblem } from '../sinks/formats/messages.ts';
 import type { KafkaError } from '../sinks/kafka/failure.ts';
-import type { CallerSession } from './caller-session.ts';
-import type { StatementContext } from './context.ts';
+import type { SchemaRegistry } from '../sinks/registry.ts';
 
 /** A client waits for the answer. */
 const patience = { connectTimeoutMs: 10_000, requestTimeoutMs: 10_000, retryForMs: 0 };
@@ -48,35 +48,91 @@ function kafkaProblem(error: KafkaError, address: KafkaAddress, connection: stri
 }
 
 /** CREATE, ALTER, VALIDATE CONNECTION TO CONFLUENT SCHEMA REGISTRY: does it answer, and to this user? */
-export async function checkRegistry(_address: RegistryAddress, _connection: string): Promise<void> {}
-
-/** Whether the formats of a sink can hold the columns. Raises sink_column_type for one that does not fit. */
-export async function checkFormats(definition: SinkDefinition, columns: readonly SinkColumn[]): Promise<void> {
-  const { target, key } = definition;
-  if (target.type !== 'kafka') return;
-  const keys = columns.filter((column) => key?.includes(column.name) === true);
-  if (target.keyFormat !== null) requireSingle('KEY', target.keyFormat, keys);
-  if (target.envelope === 'debezium' && (target.valueFormat.kind === 'text' || target.valueFormat.kind === 'bytes')) {
-    throw millraceError('feature_not_supported', {
-      message: `FORMAT ${target.valueFormat.kind.toUpperCase()} cannot hold the two rows of ENVELOPE DEBEZIUM`,
-    });
-  }
-  requireSingle('VALUE', target.valueFormat, columns);
+export async function checkRegistry(address: RegistryAddress, connection: string): Promise<void> {
+  await askRegistry(address, connection, (registry) => registry.probe());
 }
 
-/** ALTER SINK .. SET FROM: whether the registry takes the schemas of the columns as later versions of what it has. */
-export async function checkRegistrySchemas(
-  _context: StatementContext,
-  _session: CallerSession,
-  _definition: SinkDefinition,
-  _columns: readonly SinkColumn[],
-): Promise<void> {}
+/** Asks a registry; what goes wrong is raised as an error of ours. */
+async function askRegistry<T>(address: RegistryAddress, connection: string, work: (registry: SchemaRegistry) => Promise<T>): Promise<T> {
+  const { RegistryError, schemaRegistry } = await import('../sinks/registry.ts');
+  try {
+    return await work(schemaRegistry({ ...address, timeoutMs: 10_000 }));
+  } catch (error) {
+    if (!(error instanceof RegistryError)) throw error;
+    const cause = error.message;
+    if (error.failure === 'authentication') throw millraceError('registry_authentication_failed', { cause, connection }, { cause: error });
+    const hint =
+      error.failure === 'unreachable'
+        ? `Check that a schema registry listens at ${address.url}, and that this machine may reach it.`
+        : `Check connection "${connection}".`;
+    throw millraceError('registry_failed', { cause, hint }, { cause: error });
+  }
+}
 
-/** TEXT and BYTES hold one value. */
-function requireSingle(side: 'KEY' | 'VALUE', format: SinkFormat, columns: readonly SinkColumn[]): void {
-  if (format.kind !== 'text' && format.kind !== 'bytes') return;
-  if (columns.length === 1) return;
-  throw millraceError('feature_not_supported', {
-    message: `${side} FORMAT ${format.kind.toUpperCase()} holds one column, but there are ${columns.length}`,
+/** Whether the formats of a sink can hold the columns. Raises what does not fit. */
+export async function checkFormats(definition: SinkDefinition, columns: readonly SinkColumn[]): Promise<void> {
+  if (definition.target.type === 'kafka') await messagesOf(definition.target, definition.key, columns);
+}
+
+/**
+ * Whether the registry takes the schemas of the columns as next versions of what it has under the topic. `open`: where a registry is, by the id
+ * of its connection.
+ */
+export async function checkRegistrySchemas(
+  definition: SinkDefinition,
+  columns: readonly SinkColumn[],
+  open: (connectionId: string) => Promise<{ readonly name: string; readonly address: RegistryAddress }>,
+): Promise<void> {
+  const { target, key } = definition;
+  if (target.type !== 'kafka') return;
+  const { keySchema, valueSchema } = await messagesOf(target, key, columns);
+  const sides = [
+    { side: 'key', format: target.keyFormat, schema: keySchema },
+    { side: 'value', format: target.valueFormat, schema: valueSchema },
+  ] as const;
+  for (const { side, format, schema } of sides) {
+    if (format?.kind !== 'avro' || schema === undefined) continue;
+    const subject = `${target.topic}-${side}`;
+    const { name, address } = await open(format.registryId);
+    const answer = await askRegistry(address, name, (registry) => registry.checkCompatibility(subject, schema));
+    if (!answer.compatible) {
+      throw millraceError('registry_incompatible', { subject, cause: answer.reasons.join('\n') || 'the registry gives no reason' });
+    }
+  }
+}
+
+/** The messages of a sink over these columns. Raises what does not fit. */
+async function messagesOf(target: KafkaSink, key: readonly string[] | null, columns: readonly SinkColumn[]): Promise<MessageMaker> {
+  const [{ messageMaker }, { written }] = await Promise.all([import('../sinks/formats/messages.ts'), import('../sinks/targets.ts')]);
+  const made = messageMaker({
+    columns,
+    key: key === null ? null : key.map((name) => columns.findIndex((column) => column.name === name)),
+    keyFormat: written(target.keyFormat ?? target.valueFormat, 'key'),
+    valueFormat: written(target.valueFormat, 'value'),
+    envelope: target.envelope,
   });
+  if ('problem' in made) throw misfit(made, columns);
+  return made;
+}
+
+function misfit(problem: MessageProblem, columns: readonly SinkColumn[]): MillraceError {
+  switch (problem.problem) {
+    case 'unsupported_column': {
+      const { column, format, reason, type } = problem.unsupported;
+      const shown = columns.find(({ name }) => name === column)?.type ?? type;
+      return millraceError('sink_column_type', {
+        format,
+        column,
+        type: shown,
+        detail: reason,
+        hint: 'Leave the column out, or cast it, in a view.',
+      });
+    }
+    case 'one_column_only':
+      return millraceError('feature_not_supported', { message: `FORMAT ${problem.format} holds one column` });
+    case 'no_envelope_in_format':
+      return millraceError('feature_not_supported', { message: `FORMAT ${problem.format} cannot hold the two rows of ENVELOPE DEBEZIUM` });
+    case 'key_required':
+      return millraceError('sink_key_required', { sinks: 'upsert sinks', columns: '..' });
+  }
 }

@@ -15,17 +15,23 @@ import { functionsOfView } from './view-functions.ts';
 const scratch = 'pg_temp.millrace_partition';
 const scratchView = 'pg_temp.millrace_partition_view';
 
-/** The expression as it is stored. `only`: the columns it may use, null: all; `at`: where it begins in the statement. */
+export interface GivenExpression {
+  readonly text: string;
+  /** Where it begins in the statement; null: it is the stored one. */
+  readonly at: number | null;
+}
+
+/** The expression as it is stored. `only`: the columns it may use, null: all. */
 export async function partitionExpression(
   context: StatementContext,
   session: CallerSession,
   role: CallerRole,
-  given: { readonly text: string; readonly at: number | null },
+  given: GivenExpression,
   relation: SinkRelation,
   only: readonly string[] | null,
 ): Promise<string> {
   await loadPostgresParser();
-  requireColumns(given.text, relation, only);
+  requireColumns(given, relation, only);
   const columns = relation.columns.map(({ name, type }) => `${quoteIdentifier(name)} ${type}`);
   const index = `CREATE INDEX millrace_partition_by ON ${scratch} (((`;
   await session.query(`DROP TABLE IF EXISTS ${scratch} CASCADE`, [], { quiet: true });
@@ -33,7 +39,7 @@ export async function partitionExpression(
   try {
     await session.query(`${index}${given.text}\n)::bigint))`, [], { quiet: true });
   } catch (error) {
-    throw atUserPosition(error, index.length, given.at);
+    throw atUserPosition(error, index.length, given);
   }
   await session.query(`CREATE TEMPORARY VIEW millrace_partition_view AS SELECT (${given.text}\n) AS p FROM ${scratch}`, [], {
     quiet: true,
@@ -48,14 +54,15 @@ export async function partitionExpression(
 }
 
 /** Raises unless the text is one expression over columns that it may use. */
-function requireColumns(text: string, relation: SinkRelation, only: readonly string[] | null): void {
+function requireColumns({ text, at }: GivenExpression, relation: SinkRelation, only: readonly string[] | null): void {
+  const position = at === null ? {} : { position: at + 1 };
   const selects = [`SELECT (${text}\n)`, `SELECT ${text}`].map((sql) => {
     const [statement, ...more] = list(node(parseSql(sql))['stmts']);
     return more.length === 0 ? node(node(node(statement)['stmt'])['SelectStmt']) : {};
   });
   const clauses = (select: Fields): string[] => Object.keys(select).filter((key) => key !== 'limitOption' && key !== 'op');
   if (selects.some((select) => clauses(select).join() !== 'targetList' || list(select['targetList']).length !== 1)) {
-    throw millraceError('syntax_error', { message: 'PARTITION BY wants one expression' });
+    throw millraceError('syntax_error', { message: 'PARTITION BY wants one expression' }, position);
   }
   walk(selects[0], (kind, fields) => {
     if (kind !== 'ColumnRef') return;
@@ -67,33 +74,42 @@ function requireColumns(text: string, relation: SinkRelation, only: readonly str
       !known.includes(name) ||
       list(fields['fields']).some((part) => isFields(part) && kindOf(part).kind === 'A_Star')
     ) {
-      throw millraceError('sink_column_undefined', {
-        clause: 'PARTITION BY',
-        column: names.join('.') || '*',
-        relation: relation.name,
-        columns: known.join(', '),
-        hint: more.length > 0 ? 'Columns are named alone there, without the relation.' : '',
-      });
+      throw millraceError(
+        'sink_column_undefined',
+        {
+          clause: 'PARTITION BY',
+          column: names.join('.') || '*',
+          relation: relation.name,
+          columns: known.join(', '),
+          hint: more.length > 0 ? 'Columns are named alone there, without the relation.' : '',
+        },
+        position,
+      );
     }
     if (only !== null && !only.includes(name)) {
-      throw millraceError('invalid_option', {
-        message: `PARTITION BY expression cannot refer to non-key column "${name}"`,
-        hint: 'With ENVELOPE DEBEZIUM the messages of a key must stay in one partition: use key columns only.',
-      });
+      throw millraceError(
+        'invalid_option',
+        {
+          message: `PARTITION BY expression cannot refer to non-key column "${name}"`,
+          hint: 'With ENVELOPE DEBEZIUM the messages of a key must stay in one partition: use key columns only.',
+        },
+        position,
+      );
     }
   });
 }
 
 /** What Postgres says about the expression, at the place where it stands in the user's text. */
-function atUserPosition(error: unknown, prefixLength: number, at: number | null): unknown {
+function atUserPosition(error: unknown, prefixLength: number, { text, at }: GivenExpression): unknown {
   if (!(error instanceof UpstreamError)) return error;
-  const position = at === null ? 0 : Number(error.fields['P'] ?? 0) - prefixLength + at;
+  const place = Number(error.fields['P'] ?? 0) - prefixLength;
+  const position = place >= 1 && place <= [...text].length ? place : 1;
   return new MillraceError('population_failed', {
     severity: 'ERROR',
     code: error.code,
-    message: `invalid PARTITION BY: ${error.message.replaceAll('index expression', 'PARTITION BY')}`,
+    message: `invalid PARTITION BY: ${error.message.replaceAll('index expressions', 'PARTITION BY').replaceAll('index expression', 'PARTITION BY')}`,
     ...(error.fields['D'] === undefined ? {} : { detail: error.fields['D'] }),
     ...(error.fields['H'] === undefined ? {} : { hint: error.fields['H'] }),
-    ...(position < 1 ? {} : { position }),
+    ...(at === null ? {} : { position: at + position }),
   });
 }

@@ -110,7 +110,7 @@ SELECT jsonb_build_object(
                                              FROM jsonb_array_elements(v.columns) WITH ORDINALITY c(value, place) WHERE c.place = a.attnum)) ORDER BY a.attnum)
                        FROM pg_attribute a WHERE a.attrelid = r.facade AND a.attnum > 0 AND NOT a.attisdropped),
          'versionColumns', v.columns, 'keyAttnums', to_jsonb(s.key_attnums), 'plan', lv.plan,
-         'definition', CASE WHEN lv.definition IS NOT NULL THEN millrace.definition_of(lv.definition) END)
+         'definition', coalesce(t.definition, CASE WHEN lv.definition IS NOT NULL THEN millrace.definition_of(lv.definition) END))
   FROM millrace.relation r
   LEFT JOIN millrace.table_version v ON v.relation_id = r.id
   LEFT JOIN millrace.storage s ON s.id = v.storage_id

@@ -7,8 +7,10 @@ import type { Backfill } from '../catalog/sink-model.ts';
 import { millraceError } from '../errors.ts';
 import type { CreateSink } from '../sql/ast.ts';
 import type { CallerSession, StatementResult } from './caller-session.ts';
+import { registryOf } from './connections.ts';
 import { callerRole, perform, requireCatalog, type StatementContext } from './context.ts';
 import { creationNamespace, findNamed, shownName } from './names.ts';
+import { checkRegistrySchemas } from './sink-checks.ts';
 import { planSink } from './sink-definition.ts';
 import { requireReadable, requireSinkable, type SinkRelation } from './sink-relation.ts';
 import { awaitSink, waitsForEngine } from './wait.ts';
@@ -28,6 +30,9 @@ export async function createSink(context: StatementContext, session: CallerSessi
   const relation = await requireSinkable(context, session, statement.from, role);
   requireReadable(relation, name.name);
   const { definition, connectionId } = await planSink(context, session, role, statement, relation);
+  const waits = await waitsForEngine(session);
+  // What the registry has to say is found out now where the statement would wait to hear it.
+  if (waits) await checkRegistrySchemas(definition, relation.columns, (registry) => registryOf(context, session, registry));
   const id = String(await perform(context, session, ["SELECT to_jsonb(nextval('millrace.object_id'))"]));
   await perform(
     context,
@@ -39,7 +44,7 @@ export async function createSink(context: StatementContext, session: CallerSessi
     { id, namespace: namespace.oid, name: name.name, owner: role.oid, connection: connectionId, definition },
   );
   await addVersion(context, session, id, 1, relation, statement.snapshot === false ? 'none' : 'snapshot');
-  if (await waitsForEngine(session)) {
+  if (waits) {
     const awaited = { id, name: name.name, relation: shownName(statement.from) };
     session.onCommit((after) => awaitSink(after, awaited, () => dropSinks(context, after, [id])));
   }

@@ -4,13 +4,14 @@
  * the caller, and nothing that Millrace's own role may not read.
  */
 import { storageColumn, storageTable } from '../catalog/model.ts';
+import { type ReadRelation, relationLookup } from '../catalog/view-inputs.ts';
 import { millraceError } from '../errors.ts';
 import { overStorage } from '../ivm/source-text.ts';
 import type { LiveRelation, RelationLookup, TableName } from '../ivm/types.ts';
 import { quoteIdentifier, quoteQualified } from '../sql/quote.ts';
 import type { CallerSession } from './caller-session.ts';
 import { type CallerRole, firstRow, perform, type StatementContext } from './context.ts';
-import { type ReadRelation, readRelations, relationLookup } from './view-inputs.ts';
+import { readRelations } from './view-inputs.ts';
 
 interface SourceColumn {
   readonly attnum: number;
@@ -240,12 +241,15 @@ export function notTriggerable(table: SourceTable): string | null {
   return notCapturable(table, false);
 }
 
+/** Taken by everyone who makes stream tables, to the end of his transaction. */
+export const lockBases = 'LOCK TABLE millrace.base_table IN SHARE ROW EXCLUSIVE MODE';
+
 /**
  * Statements that register the tables, with their parameters for `perform` under `bases`. Those known already are among them: the engine
  * takes a table that nobody reads out of the catalog, and may have done so since it was looked up.
  */
 export const registerBases: readonly string[] = [
-  'LOCK TABLE millrace.base_table IN SHARE ROW EXCLUSIVE MODE',
+  lockBases,
   `INSERT INTO millrace.relation (id, kind) SELECT (b ->> 'id')::bigint, 'base' FROM jsonb_array_elements($1 -> 'bases') b
    ON CONFLICT (id) DO NOTHING`,
   `INSERT INTO millrace.base_table (relation_id, table_oid, columns, key_attnums)

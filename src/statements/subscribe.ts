@@ -112,7 +112,7 @@ export async function closeSubscription(session: CallerSession, name: string | n
     return { kind: 'done', tag: 'CLOSE CURSOR' };
   }
   session.cursors.clear();
-  return { kind: 'forward', text: 'CLOSE ALL', after: async () => undefined };
+  return { kind: 'forward', text: 'CLOSE ALL', behind: { sql: 'SELECT 1', answered: () => undefined } };
 }
 
 async function* pagesOf(feed: Feed, session: CallerSession): AsyncGenerator<readonly (readonly (string | null)[])[]> {

@@ -3,6 +3,7 @@
  * Invariant: a live view's result depends on rows only, and maintaining it runs nobody's code with Millrace's rights. Functions of users are
  * found by what Postgres recorded the view to depend on, so also behind operators, casts, aggregates and domains.
  */
+import { functionKindsSql } from '../catalog/view-inputs.ts';
 import { millraceError } from '../errors.ts';
 import type { FunctionKind } from '../ivm/types.ts';
 import { functionNames } from '../sql/postgres-parser.ts';
@@ -48,19 +49,7 @@ export async function functionKinds(
   names: readonly string[],
 ): Promise<Record<string, FunctionKind>> {
   if (names.length === 0) return {};
-  const found = (await perform(
-    context,
-    session,
-    [
-      `SELECT jsonb_object_agg(k.shown, jsonb_build_object('aggregate', k.aggregate, 'setReturning', k.returns_set))
-         FROM (SELECT f.shown, bool_or(p.prokind = 'a') AS aggregate, bool_or(p.proretset) AS returns_set
-                 FROM jsonb_array_elements_text($1 -> 'names') AS f(shown)
-                 JOIN (SELECT n.nspname, x.* FROM pg_proc x JOIN pg_namespace n ON n.oid = x.pronamespace) p
-                   ON p.nspname || '.' || p.proname = f.shown OR p.nspname = 'pg_catalog' AND p.proname = f.shown
-                GROUP BY f.shown) k`,
-    ],
-    { names },
-  )) as Record<string, FunctionKind> | null;
+  const found = (await perform(context, session, [functionKindsSql('$1')], { names })) as Record<string, FunctionKind> | null;
   return found ?? {};
 }
 

@@ -4,22 +4,41 @@
  * transaction; the client's unnamed statement and portal are touched only where a simple Query would drop them anyway.
  */
 import type { NoticeFields } from '../errors.ts';
-import { type CallerSession, type Feed, type FieldDescription, type QueryResult, UpstreamError } from '../statements/caller-session.ts';
+import {
+  type CallerSession,
+  type Feed,
+  type FieldDescription,
+  type QueryResult,
+  type Question,
+  UpstreamError,
+} from '../statements/caller-session.ts';
 import { commandTag, dataRowValues, errorFields, rowDescriptionFields } from './decode.ts';
-import type { Driver } from './driver.ts';
+import type { Driver, ReplyHandler } from './driver.ts';
 import { bind, bindAs, close, describe, execute, flush, noticeResponse, parse, sync } from './encode.ts';
 import { Disposition } from './replies.ts';
 import { Reply, Status } from './tags.ts';
 
 export type CommitTask = (session: CallerSession) => Promise<void>;
 
-export interface CallerOptions {
-  readonly database: string;
-  readonly user: string;
+export interface Place {
   /** Statements to use upstream: '' in a simple Query, `reservedName` beside the client's own. */
   readonly name: string;
   /** Each query is followed by Sync: outside a transaction block it is a transaction of its own. */
   readonly eachSynced: boolean;
+}
+
+/** Messages in front of a query, in the same write. */
+export interface Front {
+  readonly bytes: Buffer;
+  /** As of the driver; its last message is the end of the answers to `bytes`. */
+  readonly handler: ReplyHandler;
+  /** The last message was an error: the upstream skips the query. */
+  readonly failed: boolean;
+}
+
+export interface CallerOptions extends Place {
+  readonly database: string;
+  readonly user: string;
   readonly inTransactionBlock: () => boolean;
   readonly onCommit: (task: CommitTask) => void;
   readonly cursors: Map<string, Feed>;
@@ -82,10 +101,11 @@ export function refusingCaller(options: CallerOptions): CallerSession {
 
 async function runQuery(
   driver: Driver,
-  options: CallerOptions,
+  options: Place,
   sql: string,
   parameters: readonly (string | null)[] | BoundParameters,
   quiet: boolean,
+  front: Front | null = null,
 ): Promise<QueryResult> {
   if (driver.failed) throw failedTransaction();
   const { charset } = driver;
@@ -94,6 +114,7 @@ async function runQuery(
   const before = name === '' ? [] : [close('S', name, charset)];
   const after = name === '' ? [] : [close('S', name, charset)];
   const bytes = Buffer.concat([
+    ...(front === null ? [] : [front.bytes]),
     ...before,
     parse(name, sql, charset, 'types' in parameters ? parameters.types : []),
     'types' in parameters ? bindAs(name, name, parameters.values, charset) : bind(name, name, parameters, charset),
@@ -103,7 +124,7 @@ async function runQuery(
     ...after,
     eachSynced ? sync : flush,
   ]);
-  const reader = new ResultReader(driver, eachSynced, name === '' ? 1 : 3);
+  const reader = new ResultReader(driver, eachSynced, name === '' ? 1 : 3, front);
   driver.quiet = quiet;
   driver.dirty = !eachSynced;
   try {
@@ -117,6 +138,15 @@ async function runQuery(
     throw reader.error;
   }
   return { fields: reader.fields, rows: reader.rows, tag: reader.tag };
+}
+
+/**
+ * Asks what belongs behind a statement. With `front` that statement goes out in the same write, and its answers to `front.handler`: when
+ * that says it has failed nothing is answered.
+ */
+export async function ask(driver: Driver, place: Place, question: Question, front: Front | null = null): Promise<void> {
+  const { rows } = await runQuery(driver, place, question.sql, [], front === null, front);
+  if (front?.failed !== true) question.answered(rows[0] ?? []);
 }
 
 /** The error has made the upstream skip the Close: the name must not stay in the client's session. */
@@ -135,14 +165,18 @@ class ResultReader {
   readonly #driver: Driver;
   readonly #synced: boolean;
   #closesLeft: number;
+  /** Until its answers are through. */
+  #front: Front | null;
 
-  constructor(driver: Driver, synced: boolean, closes: number) {
+  constructor(driver: Driver, synced: boolean, closes: number, front: Front | null) {
     this.#driver = driver;
     this.#synced = synced;
     this.#closesLeft = closes;
+    this.#front = front;
   }
 
   disposition(tag: number): number {
+    if (this.#front !== null) return this.#front.handler.disposition(tag);
     switch (tag) {
       case Reply.rowDescription:
       case Reply.dataRow:
@@ -158,6 +192,12 @@ class ResultReader {
 
   message(tag: number, message: Buffer): boolean {
     const { charset, ledger } = this.#driver;
+    if (this.#front !== null) {
+      if (!this.#front.handler.message(tag, message)) return false;
+      const { failed } = this.#front;
+      this.#front = null;
+      return failed;
+    }
     switch (tag) {
       case Reply.rowDescription:
         this.fields = rowDescriptionFields(message, charset);

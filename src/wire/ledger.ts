@@ -25,6 +25,8 @@ const mostCopyEntries = 1_000;
 export class Ledger {
   /** Extended-protocol messages were forwarded after the last Sync or Query. */
   batchOpen = false;
+  /** The upstream is known to have answered everything of the open batch so far. */
+  caughtUp = false;
   /** The open batch has made a portal, which lasts to the end of its transaction. */
   bound = false;
   /** Something was carried out since the last Sync, other than by a Query of its own. */
@@ -59,11 +61,18 @@ export class Ledger {
     return this.outstanding === 0 && !this.batchOpen && !this.copyIn && !this.doubtful;
   }
 
+  /** An extended-protocol message was forwarded. */
+  extended(): void {
+    this.batchOpen = true;
+    this.caughtUp = false;
+  }
+
   /** A Query, FunctionCall or startup packet was forwarded. In a batch known to have failed the upstream discards it. */
   query(): void {
     if (this.skipping) return;
     this.#push(Entry.query);
     this.batchOpen = false;
+    this.caughtUp = false;
   }
 
   /** A Sync was forwarded. */
@@ -79,6 +88,7 @@ export class Ledger {
   /** The batch has ended, by a Sync of the client or one of ours. */
   synced(): void {
     this.batchOpen = false;
+    this.caughtUp = false;
     this.skipping = false;
     this.bound = false;
     this.executed = false;
@@ -88,7 +98,7 @@ export class Ledger {
   /** Execute was forwarded. */
   execute(): void {
     if (this.copyIn) return;
-    this.batchOpen = true;
+    this.extended();
     this.executed = true;
     this.asked = false;
     if (this.#copyEntries > 0 && this.#isCopy(this.#at(this.#count - 1))) this.#pushCopy(Entry.execute);
@@ -155,7 +165,7 @@ export class Ledger {
     }
     if (swallowed === 0 || this.outstanding > 0) return;
     // The batch of the Execute goes on.
-    this.batchOpen = true;
+    this.extended();
     this.bound = true;
     this.executed = true;
   }

@@ -6,8 +6,9 @@
 import { millraceError } from '../errors.ts';
 import type { StatementText } from '../sql/ast.ts';
 import { type StatementResult, UpstreamError } from '../statements/caller-session.ts';
-import { type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
-import { bindParts, errorFields, executeParts, parameterTypes, parseParts, target } from './decode.ts';
+import { ask, type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
+import { bindParts, executeParts, parameterTypes, parseParts, target } from './decode.ts';
+import type { ReplyHandler } from './driver.ts';
 import { commandComplete, message as encode, flush, noData, portalSuspended } from './encode.ts';
 import { failureResponse, OrdinaryPartError } from './failure.ts';
 import { type LocalPortal, standIn } from './local-names.ts';
@@ -51,9 +52,15 @@ async function takeParse(taken: Taken, message: Buffer): Promise<void> {
   const { driver, names, runner } = taken;
   const { name, text } = parseParts(message, driver.charset);
   const key = name.toString('latin1');
-  // Parse takes the unnamed statement away before it reads the text, whatever becomes of that.
-  if (key === '' && (await relay(taken, unnamedClosed, Reply.closeComplete, Buffer.alloc(0)))) names.statements.delete('');
-  const part = await extendedPart(taken, text);
+  let part: StatementText | null;
+  try {
+    part = await extendedPart(taken, text);
+  } catch (error) {
+    // Parse takes the unnamed statement away before it reads the text, whatever becomes of that.
+    if (key === '' && !driver.failed && (await relay(taken, unnamedClosed, Reply.closeComplete, Buffer.alloc(0))))
+      names.statements.delete('');
+    throw error;
+  }
   if (part === null || part.statement === null) {
     // It may take the place of a local one.
     if (!names.statements.has(key)) return taken.forward(message);
@@ -65,9 +72,8 @@ async function takeParse(taken: Taken, message: Buffer): Promise<void> {
   if (upstreamText !== null) {
     const behindText = message.indexOf(0, message.indexOf(0, 5) + 1);
     const placed = [name, Buffer.from(`\0${upstreamText}`, driver.charset), message.subarray(behindText)];
-    if (!(await relay(taken, encode(Request.parse, placed), Reply.parseComplete))) return;
-    const types = upstreamText.includes('$') ? await typesOf(taken, name) : [];
-    names.statements.set(key, { statement, text: part.text, fields: null, upstream: { types } });
+    const types = await prepareShared(taken, name, encode(Request.parse, placed), upstreamText.includes('$'));
+    if (types !== null) names.statements.set(key, { statement, text: part.text, fields: null, upstream: { types } });
     return;
   }
   const placed = encode(Request.parse, [name, Buffer.from(`\0${standIn}\0\0\0`, 'latin1')]);
@@ -81,22 +87,16 @@ async function takeParse(taken: Taken, message: Buffer): Promise<void> {
   if (!isFresh(taken) && !taken.ledger.executed) taken.ledger.asked = true;
 }
 
-/** The parameter types of a statement that the upstream holds. */
-async function typesOf(taken: Taken, name: Buffer): Promise<readonly number[]> {
+/** Relays the Parse of a statement that the upstream is to hold. Answers its parameter types, null when the upstream refused it. */
+async function prepareShared(taken: Taken, name: Buffer, parse: Buffer, hasParameters: boolean): Promise<readonly number[] | null> {
+  if (!hasParameters) return (await relay(taken, parse, Reply.parseComplete)) ? [] : null;
   let types: readonly number[] = [];
   const asked = encode(Request.describe, [Buffer.from('S'), name, Buffer.from([0])]);
-  await taken.driver.exchange(Buffer.concat([asked, flush]), {
-    disposition: (tag) =>
-      tag === Reply.parameterDescription || tag === Reply.rowDescription || tag === Reply.noData || tag === Reply.error
-        ? Disposition.collect
-        : Disposition.pass,
-    message: (tag, reply) => {
-      if (tag === Reply.parameterDescription) types = parameterTypes(reply);
-      if (tag === Reply.error) throw new UpstreamError(errorFields(reply, taken.driver.charset));
-      return tag !== Reply.parameterDescription;
-    },
+  const good = await relay(taken, Buffer.concat([parse, asked]), [Reply.rowDescription, Reply.noData], Buffer.alloc(0), (tag, reply) => {
+    if (tag === Reply.parameterDescription) types = parameterTypes(reply);
+    return tag !== Reply.parameterDescription;
   });
-  return types;
+  return good ? types : null;
 }
 
 /** The statement of the text when Millrace is to carry it out, null when the upstream is. */
@@ -151,6 +151,10 @@ async function takeBind(taken: Taken, message: Buffer): Promise<void> {
   const { names } = taken;
   const { portal, statement, parameters, formats } = bindParts(message);
   const local = names.statements.get(statement);
+  if (local !== undefined && local.upstream !== null) {
+    names.portals.set(portal, { statement: local, formats, parameters, rest: null, stream: null, done: false, tag: '' });
+    return taken.forward(message);
+  }
   // The upstream speaks first: it knows whether the names are right.
   if (!(await relay(taken, message, Reply.bindComplete, Buffer.alloc(0)))) return;
   taken.ledger.bound = true;
@@ -211,20 +215,30 @@ async function takeExecute(taken: Taken, message: Buffer): Promise<void> {
 
 /** Execute of a statement that the upstream answers: Millrace does its part when the portal is first run. */
 async function takeShared(taken: Taken, portal: LocalPortal, types: readonly number[], message: Buffer): Promise<void> {
-  const { ledger, runner, watch } = taken;
+  const { driver, ledger, runner, watch } = taken;
   const { statement, text } = portal.statement;
-  const tasks: CommitTask[] = [];
-  let after: (() => Promise<void>) | null = null;
+  const endings = [Reply.commandComplete, Reply.portalSuspended, Reply.emptyQuery];
   ledger.executed = true;
-  if (!portal.done) {
-    taken.counters.extendedStatements++;
-    const result = await runner.run(statement, text, callerFor(taken, { ...beside, bound: { types, values: portal.parameters } }, tasks));
-    if (result.kind === 'forward') after = result.after;
-    portal.done = true;
+  if (portal.done) {
+    await relay(taken, message, endings);
+    return;
   }
-  if (!(await relay(taken, message, [Reply.commandComplete, Reply.portalSuspended, Reply.emptyQuery]))) return;
-  if (after !== null) await after();
-  watch.add(tasks, ledger.status === Status.idle);
+  taken.counters.extendedStatements++;
+  const tasks: CommitTask[] = [];
+  const result = await runner.run(statement, text, callerFor(taken, { ...beside, bound: { types, values: portal.parameters } }, tasks));
+  portal.done = true;
+  if (result.kind !== 'forward') throw new RangeError('a statement that the upstream answers was carried out here');
+  const handler = relaying(taken, endings);
+  ledger.extended();
+  await ask(driver, beside, result.behind, {
+    bytes: message,
+    handler,
+    get failed() {
+      return !handler.good;
+    },
+  });
+  ledger.caughtUp = handler.good && !ledger.copyIn;
+  if (handler.good) watch.add(tasks, ledger.status === Status.idle);
 }
 
 async function finish(taken: Taken, portal: LocalPortal, result: StatementResult, limit: number): Promise<void> {
@@ -260,18 +274,44 @@ function deliver(taken: Taken, portal: LocalPortal, limit: number): void {
 }
 
 /**
- * Forwards one message and waits for its answer, which goes to the client, `instead` in its place.
- * False when the upstream answered with an error, which went to the client as well.
+ * Forwards one message and waits for its answer, which goes to the client, `instead` in its place. What comes before it goes to the client
+ * as well, unless `shows` says no.
+ * False when the upstream answered with an error, which went to the client.
  */
-async function relay(taken: Taken, message: Buffer, answer: number | readonly number[], instead?: Buffer): Promise<boolean> {
+async function relay(
+  taken: Taken,
+  message: Buffer,
+  answer: number | readonly number[],
+  instead?: Buffer,
+  shows?: (tag: number, reply: Buffer) => boolean,
+): Promise<boolean> {
   const { driver, ledger } = taken;
-  const answers = typeof answer === 'number' ? [answer] : answer;
+  const handler = relaying(taken, typeof answer === 'number' ? [answer] : answer, instead, shows);
+  ledger.extended();
+  await driver.exchange(Buffer.concat([message, flush]), handler);
+  ledger.caughtUp = handler.good && !ledger.copyIn;
+  return handler.good;
+}
+
+interface Relaying extends ReplyHandler {
+  /** The last message was none of an error. */
+  readonly good: boolean;
+}
+
+function relaying(taken: Taken, answers: readonly number[], instead?: Buffer, shows?: (tag: number, reply: Buffer) => boolean): Relaying {
+  const { driver, ledger } = taken;
   let good = true;
-  ledger.batchOpen = true;
-  await driver.exchange(Buffer.concat([message, flush]), {
-    disposition: (tag) => (answers.includes(tag) || tag === Reply.error ? Disposition.collect : Disposition.pass),
+  return {
+    get good() {
+      return good;
+    },
+    disposition: (tag) => (shows !== undefined || answers.includes(tag) || tag === Reply.error ? Disposition.collect : Disposition.pass),
     message: (tag, reply) => {
       good = tag !== Reply.error;
+      if (good && !answers.includes(tag)) {
+        if (shows?.(tag, reply) === true) driver.toClient(Buffer.from(reply));
+        return false;
+      }
       driver.toClient(good && instead !== undefined ? instead : Buffer.from(reply));
       if (!good) {
         ledger.skipping = true;
@@ -279,8 +319,7 @@ async function relay(taken: Taken, message: Buffer, answer: number | readonly nu
       }
       return true;
     },
-  });
-  return good;
+  };
 }
 
 async function fail(taken: Taken, error: unknown): Promise<void> {

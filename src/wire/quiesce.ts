@@ -23,6 +23,7 @@ export async function quiesce(driver: Driver, note: (tag: number, message: Buffe
   if (ledger.copyIn) return 'copying';
   if (ledger.quiet) return 'ready';
   if (ledger.skipping) return 'skipping';
+  if (ledger.caughtUp && ledger.outstanding === 0 && !ledger.doubtful) return 'ready';
   const nonce = [randomBytes(4).readInt32BE(), randomBytes(4).readInt32BE()];
   const inBatch = ledger.batchOpen;
   const marker = new Marker(driver, nonce, inBatch, note);

@@ -98,11 +98,11 @@ export class RequestWalker {
       case Request.describe:
       case Request.close:
       case Request.flush:
-        if (!ledger.copyIn) ledger.batchOpen = true;
+        if (!ledger.copyIn) ledger.extended();
         break;
       case Request.bind:
         if (ledger.copyIn) break;
-        ledger.batchOpen = true;
+        ledger.extended();
         ledger.bound = true;
         break;
       case Request.execute:

@@ -5,7 +5,7 @@
  */
 import type { StatementText } from '../sql/ast.ts';
 import { UpstreamError } from '../statements/caller-session.ts';
-import { type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
+import { ask, type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
 import { queryText } from './decode.ts';
 import { type Charset, close, commandComplete, query, readyForQuery } from './encode.ts';
 import { charactersBefore, failureResponse, OrdinaryPartError } from './failure.ts';
@@ -140,7 +140,7 @@ async function runPart(
     const result = await taken.runner.run(part.statement, part.text, callerFor(taken, endless ? simpleSynced : simple, tasks));
     if (result.kind === 'forward') {
       await relayPart(taken, result.text, tell);
-      await result.after();
+      await ask(taken.driver, simple, result.behind);
       return;
     }
     if (result.kind === 'stream') return tell(commandComplete(result.tag(await writeStream(driver, result, [], false)), driver.charset));

@@ -5,7 +5,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
-import type { ServerAddress } from '../../src/config.ts';
+import type { CopySettings, ServerAddress } from '../../src/config.ts';
 import { parseStatements } from '../../src/sql/statements.ts';
 import { type CallerSession, type StatementResult, UpstreamError } from '../../src/statements/caller-session.ts';
 import { createStatementRunner } from '../../src/statements/runner.ts';
@@ -51,7 +51,8 @@ export async function extendedClient(upstream: ServerAddress, user = 'postgres')
           last = await runner.run(part.statement, part.text, session);
           if (last.kind === 'forward') {
             await client.query(last.text);
-            await last.after();
+            const { rows } = await session.query(last.behind.sql);
+            last.behind.answered(rows[0] ?? []);
           }
         } else await client.query(part.text);
         await client.query('COMMIT');
@@ -97,20 +98,38 @@ export interface TestEngine {
   restart(): Promise<void>;
   kill(): void;
   stop(): Promise<void>;
+  pid(): number | undefined;
+  /** What MILLRACE_FAULT_POINT says to the process that runs now; null: nothing. */
+  faultPoint(): string | null;
 }
 
 const entry = fileURLToPath(new URL('../../dist/server/engine-entry.js', import.meta.url));
 
-/** The engine of the upstream's default database, started again whenever it dies by itself. */
-export function startEngine(upstream: ServerAddress): TestEngine {
+/**
+ * The engine of the upstream's default database, started again whenever it dies by itself. `faultPoints`: values of MILLRACE_FAULT_POINT, one for each
+ * process, the first for the first; further processes have none.
+ */
+export function startEngine(
+  upstream: ServerAddress,
+  copies: CopySettings = { sessions: 2, chunkBytes: 64 * 1024 * 1024 },
+  faultPoints: Iterable<string> = [],
+): TestEngine {
   let child: ChildProcess;
   let wanted = true;
+  let faultPoint: string | null = null;
+  const faults = faultPoints[Symbol.iterator]();
   const start = (): void => {
+    const next = faults.next();
+    faultPoint = next.done === true ? null : next.value;
     child = fork(entry, [], {
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-      env: { ...process.env, MILLRACE_LOG_LEVEL: process.env['MILLRACE_LOG_LEVEL'] ?? 'error' },
+      env: {
+        ...process.env,
+        MILLRACE_LOG_LEVEL: process.env['MILLRACE_LOG_LEVEL'] ?? 'error',
+        ...(faultPoint === null ? {} : { MILLRACE_FAULT_POINT: faultPoint }),
+      },
     });
-    child.send({ type: 'config', config: { upstream, database: upstream.database, secretKey: testKey } });
+    child.send({ type: 'config', config: { upstream, database: upstream.database, secretKey: testKey, copies } });
     const current = child;
     child.on('exit', () => {
       if (wanted && child === current) setTimeout(() => wanted && start(), 100);
@@ -123,6 +142,8 @@ export function startEngine(upstream: ServerAddress): TestEngine {
       else process_.once('exit', () => resolve());
     });
   return {
+    pid: () => child.pid,
+    faultPoint: () => faultPoint,
     kill: () => child.kill('SIGKILL'),
     restart: async () => {
       const old = child;

@@ -90,12 +90,29 @@ CREATE TABLE millrace.storage (
     key_attnums   integer[] NOT NULL,      -- empty: no key, rows are told apart by rid and found by h
     state         text   NOT NULL DEFAULT 'new' CHECK (state IN ('new', 'copying', 'copied', 'live', 'failed', 'dropped')),
     supersedes    bigint,                  -- storage with fewer columns that this one replaces once live
-    copy_snapshot text,                    -- pg_snapshot of the copy
+    copy_snapshot text,                    -- pg_snapshot: what it sees need not be taken from the spool
     copy_lsn      pg_lsn,                  -- no transaction of the copy ended after this
     rows_copied   bigint NOT NULL DEFAULT 0,
     bytes_copied  bigint NOT NULL DEFAULT 0,
     rows_estimate bigint,
-    error         jsonb
+    chunks_estimate integer,               -- how many pieces the copy is expected to take
+    error         jsonb,
+    attempts      integer NOT NULL DEFAULT 0,  -- copies that failed
+    retry_at      timestamptz              -- of a copy that failed: when it is tried again
+);
+
+-- Pieces of a first copy: ranges of the key, each read at a snapshot of its own and committed together with its row here. Without a key there is one.
+CREATE TABLE millrace.copy_chunk (
+    storage_id bigint  NOT NULL REFERENCES millrace.storage ON DELETE CASCADE,
+    chunk      integer NOT NULL,
+    after_key  text[],                     -- its rows come after this key ..; null: from the first
+    up_to_key  text[],                     -- .. and end with it; null: to the last
+    snapshot   text,                       -- null: it is not in yet
+    lsn        pg_lsn,
+    rows       bigint,
+    bytes      bigint,
+    copied_at  timestamptz,
+    PRIMARY KEY (storage_id, chunk)
 );
 
 -- Live relations: tables from sources and live materialized views.
@@ -480,8 +497,12 @@ CREATE VIEW millrace.relations AS
 CREATE VIEW millrace.snapshot_progress AS
     SELECT r.schema, r.name, s.state, s.rows_copied, s.rows_estimate, s.bytes_copied,
            CASE WHEN s.state IN ('copied', 'live') THEN 100.0
-                WHEN s.rows_estimate > 0 THEN least(99.9, round(100.0 * s.rows_copied / s.rows_estimate, 1)) END AS percent
-      FROM millrace.relations r JOIN millrace.storage s ON s.id = r.storage_id;
+                WHEN s.rows_estimate > 0 THEN least(99.9, round(100.0 * s.rows_copied / s.rows_estimate, 1)) END AS percent,
+           c.copied AS chunks_copied, greatest(c.planned, CASE WHEN s.state IN ('new', 'copying') THEN s.chunks_estimate END) AS chunks,
+           s.attempts AS failed_attempts, CASE WHEN s.state = 'failed' THEN s.error ->> 'message' END AS error,
+           CASE WHEN s.state = 'failed' THEN s.retry_at END AS retry_at
+      FROM millrace.relations r JOIN millrace.storage s ON s.id = r.storage_id
+     CROSS JOIN LATERAL (SELECT count(*) AS planned, count(k.copied_at) AS copied FROM millrace.copy_chunk k WHERE k.storage_id = s.id) c;
 
 CREATE VIEW millrace.connections AS
     SELECT c.id, n.nspname AS schema, c.name, pg_get_userbyid(c.owner) AS owner, c.type

@@ -79,6 +79,8 @@ CREATE TABLE millrace.stream_table (
     pgt_id             bigint,
     -- The relation whose place, and facade, it takes when it is filled; NULL: none, or it has
     replaces           bigint,
+    -- Those with the same number here take their places in one step, when the last of them is filled; NULL: it alone
+    replaces_with      bigint,
     created_at         timestamptz NOT NULL DEFAULT now()
 );
 

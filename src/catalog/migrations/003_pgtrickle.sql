@@ -188,30 +188,42 @@ CREATE VIEW millrace.own_stream_table WITH (security_barrier) AS
       WITH CHECK OPTION;
 GRANT SELECT, UPDATE (status, status_reason, consecutive_errors, refresh_requested, reinitialize, next_refresh_at) ON millrace.own_stream_table TO PUBLIC;
 
--- What a statement of a client waits for behind its commit.
-CREATE FUNCTION millrace.refresh_outcome(relation bigint)
-RETURNS TABLE (done bigint, name text, status text, code text, message text)
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT t.refresh_done, millrace.qualified_name(r.facade), t.status,
+-- What a statement of a client waits for behind its commit: how far stream tables are with the refreshes it has asked for. Looks after a pause,
+-- and after the epochs that are about to refresh them, if there are any: the engine holds these locks as long as they are open. Nothing but the
+-- wait depends on the locks. A pause of less than a millisecond, which nothing here can sleep, is spent looking.
+CREATE FUNCTION millrace.refresh_outcomes(asked bigint[], wanted bigint[], pause float8)
+RETURNS TABLE (id bigint, is_done boolean, name text, status text, code text, message text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    until timestamptz := clock_timestamp() + make_interval(secs => pause);
+    slept boolean := false;
+    late bigint;
+BEGIN
+    LOOP
+        SELECT coalesce(t.pgt_id, t.relation_id) INTO late
+          FROM millrace.stream_table t JOIN unnest(asked, wanted) w(id, number) ON coalesce(t.pgt_id, t.relation_id) = w.id
+          JOIN millrace.relation r ON r.id = t.relation_id AND r.state <> 'dropped' AND r.facade IS NOT NULL
+         WHERE t.refresh_done < w.number LIMIT 1;
+        EXIT WHEN late IS NULL OR clock_timestamp() >= until AND (slept OR pause < 0.001);
+        IF pause >= 0.001 THEN
+            PERFORM pg_sleep(pause);
+            slept := true;
+        END IF;
+    END LOOP;
+    IF late IS NOT NULL THEN
+        PERFORM pg_advisory_xact_lock_shared(1835625581, (t.relation_id % 2147483647)::integer)
+           FROM millrace.stream_table t WHERE coalesce(t.pgt_id, t.relation_id) = ANY (asked);
+    END IF;
+    RETURN QUERY
+    SELECT w.id, t.refresh_done >= w.number, millrace.qualified_name(r.facade), t.status,
            CASE WHEN h.status = 'FAILED' THEN coalesce(h.sqlstate, 'XX000') ELSE r.error ->> 'code' END,
            CASE WHEN h.status = 'FAILED' THEN h.error ELSE r.error ->> 'message' END
-      FROM millrace.stream_table t
+      FROM unnest(asked, wanted) WITH ORDINALITY w(id, number, place)
+      JOIN millrace.stream_table t ON coalesce(t.pgt_id, t.relation_id) = w.id
       JOIN millrace.relation r ON r.id = t.relation_id AND r.state <> 'dropped'
       LEFT JOIN LATERAL (SELECT * FROM millrace.refresh_history h WHERE h.relation_id = t.relation_id ORDER BY h.refresh_id DESC LIMIT 1) h ON true
-     WHERE coalesce(t.pgt_id, t.relation_id) = relation AND r.facade IS NOT NULL
-$$;
-
--- The same after a pause, and after the epoch that is about to refresh it, if there is one: the engine holds this lock as long as that is open.
--- Nothing but the wait depends on the lock.
-CREATE FUNCTION millrace.refresh_outcome(relation bigint, wanted bigint, pause float8)
-RETURNS TABLE (done bigint, name text, status text, code text, message text)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM millrace.stream_table t WHERE t.relation_id = relation AND t.refresh_done >= wanted) THEN
-        PERFORM pg_sleep(pause);
-        PERFORM pg_advisory_xact_lock_shared(1835625581, (relation % 2147483647)::integer);
-    END IF;
-    RETURN QUERY SELECT * FROM millrace.refresh_outcome(relation);
+     WHERE r.facade IS NOT NULL
+     ORDER BY w.place;
 END $$;
 
 -- The way from a function to Millrace and back, inside one transaction: Millrace first lets the calls of a statement say their arguments
@@ -397,13 +409,19 @@ CREATE VIEW pgtrickle.pgt_cdc_status AS
 
 GRANT SELECT ON ALL TABLES IN SCHEMA pgtrickle TO PUBLIC;
 
+-- What stream tables are known by, for look-ups that are made often.
+CREATE VIEW millrace.stream_table_facade AS
+    SELECT coalesce(t.pgt_id, t.relation_id) AS pgt_id, r.facade
+      FROM millrace.relation r JOIN millrace.stream_table t ON t.relation_id = r.id WHERE r.state <> 'dropped' AND r.facade IS NOT NULL;
+GRANT SELECT ON millrace.stream_table_facade TO PUBLIC;
+
 -- Id of the stream table with this name, by Postgres's own rules for names. Raises 42P01.
 CREATE FUNCTION millrace.stream_table_named(name text) RETURNS bigint
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     found bigint;
 BEGIN
-    SELECT s.pgt_id INTO found FROM pgtrickle.pgt_stream_tables s WHERE s.pgt_relid = pg_catalog.to_regclass(name)::oid;
+    SELECT s.pgt_id INTO found FROM millrace.stream_table_facade s WHERE s.facade = pg_catalog.to_regclass(name)::oid;
     IF found IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = '42P01',
@@ -443,19 +461,22 @@ DECLARE
 BEGIN
     UPDATE millrace.own_stream_table SET refresh_requested = refresh_requested + 1 WHERE pgt_id = id RETURNING refresh_requested, relation_id INTO wanted, relation;
     PERFORM pg_catalog.set_config('millrace.awaited', (awaited || pg_catalog.jsonb_build_object(id::text, wanted))::text, true);
-    PERFORM pg_catalog.pg_notify('millrace', pg_catalog.format('refresh %s %s', relation, wanted));
+    -- In the stream of changes this stands behind everything that was committed before: the engine then knows whether anything has changed.
+    PERFORM pg_catalog.pg_logical_emit_message(true, 'millrace', 'refresh');
+    PERFORM pg_catalog.pg_notify('millrace', pg_catalog.format('refresh %s %s %s', relation, wanted, pg_catalog.pg_current_xact_id()));
 END $$;
 
 CREATE FUNCTION pgtrickle.refresh_stream_table(name text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     id bigint := millrace.own_stream_table_named(name);
-    shown text := millrace.stream_table_name(id);
+    shown text;
 BEGIN
     IF pg_catalog.pg_is_in_recovery() THEN
         RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'Cannot refresh stream tables on a read replica. Type it on the primary server.';
     END IF;
     IF EXISTS (SELECT FROM millrace.own_stream_table t WHERE t.pgt_id = id AND t.status IN ('PAUSED', 'SUSPENDED')) THEN
+        shown := millrace.stream_table_name(id);
         RAISE EXCEPTION USING
             ERRCODE = '22023',
             MESSAGE = pg_catalog.format('invalid argument: stream table %s is suspended ; use pgtrickle.resume_stream_table(''%s'') first', shown, shown);

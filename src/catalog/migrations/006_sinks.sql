@@ -63,9 +63,7 @@ CREATE TABLE millrace.sink (
     details       jsonb,                   -- {"hint": ..}
     status_since  timestamptz NOT NULL DEFAULT now(),
     -- Nothing later than this may leave yet: a cutover is being prepared.
-    hold_ts       bigint,
-    -- What it had still to deliver was thrown away, because its outbox had grown to the limit.
-    overrun       boolean NOT NULL DEFAULT false
+    hold_ts       bigint
 );
 CREATE UNIQUE INDEX sink_name ON millrace.sink (namespace, name) WHERE status <> 'dropped';
 
@@ -91,6 +89,8 @@ CREATE TABLE millrace.sink_progress (
     backfill_seq bigint,                   -- of the version's backfill; null: done, or none
     messages    bigint  NOT NULL DEFAULT 0,
     bytes       bigint  NOT NULL DEFAULT 0,
+    -- What it had still to deliver was thrown away, because its outbox had grown to the limit.
+    overrun     boolean NOT NULL DEFAULT false,
     updated_at  timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 10);
 
@@ -175,3 +175,55 @@ CREATE VIEW mz_internal.mz_sinks AS
       FROM millrace.sink s WHERE s.status <> 'dropped';
 
 GRANT SELECT ON millrace.sinks, mz_internal.mz_sink_statuses, mz_internal.mz_sink_statistics, mz_internal.mz_kafka_sinks, mz_internal.mz_sinks TO PUBLIC;
+
+-- For PARTITION BY: hashes that other producers partition by. Unsigned, so that a partition is hash % count.
+CREATE FUNCTION millrace.crc32(value bytea) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    crc bigint := 4294967295;
+BEGIN
+    FOR i IN 0..length(value) - 1 LOOP
+        crc := crc # get_byte(value, i);
+        FOR bit IN 1..8 LOOP
+            crc := CASE WHEN crc & 1 = 1 THEN (crc >> 1) # 3988292384 ELSE crc >> 1 END;
+        END LOOP;
+    END LOOP;
+    RETURN crc # 4294967295;
+END $$;
+
+-- As Kafka's default partitioner has it: Murmur2 with its seed, the high bit cleared.
+CREATE FUNCTION millrace.kafka_murmur2(value bytea) RETURNS integer
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m    CONSTANT bigint := 1540483477;
+    mask CONSTANT bigint := 4294967295;
+    size integer := length(value);
+    rest integer := length(value) & 3;
+    h    bigint := (2538058380 # length(value)) & 4294967295;
+    k    bigint;
+BEGIN
+    -- Products of two numbers of 32 bits do not fit: the upper half of one is multiplied by itself.
+    FOR i IN 0..size / 4 - 1 LOOP
+        k := get_byte(value, 4 * i) | (get_byte(value, 4 * i + 1) << 8) | (get_byte(value, 4 * i + 2) << 16) | (get_byte(value, 4 * i + 3)::bigint << 24);
+        k := ((k & 65535) * m + ((((k >> 16) * m) & 65535) << 16)) & mask;
+        k := k # (k >> 24);
+        k := ((k & 65535) * m + ((((k >> 16) * m) & 65535) << 16)) & mask;
+        h := ((h & 65535) * m + ((((h >> 16) * m) & 65535) << 16)) & mask;
+        h := h # k;
+    END LOOP;
+    IF rest > 0 THEN
+        FOR i IN REVERSE rest - 1..0 LOOP
+            h := h # (get_byte(value, size - rest + i)::bigint << (8 * i));
+        END LOOP;
+        h := ((h & 65535) * m + ((((h >> 16) * m) & 65535) << 16)) & mask;
+    END IF;
+    h := h # (h >> 13);
+    h := ((h & 65535) * m + ((((h >> 16) * m) & 65535) << 16)) & mask;
+    h := h # (h >> 15);
+    RETURN (h & 2147483647)::integer;
+END $$;
+
+CREATE FUNCTION millrace.crc32(value text) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN millrace.crc32(convert_to(value, 'UTF8')); END $$;
+CREATE FUNCTION millrace.kafka_murmur2(value text) RETURNS integer
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN millrace.kafka_murmur2(convert_to(value, 'UTF8')); END $$;

@@ -1,5 +1,5 @@
 /**
- * Capture of changes of base tables from this database's own WAL: its slot, its publication, which tables are in it.
+ * Capture of changes of base tables from this database's own WAL: its stream, and which tables are in it.
  * Invariant: what is captured follows from the catalog alone. Whenever changes may have been missed (slot or publication gone), the views that
  * wanted them are told so in the catalog before the stream goes on, and are rebuilt by difference.
  */
@@ -7,16 +7,14 @@ import type { Client } from 'pg';
 import { type BaseTable, triggerTable } from '../../catalog/model.ts';
 import { connectionProblem, openOrigin } from '../../replication/origin.ts';
 import type { Execution } from '../../replication/session-contract.ts';
-import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../../replication/slots.ts';
-import { parseSnapshot, type Snapshot } from '../../replication/snapshot-visibility.ts';
-import { quoteIdentifier } from '../../sql/quote.ts';
 import type { ReadCatalog } from '../catalog-reader.ts';
 import type { CatalogState, EngineContext } from '../context.ts';
-import { Epoch } from '../epoch.ts';
 import { scheduleOf } from '../streams/due.ts';
+import { noteStatus, prepareSlot, removeSlot, slotNames } from './capture-slot.ts';
 import { addTable, CaptureRefusedError, forgetTable, identifyPartitions, removeTable } from './capture-sql.ts';
 import { followColumns } from './delta-ddl.ts';
-import { findTarget, flushedMarker, flushedMessages, loseDeltas, methodOf, writeMarker } from './facts.ts';
+import { findTarget, flushedMarker, flushedMessages, methodOf, writeMarker } from './facts.ts';
+import { QuestionSession } from './question-session.ts';
 import { BaseRunner, StreamLostError } from './runner.ts';
 import { capturedBases, inLine, wantedColumns } from './wanted.ts';
 
@@ -56,15 +54,17 @@ export class BaseCapture {
   #looking = false;
   /** Base tables whose triggers have written down changes. */
   readonly touched = new Set<number>();
-  /** Session for markers and look-ups, one at a time. */
-  #client: Client | null = null;
-  #asked: Promise<unknown> = Promise.resolve();
+  readonly #questions: QuestionSession;
   /** Work on delta tables, one piece at a time: two sessions that make the same one would meet. */
   #turns: Promise<unknown> = Promise.resolve();
 
   constructor(engine: EngineContext, hooks: CaptureHooks) {
     this.#engine = engine;
     this.#hooks = hooks;
+    this.#questions = new QuestionSession(engine.config, (error) => {
+      void this.#runner?.stop();
+      this.#failed(error);
+    });
   }
 
   /** The stream, when it runs. */
@@ -85,7 +85,7 @@ export class BaseCapture {
     this.#work = this.#reconcile(catalog)
       .then(async () => {
         this.#pauseMs = firstPauseMs;
-        if (this.runner !== null) await this.#status('running', null);
+        if (this.runner !== null) await noteStatus(this.#engine, 'running', null);
       })
       .catch((error: unknown) => this.#failed(error))
       .finally(() => {
@@ -98,7 +98,7 @@ export class BaseCapture {
     this.#stopped = true;
     if (this.#retry !== null) clearTimeout(this.#retry);
     await this.#runner?.stop();
-    await this.#client?.end().catch(() => undefined);
+    await this.#questions.close();
     await this.#work.catch(() => undefined);
   }
 
@@ -123,9 +123,11 @@ export class BaseCapture {
       passed,
       statement: this.#engine.serverVersion >= flushedMessages ? flushedMarker(marker) : null,
       write: async () => {
-        await this.#ask((client) => writeMarker(client, marker)).catch((error: unknown) => {
-          throw new StreamLostError('a marker could not be written', { cause: error });
-        });
+        await this.#questions
+          .ask((client) => writeMarker(client, marker))
+          .catch((error: unknown) => {
+            throw new StreamLostError('a marker could not be written', { cause: error });
+          });
       },
     };
   }
@@ -139,35 +141,10 @@ export class BaseCapture {
     this.#engine.metrics['millrace_base_waiting_transactions'] = runner.waiting.length;
   }
 
-  /** Questions are asked one after the other; when the session is gone the stream is taken for lost. */
-  #ask<T>(work: (client: Client) => Promise<T>): Promise<T> {
-    const asked = this.#asked.then(async () => {
-      const client = this.#client;
-      if (client === null) throw new StreamLostError('the session for base tables is closed');
-      return await work(client);
-    });
-    this.#asked = asked.catch(() => undefined);
-    return asked;
-  }
-
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
     const done = this.#turns.then(work);
     this.#turns = done.catch(() => undefined);
     return done;
-  }
-
-  async #openClient(): Promise<Client> {
-    const { upstream, database } = this.#engine.config;
-    await this.#client?.end().catch(() => undefined);
-    const client = await openOrigin(upstream, { database, applicationName: 'millrace markers' });
-    this.#client = client;
-    client.on('error', (error) => {
-      if (this.#client !== client) return;
-      this.#client = null;
-      void this.#runner?.stop();
-      this.#failed(error);
-    });
-    return client;
   }
 
   /** Called a few times a second: sees what triggers have written. Does nothing where nothing is captured by triggers. */
@@ -176,9 +153,9 @@ export class BaseCapture {
     if (bases.length === 0 || this.#looking || this.#stopped || this.#retry !== null) return;
     this.#looking = true;
     const work = async (): Promise<void> => {
-      if (this.#client === null) await this.#openClient();
+      if (!this.#questions.isOpen) await this.#questions.open();
       const exists = bases.map((base) => `SELECT ${base.id} AS id WHERE EXISTS (SELECT FROM ${triggerTable(base.id)})`);
-      const found = await this.#ask((client) => client.query<{ id: number }>(exists.join(' UNION ALL ')));
+      const found = await this.#questions.ask((client) => client.query<{ id: number }>(exists.join(' UNION ALL ')));
       for (const { id } of found.rows) this.touched.add(id);
       if (found.rows.length > 0) this.#hooks.ready();
     };
@@ -188,11 +165,6 @@ export class BaseCapture {
       .finally(() => {
         this.#looking = false;
       });
-  }
-
-  #names(): { slot: string; publication: string } {
-    const name = `millrace_base_${this.#engine.databaseOid}`;
-    return { slot: name, publication: name };
   }
 
   async #reconcile(catalog: ReadCatalog): Promise<void> {
@@ -231,7 +203,7 @@ export class BaseCapture {
             this.#engine.log.debug({ table: base.name, err: error }, 'replica identity of a partition cannot be set yet');
           });
         } else if (!wanted.has(base.id) && base.state === 'captured') {
-          await this.#inTurn(() => removeTable(client, this.#names().publication, base));
+          await this.#inTurn(() => removeTable(client, slotNames(this.#engine).publication, base));
           if (base.identityBefore !== null)
             this.#engine.log.info({ table: base.name }, 'replica identity of a base table is as it was before');
           changed = true;
@@ -253,7 +225,7 @@ export class BaseCapture {
 
   async #add(client: Client, method: BaseTable['method'], base: BaseTable): Promise<boolean> {
     try {
-      if (await addTable(client, method, this.#names().publication, base, wantedColumns(this.#engine.state, base.id))) {
+      if (await addTable(client, method, slotNames(this.#engine).publication, base, wantedColumns(this.#engine.state, base.id))) {
         this.#engine.log.info({ table: base.name }, 'REPLICA IDENTITY FULL set: stream tables over it need old row images');
       }
       this.#engine.changes.forget(base.id);
@@ -273,40 +245,18 @@ export class BaseCapture {
   }
 
   async #startStream(client: Client, bases: readonly BaseTable[]): Promise<void> {
-    const { config, admin, log } = this.#engine;
-    const { slot, publication } = this.#names();
+    const { config, log } = this.#engine;
+    const { slot, publication } = slotNames(this.#engine);
     const former = this.#runner;
     await former?.stop();
     this.#runner = null;
-    await admin.query(
-      'INSERT INTO millrace.base_capture (slot, publication) VALUES ($1, $2) ON CONFLICT (only_row) DO UPDATE SET slot = excluded.slot, publication = excluded.publication',
-      [slot, publication],
-    );
-    const created = await this.#ensurePublication(client, publication);
-    // Between epochs: what a former stream had under way is recorded by then.
-    const recorded = await this.#engine.exclusively(() => {
-      former?.discard();
-      return this.#recorded();
-    });
-    const found = await lookUpSlot(client, slot);
-    const usable = found !== undefined && found.walStatus !== 'lost' && recorded !== undefined && !created;
-    let taken: Snapshot | null = null;
-    if (usable) {
-      if (found.activePid !== undefined) await freeSlot(client, slot);
-      taken = recorded;
-    } else {
-      const reason = created ? 'the publication of base tables was gone' : 'the replication slot of base tables was gone';
-      await this.#engine.exclusively(() => this.#lost(bases, recorded === undefined ? null : reason));
-      if (found !== undefined) await dropSlot(client, slot, { terminate: true });
-      await createSlot(config.upstream, slot, { database: config.database });
-      await admin.query('INSERT INTO millrace.base_progress (snapshot) VALUES (NULL) ON CONFLICT (only_row) DO NOTHING');
-    }
+    const taken = await prepareSlot(this.#engine, client, bases, () => former?.discard());
     // What the last epoch recorded is on disk before the slot may be acknowledged because of it.
-    await writeMarker(await this.#openClient(), 'start');
+    await writeMarker(await this.#questions.open(), 'start');
     const runner: BaseRunner = new BaseRunner(
       { address: config.upstream, database: config.database, slot, publication, taken },
       {
-        resolve: (message, xid) => this.#ask((asked) => findTarget(asked, message, xid)),
+        resolve: (message, xid) => this.#questions.ask((asked) => findTarget(asked, message, xid)),
         ready: this.#hooks.ready,
         patience: () => patienceMs(this.#engine.state),
         failed: (error) => {
@@ -320,78 +270,30 @@ export class BaseCapture {
       return;
     }
     this.#runner = runner;
-    await this.#status('running', null);
+    await noteStatus(this.#engine, 'running', null);
     log.info({ slot }, 'changes of base tables are captured');
-    this.#engine.wake();
-  }
-
-  /** True when it had to be created. */
-  async #ensurePublication(client: Client, publication: string): Promise<boolean> {
-    const found = await client.query('SELECT FROM pg_catalog.pg_publication WHERE pubname = $1', [publication]);
-    if (found.rowCount !== 0) return false;
-    const version = await client.query<{ number: number }>("SELECT current_setting('server_version_num')::integer AS number");
-    // From 18 on a replica identity must not hold generated columns that are not published.
-    const generated = (version.rows[0]?.number ?? 0) >= 180000 ? ', publish_generated_columns = stored' : '';
-    await client.query(
-      `CREATE PUBLICATION ${quoteIdentifier(publication)}
-         WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true${generated})`,
-    );
-    return true;
-  }
-
-  /** Snapshot of the last epoch; null: there was none; undefined: the slot was never finished. */
-  async #recorded(): Promise<Snapshot | null | undefined> {
-    const result = await this.#engine.admin.query<{ snapshot: string | null }>('SELECT snapshot FROM millrace.base_progress');
-    const [row] = result.rows;
-    if (row === undefined) return undefined;
-    return row.snapshot === null ? null : parseSnapshot(row.snapshot);
-  }
-
-  /** Changes may have been missed: tables have to be brought in again, views over them to be rebuilt. */
-  async #lost(bases: readonly BaseTable[], reason: string | null): Promise<void> {
-    const captured = bases.filter((base) => base.state === 'captured' && base.method === 'wal').map((base) => base.id);
-    const epoch = await Epoch.begin(this.#engine);
-    await epoch.run([
-      "UPDATE millrace.base_table SET state = 'new' WHERE state = 'captured' AND method = 'wal'",
-      'DELETE FROM millrace.base_progress',
-      ...(captured.length === 0 || reason === null ? [] : [loseDeltas(captured, reason)]),
-    ]);
-    await epoch.commit(new Map());
-    if (captured.length > 0 && reason !== null) this.#engine.log.warn({ reason }, 'stream tables over base tables will be rebuilt');
     this.#engine.wake();
   }
 
   /** The last table has left. */
   async #end(client: Client): Promise<void> {
-    const { slot, publication } = this.#names();
     const runner = this.#runner;
     this.#runner = null;
     await runner?.stop();
-    await dropSlot(client, slot, { terminate: true });
-    await client.query(`DROP PUBLICATION IF EXISTS ${quoteIdentifier(publication)}`);
-    await client.query('DELETE FROM millrace.base_progress; DELETE FROM millrace.base_capture');
-    this.#engine.log.info({ slot }, 'no base table is captured any more');
-    this.#engine.wake();
+    await removeSlot(this.#engine, client);
   }
 
   #failed(error: unknown): void {
     if (this.#stopped || this.#retry !== null) return;
     const problem = connectionProblem(error);
     this.#engine.log.warn({ code: problem.code, problem: problem.message, err: error }, 'capture of base tables is stalled');
-    void this.#status('stalled', problem.message).catch(() => undefined);
+    void noteStatus(this.#engine, 'stalled', problem.message).catch(() => undefined);
     this.#hooks.ready();
     this.#retry = setTimeout(() => {
       this.#retry = null;
       this.reconcile(this.#catalog);
     }, this.#pauseMs);
     this.#pauseMs = Math.min(this.#pauseMs * 2, longestPauseMs);
-  }
-
-  async #status(status: string, error: string | null): Promise<void> {
-    await this.#engine.admin.query(
-      'UPDATE millrace.base_capture SET status = $1, error = $2, status_since = now() WHERE (status, error) IS DISTINCT FROM ($1::text, $2::text)',
-      [status, error],
-    );
   }
 
   /** To be called between epochs: delta tables get the columns their tables have now. */

@@ -11,7 +11,7 @@ import { isVisible, type Snapshot } from '../../replication/snapshot-visibility.
 import { type ReplicationStream, startStream } from '../../replication/stream.ts';
 import { addCounts, allColumns, concerning, type MaskCounts } from './masks.ts';
 import { ReadPacing } from './pacing.ts';
-import { type BaseTarget, type BaseTransaction, transactionHandler } from './transactions.ts';
+import { type BaseTarget, type BaseTransaction, requestMessage, transactionHandler } from './transactions.ts';
 
 export interface BaseRunnerHooks {
   /** Where a relation's rows go; null: they are of no concern. `xid`: the transaction it came in. */
@@ -43,6 +43,9 @@ const unknownChange: MaskCounts = new Map([[allColumns, 1]]);
 /** The stream ended while something waited for it. */
 export class StreamLostError extends Error {}
 
+/** Requests for refreshes that are remembered. */
+const mostRequests = 1000;
+
 interface Waiter {
   readonly resolve: () => void;
   readonly reject: (error: Error) => void;
@@ -55,6 +58,9 @@ export class BaseRunner {
   readonly #messages = new Map<number, { readonly message: RelationMessage; readonly xid: number }>();
   readonly #handler: ReturnType<typeof transactionHandler>;
   readonly #markers = new Map<string, Waiter>();
+  /** When transactions that asked for refreshes committed, by their number, and who waits for one. */
+  readonly #requests = new Map<number, number>();
+  readonly #awaited = new Map<number, Set<(committedAt: number) => void>>();
   #waiting: BaseTransaction[] = [];
   /** What they change, by base table. */
   #changed = new Map<number, Map<bigint, number>>();
@@ -93,7 +99,11 @@ export class BaseRunner {
         if (this.#bytes > aheadBytes && this.#markers.size === 0) this.#pauseForBytes();
         this.#announce();
       },
-      marker: (content) => {
+      marker: (content, transaction) => {
+        if (content === requestMessage) {
+          if (transaction !== null) this.#asked(transaction.xid, transaction.committedAt);
+          return;
+        }
         this.#markers.get(content)?.resolve();
         this.#markers.delete(content);
       },
@@ -189,6 +199,27 @@ export class BaseRunner {
     });
   }
 
+  /**
+   * When this transaction, which has asked for a refresh, committed; null: the stream does not come to it within so many ms. Else every
+   * transaction that committed before is here.
+   */
+  async askedAt(xid: number, ms: number): Promise<number | null> {
+    const known = this.#requests.get(xid);
+    if (known !== undefined || this.#stopped) return known ?? null;
+    this.#awaken();
+    return await new Promise((resolve) => {
+      const waiting = this.#awaited.get(xid) ?? new Set();
+      const end = (at: number | null): void => {
+        clearTimeout(timer);
+        waiting.delete(end);
+        if (waiting.size === 0) this.#awaited.delete(xid);
+        resolve(at);
+      };
+      const timer = setTimeout(() => end(null), ms);
+      this.#awaited.set(xid, waiting.add(end));
+    });
+  }
+
   /** An epoch that took these in has committed. To be followed by `flushed`. Answers the position to give it. */
   taken(transactions: readonly BaseTransaction[]): Lsn {
     const gone = new Set(transactions);
@@ -230,6 +261,13 @@ export class BaseRunner {
       this.#acknowledging = null;
       if (!this.#stopped) this.#stream?.acknowledge(this.#safe);
     }, acknowledgeMs);
+  }
+
+  #asked(xid: number, committedAt: number): void {
+    const [oldest] = this.#requests.keys();
+    if (oldest !== undefined && this.#requests.size >= mostRequests) this.#requests.delete(oldest);
+    this.#requests.set(xid, committedAt);
+    for (const end of [...(this.#awaited.get(xid) ?? [])]) end(committedAt);
   }
 
   #relation(message: RelationMessage, xid: number): void {

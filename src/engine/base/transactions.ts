@@ -55,8 +55,8 @@ export interface TransactionHooks {
   /** False: it has been taken in before, and its rows are skipped. */
   readonly wanted: (xid: number) => boolean;
   readonly committed: (transaction: BaseTransaction) => void;
-  /** Content of a logical message of Millrace's own: at its commit, or at once when it belongs to no transaction. */
-  readonly marker: (content: string) => void;
+  /** Content of a logical message of Millrace's own: at its commit, or at once when it belongs to no transaction (null). */
+  readonly marker: (content: string, transaction: Pick<BaseTransaction, 'xid' | 'committedAt'> | null) => void;
   /** The end of any transaction. */
   readonly ended: (endLsn: Lsn) => void;
 }
@@ -64,7 +64,11 @@ export interface TransactionHooks {
 /** Prefix of Millrace's own logical messages. */
 export const markerPrefix = 'millrace';
 
-const postgresEpochMs = Date.UTC(2000, 0, 1);
+/** Of those who ask for a refresh (millrace.request_refresh), in their transaction. */
+export const requestMessage = 'refresh';
+
+/** Of a time in the stream: microseconds since 2000. */
+const unixMs = (time: bigint): number => Date.UTC(2000, 0, 1) + Number(time / 1000n);
 
 /** Bytes of one transaction that are kept in memory. */
 const inMemory = 4 * 1024 * 1024;
@@ -181,7 +185,7 @@ export function transactionHandler(hooks: TransactionHooks): ChangeHandler & {
           xid,
           commitLsn,
           endLsn,
-          committedAt: postgresEpochMs + Number(time / 1000n),
+          committedAt: unixMs(time),
           arrivedAt: Date.now(),
           rows: finished.splice(0),
           unknown: unknown.size === 0 ? nothingUnknown : new Map(unknown),
@@ -193,7 +197,7 @@ export function transactionHandler(hooks: TransactionHooks): ChangeHandler & {
       unknown.clear();
       bytes = 0;
       skipping = false;
-      for (const content of markers.splice(0)) hooks.marker(content);
+      for (const content of markers.splice(0)) hooks.marker(content, { xid, committedAt: unixMs(time) });
       hooks.ended(endLsn);
     },
     origin: () => undefined,
@@ -203,7 +207,7 @@ export function transactionHandler(hooks: TransactionHooks): ChangeHandler & {
       if (prefix !== markerPrefix) return;
       const content = buffer.toString('utf8', start, end);
       if (transactional) markers.push(content);
-      else hooks.marker(content);
+      else hooks.marker(content, null);
     },
     insert: (oid, row) => each(oid, (target) => add(target, wholeRow, null, row)),
     update: (oid, oldKind, oldRow, newRow) =>

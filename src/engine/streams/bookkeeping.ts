@@ -42,7 +42,7 @@ export function refreshed(
       sql: `UPDATE millrace.stream_table
    SET status = CASE WHEN status IN ('INITIALIZING', 'ERROR') THEN 'ACTIVE' ELSE status END, is_populated = true,
        consecutive_errors = 0, status_reason = CASE WHEN status IN ('INITIALIZING', 'ERROR', 'ACTIVE') THEN NULL ELSE status_reason END,
-       refresh_done = greatest(refresh_done, $2::bigint), last_refresh_at = clock_timestamp(), data_timestamp = to_timestamp($3::float8),
+       refresh_done = greatest(refresh_done, $2::bigint), last_refresh_at = clock_timestamp(), data_timestamp = greatest(data_timestamp, to_timestamp($3::float8)),
        rows_in_last_refresh = $4::bigint, next_refresh_at = to_timestamp($5::float8),
        delta_lost = CASE WHEN $6::boolean THEN NULL ELSE delta_lost END, reinitialize = reinitialize AND NOT $6::boolean
  WHERE relation_id = $1::bigint`,

@@ -9,7 +9,7 @@ export const worthAsking = 1000;
 /** Changed rows from which it is asked whether there are more of them than rows. */
 export const worthCounting = 64;
 /** How much dearer changes must be. */
-const margin = 1.2;
+const margin = 1.1;
 /** Refreshes one way until the other is tried, at first and at most. */
 const firstPatience = 8;
 const mostPatience = 128;

@@ -7,22 +7,33 @@ import type { Remembered } from './due.ts';
 
 const totalsLastMs = 10_000;
 
+/** A refresh that someone has asked for. */
+export interface Request {
+  readonly number: number;
+  /** Transaction it was asked for in, 32 bits. */
+  readonly xid: number;
+}
+
 export class StreamMemory {
   readonly #remembered = new Map<number, Remembered>();
   readonly #costs = new Map<number, Costs>();
-  readonly #requested = new Map<number, number>();
+  readonly #requested = new Map<number, Request>();
   /** So many changes took longer than they may. */
   readonly #tooMany = new Map<number, number>();
   readonly #totals = new Map<number, { readonly rows: number | null; readonly at: number }>();
 
   /** A refresh was asked for since the catalog was read. */
-  asked(viewId: number, request: number): void {
-    this.#requested.set(viewId, Math.max(request, this.requested(viewId)));
+  asked(viewId: number, request: Request): void {
+    if (request.number > this.requested(viewId)) this.#requested.set(viewId, request);
   }
 
   /** The last request heard of; 0: none. */
   requested(viewId: number): number {
-    return this.#requested.get(viewId) ?? 0;
+    return this.#requested.get(viewId)?.number ?? 0;
+  }
+
+  request(viewId: number): Request | undefined {
+    return this.#requested.get(viewId);
   }
 
   get(viewId: number): Remembered | undefined {

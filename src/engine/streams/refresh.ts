@@ -249,7 +249,7 @@ function statements(
       prepared = smallDelta(most) !== null;
       const delta: TableName = (input) => deltaOf(facts, view, input, most, prepared);
       if (prepared) work.push(...engine.refreshes.of(view, changed, delta, storage));
-      else work.push(...maintainSql(view.plan, view.id, new Set(changed), delta, storage).map(unnamed));
+      else work.push(...maintainSql(view.plan, view.id, new Set(changed), delta, storage, (input) => isExact(engine, input)).map(unnamed));
       break;
     }
     case 'FULL':
@@ -269,6 +269,9 @@ function statements(
   }
   return { statements: work, prepared };
 }
+
+/** The WAL tells the columns that an update changes, and views take only the updates that concern them. Triggers do not tell. */
+const isExact = ({ state }: EngineContext, input: number): boolean => state.bases.get(input)?.method === 'wal';
 
 const unnamed = (sql: string): Execution => ({ name: '', sql });
 
@@ -326,7 +329,13 @@ async function totalRows({ session, state }: EngineContext, view: LiveView<ViewP
 }
 
 /** When it is due next, by its schedule. One without, that has to be computed as a whole each time, is due when that has become a tenth of the time. */
-function nextAfter(view: LiveView<ViewPlan>, stream: StreamTable, startedAt: number, tookMs: number, rebuilt: boolean): number | null {
+export function nextAfter(
+  view: LiveView<ViewPlan>,
+  stream: StreamTable,
+  startedAt: number,
+  tookMs: number,
+  rebuilt: boolean,
+): number | null {
   const schedule = scheduleOf(stream);
   if (schedule.kind !== 'calculated') return nextTime(schedule, startedAt);
   return computedWhole(view, stream) && rebuilt ? startedAt + Math.max(1000, 10 * tookMs) : null;

@@ -39,6 +39,9 @@ export function kafkaTarget(options: KafkaTargetOptions): Target {
   let encoding: { readonly maker: MessageMaker; readonly ids: SchemaIds } | null = null;
   /** Place of the column of headers; -1: there is none. */
   let headersAt = -1;
+  /** What is being sent while the next is made ready. */
+  let sending: Promise<void> = Promise.resolve();
+  let stamp: { readonly ts: number; readonly header: KafkaHeader } | null = null;
   const writer = (): TransactionalProducer => {
     if (producer === null) throw new TargetError('retriable', 'Kafka is not connected');
     return producer;
@@ -46,7 +49,9 @@ export function kafkaTarget(options: KafkaTargetOptions): Target {
 
   const produced = (change: Change): KafkaProduce[] => {
     if (encoding === null) throw new TargetError('retriable', 'the columns are not known yet');
-    const headers: KafkaHeader[] = [{ name: 'materialize-timestamp', value: Buffer.from(String(change.ts)) }];
+    if (stamp?.ts !== change.ts)
+      stamp = { ts: change.ts, header: { name: 'materialize-timestamp', value: Buffer.from(String(change.ts)) } };
+    const headers: KafkaHeader[] = [stamp.header];
     if (headersAt >= 0) headers.push(...headersOf((change.after ?? change.before)?.[headersAt] ?? null));
     return encoding.maker.messages(change, encoding.ids).map(({ key: messageKey, value, partitionBy }) => ({
       topic: target.topic,
@@ -87,19 +92,28 @@ export function kafkaTarget(options: KafkaTargetOptions): Target {
       encoding = await options.encoders(columns);
       headersAt = target.headers === null ? -1 : columns.findIndex((column) => column.name === target.headers);
     },
-    begin: () => guarded(async () => writer().begin()),
+    begin: () =>
+      guarded(async () => {
+        writer().begin();
+        sending = Promise.resolve();
+      }),
     write: (changes) =>
       guarded(async () => {
         const records = changes.flatMap(produced);
-        await writer().send(records);
+        await sending;
+        sending = writer().send(records);
+        // Whoever waits for it next hears of a failure.
+        sending.catch(() => undefined);
         return records.reduce((sum, record) => sum + (record.key?.length ?? 0) + (record.value?.length ?? 0), 0);
       }),
     commit: (position) =>
       guarded(async () => {
+        await sending;
         await writer().send([{ topic: progressTopic, partition: 0, key: Buffer.from(name), value: positionRecord(position) }]);
         await writer().commit();
       }),
     async close() {
+      await sending.catch(() => undefined);
       const open = { connection, producer };
       connection = null;
       producer = null;
@@ -137,10 +151,18 @@ function partitionOf(value: string | null, count: number): number {
   return number < 0n ? 0 : Number(number % BigInt(count));
 }
 
-/** A JSON object of texts. */
+const pair = /"((?:[^"\\]|\\.)*)"=>(?:NULL|"((?:[^"\\]|\\.)*)")/g;
+
+/** Pairs of an hstore as Postgres writes it. */
+function hstorePairs(text: string): [string, string | null][] {
+  const plain = (quoted: string): string => quoted.replace(/\\(.)/g, '$1');
+  return [...text.matchAll(pair)].map(([, name = '', value]) => [plain(name), value === undefined ? null : plain(value)]);
+}
+
+/** A JSON object of texts, or an hstore. */
 function headersOf(map: string | null): KafkaHeader[] {
   if (map === null) return [];
-  const entries = Object.entries(JSON.parse(map) as Readonly<Record<string, unknown>>);
+  const entries = map.startsWith('{') ? Object.entries(JSON.parse(map) as Readonly<Record<string, unknown>>) : hstorePairs(map);
   return entries
     .filter(([header]) => !header.startsWith('materialize-'))
     .map(([header, value]) => ({ name: header, value: value === null ? null : Buffer.from(String(value)) }));

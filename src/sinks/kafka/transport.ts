@@ -169,6 +169,12 @@ export function openTransport(address: KafkaAddress): KafkaTransport {
         } catch (error) {
           const again = error instanceof KafkaError && error.kind === 'retriable' && Date.now() + pause < until && !closed;
           if (!again) throw error;
+          if (error.code === 'CONCURRENT_TRANSACTIONS') {
+            // The end of the transaction before is still being written: that takes milliseconds, and nothing has moved.
+            pause = 5;
+            await delay(10);
+            continue;
+          }
           await delay(pause);
           placements = new Map();
           controllerNode = undefined;

@@ -156,6 +156,45 @@ describe('an origin that tells of its DDL', () => {
     await shows('SELECT * FROM v1.album', ['1|loud']);
   });
 
+  test('a value of an enum that is renamed at the origin is renamed here, in the order of the rows; values change their names round in a circle', async () => {
+    await admin.query(`CREATE TYPE pace AS ENUM ('slow', 'fast', 'idle');
+      CREATE TABLE walk (id integer PRIMARY KEY, p pace, ps pace[]); CREATE TABLE steps (p pace, n integer); ALTER TABLE steps REPLICA IDENTITY FULL;
+      INSERT INTO walk VALUES (1, 'slow', '{slow,fast}'), (2, 'fast', NULL); INSERT INTO steps VALUES ('slow', 1), ('slow', 1), ('fast', 2)`);
+    await extended.client.query("CREATE TYPE public.pace AS ENUM ('slow', 'fast', 'idle')");
+    await extended.run(`CREATE TABLE v1.walk FROM SOURCE s (REFERENCE walk); CREATE TABLE v1.steps FROM SOURCE s (REFERENCE steps);
+      CREATE TABLE v1.walk_text FROM SOURCE s (REFERENCE walk) WITH (TEXT COLUMNS (p), EXCLUDE COLUMNS (ps));
+      CREATE MATERIALIZED VIEW v1.slow AS SELECT n, p::text AS p FROM v1.steps WHERE p = 'slow'`);
+    const same = async (): Promise<void> => {
+      for (const [there, here] of [
+        ['SELECT * FROM walk ORDER BY id', 'SELECT * FROM v1.walk ORDER BY id'],
+        ['SELECT id, p FROM walk ORDER BY id', 'SELECT * FROM v1.walk_text ORDER BY id'],
+        ['SELECT p::text, n FROM steps ORDER BY 1, 2', 'SELECT p::text, n FROM v1.steps ORDER BY 1, 2'],
+        ["SELECT n, p FROM steps WHERE p = 'SLOW' ORDER BY 1", 'SELECT * FROM v1.slow ORDER BY 1'],
+      ] as const)
+        await shows(
+          here,
+          (await texts(admin, there)).map((row) => row.join('|')),
+        );
+    };
+    await admin.query(
+      `BEGIN; INSERT INTO steps VALUES ('slow', 3); ALTER TYPE pace RENAME VALUE 'slow' TO 'SLOW'; INSERT INTO steps VALUES ('SLOW', 4); INSERT INTO walk VALUES (3, 'SLOW', '{SLOW}'); COMMIT`,
+    );
+    await same();
+    await engine.restart();
+    await admin.query(`ALTER TYPE pace RENAME VALUE 'fast' TO 'tmp'; ALTER TYPE pace RENAME VALUE 'idle' TO 'fast'; ALTER TYPE pace RENAME VALUE 'tmp' TO 'idle';
+      INSERT INTO walk VALUES (4, 'fast', '{idle}'); DELETE FROM steps WHERE p = 'idle'; DELETE FROM steps WHERE ctid IN (SELECT ctid FROM steps LIMIT 1)`);
+    await same();
+    expect(await rows('SELECT unnest(enum_range(NULL::public.pace))')).toEqual(['SLOW', 'idle', 'fast']);
+    await admin.query(
+      'CREATE SCHEMA moved; ALTER TYPE pace SET SCHEMA moved; ALTER TYPE moved.pace RENAME TO tempo; INSERT INTO walk VALUES (5, NULL, NULL)',
+    );
+    await same();
+    await shows(
+      `SELECT changes[1] FROM millrace.origin_table_versions WHERE table_name = 'steps' AND command = 'ALTER TYPE' ORDER BY commit_lsn LIMIT 1`,
+      ["ALTER TYPE public.pace RENAME VALUE 'slow' TO 'SLOW'"],
+    );
+  });
+
   test('DROP SOURCE of the last source takes the event triggers along', async () => {
     await extended.run('DROP SCHEMA v1 CASCADE; DROP SOURCE s');
     await expect
@@ -172,6 +211,20 @@ describe('an origin where the role may not create event triggers', () => {
     await admin.query("ALTER TABLE t ADD COLUMN c integer; INSERT INTO t VALUES (2, 'a2', 'b2', 3)");
     await shows('SELECT * FROM v1.t ORDER BY id', ['1|a1|b1', '2|a2|b2']);
     await shows(changesOf('t'), ['|start||', 'ADD COLUMN c integer|catalog||']);
+  });
+
+  test('labels that change round in a circle between two looks', async () => {
+    await admin.query(
+      `CREATE TYPE pace AS ENUM ('slow', 'fast'); CREATE TABLE walk (p pace); ALTER TABLE walk REPLICA IDENTITY FULL; INSERT INTO walk VALUES ('slow'), ('fast'), ('fast')`,
+    );
+    await extended.client.query("CREATE TYPE public.pace AS ENUM ('slow', 'fast')");
+    await extended.run('CREATE TABLE v1.walk FROM SOURCE s (REFERENCE walk)');
+    await admin.query(
+      `BEGIN; ALTER TYPE pace RENAME VALUE 'fast' TO 'tmp'; ALTER TYPE pace RENAME VALUE 'slow' TO 'fast'; ALTER TYPE pace RENAME VALUE 'tmp' TO 'slow'; COMMIT`,
+    );
+    await shows('SELECT * FROM v1.walk ORDER BY 1', ['fast', 'slow', 'slow']);
+    await admin.query("DELETE FROM walk WHERE p = 'fast'");
+    await shows('SELECT * FROM v1.walk ORDER BY 1', ['slow', 'slow']);
   });
 
   test('and, with no row, from the catalog', async () => {

@@ -6,7 +6,7 @@ import { type ChangeHandler, PgoutputDecoder } from '../../../src/replication/pg
 import { connectRaw, type RawConnection } from '../../../src/replication/raw-connection.ts';
 import { pinnedSettings } from '../../../src/replication/settings.ts';
 import { createSlot, dropSlot } from '../../../src/replication/slots.ts';
-import { type OriginSnapshot, openSnapshot } from '../../../src/replication/snapshot.ts';
+import { type OriginReader, openReader, type TakenSnapshot } from '../../../src/replication/snapshot.ts';
 import { isVisible } from '../../../src/replication/snapshot-visibility.ts';
 import { startStream } from '../../../src/replication/stream.ts';
 import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
@@ -29,11 +29,11 @@ afterAll(async () => {
   await target?.stop();
 });
 
-const opened: OriginSnapshot[] = [];
-async function open(address: ServerAddress): Promise<OriginSnapshot> {
-  const snapshot = await openSnapshot(address);
-  opened.push(snapshot);
-  return snapshot;
+const opened: OriginReader[] = [];
+async function open(address: ServerAddress): Promise<OriginReader & TakenSnapshot> {
+  const reader = await openReader(address);
+  opened.push(reader);
+  return { ...reader, ...(await reader.begin()) };
 }
 
 beforeEach(async () => {

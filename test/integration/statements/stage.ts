@@ -3,7 +3,7 @@
  * Invariant: what `failure` shows is what a client is told, whole: code, place, message, detail, hint.
  */
 import pg from 'pg';
-import { expect } from 'vitest';
+import { expect, vi } from 'vitest';
 import { startMillrace, type TestMillrace } from '../../support/millrace.ts';
 import { startPostgres, type TestPostgres, type TestPostgresOptions } from '../../support/postgres.ts';
 
@@ -134,5 +134,5 @@ export async function whatThereIs(upstream: TestClient, origin: TestClient): Pro
 
 /** Waits until a query answers these rows. */
 export async function eventually(client: TestClient, sql: string, rows: readonly (readonly unknown[])[]): Promise<void> {
-  await expect.poll(() => client.rows(sql).catch(String), { timeout: 20_000, interval: 25 }).toEqual(rows);
+  await vi.waitFor(async () => expect(await client.rows(sql).catch(String)).toEqual(rows), { timeout: 20_000, interval: 25 });
 }

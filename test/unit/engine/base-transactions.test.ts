@@ -22,15 +22,19 @@ function row(...values: (string | null | undefined)[]): TupleView {
 function decoder(targets: ReadonlyMap<number, BaseTarget>, wanted: (xid: number) => boolean = () => true) {
   const committed: BaseTransaction[] = [];
   const markers: string[] = [];
+  const senders: (number | null)[] = [];
   const handler = transactionHandler({
     targets,
     wanted,
     relation: () => undefined,
     committed: (transaction) => committed.push(transaction),
-    marker: (content) => markers.push(content),
+    marker: (content, transaction) => {
+      markers.push(content);
+      senders.push(transaction?.xid ?? null);
+    },
     ended: () => undefined,
   });
-  return { handler, committed, markers };
+  return { handler, committed, markers, senders };
 }
 
 const target: BaseTarget = { baseId: 7, attnums: [1, 3], places: [0, 1], computed: [], unusable: null };
@@ -69,7 +73,7 @@ describe('transactions of base tables', () => {
   });
 
   test('what was taken in before is skipped, what concerns no table is not told, markers are', () => {
-    const { handler, committed, markers } = decoder(new Map([[100, target]]), (xid) => xid > 500);
+    const { handler, committed, markers, senders } = decoder(new Map([[100, target]]), (xid) => xid > 500);
     for (const xid of [500, 501]) {
       handler.begin(1n, 0n, xid);
       handler.insert(100, row(String(xid), 'x'));
@@ -82,6 +86,7 @@ describe('transactions of base tables', () => {
     handler.commit(30n, 40n, 0n);
     expect(committed.map(({ xid }) => xid)).toEqual([501]);
     expect(markers).toEqual(['3:4']);
+    expect(senders).toEqual([502]);
   });
 
   test('a large transaction is kept in a file, in order', () => {

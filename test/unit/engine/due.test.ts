@@ -46,6 +46,7 @@ function catalog(given: readonly Given[]): CatalogState {
       lastRefreshAt: null,
       triggered: false,
       replaces: null,
+      replacesWith: null,
       schema: 'public',
       name: `t${id}`,
       ...stream,

@@ -24,6 +24,7 @@ const storage: Storage = {
   stale: false,
   copySnapshot: null,
   copyLsn: null,
+  retryInMs: null,
 };
 const version = (id: number, attnums: number[]): TableVersion => ({
   id,

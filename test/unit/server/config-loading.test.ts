@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { parseHostPort, parseUpstream, parseWorkers, showHostPort } from '../../../src/config-loading.ts';
+import { parseCopies, parseHostPort, parseUpstream, parseWorkers, showHostPort } from '../../../src/config-loading.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'millrace-unit-'));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
@@ -23,6 +23,14 @@ describe('parseHostPort', () => {
   });
   it('shows IPv6 in brackets', () => {
     expect(showHostPort({ host: '::1', port: 1 })).toBe('[::1]:1');
+  });
+});
+
+describe('parseCopies', () => {
+  it('takes numbers within their limits, and names the flag that is wrong', () => {
+    expect(parseCopies('4', '1')).toEqual({ sessions: 4, chunkBytes: 1024 * 1024 });
+    expect(() => parseCopies('0', '32')).toThrow('--copy-sessions: "0" is not a number from 1 to 16');
+    expect(() => parseCopies('2', 'much')).toThrow('--copy-chunk-mb: "much" is not a number from 1 to 65536');
   });
 });
 

@@ -1,0 +1,237 @@
+/**
+ * Copies of origin tables, from their beginning to the storage that is live.
+ * Invariant: everything here starts from the catalog alone. A copy that was cut short goes on where it was; one whose table has got wider types
+ * meanwhile is begun again with those.
+ */
+import type { Storage } from '../catalog/model.ts';
+import type { Lsn } from '../replication/lsn.ts';
+import { type OriginTable, shapeOf } from '../replication/origin-tables.ts';
+import type { ReadCatalog } from './catalog-reader.ts';
+import type { EngineContext } from './context.ts';
+import { CopyFailures } from './copy-failures.ts';
+import { Epoch } from './epoch.ts';
+import { goLive } from './go-live.ts';
+import { finishResync } from './resync.ts';
+import { type BrokenVersion, lostColumns } from './schema-change.ts';
+import type { SourceManager } from './source-manager.ts';
+import type { SourceRunner } from './source-runner.ts';
+import { copyStorage, isResumable, restartCopy } from './table-copy.ts';
+import { widenedColumns, widenStorage } from './widen.ts';
+
+interface Work {
+  readonly controller: AbortController;
+  /** Its storage is in state 'copying', or was. */
+  isUnderWay: boolean;
+}
+
+export class Copies {
+  readonly #engine: EngineContext;
+  readonly #sources: SourceManager;
+  readonly #reload: () => Promise<void>;
+  readonly #failures: CopyFailures;
+  readonly #copying = new Map<number, Work>();
+
+  constructor(
+    engine: EngineContext,
+    sources: SourceManager,
+    reload: () => Promise<void>,
+    fail: (broken: readonly BrokenVersion[]) => Promise<void>,
+  ) {
+    this.#engine = engine;
+    this.#sources = sources;
+    this.#reload = reload;
+    this.#failures = new CopyFailures(engine, { fail, isOutgrown: (storage) => this.#isOutgrown(storage) });
+  }
+
+  /** Something is being done with it. */
+  has(storageId: number): boolean {
+    return this.#copying.has(storageId);
+  }
+
+  /** Copies that nobody wants any more end: of tables that were dropped, and those that are to begin again. */
+  abortUnwanted(catalog: ReadCatalog): void {
+    for (const [id, { controller, isUnderWay }] of this.#copying) {
+      const storage = this.#engine.state.storages.get(id);
+      if (storage === undefined || !isWanted(catalog, storage)) controller.abort(new Error('the table was dropped'));
+      else if (isUnderWay && storage.state === 'new') controller.abort(new Error('the table has changed'));
+    }
+  }
+
+  /** Begins the copy of a storage in state 'new', or goes on with one in state 'copying'. */
+  start(storage: Storage): void {
+    const runner = this.#sources.runner(storage.sourceId);
+    if (runner === null || this.#copying.has(storage.id)) return;
+    if (!isWanted(this.#engine.state, storage)) return;
+    const work: Work = { controller: new AbortController(), isUnderWay: false };
+    this.#copying.set(storage.id, work);
+    const { signal } = work.controller;
+    this.#copy(storage, runner, work)
+      .then(() => this.#failures.passed(storage.id))
+      .catch((error: unknown) => this.#failures.failed(storage, error, signal))
+      .catch((error: unknown) => this.#engine.fail(error))
+      .finally(() => {
+        this.#copying.delete(storage.id);
+        this.#engine.wake();
+      });
+  }
+
+  async #copy(storage: Storage, runner: SourceRunner, work: Work): Promise<void> {
+    const describe = (): Promise<OriginTable | null> => this.#sources.describe(runner.source, storage.originOid);
+    // What is in of a copy that was cut short is of no use once the table has wider types.
+    const goesOn = isResumable(storage) && widenedColumns(storage, await describe()).length === 0;
+    await this.#engine.exclusively(async () => {
+      if (!goesOn) {
+        const state = this.#engine.state.storages.get(storage.id)?.state;
+        if (state !== 'new' && state !== 'copying') return;
+        await restartCopy(this.#engine, storage.id);
+        await this.#engine.session.query(`UPDATE millrace.storage SET state = 'copying' WHERE id = ${storage.id} AND state = 'new'`);
+        await this.#reload();
+      }
+      work.isUnderWay = true;
+    });
+    if (!goesOn) await runner.retarget();
+    const origin = await describe();
+    if (origin === null && storage.resyncs !== null) {
+      await this.#leave(storage.id, storage.resyncs);
+      return;
+    }
+    const current = await this.#engine.exclusively(() => this.#widened(storage, origin));
+    if (current?.state !== 'copying') return;
+    const source = { runner: () => this.#sources.runner(storage.sourceId), describe };
+    await copyStorage(this.#engine, current, source, work.controller.signal);
+  }
+
+  /** The pause after a failure is over. */
+  retry(storage: Storage): void {
+    if (this.#copying.has(storage.id) || !isWanted(this.#engine.state, storage)) return;
+    this.#engine
+      .exclusively(() => restartCopy(this.#engine, storage.id))
+      .then(
+        () => this.#engine.wake(),
+        (error: unknown) => this.#engine.fail(error),
+      );
+  }
+
+  /** The table is gone: a resynchronisation goes on without it, and its versions say so. */
+  async #leave(copy: number, resyncs: number): Promise<void> {
+    await this.#engine.exclusively(async () => {
+      await this.#engine.session.query(
+        `BEGIN; UPDATE millrace.storage SET state = 'dropped' WHERE id = ${copy}; UPDATE millrace.storage SET stale = false WHERE id = ${resyncs}; COMMIT`,
+      );
+      await this.#reload();
+    });
+  }
+
+  /** A storage, without rows, with types as wide as its origin's, by an epoch of its own. To be called exclusively. */
+  async #widened(storage: Storage, origin: OriginTable | null): Promise<Storage | undefined> {
+    const current = (): Storage | undefined => this.#engine.state.storages.get(storage.id);
+    const stored = current();
+    if (stored?.state !== 'copying') return stored;
+    const widened = widenedColumns(stored, origin);
+    if (widened.length === 0) return stored;
+    const epoch = await Epoch.begin(this.#engine);
+    await widenStorage(this.#engine, epoch, stored, widened);
+    await epoch.commit(new Map());
+    await this.#reload();
+    return current();
+  }
+
+  /** The origin's table has got wider types since the copy began. */
+  async #isOutgrown(storage: Storage): Promise<boolean> {
+    const source = this.#sources.runner(storage.sourceId)?.source;
+    if (source === undefined) return false;
+    const origin = await this.#sources.describe(source, storage.originOid).catch(() => null);
+    return widenedColumns(this.#engine.state.storages.get(storage.id) ?? storage, origin).length > 0;
+  }
+
+  /** Makes a storage in state 'copied' live, once the stream has passed its copy. */
+  finish(storage: Storage): void {
+    const runner = this.#sources.runner(storage.sourceId);
+    if (runner === null || this.#copying.has(storage.id)) return;
+    // Its versions move to it as they are: what they show now has to be mended first.
+    if (storage.supersedes !== null && this.#engine.state.storages.get(storage.supersedes)?.stale === true) return;
+    this.#whileHeld(runner, [storage], async ([current]) => {
+      if (current === undefined) return null;
+      // The stream is held: the origin is not asked for what need not be known.
+      const asks = current.keyAttnums.length === 0 || !runner.tells;
+      const shape = asks ? await this.#sources.describe(runner.source, current.originOid) : null;
+      if (await this.#begunAgain([current], () => shape)) return null;
+      // Changes from here on are told by comparing with this, where the origin does not tell.
+      if (shape !== null) runner.looked(shapeOf(shape));
+      return await goLive(this.#engine, current, runner, lostColumns(current, shape));
+    });
+  }
+
+  /** Copies that were taken while their table got wider types are made again: they may have been cut to the old ones. True when there was one. */
+  async #begunAgain(copies: readonly Storage[], shape: (copy: Storage) => OriginTable | null): Promise<boolean> {
+    const outgrown = copies.filter((copy) => widenedColumns(copy, shape(copy)).length > 0);
+    for (const { id } of outgrown) await restartCopy(this.#engine, id);
+    return outgrown.length > 0;
+  }
+
+  /** When all copies of a source are in, what differs is written. */
+  finishResyncOf(sourceId: number): void {
+    const runner = this.#sources.runner(sourceId);
+    const copies = [...this.#engine.state.storages.values()].filter(
+      (storage) => storage.sourceId === sourceId && storage.resyncs !== null && storage.state !== 'dropped',
+    );
+    if (runner === null || copies.length === 0 || !copies.every((copy) => copy.state === 'copied' && !this.#copying.has(copy.id))) return;
+    const shapes = new Map<number, OriginTable>();
+    const describe = async (): Promise<void> => {
+      for (const { originOid } of copies) {
+        const shape = await this.#sources.describe(runner.source, originOid);
+        if (shape?.published === true) shapes.set(originOid, shape);
+      }
+    };
+    const finish = async (current: readonly Storage[]): Promise<Lsn | null> =>
+      (await this.#begunAgain(current, ({ originOid }) => shapes.get(originOid) ?? null))
+        ? null
+        : await finishResync(this.#engine, current, runner, shapes);
+    this.#whileHeld(runner, copies, finish, describe);
+  }
+
+  /**
+   * Finishes copies that are in, once the stream has passed them. It stands still between two transactions meanwhile, so that what it has decoded
+   * goes to the spools and what comes next to the storages. `finish` answers the position reached; it is not called when the stream or a copy has
+   * become another by then. `before`: what can be asked while the stream still runs.
+   */
+  #whileHeld(
+    runner: SourceRunner,
+    copies: readonly Storage[],
+    finish: (current: readonly Storage[]) => Promise<Lsn | null>,
+    before: () => Promise<void> = async () => undefined,
+  ): void {
+    if (copies.some((copy) => copy.copyLsn !== null && runner.applied < copy.copyLsn)) {
+      runner.requestPosition();
+      return;
+    }
+    for (const copy of copies) this.#copying.set(copy.id, { controller: new AbortController(), isUnderWay: false });
+    const work = async (): Promise<void> => {
+      await before();
+      await runner.hold();
+      try {
+        await this.#engine.exclusively(async () => {
+          const current = copies.flatMap(({ id }) => this.#engine.state.storages.get(id) ?? []);
+          const areIn = current.length === copies.length && current.every(({ state }) => state === 'copied');
+          if (!areIn || this.#sources.runner(runner.source.id) !== runner) return;
+          const reached = await finish(current);
+          if (reached !== null) this.#engine.reached(runner, reached);
+          await this.#reload();
+        });
+      } finally {
+        await runner.release();
+      }
+    };
+    work()
+      .catch((error: unknown) => this.#engine.fail(error))
+      .finally(() => {
+        for (const copy of copies) this.#copying.delete(copy.id);
+        this.#engine.wake();
+      });
+  }
+}
+
+/** Versions show the storage, or the one it is a copy for. */
+function isWanted({ tables }: Pick<ReadCatalog, 'tables'>, storage: Storage): boolean {
+  return [...tables.values()].some((table) => table.storageId === (storage.resyncs ?? storage.id));
+}

@@ -1,0 +1,173 @@
+/** Tables that go and come back, and publications that show less or more of them: noticed, said, and mended by RESYNC. */
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type ExtendedClient, extendedClient, startEngine, type TestEngine, texts } from '../../support/engine.ts';
+import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
+
+describe.each([
+  ['that tells of its DDL', 'postgres'],
+  ['that does not tell', 'reader'],
+] as const)('an origin %s', (_, role) => {
+  const tells = role === 'postgres';
+  let origin: TestPostgres;
+  let upstream: TestPostgres;
+  let admin: pg.Client;
+  let extended: ExtendedClient;
+  let engine: TestEngine;
+
+  beforeAll(async () => {
+    origin = await startPostgres({ settings: { wal_level: 'logical' } });
+    upstream = await startPostgres({});
+    admin = new pg.Client({ connectionString: origin.url });
+    await admin.connect();
+    await admin.query(`CREATE ROLE reader LOGIN REPLICATION IN ROLE pg_read_all_data;
+      CREATE TABLE t (id integer PRIMARY KEY, a text); INSERT INTO t VALUES (1, 'one'), (2, 'two');
+      CREATE TABLE other (id integer PRIMARY KEY); INSERT INTO other VALUES (1);
+      CREATE TABLE cols (id integer PRIMARY KEY, a integer, b integer); INSERT INTO cols VALUES (1, 1, 1);
+      CREATE TABLE filtered (id integer PRIMARY KEY, a integer); INSERT INTO filtered SELECT g, g FROM generate_series(1, 5) g;
+      CREATE TABLE parent (id integer PRIMARY KEY); CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent); INSERT INTO parent VALUES (1); INSERT INTO child VALUES (2);
+      CREATE TABLE parts (id integer PRIMARY KEY, a text) PARTITION BY RANGE (id);
+      CREATE TABLE part0 PARTITION OF parts FOR VALUES FROM (0) TO (10); CREATE TABLE part1 PARTITION OF parts FOR VALUES FROM (10) TO (20);
+      INSERT INTO parts VALUES (1, 'x'), (11, 'y');
+      CREATE SCHEMA app; CREATE SCHEMA away; CREATE TABLE app.moving (id integer PRIMARY KEY);
+      CREATE PUBLICATION p FOR TABLE t, other, cols, filtered WHERE (id > 2), parent, child, parts WITH (publish_via_partition_root = true);
+      CREATE PUBLICATION q FOR TABLES IN SCHEMA app`);
+    extended = await extendedClient(upstream.address);
+    await extended.run(`CREATE CONNECTION c TO POSTGRES (HOST '${origin.host}', PORT ${origin.port}, USER ${role}, DATABASE postgres)`);
+    engine = startEngine(upstream.address);
+    await extended.run(
+      "CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p'); CREATE SOURCE s2 FROM POSTGRES CONNECTION c (PUBLICATION 'q'); CREATE SCHEMA v1",
+    );
+    for (const name of ['t', 'other', 'cols', 'filtered', 'parent', 'child', 'parts'])
+      await extended.run(`CREATE TABLE v1.${name} FROM SOURCE s (REFERENCE ${name})`);
+    await extended.run(`CREATE TABLE v1.moving FROM SOURCE s2 (REFERENCE app.moving); CREATE TABLE v1.cols_a FROM SOURCE s (REFERENCE cols) WITH (EXCLUDE COLUMNS (b));
+      CREATE MATERIALIZED VIEW v1.names AS SELECT a, count(*) AS n FROM v1.t GROUP BY a`);
+  }, 120_000);
+  afterAll(async () => {
+    await engine?.stop();
+    await extended?.end();
+    await admin?.end();
+    await Promise.all([origin?.stop(), upstream?.stop()]);
+  });
+
+  const rows = (sql: string): Promise<string[]> => texts(extended.client, sql).then((found) => found.map((row) => row.join('|')));
+  const shows = (sql: string, wanted: readonly string[]): Promise<void> =>
+    expect.poll(() => rows(sql).catch((error: Error) => [error.message]), { timeout: 15_000 }).toEqual(wanted);
+  const hintOf = (sql: string): Promise<string | undefined> =>
+    extended.client.query(sql).then(
+      () => undefined,
+      (error: pg.DatabaseError) => error.hint,
+    );
+  const stated = (name: string): Promise<string[]> =>
+    rows(`SELECT status, error FROM mz_internal.mz_source_statuses WHERE type = 'table' AND name = '${name}'`);
+
+  test('dropped and made again at once: RESYNC takes the new one; while it is away the others go on, also through a RESYNC', async () => {
+    await admin.query('DROP TABLE t; CREATE TABLE t (id integer PRIMARY KEY, a integer); INSERT INTO t VALUES (7, 7)');
+    await shows('SELECT * FROM v1.t', ['source table schema has been altered: table public.t was dropped']);
+    expect(await stated('t')).toEqual(['ceased|source table schema has been altered: table public.t was dropped']);
+    expect(await hintOf('SELECT * FROM v1.t')).toBe(
+      'When public.t has it again: ALTER SOURCE public.s RESYNC; else: DROP TABLE v1.t CASCADE;',
+    );
+    await extended.run('ALTER SOURCE s RESYNC');
+    await shows('SELECT * FROM v1.t', ['source table schema has been altered: table public.t was dropped']);
+    await admin.query('ALTER PUBLICATION p ADD TABLE t; INSERT INTO other VALUES (2)');
+    await shows('SELECT * FROM v1.other ORDER BY 1', ['1', '2']);
+    await extended.run('ALTER SOURCE s RESYNC');
+    // Another type than it had: not what the storage was made for.
+    await shows('SELECT * FROM v1.t', ['source table schema has been altered: table public.t was dropped']);
+    await admin.query(
+      "DROP TABLE t; CREATE TABLE t (id integer PRIMARY KEY, a text); INSERT INTO t VALUES (7, 'seven'); ALTER PUBLICATION p ADD TABLE t",
+    );
+    await extended.run('ALTER SOURCE s RESYNC');
+    await shows('SELECT * FROM v1.t', ['7|seven']);
+    await shows('SELECT * FROM v1.names', ['seven|1']);
+    await admin.query("INSERT INTO t VALUES (8, 'eight'); DELETE FROM t WHERE id = 7; INSERT INTO other VALUES (3)");
+    await shows('SELECT * FROM v1.t', ['8|eight']);
+    await shows('SELECT * FROM v1.names', ['eight|1']);
+    await shows('SELECT * FROM v1.other ORDER BY 1', ['1', '2', '3']);
+  });
+
+  test('with AUTO RESYNC nobody has to ask', async () => {
+    await extended.run('ALTER SOURCE s SET (AUTO RESYNC)');
+    await admin.query("DROP TABLE t; CREATE TABLE t (id integer PRIMARY KEY, a text); INSERT INTO t VALUES (9, 'nine')");
+    await shows('SELECT * FROM v1.t', ['source table schema has been altered: table public.t was dropped']);
+    await admin.query('ALTER PUBLICATION p ADD TABLE t');
+    await shows('SELECT * FROM v1.t', ['9|nine']);
+    await extended.run('ALTER SOURCE s SET (AUTO RESYNC = false)');
+  });
+
+  test('a column list that leaves a column out ends the versions that show it; once it is back, RESYNC mends them', async () => {
+    await admin.query(`ALTER PUBLICATION p DROP TABLE cols; ALTER PUBLICATION p ADD TABLE cols (id, a); INSERT INTO cols VALUES (2, 2, 2)`);
+    // Both are true of it.
+    await expect
+      .poll(() => rows('SELECT * FROM v1.cols').catch((error: Error) => error.message), { timeout: 15_000 })
+      .toMatch(/column "b" of public.cols is no longer published|public.cols is no longer in publication "p"/);
+    await extended.run('ALTER SOURCE s RESYNC');
+    await shows('SELECT * FROM v1.cols_a ORDER BY id', ['1|1', '2|2']);
+    await admin.query('INSERT INTO cols VALUES (3, 3, 3)');
+    await shows('SELECT * FROM v1.cols_a ORDER BY id', ['1|1', '2|2', '3|3']);
+    await admin.query(
+      'ALTER PUBLICATION p SET TABLE t, other, cols, filtered WHERE (id > 2), parent, child, parts; INSERT INTO cols VALUES (4, 4, 4)',
+    );
+    await shows('SELECT * FROM v1.cols_a ORDER BY id', ['1|1', '2|2', '3|3', '4|4']);
+    await extended.run('ALTER SOURCE s RESYNC');
+    await shows('SELECT * FROM v1.cols ORDER BY id', ['1|1|1', '2|2|2', '3|3|3', '4|4|4']);
+    await admin.query(
+      'ALTER PUBLICATION p SET TABLE t, other, cols (id, a), filtered WHERE (id > 2), parent, child, parts; INSERT INTO cols VALUES (5, 5, 5)',
+    );
+    await shows('SELECT * FROM v1.cols', ['source table schema has been altered: column "b" of public.cols is no longer published']);
+    await shows('SELECT count(*) FROM v1.cols_a', ['5']);
+  });
+
+  test('a row filter holds for the copy, too; one that changes is followed from then on, and RESYNC brings what is there', async () => {
+    await shows('SELECT id FROM v1.filtered ORDER BY id', ['3', '4', '5']);
+    await admin.query('UPDATE filtered SET id = -3 WHERE id = 3; UPDATE filtered SET id = 10 WHERE id = 1');
+    await shows('SELECT id FROM v1.filtered ORDER BY id', ['4', '5', '10']);
+    await admin.query(
+      'ALTER PUBLICATION p SET TABLE t, other, cols, filtered WHERE (id > 4), parent, child, parts; UPDATE filtered SET a = 0; INSERT INTO filtered VALUES (3, 3), (21, 21)',
+    );
+    await shows('SELECT id FROM v1.filtered ORDER BY id', ['4', '5', '10', '21']);
+    await extended.run('ALTER SOURCE s RESYNC');
+    await shows('SELECT id FROM v1.filtered ORDER BY id', ['5', '10', '21']);
+  });
+
+  test('a table that others inherit from has its own rows', async () => {
+    await shows('SELECT id FROM v1.parent', ['1']);
+    await admin.query('INSERT INTO parent VALUES (3); INSERT INTO child VALUES (4)');
+    await shows('SELECT id FROM v1.parent ORDER BY id', ['1', '3']);
+    await shows('SELECT id FROM v1.child ORDER BY id', ['2', '4']);
+  });
+
+  test('partitions: new ones are empty; rows that go with one are missed, and said to be', async () => {
+    await admin.query("CREATE TABLE part2 PARTITION OF parts FOR VALUES FROM (20) TO (30); INSERT INTO parts VALUES (21, 'z')");
+    await shows('SELECT * FROM v1.parts ORDER BY id', ['1|x', '11|y', '21|z']);
+    await admin.query("ALTER TABLE parts DETACH PARTITION part0; INSERT INTO parts VALUES (22, 'w')");
+    await shows('SELECT * FROM v1.parts', ['source table public.parts has lost a partition']);
+    await extended.run('ALTER SOURCE s RESYNC');
+    await shows('SELECT * FROM v1.parts ORDER BY id', ['11|y', '21|z', '22|w']);
+    await admin.query('DROP TABLE part1');
+    await shows('SELECT * FROM v1.parts', ['source table public.parts has lost a partition']);
+    await extended.run('ALTER SOURCE s RESYNC');
+    await shows('SELECT * FROM v1.parts ORDER BY id', ['21|z', '22|w']);
+    if (!tells) return;
+    await admin.query('ALTER TABLE parts ATTACH PARTITION part0 FOR VALUES FROM (0) TO (10)');
+    await shows('SELECT * FROM v1.parts', ['source table public.parts has got a partition with rows']);
+    await extended.run('ALTER SOURCE s RESYNC');
+    await shows('SELECT * FROM v1.parts ORDER BY id', ['1|x', '21|z', '22|w']);
+    await admin.query(
+      "CREATE TABLE part3 (id integer PRIMARY KEY, a text); ALTER TABLE parts ATTACH PARTITION part3 FOR VALUES FROM (30) TO (40); INSERT INTO parts VALUES (31, 'v')",
+    );
+    await shows('SELECT * FROM v1.parts ORDER BY id', ['1|x', '21|z', '22|w', '31|v']);
+    await admin.query('ALTER PUBLICATION p SET (publish_via_partition_root = false)');
+    await shows('SELECT * FROM v1.parts', ['source table public.parts is no longer in publication "p"']);
+  });
+
+  test.runIf(tells)('moved out of a published schema and back, with rows in between', async () => {
+    await admin.query(
+      `ALTER TABLE app.moving SET SCHEMA away; INSERT INTO away.moving VALUES (1); ALTER TABLE away.moving SET SCHEMA app; INSERT INTO app.moving VALUES (2)`,
+    );
+    await shows('SELECT * FROM v1.moving', ['source table app.moving is no longer in publication "q"']);
+    await extended.run('ALTER SOURCE s2 RESYNC');
+    await shows('SELECT * FROM v1.moving ORDER BY 1', ['1', '2']);
+  });
+});

@@ -1,0 +1,147 @@
+/** What a new shape of an origin's table asks of a storage. */
+import { beforeAll, expect, test } from 'vitest';
+import type { Storage } from '../../../src/catalog/model.ts';
+import type { EngineContext } from '../../../src/engine/context.ts';
+import { changesOf, followShape, type NewShape, reshaped, StoragesAhead } from '../../../src/engine/follow-shape.ts';
+import { ordered } from '../../../src/engine/relabel.ts';
+import type { SourceRow } from '../../../src/engine/source-row.ts';
+import type { OriginColumn, TableShape } from '../../../src/replication/origin-tables.ts';
+import { loadPostgresParser } from '../../../src/sql/postgres-parser.ts';
+
+beforeAll(loadPostgresParser);
+
+const storage = (keyAttnums: number[], ...types: string[]): Storage => ({
+  id: 5,
+  sourceId: 1,
+  originOid: 100,
+  originSchema: 'public',
+  originName: 't',
+  columns: types.map((type, i) => ({ attnum: i + 1, name: `c${i + 1}`, type, originType: type, collation: null })),
+  keyAttnums,
+  state: 'live',
+  supersedes: null,
+  resyncs: null,
+  stale: false,
+  copySnapshot: null,
+  copyLsn: null,
+  retryInMs: null,
+});
+/** Types stand for their own OIDs by their text. */
+const column = (attnum: number, formattedType: string, more: Partial<OriginColumn> = {}): OriginColumn => ({
+  attnum,
+  name: `c${attnum}`,
+  typeOid: [...formattedType].reduce((sum, letter) => sum * 31 + letter.charCodeAt(0), 7),
+  typmod: -1,
+  formattedType,
+  typeSchema: 'pg_catalog',
+  typeName: formattedType,
+  baseIsBuiltin: true,
+  baseType: formattedType,
+  notNull: false,
+  generated: '',
+  identity: '',
+  hasDefault: false,
+  default: null,
+  collation: null,
+  ...more,
+});
+const table = (filenode: number, ...columns: OriginColumn[]): TableShape => ({
+  oid: 100,
+  schema: 'public',
+  name: 't',
+  relkind: 'r',
+  isPartition: false,
+  natts: columns.length,
+  filenode,
+  replicaIdentity: 'd',
+  columns,
+  primaryKey: [1],
+  identityKey: [1],
+});
+const was = table(1, column(1, 'integer'), column(2, 'integer'));
+const now = table(2, column(1, 'integer'), column(2, 'bigint'));
+const change = (rewriting: NewShape['rewriting'], after = now): NewShape => ({ before: was, after, rewriting, addsEmpty: true });
+const widened = [{ attnum: 2, originType: 'bigint' }];
+
+test('a wider type is followed where a cast has made the values', () => {
+  const keyed = storage([1], 'integer', 'integer');
+  expect(changesOf(keyed, change(null)).widened).toEqual(widened);
+  expect(changesOf(keyed, change({ query: 'ALTER TABLE t ALTER c2 TYPE bigint' })).widened).toEqual(widened);
+  expect(changesOf(keyed, change('unknown', { ...now, filenode: 1 })).widened).toEqual(widened);
+});
+
+test('and not where an expression may have: with a key a copy mends it', () => {
+  for (const rewriting of [{ query: 'ALTER TABLE t ALTER c2 TYPE bigint USING c2 * 2' }, { query: null }, 'unknown'] as const) {
+    const found = changesOf(storage([1], 'integer', 'integer'), change(rewriting));
+    expect(found.widened).toEqual([]);
+    expect(found.rewritten).toEqual([{ attnum: 2, name: 'c2', type: 'bigint', isMendable: true }]);
+    expect(changesOf(storage([], 'integer', 'integer'), change(rewriting)).rewritten[0]?.isMendable).toBe(false);
+  }
+});
+
+test('a column that keeps its type is suspected where the text says so, or nothing else explains that the table was written anew', () => {
+  const same = { ...was, filenode: 3 };
+  const suspected = (rewriting: NewShape['rewriting'], after: TableShape): number[] =>
+    changesOf(storage([1], 'integer', 'integer'), change(rewriting, after)).rewritten.map(({ attnum }) => attnum);
+  expect(suspected({ query: 'ALTER TABLE t ALTER c1 TYPE integer USING c1 + 1' }, same)).toEqual([1]);
+  expect(suspected({ query: 'DO $$ $$' }, same)).toEqual([1, 2]);
+  expect(suspected({ query: 'DO $$ $$' }, now)).toEqual([2]);
+  expect(suspected('unknown', same)).toEqual([]);
+});
+
+test('what is being copied begins again where rows have become others untold of', () => {
+  const steps = (state: Storage['state'], shape: NewShape): string[] => {
+    const engine = { state: { storages: new Map([[5, { ...storage([1], 'integer', 'integer'), state }]]), tables: new Map() } };
+    const source = { id: 1, name: 's' } as SourceRow;
+    return followShape(engine as unknown as EngineContext, source, new StoragesAhead(), shape, () => undefined).map(({ kind }) => kind);
+  };
+  const rewritten = change({ query: 'ALTER TABLE t ALTER c2 TYPE bigint USING c2 * 2' });
+  expect(steps('copying', rewritten)).toEqual(['copy again']);
+  expect(steps('copied', rewritten)).toEqual(['copy again']);
+  expect(steps('live', rewritten)).toEqual([]);
+  const parted = (...parts: { oid: number; isEmpty: boolean }[]): TableShape => ({ ...was, relkind: 'p', parts });
+  const attached = { ...change(null, parted({ oid: 7, isEmpty: false })), before: parted(), addsEmpty: false };
+  expect(steps('copying', attached)).toEqual(['copy again']);
+  expect(steps('live', attached)).toEqual([]);
+});
+
+test('a type under another name is the type that it was', () => {
+  const before = table(1, column(1, 'public.mood', { typeOid: 9000 }));
+  const after = table(1, column(1, 'app.tempo', { typeOid: 9000 }));
+  const mood = storage([1], 'public.mood');
+  const found = changesOf(mood, { before, after, rewriting: null, addsEmpty: true });
+  expect(found.widened).toEqual([{ attnum: 1, originType: 'app.tempo', renamed: true }]);
+  const next = reshaped(mood, { kind: 'widen', storageId: 5, columns: found.widened });
+  expect(next.columns[0]).toMatchObject({ type: 'public.mood', originType: 'app.tempo' });
+  expect(reshaped(next, { kind: 'widen', storageId: 5, columns: found.widened })).toEqual(next);
+});
+
+test('labels are given one after the other, and round a circle by a detour', () => {
+  const run = (labels: { from: string; to: string }[], values: string[]): string[] => {
+    let held = values;
+    for (const { from, to } of ordered(labels)) {
+      expect(held).not.toContain(to);
+      held = held.map((value) => (value === from ? to : value));
+    }
+    return held;
+  };
+  expect(
+    run(
+      [
+        { from: 'a', to: 'b' },
+        { from: 'b', to: 'c' },
+      ],
+      ['a', 'b'],
+    ),
+  ).toEqual(['b', 'c']);
+  expect(
+    run(
+      [
+        { from: 'a', to: 'b' },
+        { from: 'b', to: 'a' },
+        { from: 'x', to: 'y' },
+      ],
+      ['a', 'b', 'x'],
+    ),
+  ).toEqual(['b', 'a', 'y']);
+});
