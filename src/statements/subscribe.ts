@@ -17,7 +17,7 @@ import { problemError, RelationFeed } from './subscription-feed.ts';
 
 /** How long one statement waits for what comes, so that a lost client is noticed and a cancel is heard. */
 const patienceMs = 1000;
-const pageRows = 500;
+const pageRows = 2000;
 
 export async function subscribe(context: StatementContext, session: CallerSession, statement: Subscribe): Promise<StatementResult> {
   const feed = await openFeed(context, session, statement);

@@ -119,7 +119,8 @@ function numericBinary(value: string): Buffer {
   buffer.writeInt16BE(digits.length, 0);
   buffer.writeInt16BE(digits.length === 0 ? 0 : weight, 2);
   buffer.writeUInt16BE(special ?? (sign === '' ? 0 : 0x4000), 4);
-  buffer.writeInt16BE(fraction.length, 6);
+  // Postgres gives infinities a scale.
+  buffer.writeInt16BE(value.endsWith('Infinity') ? 32 : fraction.length, 6);
   for (const [index, digit] of digits.entries()) buffer.writeInt16BE(digit, 8 + 2 * index);
   return buffer;
 }
