@@ -180,12 +180,13 @@ export function openRegistryAddress(secretKey: string, options: ConnectionOption
       hint: "Give them as USERNAME '...', PASSWORD SECRET ....",
     });
   }
-  if (url.pathname !== '/' || url.search !== '' || url.hash !== '') {
-    throw millraceError('invalid_option', { message: 'invalid CONNECTION: URL must have an empty path' });
+  if (url.search !== '' || url.hash !== '') {
+    throw millraceError('invalid_option', { message: 'invalid CONNECTION: URL must not go on behind its path' });
   }
   const username = plain('USERNAME');
   return {
-    url: url.origin,
+    // Registries that speak more than Confluent's interface have that under a path.
+    url: url.origin + url.pathname.replace(/\/+$/, ''),
     login: username === undefined ? null : { username, password: plain('PASSWORD') ?? '' },
     tls: url.protocol === 'https:' ? { ...certificates(plain), verify: true } : null,
   };

@@ -839,7 +839,7 @@ describe('connections to Kafka and registries', () => {
       "KAFKA (BROKER 'a:1', HOST 'x')",
       "KAFKA (BROKER 'a:1', SSL KEY SECRET pw)",
       'CONFLUENT SCHEMA REGISTRY (USERNAME u)',
-      "CONFLUENT SCHEMA REGISTRY (URL 'http://h/path')",
+      "CONFLUENT SCHEMA REGISTRY (URL 'http://h/path?x')",
       "CONFLUENT SCHEMA REGISTRY (URL 'http://u:p@h')",
       "CONFLUENT SCHEMA REGISTRY (URL 'h:8081')",
       "POSTGRES (HOST ['a', 'b'], DATABASE 'd', USER 'u')",
@@ -871,7 +871,7 @@ describe('connections to Kafka and registries', () => {
         "ERROR 22023: invalid CONNECTION: both SSL KEY and SSL CERTIFICATE are required",
         "ERROR 22023: URL option is required
       HINT: Add URL '...' to the list.",
-        "ERROR 22023: invalid CONNECTION: URL must have an empty path",
+        "ERROR 22023: invalid CONNECTION: URL must not go on behind its path",
         "ERROR 22023: invalid CONNECTION: URL must not contain a user or password
       HINT: Give them as USERNAME '...', PASSWORD SECRET ....",
         "ERROR 22023: invalid CONNECTION: invalid URL "h:8081"
