@@ -9,7 +9,7 @@ import type { CallerSession, StatementResult } from './caller-session.ts';
 import { callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
 import { droppable } from './dependents.ts';
 import { creationNamespace, findNamed, isStreamTable, requireNamed, requireOwner, shownName, undefinedObject } from './names.ts';
-import { requireSubscribable, timestampOf } from './subscribe-plan.ts';
+import { requireSubscribable, timestampsOf } from './subscribe-plan.ts';
 
 const kind = 'durable subscription';
 
@@ -58,7 +58,7 @@ export async function acknowledgeDurableSubscription(
 ): Promise<StatementResult> {
   await requireCatalog(context, session);
   const found = await requireNamed(context, session, 'subscription', name, await callerRole(session));
-  const bound = await timestampOf(session, upTo);
+  const bound = (await timestampsOf(session, [upTo]))[0] ?? 0;
   // Up to the present is up to the last epoch.
   const sql = 'SELECT CASE WHEN $1::bigint <= millrace.now() THEN least($1::bigint, millrace.epoch_ts() + 1) ELSE $1::bigint END';
   const position = Number((await firstRow(session, sql, [String(bound)]))?.[0]) - 1;

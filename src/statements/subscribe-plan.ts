@@ -122,16 +122,21 @@ export async function requireSubscribable(context: StatementContext, session: Ca
   );
 }
 
-/** Milliseconds of AS OF and UP TO. */
-export async function timestampOf(session: CallerSession, expression: ExpressionText): Promise<number> {
-  const text = expression.text.replace(/\bmz_now\s*\(\s*\)/gi, 'millrace.now()');
-  const row = await firstRow(
-    session,
-    `SELECT CASE WHEN pg_catalog.pg_typeof(x.x)::pg_catalog.oid IN (1082, 1114, 1184)
-                 THEN floor(extract(epoch FROM x.x::text::timestamptz) * 1000)::text ELSE x.x::text END
-       FROM (SELECT (${text}) AS x) x`,
-  );
-  const value = row?.[0] ?? null;
+/** Milliseconds of AS OF and UP TO, null where there is none; the present is the same for all of them. */
+export async function timestampsOf(session: CallerSession, expressions: readonly (ExpressionText | null)[]): Promise<(number | null)[]> {
+  const asked = expressions.map((expression) => {
+    if (expression === null) return 'NULL';
+    const text = expression.text.replace(/\bmz_now\s*\(\s*\)/gi, 'millrace.now()');
+    return `(SELECT CASE WHEN pg_catalog.pg_typeof(x.x)::pg_catalog.oid IN (1082, 1114, 1184)
+                         THEN floor(extract(epoch FROM x.x::text::timestamptz) * 1000)::text ELSE x.x::text END
+               FROM (SELECT (${text}) AS x) x)`;
+  });
+  if (expressions.every((expression) => expression === null)) return expressions.map(() => null);
+  const row = await firstRow(session, `SELECT ${asked.join(', ')}`);
+  return expressions.map((expression, index) => (expression === null ? null : asTimestamp(expression, row?.[index] ?? null)));
+}
+
+function asTimestamp(expression: ExpressionText, value: string | null): number {
   const plain = value === null || value.trim() === '' ? Number.NaN : Number(value);
   const ts = Number.isNaN(plain) && value !== null ? Date.parse(value) : plain;
   if (Number.isInteger(ts) && ts >= 0) return ts;

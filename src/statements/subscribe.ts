@@ -11,7 +11,7 @@ import { droppable } from './dependents.ts';
 import { isStreamTable, type LiveObject } from './names.ts';
 import { QueryFeed } from './query-feed.ts';
 import { copyFormat } from './subscribe-copy.ts';
-import { timestampOf, type Understood, understand } from './subscribe-plan.ts';
+import { timestampsOf, type Understood, understand } from './subscribe-plan.ts';
 import { backendPid, beginSubscription, endSubscription, holdSubscription } from './subscription-catalog.ts';
 import { problemError, RelationFeed } from './subscription-feed.ts';
 
@@ -142,8 +142,7 @@ async function openFeed(context: StatementContext, session: CallerSession, state
   const patience = await requireChanging(session);
   const understood = await understand(context, session, statement);
   const { fields, live, shape } = understood;
-  const asOf = statement.asOf === null ? null : await timestampOf(session, statement.asOf);
-  const upTo = statement.upTo === null ? null : await timestampOf(session, statement.upTo);
+  const [asOf = null, upTo = null] = await timestampsOf(session, [statement.asOf, statement.upTo]);
   if (asOf !== null && upTo !== null && asOf > upTo) throw millraceError('subscription_bounds', { as_of: asOf, up_to: upTo });
   const snapshot = statement.snapshot ?? true;
   if (live === null) {

@@ -89,10 +89,10 @@ END $$;
 CREATE FUNCTION millrace.epoch_ts() RETURNS bigint
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ SELECT e.ts FROM millrace.epoch e $$;
 
--- The present, for AS OF and UP TO: no epoch so far is later.
+-- The present, for AS OF and UP TO: no epoch so far is later. The same throughout a statement.
 CREATE FUNCTION millrace.now() RETURNS numeric
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT greatest(e.ts, floor(extract(epoch FROM clock_timestamp()) * 1000)) FROM millrace.epoch e
+    SELECT greatest(e.ts, floor(extract(epoch FROM statement_timestamp()) * 1000)) FROM millrace.epoch e
 $$;
 
 CREATE VIEW millrace.subscriptions AS
