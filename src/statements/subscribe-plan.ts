@@ -127,7 +127,7 @@ export async function timestampsOf(session: CallerSession, expressions: readonly
   const asked = expressions.map((expression) => {
     if (expression === null) return 'NULL';
     const text = expression.text.replace(/\bmz_now\s*\(\s*\)/gi, 'millrace.now()');
-    return `(SELECT CASE WHEN pg_catalog.pg_typeof(x.x)::pg_catalog.oid IN (1082, 1114, 1184)
+    return `(SELECT CASE WHEN pg_catalog.pg_typeof(x.x)::pg_catalog.oid IN (1082, 1114, 1184) OR x.x::text ~ '^[0-9]{4}-[0-9]'
                          THEN floor(extract(epoch FROM x.x::text::timestamptz) * 1000)::text ELSE x.x::text END
                FROM (SELECT (${text}) AS x) x)`;
   });
@@ -137,8 +137,7 @@ export async function timestampsOf(session: CallerSession, expressions: readonly
 }
 
 function asTimestamp(expression: ExpressionText, value: string | null): number {
-  const plain = value === null || value.trim() === '' ? Number.NaN : Number(value);
-  const ts = Number.isNaN(plain) && value !== null ? Date.parse(value) : plain;
+  const ts = value === null || value.trim() === '' ? Number.NaN : Number(value);
   if (Number.isInteger(ts) && ts >= 0) return ts;
   throw millraceError('subscription_timestamp', { value: value ?? 'NULL' }, { position: expression.at + 1 });
 }

@@ -116,6 +116,8 @@ describe('SUBSCRIBE', () => {
   it('AS OF = UP TO gives nothing; AS OF in the future waits; one beyond UP TO is refused', async () => {
     const soon = 'millrace.now() + 1500';
     expect(await client.rows(`SUBSCRIBE t AS OF ${soon} UP TO ${soon}`)).toEqual([]);
+    const time = "to_char(now() + interval '1500 ms', 'YYYY-MM-DD HH24:MI:SS.MSTZH:TZM')";
+    expect(await client.rows(`SUBSCRIBE t AS OF ${time} UP TO now() + interval '1500 ms'`)).toEqual([]);
     const rows = await client.rows(`SUBSCRIBE t AS OF ${soon} UP TO ${soon} + 1`);
     expect(rows.map(([, diff, a]) => [Number(diff), a]).sort()).toEqual([
       [1, 1],
