@@ -20,7 +20,7 @@ import type { ServerAddress } from '../config.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { parseLsn } from '../replication/lsn.ts';
 import { columnsSql, partsSql } from './base/shapes.ts';
-import type { CatalogState, SinkState } from './context.ts';
+import type { CatalogState, SinkState, SubscriptionState } from './context.ts';
 import type { SourceRow } from './source-row.ts';
 
 const catalogSql = `
@@ -89,7 +89,10 @@ SELECT jsonb_build_object(
                                        'version', v.version, 'relationId', v.relation_id, 'backfill', v.backfill, 'cutTs', v.cut_ts, 'columns', v.columns)
                                      ORDER BY v.version), '[]')
                                 FROM millrace.sink_version v WHERE v.sink_id = s.id))), '[]')
-                 FROM millrace.sink s LEFT JOIN millrace.sink_progress p ON p.sink_id = s.id)
+                 FROM millrace.sink s LEFT JOIN millrace.sink_progress p ON p.sink_id = s.id),
+  'subscriptions', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                 'id', s.id, 'relationId', s.relation_id, 'cutTs', s.cut_ts, 'isRead', s.pid IS NOT NULL)), '[]')
+                 FROM millrace.subscription s)
 ) AS catalog`;
 
 interface RawSource {
@@ -197,6 +200,7 @@ export interface ReadCatalog extends CatalogState {
 interface RawCatalog {
   outboxes: number[];
   sinks: SinkState[];
+  subscriptions: SubscriptionState[];
   sources: RawSource[];
   storages: RawStorage[];
   relations: RawRelation[];
@@ -208,6 +212,7 @@ interface RawCatalog {
 const emptyCatalog: RawCatalog = {
   outboxes: [],
   sinks: [],
+  subscriptions: [],
   sources: [],
   storages: [],
   relations: [],
@@ -274,6 +279,7 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
     ),
     outboxes: new Set(raw.outboxes),
     sinks: new Map(raw.sinks.filter(({ status }) => status !== 'dropped').map((sink) => [sink.id, sink])),
+    subscriptions: new Map(raw.subscriptions.map((subscription) => [subscription.id, subscription])),
     goneSinks: raw.sinks.filter(({ status }) => status === 'dropped'),
     gone,
     undefinedViews,

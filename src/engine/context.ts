@@ -33,6 +33,17 @@ export interface CatalogState {
   /** Relations that have an outbox. */
   readonly outboxes: ReadonlySet<number>;
   readonly sinks: ReadonlyMap<number, SinkState>;
+  readonly subscriptions: ReadonlyMap<number, SubscriptionState>;
+}
+
+/** A subscription as the engine has to know it. */
+export interface SubscriptionState {
+  readonly id: number;
+  readonly relationId: number;
+  /** The outbox has every change after this epoch; null: it is still to be seen to. */
+  readonly cutTs: number | null;
+  /** A session reads it. */
+  readonly isRead: boolean;
 }
 
 /** A sink as the engine has to know it: what it reads. Timestamps are those of epochs. */

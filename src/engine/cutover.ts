@@ -40,7 +40,9 @@ export class Cutovers {
     await this.#engine.session.query(`
       UPDATE millrace.sink_progress p SET overrun = true
         FROM millrace.sink_version v JOIN millrace.relation r ON r.id = v.relation_id
-       WHERE v.sink_id = p.sink_id AND v.cut_ts IS NOT NULL AND r.kind = 'view' AND r.state = 'populating'`);
+       WHERE v.sink_id = p.sink_id AND v.cut_ts IS NOT NULL AND r.kind = 'view' AND r.state = 'populating';
+      UPDATE millrace.subscription s SET overrun = true
+        FROM millrace.relation r WHERE r.id = s.relation_id AND s.cut_ts IS NOT NULL AND r.kind = 'view' AND r.state = 'populating'`);
   }
 
   /** Begins the cutovers that can be made. */
@@ -169,7 +171,12 @@ export class Cutovers {
         statements.push(`UPDATE millrace.sink SET hold_ts = NULL WHERE id = ${sink.id}`);
     }
     const unused = unusedOutboxes(state).filter(() => this.#cutting.size === 0);
-    if (unused.length > 0) statements.push(`DROP TABLE IF EXISTS ${unused.map(outboxTable).join(', ')}`);
+    if (unused.length > 0) {
+      statements.push(
+        `DROP TABLE IF EXISTS ${unused.map(outboxTable).join(', ')}`,
+        `DELETE FROM millrace.outbox WHERE relation_id IN (${unused.join(', ')})`,
+      );
+    }
     if (statements.length === 0) return false;
     try {
       await session.query(`BEGIN; SET LOCAL lock_timeout = '200ms'; ${statements.join('; ')}; COMMIT`);

@@ -40,6 +40,7 @@ export function outboxDdl(state: CatalogState, relationId: number): string[] {
     ...(state.captured.has(storageId) ? [] : captureDdl(storageId)),
     `CREATE TABLE ${table} AS SELECT 0::bigint AS ts, 0::smallint AS w${places(shownExpressions(state, relationId) ?? [])} FROM ${storageTable(storageId)} s WITH NO DATA`,
     `CREATE INDEX ON ${table} (ts)`,
+    `INSERT INTO millrace.outbox SELECT ${relationId}, e.ts FROM millrace.epoch e ON CONFLICT (relation_id) DO UPDATE SET since = excluded.since`,
   ];
 }
 
@@ -62,8 +63,11 @@ export function outboxExecutions(state: CatalogState, changed: ReadonlySet<numbe
   return executions;
 }
 
-/** Outboxes that nothing takes from: of what no sink still has to deliver. */
-export function unusedOutboxes({ outboxes, sinks }: Pick<CatalogState, 'outboxes' | 'sinks'>): number[] {
-  const used = new Set([...sinks.values()].flatMap((sink) => sink.versions.map(({ relationId }) => relationId)));
-  return [...outboxes].filter((relationId) => !used.has(relationId));
+/** Outboxes that nothing takes from: of what no sink still has to deliver, and no subscription of a relation that is there may ask for. */
+export function unusedOutboxes(state: Pick<CatalogState, 'outboxes' | 'sinks' | 'subscriptions' | 'tables' | 'views'>): number[] {
+  const used = new Set([...state.sinks.values()].flatMap((sink) => sink.versions.map(({ relationId }) => relationId)));
+  for (const { relationId } of state.subscriptions.values()) {
+    if (state.tables.has(relationId) || state.views.has(relationId)) used.add(relationId);
+  }
+  return [...state.outboxes].filter((relationId) => !used.has(relationId));
 }

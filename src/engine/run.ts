@@ -32,6 +32,7 @@ import { SourceManager } from './source-manager.ts';
 import type { SourceRunner } from './source-runner.ts';
 import { lastFullMs } from './streams/bookkeeping.ts';
 import { RefreshStatements } from './streams/refresh-statements.ts';
+import { Subscriptions } from './subscriptions.ts';
 
 export interface EngineHooks {
   /** This process leads and every source has been started once. */
@@ -45,6 +46,8 @@ const watchEveryMs = 1000;
 /** How often tables that are captured by triggers are looked at. */
 const lookEveryMs = 250;
 const tidyEveryMs = 30_000;
+/** Time goes on for those who subscribe, also when nothing changes. */
+const tickEveryMs = 500;
 
 export async function runEngine(config: EngineConfig, hooks: EngineHooks): Promise<{ stop(): Promise<void> }> {
   const log = createLogger('engine').child({ database: config.database });
@@ -223,10 +226,12 @@ class EngineLoop {
     });
     const reconciler = new Reconciler(engine, sources, capture, refreshes, reload);
     const cutovers = new Cutovers(engine, reload);
+    const subscriptions = new Subscriptions(engine, reload);
     await cutovers.recover();
     await reconciler.recover();
     reach('leader.recovered');
     this.#startTimers(engine, sources, capture, refreshes);
+    this.#timers.push(setInterval(() => subscriptions.tick(), tickEveryMs));
     this.#hooks.ready();
     this.#log.info({ token: String(token) }, 'leading');
 
@@ -241,6 +246,7 @@ class EngineLoop {
         if (await cutovers.clear(catalog.goneSinks)) await reload();
         reconciler.run(catalog);
         cutovers.run();
+        subscriptions.run();
         sinks.follow();
       }
       for (const task of this.#tasks.splice(0)) await task();

@@ -22,9 +22,10 @@ export class SinkThread {
     this.#failed = failed;
   }
 
-  /** The catalog was read: the thread runs when there is a sink. */
+  /** The catalog was read: the thread runs when there is a sink, or a subscription, whose outbox it trims. */
   follow(): void {
-    if (this.#engine.state.sinks.size > 0 && this.#worker === null && this.#restart === null && !this.#stopping) this.#start();
+    const { sinks, subscriptions } = this.#engine.state;
+    if (sinks.size + subscriptions.size > 0 && this.#worker === null && this.#restart === null && !this.#stopping) this.#start();
     this.#tell({ type: 'catalog' });
   }
 

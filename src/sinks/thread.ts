@@ -13,7 +13,7 @@ import { Delivery } from './delivery.ts';
 import type { SinkMessage, SinkThreadConfig } from './messages.ts';
 import { readSinks, readVersion, type StoredSink } from './sink-catalog.ts';
 import { openTarget } from './targets.ts';
-import { trimOutboxes } from './trim.ts';
+import { endSubscriptions, trimOutboxes } from './trim.ts';
 
 const trimEveryMs = 2000;
 const countEveryMs = 1000;
@@ -95,7 +95,8 @@ async function main(config: SinkThreadConfig): Promise<void> {
     setInterval(() => {
       if (trimming) return;
       trimming = true;
-      void trimOutboxes(catalog, limit)
+      void endSubscriptions(catalog)
+        .then(() => trimOutboxes(catalog, limit))
         .then((overrun) => {
           if (overrun.length > 0)
             log.error({ sinks: overrun, limit }, 'outboxes have grown to their limit; changes of sinks are thrown away');

@@ -1,14 +1,16 @@
 /**
  * Outboxes are cleared of what is out, and kept from growing without end.
- * Invariant: a row goes only when every sink that has to deliver it has recorded a position past it, or has been declared overrun.
+ * Invariant: a row goes only when every sink that has to deliver it, and every subscription that may ask for it, has recorded a position past
+ * it, or has been declared overrun; what an outbox still has (millrace.outbox.since) changes with it.
  */
 import type { Client } from 'pg';
 import { outboxTable } from '../catalog/sink-model.ts';
 
 /** What every reader of an outbox has taken; NULL: nobody reads it any more. In the snapshot of the statement it is part of. */
-const takenSql = `SELECT min(CASE WHEN p.version = v.version THEN p.ts ELSE coalesce(v.cut_ts, s.hold_ts) END)
+const takenSql = `SELECT min(x.ts) FROM (SELECT CASE WHEN p.version = v.version THEN p.ts ELSE coalesce(v.cut_ts, s.hold_ts) END AS ts
    FROM millrace.sink_version v JOIN millrace.sink s ON s.id = v.sink_id AND s.status <> 'dropped' LEFT JOIN millrace.sink_progress p ON p.sink_id = s.id
-  WHERE v.relation_id = $1::bigint AND (p.version IS NULL OR p.version <= v.version) AND NOT (p.overrun AND p.version = v.version)`;
+  WHERE v.relation_id = $1::bigint AND (p.version IS NULL OR p.version <= v.version) AND (p.overrun AND p.version = v.version) IS NOT TRUE
+  UNION ALL SELECT coalesce(s.ts, s.cut_ts) FROM millrace.subscription s WHERE s.relation_id = $1::bigint AND NOT s.overrun) x`;
 
 /** Sinks whose changes in this outbox are thrown away: those that are furthest behind, or equally far. */
 const overrunSql = `
@@ -20,6 +22,33 @@ UPDATE millrace.sink_progress p SET overrun = true
                WHERE w.relation_id = $1::bigint)
 RETURNING s.id::integer AS id`;
 
+/** The same of subscriptions, of one that lags further than any sink still read. */
+const overrunSubscriptionsSql = `
+WITH behind AS (SELECT min(coalesce(s.ts, s.cut_ts)) AS ts FROM millrace.subscription s WHERE s.relation_id = $1::bigint AND NOT s.overrun)
+UPDATE millrace.subscription s SET overrun = true
+  FROM behind
+ WHERE s.relation_id = $1::bigint AND NOT s.overrun AND coalesce(s.ts, s.cut_ts) = behind.ts
+   AND behind.ts <= coalesce((SELECT min(p.ts) FROM millrace.sink_progress p JOIN millrace.sink_version v ON v.sink_id = p.sink_id AND v.version = p.version
+                                JOIN millrace.sink z ON z.id = p.sink_id AND z.status <> 'dropped' AND NOT p.overrun
+                               WHERE v.relation_id = $1::bigint), behind.ts)
+RETURNING s.id::integer AS id`;
+
+/**
+ * Subscriptions without a name end with the session that reads them; what they would have read is kept a while longer, so that a reader that
+ * has lost its connection goes on with AS OF where it was. One with a name waits for its next reader.
+ */
+const sessionGone =
+  'NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = s.pid AND a.backend_start IS NOT DISTINCT FROM s.backend_start)';
+const endSql = [
+  `UPDATE millrace.subscription s SET pid = NULL, backend_start = NULL, ended_at = CASE WHEN s.name IS NULL THEN now() END WHERE s.pid IS NOT NULL AND ${sessionGone}`,
+  "DELETE FROM millrace.subscription s WHERE s.name IS NULL AND s.ended_at < now() - interval '60 seconds'",
+];
+
+/** Ends the subscriptions whose sessions are gone. */
+export async function endSubscriptions(client: Client): Promise<void> {
+  for (const sql of endSql) await client.query(sql);
+}
+
 /** Clears the outboxes; answers sinks that are overrun by now. `limit`: bytes an outbox may take. */
 export async function trimOutboxes(client: Client, limit: number): Promise<number[]> {
   const { rows } = await client.query<{ id: number; bytes: string }>(
@@ -29,10 +58,12 @@ export async function trimOutboxes(client: Client, limit: number): Promise<numbe
   const overrun: number[] = [];
   for (const { id, bytes } of rows) {
     const deleted = await client.query(
-      `DELETE FROM ${outboxTable(id)} o WHERE o.ts <= coalesce((${takenSql}), (SELECT e.ts FROM millrace.epoch e))`,
+      `WITH gone AS (DELETE FROM ${outboxTable(id)} o WHERE o.ts <= coalesce((${takenSql}), (SELECT e.ts FROM millrace.epoch e)) RETURNING o.ts)
+       UPDATE millrace.outbox b SET since = x.ts FROM (SELECT max(gone.ts) AS ts FROM gone) x WHERE b.relation_id = $1::bigint AND x.ts > b.since`,
       [id],
     );
     if (Number(bytes) <= limit || (deleted.rowCount ?? 0) > 0) continue;
+    if (((await client.query(overrunSubscriptionsSql, [id])).rowCount ?? 0) > 0) continue;
     const found = await client.query<{ id: number }>(overrunSql, [id]);
     overrun.push(...found.rows.map((row) => row.id));
   }

@@ -209,6 +209,69 @@ export interface ShowCreate {
   readonly name: QualifiedName;
 }
 
+/** An expression of Postgres's by its text, and where that begins. */
+export interface ExpressionText {
+  readonly text: string;
+  readonly at: number;
+}
+export type SubscribeTarget =
+  | { readonly kind: 'relation' | 'durable'; readonly name: QualifiedName }
+  | { readonly kind: 'query'; readonly query: ExpressionText };
+export interface Subscribe {
+  readonly type: 'subscribe';
+  readonly target: SubscribeTarget;
+  readonly envelope: { readonly kind: 'upsert' | 'debezium'; readonly key: readonly Identifier[] } | null;
+  /** WITHIN TIMESTAMP ORDER BY */
+  readonly orderBy: ExpressionText | null;
+  /** null when not given. */
+  readonly snapshot: boolean | null;
+  readonly progress: boolean;
+  readonly asOf: (ExpressionText & { readonly atLeast: boolean }) | null;
+  readonly upTo: ExpressionText | null;
+}
+/** COPY (SUBSCRIBE ..) TO STDOUT */
+export interface CopySubscribe {
+  readonly type: 'copy_subscribe';
+  readonly subscribe: Subscribe;
+  readonly options: readonly Option[];
+}
+/** DECLARE .. CURSOR FOR SUBSCRIBE */
+export interface DeclareSubscription {
+  readonly type: 'declare_subscription';
+  readonly cursor: Identifier;
+  readonly subscribe: Subscribe;
+}
+/** Candidate: only of a cursor over a subscription, and only looked for in a session that has one. */
+export interface FetchSubscription {
+  readonly type: 'fetch_subscription';
+  readonly cursor: Identifier;
+  /** null: ALL */
+  readonly count: number | null;
+  /** An interval; null when not given. */
+  readonly timeout: string | null;
+}
+/** The same. `cursor` null: ALL. */
+export interface CloseSubscription {
+  readonly type: 'close_subscription';
+  readonly cursor: Identifier | null;
+}
+export interface CreateDurableSubscription {
+  readonly type: 'create_durable_subscription';
+  readonly ifNotExists: boolean;
+  readonly name: QualifiedName;
+  readonly relation: QualifiedName;
+}
+export interface AcknowledgeDurableSubscription {
+  readonly type: 'acknowledge_durable_subscription';
+  readonly name: QualifiedName;
+  readonly upTo: ExpressionText;
+}
+export interface DropDurableSubscription {
+  readonly type: 'drop_durable_subscription';
+  readonly ifExists: boolean;
+  readonly names: readonly QualifiedName[];
+}
+
 /**
  * Candidate: a statement of Postgres's that mentions pgtrickle, by its text: Millrace's only when it calls a function that Millrace
  * has a part in (sql/pgtrickle.ts tells). The upstream gives the answer in any case.
@@ -236,6 +299,14 @@ export type ExtendedStatement =
   | DropSchema
   | ShowObjects
   | ShowCreate
+  | Subscribe
+  | CopySubscribe
+  | DeclareSubscription
+  | FetchSubscription
+  | CloseSubscription
+  | CreateDurableSubscription
+  | AcknowledgeDurableSubscription
+  | DropDurableSubscription
   | MentionsPgtrickle;
 
 /**

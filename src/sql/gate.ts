@@ -9,6 +9,7 @@ const SEMICOLON = 0x3b;
 const SLASH = 0x2f;
 const STAR = 0x2a;
 const DASH = 0x2d;
+const PARENTHESIS = 0x28;
 const LINE_FEED = 0x0a;
 const CARRIAGE_RETURN = 0x0d;
 
@@ -32,7 +33,7 @@ for (const [index, byte] of anywhere.subarray(0, -1).entries()) {
 }
 
 /** What the first two keywords say: ordinary, to be parsed, or to be parsed if a word follows anywhere. */
-type Verdict = 'no' | 'yes' | 'if-source' | 'if-swap';
+type Verdict = 'no' | 'yes' | 'if-source' | 'if-swap' | 'if-subscribe';
 
 /**
  * Whether the SQL text in bytes [start, end) (no terminating NUL) may hold an extended statement or a candidate (see ast.ts).
@@ -43,6 +44,7 @@ export function mayBeExtended(text: Uint8Array, start: number, end: number): boo
   let budget = COMMENT_BUDGET;
   let noSource = false;
   let noSwap = false;
+  let noSubscribe = false;
   // A statement starts at the start of the text or behind a semicolon byte. Looking behind each one, quoted or not, needs no lexer
   // and can only say "yes" too often.
   for (let semicolon = at; ; ) {
@@ -55,6 +57,9 @@ export function mayBeExtended(text: Uint8Array, start: number, end: number): boo
     } else if (verdict === 'if-swap' && !noSwap) {
       if (containsWord(text, at, end, 'swap')) return true;
       noSwap = true;
+    } else if (verdict === 'if-subscribe' && !noSubscribe) {
+      if (containsWord(text, at, end, 'subscribe')) return true;
+      noSubscribe = true;
     }
     semicolon = findSemicolon(text, semicolon, end);
     if (semicolon === -1) return false;
@@ -162,13 +167,17 @@ function containsWord(text: Uint8Array, from: number, end: number, word: string)
 function verdictAt(text: Uint8Array, at: number, end: number): Verdict {
   switch (at < end ? (text[at] ?? 0) | 0x20 : 0) {
     case 0x63: // c
-      return isWord(text, at, end, 'create') ? createVerdict(text, at + 6, end) : 'no';
+      if (isWord(text, at, end, 'create')) return createVerdict(text, at + 6, end);
+      return isWord(text, at, end, 'copy') ? copyVerdict(text, at + 4, end) : 'no';
     case 0x61: // a
-      return isWord(text, at, end, 'alter') ? alterVerdict(text, at + 5, end) : 'no';
+      if (isWord(text, at, end, 'alter')) return alterVerdict(text, at + 5, end);
+      return isWord(text, at, end, 'acknowledge') ? 'yes' : 'no';
     case 0x64: // d
-      return isWord(text, at, end, 'drop') ? dropVerdict(text, at + 4, end) : 'no';
+      if (isWord(text, at, end, 'drop')) return dropVerdict(text, at + 4, end);
+      return isWord(text, at, end, 'declare') ? 'if-subscribe' : 'no';
     case 0x73: // s
-      return isWord(text, at, end, 'show') ? showVerdict(text, at + 4, end) : 'no';
+      if (isWord(text, at, end, 'show')) return showVerdict(text, at + 4, end);
+      return isWord(text, at, end, 'subscribe') ? 'yes' : 'no';
     case 0x76: // v
       return isWord(text, at, end, 'validate') ? 'yes' : 'no';
     case 0x72: // r
@@ -189,7 +198,8 @@ function isOwnObject(text: Uint8Array, at: number, end: number): boolean {
     isWord(text, at, end, 'source') ||
     isWord(text, at, end, 'secret') ||
     isWord(text, at, end, 'connection') ||
-    isWord(text, at, end, 'sink')
+    isWord(text, at, end, 'sink') ||
+    isWord(text, at, end, 'durable')
   );
 }
 
@@ -202,6 +212,17 @@ function createVerdict(text: Uint8Array, from: number, end: number): Verdict {
   if (isOwnObject(text, at, end)) return 'yes';
   if (isWord(text, at, end, 'temp') || isWord(text, at, end, 'temporary') || isWord(text, at, end, 'unlogged')) return 'if-source';
   return isWord(text, at, end, 'local') || isWord(text, at, end, 'global') ? 'if-source' : 'no';
+}
+
+/** COPY (SUBSCRIBE: of COPY with a parenthesis only the first word behind it is read. */
+function copyVerdict(text: Uint8Array, from: number, end: number): Verdict {
+  let at = skipSpace(text, from, end);
+  if (at >= end) return 'no';
+  if (isComment(text[at])) return 'if-subscribe';
+  if (text[at] !== PARENTHESIS) return 'no';
+  at = skipSpace(text, at + 1, end);
+  if (isComment(text[at])) return 'if-subscribe';
+  return isWord(text, at, end, 'subscribe') ? 'yes' : 'no';
 }
 
 function alterVerdict(text: Uint8Array, from: number, end: number): Verdict {

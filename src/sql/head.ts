@@ -41,6 +41,7 @@ export function classify(text: string, from: number, end: number, options: Lexer
   const opening = openingOf(text, from, end, options);
   switch (opening(0)) {
     case 'CREATE':
+      if (opening(1) === 'DURABLE') return 'extended';
       if (ownObjects.has(opening(1))) return 'extended';
       if (opening(1) === 'MATERIALIZED') return 'candidate';
       return isTableFromSource(opening) ? 'extended' : 'ordinary';
@@ -48,12 +49,24 @@ export function classify(text: string, from: number, end: number, options: Lexer
       if (ownObjects.has(opening(1))) return 'extended';
       return isSchemaSwap(opening) ? 'extended' : 'ordinary';
     case 'DROP':
+      if (opening(1) === 'DURABLE') return 'extended';
       if (ownObjects.has(opening(1))) return 'extended';
       return dropCandidates.has(opening(1)) ? 'candidate' : 'ordinary';
     case 'SHOW':
       return isShow(opening) ? 'extended' : 'ordinary';
     case 'VALIDATE':
       return opening(1) === 'CONNECTION' ? 'extended' : 'ordinary';
+    case 'SUBSCRIBE':
+      return 'extended';
+    case 'ACKNOWLEDGE':
+      return opening(1) === 'DURABLE' ? 'extended' : 'ordinary';
+    case 'COPY':
+      return opening(1) === '(' && opening(2) === 'SUBSCRIBE' ? 'extended' : 'ordinary';
+    case 'DECLARE':
+      return isDeclareForSubscribe(opening) ? 'extended' : 'ordinary';
+    case 'FETCH':
+    case 'CLOSE':
+      return options.subscriptionCursors === true ? 'candidate' : 'ordinary';
     case 'REFRESH':
       return opening(1) === 'MATERIALIZED' ? 'candidate' : 'ordinary';
     default:
@@ -71,6 +84,12 @@ function isTableFromSource(opening: Opening): boolean {
   if (i === -1) return false;
   i = behindParentheses(opening, i);
   return opening(i) === 'FROM' && opening(i + 1) === 'SOURCE';
+}
+
+/** DECLARE name [..] CURSOR [..] FOR SUBSCRIBE, with no more than the words that may stand between. */
+function isDeclareForSubscribe(opening: Opening): boolean {
+  for (let i = 2; i < 10; i++) if (opening(i) === 'FOR') return opening(i + 1) === 'SUBSCRIBE';
+  return false;
 }
 
 function isSchemaSwap(opening: Opening): boolean {

@@ -18,6 +18,8 @@ export interface Token {
 export interface LexerOptions {
   /** The session's standard_conforming_strings; off makes every '...' an E'...'. Default true. */
   readonly standardConformingStrings?: boolean;
+  /** The session has cursors over subscriptions: FETCH and CLOSE are looked at. */
+  readonly subscriptionCursors?: boolean;
 }
 
 const blank = /[ \t\n\r\f\v]+/y;

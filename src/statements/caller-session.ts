@@ -47,6 +47,8 @@ export interface CallerSession {
   readonly user: string;
   /** True inside BEGIN .. COMMIT, where what was done may still roll back. */
   readonly inTransactionBlock: boolean;
+  /** Also outside of a block, what one statement asks is one transaction. */
+  readonly isOneTransaction: boolean;
   /**
    * One statement over the client's upstream session. Parameters and results travel in text format.
    * Rejects with UpstreamError; the transaction is then aborted, as in Postgres. Notices of the upstream reach the client by themselves
@@ -61,6 +63,31 @@ export interface CallerSession {
    * and as a WARNING after an explicit COMMIT.
    */
   onCommit(task: (session: CallerSession) => Promise<void>): void;
+  /** Cursors over subscriptions that this client has declared in its transaction, by name; they are closed when that ends. */
+  readonly cursors: Map<string, Feed>;
+}
+
+/** A subscription that is read piece by piece. */
+export interface Feed {
+  readonly fields: readonly FieldDescription[];
+  /**
+   * At most `max` rows that are there; when none are, those that come within `patienceMs` (null: without end). `ended`: none will come any more.
+   * The session of each call is the one in which the feed was opened, in the same transaction if that was in a block.
+   */
+  take(session: CallerSession, max: number, patienceMs: number | null): Promise<FeedPage>;
+  /** `session` null: it has nothing open there any more. Never rejects. */
+  close(session: CallerSession | null): Promise<void>;
+}
+
+export interface FeedPage {
+  readonly rows: readonly (readonly (string | null)[])[];
+  readonly ended: boolean;
+}
+
+/** How rows are written behind COPY. */
+export interface CopyFormat {
+  readonly header: string | null;
+  line(row: readonly (string | null)[]): string;
 }
 
 /** What is asked of the upstream right behind a statement, in the same write. */
@@ -79,6 +106,16 @@ export type StatementResult =
       readonly rows: readonly (readonly (string | null)[])[];
       readonly tag: string;
     }
+  /** Rows as they come, maybe without end. Whoever gets it reads it or calls `return` of its iterator. `copy`: as COPY data. */
+  | {
+      readonly kind: 'stream';
+      readonly fields: readonly FieldDescription[];
+      readonly pages: AsyncIterable<readonly (readonly (string | null)[])[]>;
+      readonly copy: CopyFormat | null;
+      readonly tag: (rows: number) => string;
+      /** Nobody will read on, and the session is not to be used for cleaning up. */
+      readonly abandon: () => void;
+    }
   /** Millrace has done its part; the upstream answers. `text` is what it is to run; when that has succeeded `behind` is asked. */
   | { readonly kind: 'forward'; readonly text: string; readonly behind: Question };
 
@@ -90,8 +127,11 @@ export interface StatementRunner {
    * change the answer: true when it can become true.
    */
   claims(statement: ExtendedStatement, text: string, session: CallerSession, ahead?: boolean): Promise<boolean>;
-  /** The columns a statement will return, null when it returns none. For Describe. */
-  describe(statement: ExtendedStatement): readonly FieldDescription[] | null;
+  /** The columns a statement will return, null when it returns none. For Describe; asked in the caller's session, without side effects. */
+  describe(
+    statement: ExtendedStatement,
+    session: CallerSession,
+  ): Promise<readonly FieldDescription[] | null> | readonly FieldDescription[] | null;
   /**
    * The text to be prepared upstream for a statement that the upstream answers once Millrace has done its part (`run` then gives
    * 'forward'), null for all others. Asked when `claims` has said yes.

@@ -10,6 +10,7 @@ import type { ServerAddress } from '../config.ts';
 import { millraceError } from '../errors.ts';
 import { connectPg } from '../replication/server-address.ts';
 import type { CallerSession } from './caller-session.ts';
+import type { CatalogClients } from './catalog-client.ts';
 
 export interface StatementServices {
   readonly secretKey: string;
@@ -21,6 +22,7 @@ export interface StatementServices {
 export interface StatementContext extends StatementServices {
   /** Databases whose catalog is known to be there and current. */
   readonly installed: Set<string>;
+  readonly catalogs: CatalogClients;
   /** Databases in which schema pgtrickle is known to be Millrace's. */
   readonly ownPgtrickle: Set<string>;
 }

@@ -50,7 +50,7 @@ export interface NamedObject {
 export async function findNamed(
   context: StatementContext,
   session: CallerSession,
-  kind: 'secret' | 'connection' | 'sink',
+  kind: 'secret' | 'connection' | 'sink' | 'subscription',
   name: QualifiedName,
 ): Promise<NamedObject | null> {
   const path = await firstRow(session, 'SELECT pg_catalog.to_json(pg_catalog.current_schemas(false))');
@@ -76,20 +76,23 @@ export async function findNamed(
 export async function requireNamed(
   context: StatementContext,
   session: CallerSession,
-  kind: 'secret' | 'connection' | 'sink',
+  kind: 'secret' | 'connection' | 'sink' | 'subscription',
   name: QualifiedName,
   role: CallerRole,
 ): Promise<NamedObject> {
   const found = await findNamed(context, session, kind, name);
-  if (found === null) throw undefinedObject(kind, name);
-  await requireOwner(session, kind, shownName(name), found.owner, role);
+  const called = kind === 'subscription' ? 'durable subscription' : kind;
+  if (found === null) throw undefinedObject(called, name);
+  await requireOwner(session, called, shownName(name), found.owner, role);
   return found;
 }
 
 export function undefinedObject(
-  kind: 'secret' | 'connection' | 'source' | 'sink' | 'table' | 'materialized view',
+  kind: 'secret' | 'connection' | 'source' | 'sink' | 'table' | 'materialized view' | 'durable subscription',
   name: QualifiedName,
 ): MillraceError {
+  if (kind === 'durable subscription')
+    return millraceError('durable_subscription_unknown', { name: shownName(name) }, { position: name.at + 1 });
   return millraceError(
     'undefined_object',
     { kind, name: shownName(name), kinds_upper: `${kind.toUpperCase()}S` },

@@ -3,10 +3,12 @@ import { millraceError } from '../errors.ts';
 import type { ExtendedStatement } from '../sql/ast.ts';
 import { alterSink } from './alter-sink.ts';
 import type { CallerSession, FieldDescription, StatementResult, StatementRunner } from './caller-session.ts';
+import { CatalogClients } from './catalog-client.ts';
 import { alterConnection, createConnection, validateConnection } from './connections.ts';
 import { catalogPresent, firstRow, type StatementContext, type StatementServices } from './context.ts';
 import { dropConcerns, dropRelation, dropSchema } from './drop.ts';
 import { dropObject } from './drop-named.ts';
+import { acknowledgeDurableSubscription, createDurableSubscription, dropDurableSubscriptions } from './durable-subscriptions.ts';
 import { createMaterializedView, readsLive, refreshMaterializedView } from './materialized-views.ts';
 import { findLive } from './names.ts';
 import { claimsPgtrickle, runPgtrickle, upstreamText } from './pgtrickle.ts';
@@ -16,15 +18,24 @@ import { showCreate, showCreateFields, showFields, showObjects } from './show.ts
 import { differenceFields } from './sink-difference.ts';
 import { createSink } from './sinks.ts';
 import { alterSource, createSource } from './sources.ts';
+import { closeSubscription, copySubscribe, declareSubscription, describeSubscribe, fetchSubscription, subscribe } from './subscribe.ts';
 import { createTableFromSource } from './tables.ts';
 
 /** One per worker process. */
 export function createStatementRunner(services: StatementServices): StatementRunner {
-  const context: StatementContext = { ...services, installed: new Set(), ownPgtrickle: new Set() };
+  const context: StatementContext = {
+    ...services,
+    installed: new Set(),
+    ownPgtrickle: new Set(),
+    catalogs: new CatalogClients(services.upstream),
+  };
   return {
     claims: (statement, text, session, ahead = false) => claims(context, statement, text, session, ahead),
-    describe,
-    upstreamText: (statement, text) => (statement.type === 'mentions_pgtrickle' ? upstreamText(text) : null),
+    describe: (statement, session) => describe(context, statement, session),
+    upstreamText: (statement, text) => {
+      if (statement.type === 'close_subscription' && statement.cursor === null) return text;
+      return statement.type === 'mentions_pgtrickle' ? upstreamText(text) : null;
+    },
     run: (statement, text, session) => run(context, statement, text, session),
   };
 }
@@ -45,6 +56,10 @@ async function claims(
     case 'drop_schema':
       // Without a catalog nothing is live, unless the text itself makes it: then one of its statements is extended anyway.
       return (await catalogPresent(context, session)) && (ahead || (await concerns(context, statement, session)));
+    case 'fetch_subscription':
+      return session.cursors.has(statement.cursor.name);
+    case 'close_subscription':
+      return statement.cursor === null ? session.cursors.size > 0 : session.cursors.has(statement.cursor.name);
     default:
       // Also SHOW CREATE of something ordinary, which is not valid Postgres anyway.
       return true;
@@ -68,12 +83,20 @@ async function concerns(context: StatementContext, statement: Candidate, session
   }
 }
 
-function describe(statement: ExtendedStatement): readonly FieldDescription[] | null {
+async function describe(
+  context: StatementContext,
+  statement: ExtendedStatement,
+  session: CallerSession,
+): Promise<readonly FieldDescription[] | null> {
   switch (statement.type) {
     case 'show_objects':
       return showFields(statement);
     case 'show_create':
       return showCreateFields;
+    case 'subscribe':
+      return await describeSubscribe(context, session, statement);
+    case 'fetch_subscription':
+      return session.cursors.get(statement.cursor.name)?.fields ?? null;
     case 'alter_sink':
       return isDryRun(statement) ? differenceFields : null;
     default:
@@ -106,6 +129,11 @@ function writingTag(statement: ExtendedStatement): string | null {
     case 'validate_connection':
     case 'refresh_materialized_view':
     case 'mentions_pgtrickle':
+    case 'subscribe':
+    case 'copy_subscribe':
+    case 'declare_subscription':
+    case 'fetch_subscription':
+    case 'close_subscription':
       return null;
     case 'create_table_from_source':
       return 'CREATE TABLE';
@@ -157,6 +185,22 @@ function carryOut(context: StatementContext, statement: ExtendedStatement, text:
       return showObjects(context, session, statement);
     case 'show_create':
       return showCreate(context, session, statement);
+    case 'subscribe':
+      return subscribe(context, session, statement);
+    case 'copy_subscribe':
+      return copySubscribe(context, session, statement);
+    case 'declare_subscription':
+      return declareSubscription(context, session, statement);
+    case 'fetch_subscription':
+      return fetchSubscription(session, statement);
+    case 'close_subscription':
+      return closeSubscription(session, statement.cursor?.name ?? null);
+    case 'create_durable_subscription':
+      return createDurableSubscription(context, session, statement);
+    case 'acknowledge_durable_subscription':
+      return acknowledgeDurableSubscription(context, session, statement);
+    case 'drop_durable_subscription':
+      return dropDurableSubscriptions(context, session, statement);
     case 'mentions_pgtrickle':
       return runPgtrickle(context, session, text);
   }

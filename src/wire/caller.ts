@@ -4,7 +4,14 @@
  * transaction; the client's unnamed statement and portal are touched only where a simple Query would drop them anyway.
  */
 import type { NoticeFields } from '../errors.ts';
-import { type CallerSession, type FieldDescription, type QueryResult, type Question, UpstreamError } from '../statements/caller-session.ts';
+import {
+  type CallerSession,
+  type Feed,
+  type FieldDescription,
+  type QueryResult,
+  type Question,
+  UpstreamError,
+} from '../statements/caller-session.ts';
 import { commandTag, dataRowValues, errorFields, rowDescriptionFields } from './decode.ts';
 import type { Driver, ReplyHandler } from './driver.ts';
 import { bind, bindAs, close, describe, execute, flush, noticeResponse, parse, sync } from './encode.ts';
@@ -34,6 +41,7 @@ export interface CallerOptions extends Place {
   readonly user: string;
   readonly inTransactionBlock: () => boolean;
   readonly onCommit: (task: CommitTask) => void;
+  readonly cursors: Map<string, Feed>;
   /** What the client has bound to the statement. */
   readonly bound?: BoundParameters | undefined;
 }
@@ -72,6 +80,8 @@ export function createCaller(driver: Driver, options: CallerOptions): CallerSess
       inOrder(() => runQuery(driver, options, sql, bound && options.bound !== undefined ? options.bound : parameters, quiet)),
     notice: (fields: NoticeFields) => driver.toClient(noticeResponse(fields, driver.charset)),
     onCommit: options.onCommit,
+    isOneTransaction: !options.eachSynced,
+    cursors: options.cursors,
   };
 }
 
@@ -81,6 +91,8 @@ export function refusingCaller(options: CallerOptions): CallerSession {
     database: options.database,
     user: options.user,
     inTransactionBlock: true,
+    isOneTransaction: true,
+    cursors: options.cursors,
     query: () => Promise.reject(failedTransaction()),
     notice: () => undefined,
     onCommit: () => undefined,

@@ -22,6 +22,8 @@ export interface DriverPort {
   readonly charset: Charset;
   toClient(bytes: Buffer): void;
   toUpstream(bytes: Buffer): void;
+  /** The client has taken nearly all it was sent. Rejects with ConnectionLost when it is gone. */
+  drained(): Promise<void>;
   parameterStatus(message: Buffer): void;
 }
 
@@ -64,6 +66,11 @@ export class Driver implements ReplySink {
 
   toUpstream(bytes: Buffer): void {
     this.#port.toUpstream(bytes);
+  }
+
+  async drained(): Promise<void> {
+    await this.#port.drained();
+    if (this.#lost) throw new ConnectionLost();
   }
 
   disposition(tag: number): number {

@@ -125,6 +125,15 @@ export function dataRow(values: readonly (Buffer | null)[]): Buffer {
   return message(Reply.dataRow, parts);
 }
 
+/** CopyOutResponse, of text. */
+export function copyOutResponse(columns: number): Buffer {
+  return message(Reply.copyOut, [Buffer.from([0]), int16(columns), int16(...Array.from({ length: columns }, () => 0))]);
+}
+
+export function copyData(text: string, charset: Charset): Buffer {
+  return message(Reply.copyData, [Buffer.from(text, charset)]);
+}
+
 export const noData = message(Reply.noData, []);
 export const portalSuspended = message(Reply.portalSuspended, []);
 export const parseComplete = message(Reply.parseComplete, []);
@@ -173,6 +182,7 @@ export function execute(portal: string, charset: Charset): Buffer {
 
 export const flush = message(Request.flush, []);
 export const sync = message(Request.sync, []);
+/** The same both ways. */
 export const copyDone = message(Request.copyDone, []);
 export const sslRequest = Buffer.from([0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f]);
 

@@ -6,7 +6,8 @@
  */
 
 import type { ExtendedStatement } from '../sql/ast.ts';
-import type { FieldDescription } from '../statements/caller-session.ts';
+import type { Feed, FieldDescription } from '../statements/caller-session.ts';
+import type { PortalStream } from './row-stream.ts';
 import { Request } from './tags.ts';
 
 /** Harmless, returns nothing, takes no snapshot, and is refused in a failed transaction as any statement is. */
@@ -34,6 +35,8 @@ export interface LocalPortal {
   readonly parameters: Buffer;
   /** Encoded rows that Execute with a row limit has left for the next one. */
   rest: readonly Buffer[] | null;
+  /** Rows that come bit by bit. */
+  stream: PortalStream | null;
   done: boolean;
   /** Of its CommandComplete. */
   tag: string;
@@ -42,17 +45,37 @@ export interface LocalPortal {
 export class LocalNames {
   readonly statements = new Map<string, LocalStatement>();
   readonly portals = new Map<string, LocalPortal>();
+  /** Cursors over subscriptions. */
+  readonly cursors = new Map<string, Feed>();
 
   /** False in nearly every session: then nobody looks at names. */
   get any(): boolean {
-    return this.statements.size > 0 || this.portals.size > 0;
+    return this.statements.size > 0 || this.portals.size > 0 || this.cursors.size > 0;
+  }
+
+  /** Portals and cursors end with it. */
+  transactionEnded(): void {
+    if (!this.any) return;
+    this.forgetPortals();
+    for (const cursor of this.cursors.values()) void cursor.close(null);
+    this.cursors.clear();
+  }
+
+  forgetPortals(): void {
+    for (const portal of this.portals.values()) portal.stream?.close();
+    this.portals.clear();
+  }
+
+  forgetPortal(name: string): void {
+    this.portals.get(name)?.stream?.close();
+    this.portals.delete(name);
   }
 
   /** A simple Query drops both unnamed ones. */
   forgetUnnamed(): void {
     if (!this.any) return;
     this.statements.delete('');
-    this.portals.delete('');
+    this.forgetPortal('');
   }
 
   /** 0: the message concerns no local name, 1: it does, 2: its names are not all in [start, end). */

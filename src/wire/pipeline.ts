@@ -14,6 +14,7 @@ import { failureResponse, OrdinaryPartError } from './failure.ts';
 import { type LocalPortal, standIn } from './local-names.ts';
 import { Disposition } from './replies.ts';
 import { describeFields, encodeRows } from './result-rows.ts';
+import { PortalStream, writeStream } from './row-stream.ts';
 import { checkSyntax, parseWhole } from './syntax-check.ts';
 import { Reply, Request, Status } from './tags.ts';
 import { callerFor, rest, type Taken } from './taken.ts';
@@ -28,7 +29,7 @@ export async function takeExtended(taken: Taken, message: Buffer): Promise<void>
   // In a batch that failed the upstream discards it, and in a COPY the upstream refuses it.
   if ((await rest(taken)) !== 'ready') return taken.forward(message);
   // Portals have ended with the transaction.
-  if (!taken.ledger.batchOpen && taken.ledger.status !== Status.inTransaction) taken.names.portals.clear();
+  if (!taken.ledger.batchOpen && taken.ledger.status !== Status.inTransaction) taken.names.forgetPortals();
   try {
     switch (message[0]) {
       case Request.parse:
@@ -77,7 +78,13 @@ async function takeParse(taken: Taken, message: Buffer): Promise<void> {
   }
   const placed = encode(Request.parse, [name, Buffer.from(`\0${standIn}\0\0\0`, 'latin1')]);
   if (!(await relay(taken, placed, Reply.parseComplete))) return;
-  names.statements.set(key, { statement, text: part.text, fields: runner.describe(statement), upstream: null });
+  names.statements.set(key, {
+    statement,
+    text: part.text,
+    fields: await runner.describe(statement, callerFor(taken, asking(taken))),
+    upstream: null,
+  });
+  if (!isFresh(taken) && !taken.ledger.executed) taken.ledger.asked = true;
 }
 
 /** Relays the Parse of a statement that the upstream is to hold. Answers its parameter types, null when the upstream refused it. */
@@ -112,9 +119,9 @@ async function extendedPart(taken: Taken, text: string): Promise<StatementText |
   // Once the batch has executed something the transaction may be another.
   if (ledger.status === Status.failed && !ledger.executed) return (await isCertain(taken, part)) ? part : null;
   // As long as a batch has done nothing the question is put in a transaction of its own, so that it leaves no trace in the client's.
-  const fresh = !ledger.bound && !ledger.executed;
+  const fresh = isFresh(taken);
   try {
-    return (await runner.claims(part.statement, part.text, callerFor(taken, fresh ? besideSynced : beside))) ? part : null;
+    return (await runner.claims(part.statement, part.text, callerFor(taken, asking(taken)))) ? part : null;
   } catch (error) {
     // Asked in a failed transaction: what the upstream says to the question is what it says to the client's Parse.
     throw error instanceof UpstreamError && error.fields['C'] === '25P02' ? new OrdinaryPartError(error.fields) : error;
@@ -123,10 +130,20 @@ async function extendedPart(taken: Taken, text: string): Promise<StatementText |
   }
 }
 
+/** The batch has done nothing yet: a question can be put in a transaction of its own. */
+const isFresh = ({ ledger }: Taken): boolean => !ledger.bound && !ledger.executed;
+const asking = (taken: Taken): typeof beside | typeof besideSynced => (isFresh(taken) ? besideSynced : beside);
+
 /** Whether a statement is extended whatever the session holds. */
 async function isCertain(taken: Taken, part: StatementText): Promise<boolean> {
   if (part.statement === null) return false;
-  const refusing = refusingCaller({ ...taken, ...beside, inTransactionBlock: () => true, onCommit: () => undefined });
+  const refusing = refusingCaller({
+    ...taken,
+    ...beside,
+    cursors: taken.names.cursors,
+    inTransactionBlock: () => true,
+    onCommit: () => undefined,
+  });
   return await taken.runner.claims(part.statement, part.text, refusing).catch(() => false);
 }
 
@@ -135,7 +152,7 @@ async function takeBind(taken: Taken, message: Buffer): Promise<void> {
   const { portal, statement, parameters, formats } = bindParts(message);
   const local = names.statements.get(statement);
   if (local !== undefined && local.upstream !== null) {
-    names.portals.set(portal, { statement: local, formats, parameters, rest: null, done: false, tag: '' });
+    names.portals.set(portal, { statement: local, formats, parameters, rest: null, stream: null, done: false, tag: '' });
     return taken.forward(message);
   }
   // The upstream speaks first: it knows whether the names are right.
@@ -147,8 +164,9 @@ async function takeBind(taken: Taken, message: Buffer): Promise<void> {
     throw millraceError('protocol_violation', { message });
   }
   taken.driver.toClient(encode(Reply.bindComplete, []));
-  if (local === undefined) names.portals.delete(portal);
-  else names.portals.set(portal, { statement: local, formats, parameters, rest: null, done: false, tag: '' });
+  names.forgetPortal(portal);
+  if (local !== undefined)
+    names.portals.set(portal, { statement: local, formats, parameters, rest: null, stream: null, done: false, tag: '' });
 }
 
 /** The upstream describes its placeholder: no parameters, no data. The latter is replaced by what the statement returns. */
@@ -169,7 +187,7 @@ async function takeClose(taken: Taken, message: Buffer): Promise<void> {
   const { kind, name } = target(message);
   if (!(await relay(taken, message, Reply.closeComplete))) return;
   if (kind === 'S') taken.names.statements.delete(name);
-  else taken.names.portals.delete(name);
+  else taken.names.forgetPortal(name);
 }
 
 async function takeExecute(taken: Taken, message: Buffer): Promise<void> {
@@ -186,6 +204,7 @@ async function takeExecute(taken: Taken, message: Buffer): Promise<void> {
   if (portal.done && portal.statement.fields === null) {
     throw new UpstreamError({ S: 'ERROR', V: 'ERROR', C: '55000', M: `portal "${name}" cannot be run` });
   }
+  if (portal.stream !== null) return await portal.stream.deliver(taken.driver, limit);
   if (portal.rest !== null || portal.done) return deliver(taken, portal, limit);
   taken.counters.extendedStatements++;
   const tasks: CommitTask[] = [];
@@ -225,6 +244,16 @@ async function takeShared(taken: Taken, portal: LocalPortal, types: readonly num
 async function finish(taken: Taken, portal: LocalPortal, result: StatementResult, limit: number): Promise<void> {
   const { charset } = taken.driver;
   if (result.kind === 'forward') throw new RangeError('a statement that is carried out here was to be answered by the upstream');
+  if (result.kind === 'stream') {
+    if (result.copy === null) {
+      portal.stream = new PortalStream(result, portal.formats);
+      return await portal.stream.deliver(taken.driver, limit);
+    }
+    portal.done = true;
+    const rows = await writeStream(taken.driver, result, [], true);
+    taken.driver.toClient(commandComplete(result.tag(rows), charset));
+    return;
+  }
   portal.rest = result.kind === 'rows' ? encodeRows(result, portal.formats, charset) : [];
   portal.tag = result.tag;
   deliver(taken, portal, limit);

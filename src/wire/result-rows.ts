@@ -58,7 +58,7 @@ export function encodeRows(
 
 /** What a simple Query shows of a result in front of CommandComplete, and that. */
 export function simpleResult(
-  result: Exclude<StatementResult, { readonly kind: 'forward' }>,
+  result: Exclude<StatementResult, { readonly kind: 'forward' | 'stream' }>,
   charset: Charset,
 ): { readonly rows: Buffer | null; readonly complete: Buffer } {
   const complete = commandComplete(result.tag, charset);
@@ -82,6 +82,8 @@ function binary(field: FieldDescription): (value: string, charset: Charset) => B
     case 3802:
       // In front of the text stands the version of the format.
       return (value, charset) => Buffer.concat([Buffer.of(1), Buffer.from(value, charset)]);
+    case 1700:
+      return numericBinary;
     case 16:
       return bytes(1, (buffer, value) => buffer.writeUInt8(value === 't' || value === 'true' ? 1 : 0));
     case 20:
@@ -99,4 +101,26 @@ function binary(field: FieldDescription): (value: string, charset: Charset) => B
     default:
       throw millraceError('feature_not_supported', { message: `column "${field.name}" has no binary format here; ask for it as text` });
   }
+}
+
+/** As numeric_send: digits of base 10000, the weight of the first, sign and scale. */
+function numericBinary(value: string): Buffer {
+  const special = { NaN: 0xc000, Infinity: 0xd000, '-Infinity': 0xf000 }[value];
+  const [, sign = '', whole = '', fraction = ''] = /^(-?)(\d*)\.?(\d*)$/.exec(value) ?? [];
+  const padded = whole.padStart(Math.ceil(whole.length / 4) * 4, '0') + fraction.padEnd(Math.ceil(fraction.length / 4) * 4, '0');
+  const digits = padded.match(/\d{4}/g)?.map(Number) ?? [];
+  let weight = Math.ceil(whole.length / 4) - 1;
+  while (digits[0] === 0) {
+    digits.shift();
+    weight--;
+  }
+  while (digits.at(-1) === 0) digits.pop();
+  const buffer = Buffer.alloc(8 + 2 * digits.length);
+  buffer.writeInt16BE(digits.length, 0);
+  buffer.writeInt16BE(digits.length === 0 ? 0 : weight, 2);
+  buffer.writeUInt16BE(special ?? (sign === '' ? 0 : 0x4000), 4);
+  // Postgres gives infinities a scale.
+  buffer.writeInt16BE(value.endsWith('Infinity') ? 32 : fraction.length, 6);
+  for (const [index, digit] of digits.entries()) buffer.writeInt16BE(digit, 8 + 2 * index);
+  return buffer;
 }

@@ -7,7 +7,6 @@
 import type { Socket } from 'node:net';
 import { type ErrorFields, millraceError } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import type { LexerOptions } from '../sql/lexer.ts';
 import type { StatementRunner } from '../statements/caller-session.ts';
 import { AuthenticationGuard, AuthenticationSink } from './authentication.ts';
 import { BetweenTransactions, type RestPort } from './between-transactions.ts';
@@ -110,7 +109,10 @@ export class Session implements DriverPort {
       counters: services.counters,
       log: services.log,
       mayBeExtended: services.mayBeExtended,
-      parse: (text) => services.parseStatements(text, this.#lexer as LexerOptions),
+      parse: (text) => {
+        const subscriptionCursors = this.#names.cursors.size > 0 || /subscribe/i.test(text);
+        return services.parseStatements(text, { ...this.#lexer, subscriptionCursors });
+      },
       forward: (message) => this.#intake.forward(message),
       relayCopyIn: () => {
         this.#intake.relayCopyIn();
@@ -167,6 +169,21 @@ export class Session implements DriverPort {
 
   toUpstream(bytes: Buffer): void {
     if (!this.#upstream.write(bytes) && this.#upstream.pending > 0) this.#pauseClient();
+  }
+
+  async drained(): Promise<void> {
+    const client = this.#client;
+    if (client.destroyed) throw new ConnectionLost();
+    if (!client.writableNeedDrain) return;
+    await new Promise<void>((resolve) => {
+      const done = (): void => {
+        client.off('drain', done);
+        client.off('close', done);
+        resolve();
+      };
+      client.on('drain', done);
+      client.on('close', done);
+    });
   }
 
   parameterStatus(message: Buffer): void {
@@ -253,6 +270,7 @@ export class Session implements DriverPort {
     client.on('close', () => {
       // What the client has sent is still delivered, as a server would have read it.
       this.#driver.lost();
+      this.#names.transactionEnded();
       upstream.abandon();
       if (upstream.isClosed) done();
     });
@@ -315,7 +333,10 @@ export class Session implements DriverPort {
       else this.destroy();
       return;
     }
-    if (this.ledger.status === Status.idle) this.#ownTransactions++;
+    if (this.ledger.status === Status.idle) {
+      this.#ownTransactions++;
+      if (!this.ledger.batchOpen) this.#names.transactionEnded();
+    }
     const waiting = this.#watch.tasks.length > 0;
     this.#replies.sink = waiting ? this.#watch : null;
     this.#requests.oneAtATime = waiting;
@@ -333,7 +354,10 @@ export class Session implements DriverPort {
   }
 
   #readyForQuery(): void {
-    if (this.ledger.status !== Status.inTransaction && this.ledger.quiet) this.#names.portals.clear();
+    if (this.ledger.quiet) {
+      if (this.ledger.status === Status.idle) this.#names.transactionEnded();
+      else if (this.ledger.status === Status.failed) this.#names.forgetPortals();
+    }
     this.#replies.alert = this.#between.awaited || this.#names.any;
     this.#between.check();
   }

@@ -7,17 +7,19 @@ import type { StatementText } from '../sql/ast.ts';
 import { UpstreamError } from '../statements/caller-session.ts';
 import { ask, type CommitTask, failedTransaction, refusingCaller, reservedName } from './caller.ts';
 import { queryText } from './decode.ts';
-import { type Charset, close, query, readyForQuery } from './encode.ts';
+import { type Charset, close, commandComplete, query, readyForQuery } from './encode.ts';
 import { charactersBefore, failureResponse, OrdinaryPartError } from './failure.ts';
 import { placeholder } from './local-names.ts';
 import { beginImplicitBlock, relayPart } from './ordinary-part.ts';
 import { simpleResult } from './result-rows.ts';
+import { writeStream } from './row-stream.ts';
 import { checkSyntax, parseWhole } from './syntax-check.ts';
 import { Status } from './tags.ts';
 import { callerFor, restBeforeQuery, type Taken } from './taken.ts';
 import { asWarning, carryOut } from './tasks.ts';
 
 const simple = { name: '', eachSynced: false } as const;
+const simpleSynced = { name: '', eachSynced: true } as const;
 /** For questions: the client's unnamed portal is left alone. */
 const beside = { name: reservedName, eachSynced: false } as const;
 const besideSynced = { name: reservedName, eachSynced: true } as const;
@@ -26,7 +28,7 @@ const besideSynced = { name: reservedName, eachSynced: true } as const;
 export async function takeQuery(taken: Taken, message: Buffer): Promise<void> {
   const { driver, ledger } = taken;
   if ((await restBeforeQuery(taken)) !== 'ready') return taken.forward(message);
-  if (!taken.mayBeExtended(message, 5, message.length - 1)) return taken.forward(message);
+  if (taken.names.cursors.size === 0 && !taken.mayBeExtended(message, 5, message.length - 1)) return taken.forward(message);
   // The failed transaction may have been left since; only ReadyForQuery tells.
   if (ledger.status === Status.failed && ledger.executed) await driver.endQuery([]);
   const text = queryText(message, driver.charset);
@@ -62,7 +64,13 @@ async function isClaimed(taken: Taken, part: StatementText, how: typeof beside |
   const { ledger, runner } = taken;
   if (part.statement === null) return false;
   if (ledger.status === Status.failed) {
-    const refusing = refusingCaller({ ...taken, ...simple, inTransactionBlock: () => true, onCommit: () => undefined });
+    const refusing = refusingCaller({
+      ...taken,
+      ...simple,
+      cursors: taken.names.cursors,
+      inTransactionBlock: () => true,
+      onCommit: () => undefined,
+    });
     return await runner.claims(part.statement, part.text, refusing, ahead).catch(() => false);
   }
   return await runner.claims(part.statement, part.text, callerFor(taken, how), ahead);
@@ -85,7 +93,7 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
     const ownTasks: CommitTask[] = [];
     try {
       if (parts.length > 1 && ledger.status === Status.idle && !driver.dirty) await beginImplicitBlock(driver);
-      await runPart(taken, part, run, ownTasks, index === parts.length - 1);
+      await runPart(taken, part, run, ownTasks, { last: index === parts.length - 1, alone: parts.length === 1 && implicit && !pipelined });
       run.tasks.push(...ownTasks);
     } catch (error) {
       // In an explicit block a savepoint may still save the statements before this one.
@@ -112,7 +120,13 @@ async function runParts(taken: Taken, text: string, parts: readonly StatementTex
   driver.toClient(readyForQuery(ledger.status));
 }
 
-async function runPart(taken: Taken, part: StatementText, run: Run, tasks: CommitTask[], last: boolean): Promise<void> {
+async function runPart(
+  taken: Taken,
+  part: StatementText,
+  run: Run,
+  tasks: CommitTask[],
+  { last, alone }: { readonly last: boolean; readonly alone: boolean },
+): Promise<void> {
   const { driver, ledger } = taken;
   const tell = (complete: Buffer): void => {
     if (last) run.complete = complete;
@@ -121,12 +135,15 @@ async function runPart(taken: Taken, part: StatementText, run: Run, tasks: Commi
   if (part.statement !== null && (await isClaimed(taken, part, beside))) {
     if (ledger.status === Status.failed) throw failedTransaction();
     taken.counters.extendedStatements++;
-    const result = await taken.runner.run(part.statement, part.text, callerFor(taken, simple, tasks));
+    // What goes on without end is no transaction: nothing would be cleaned up behind it.
+    const endless = alone && (part.statement.type === 'subscribe' || part.statement.type === 'copy_subscribe');
+    const result = await taken.runner.run(part.statement, part.text, callerFor(taken, endless ? simpleSynced : simple, tasks));
     if (result.kind === 'forward') {
       await relayPart(taken, result.text, tell);
       await ask(taken.driver, simple, result.behind);
       return;
     }
+    if (result.kind === 'stream') return tell(commandComplete(result.tag(await writeStream(driver, result, [], false)), driver.charset));
     const { rows, complete } = simpleResult(result, driver.charset);
     if (rows !== null) driver.toClient(rows);
     tell(complete);

@@ -12,7 +12,10 @@ import { quiesce, type Rest } from './quiesce.ts';
 import type { Gate } from './requests.ts';
 import { Status } from './tags.ts';
 
-export type StatementParser = (text: string, options: { readonly standardConformingStrings?: boolean }) => readonly StatementText[];
+export type StatementParser = (
+  text: string,
+  options: { readonly standardConformingStrings?: boolean; readonly subscriptionCursors?: boolean },
+) => readonly StatementText[];
 
 export interface Taken {
   readonly user: string;
@@ -45,6 +48,7 @@ export function callerFor(
     ...how,
     inTransactionBlock: () => taken.ledger.status !== Status.idle,
     onCommit: (task) => tasks.push(task),
+    cursors: taken.names.cursors,
   });
 }
 

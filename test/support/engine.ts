@@ -39,6 +39,8 @@ export async function extendedClient(upstream: ServerAddress, user = 'postgres')
         database: upstream.database,
         user,
         inTransactionBlock: false,
+        isOneTransaction: true,
+        cursors: new Map(),
         query: (text, parameters = []) => callerQuery(client, text, parameters),
         notice: (fields) => notices.push(fields.message),
         onCommit: (task) => tasks.push(task),

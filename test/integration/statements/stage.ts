@@ -68,13 +68,18 @@ export async function startStage(
     readonly origin?: TestPostgresOptions;
     /** Further flags of `serve`. */
     readonly args?: readonly string[];
+    readonly env?: Readonly<Record<string, string>>;
   } = {},
 ): Promise<Stage> {
   const [upstream, origin] = await Promise.all([
     startPostgres(options.upstream),
     startPostgres({ settings: { wal_level: 'logical' }, ...options.origin }),
   ]);
-  const millrace = await startMillrace({ upstream: upstream.address, ...(options.args === undefined ? {} : { args: options.args }) });
+  const millrace = await startMillrace({
+    upstream: upstream.address,
+    ...(options.args === undefined ? {} : { args: options.args }),
+    ...(options.env === undefined ? {} : { env: options.env }),
+  });
   const clients: TestClient[] = [];
   const keep = async (client: Promise<TestClient>): Promise<TestClient> => {
     clients.push(await client);

@@ -5,6 +5,7 @@
 import fc from 'fast-check';
 import type {
   AvroOption,
+  ExpressionText,
   ExtendedStatement,
   FormatClause,
   Identifier,
@@ -12,6 +13,7 @@ import type {
   OptionValue,
   QualifiedName,
   ShowKind,
+  Subscribe,
 } from '../../../src/sql/ast.ts';
 
 /** Text that Postgres can hold. */
@@ -166,6 +168,34 @@ const show = (kind: ShowKind): fc.Arbitrary<ExtendedStatement> =>
     }));
 
 /** Any extended statement or candidate. Offsets are 0. */
+const expressionText: fc.Arbitrary<ExpressionText> = fc.record({
+  text: fc.constantFrom('17', "'as of 3'", 'millrace.now() - 1000', 'a DESC, (b + 1)', '"with (" NULLS LAST', '$$ up to 3 $$'),
+  at: fc.constant(0),
+});
+const copyOption: fc.Arbitrary<Option> = fc.record({
+  name: fc.constantFrom('FORMAT', 'NULL', 'HEADER'),
+  value: fc.record({ kind: fixed('string'), value: text }),
+  at: fc.constant(0),
+});
+const subscription: fc.Arbitrary<Subscribe> = fc
+  .record({
+    type: fixed('subscribe'),
+    target: fc.oneof(
+      fc.record({ kind: fc.constantFrom('relation' as const, 'durable' as const), name: qualified }),
+      fc.record({
+        kind: fixed('query'),
+        query: fc.record({ text: fc.constantFrom("SELECT ')' AS a", 'SELECT 1, (2)', 'TABLE t'), at: fc.constant(0) }),
+      }),
+    ),
+    envelope: fc.option(fc.record({ kind: fc.constantFrom('upsert' as const, 'debezium' as const), key: some(identifier) })),
+    orderBy: fc.option(expressionText),
+    snapshot: fc.option(fc.boolean()),
+    progress: fc.boolean(),
+    asOf: fc.option(fc.tuple(expressionText, fc.boolean()).map(([expression, atLeast]) => ({ ...expression, atLeast }))),
+    upTo: fc.option(expressionText),
+  })
+  .map((of) => (of.envelope === null ? of : { ...of, orderBy: null }));
+
 export const statement: fc.Arbitrary<ExtendedStatement> = fc.oneof(
   fc.record({ type: fixed('create_secret'), ifNotExists: fc.boolean(), name: qualified, value: text }),
   fc.record({ type: fixed('alter_secret'), ifExists: fc.boolean(), name: qualified, value: text }),
@@ -223,6 +253,12 @@ export const statement: fc.Arbitrary<ExtendedStatement> = fc.oneof(
       both: formats,
     })
     .map(({ both, ...rest }) => ({ ...rest, ...both })),
+  subscription,
+  fc.record({ type: fixed('copy_subscribe'), subscribe: subscription, options: fc.array(copyOption, { maxLength: 2 }) }),
+  fc.record({ type: fixed('declare_subscription'), cursor: identifier, subscribe: subscription }),
+  fc.record({ type: fixed('create_durable_subscription'), ifNotExists: fc.boolean(), name: qualified, relation: qualified }),
+  fc.record({ type: fixed('acknowledge_durable_subscription'), name: qualified, upTo: expressionText }),
+  fc.record({ type: fixed('drop_durable_subscription'), ifExists: fc.boolean(), names: some(qualified) }),
   fc.record({
     type: fixed('alter_sink'),
     ifExists: fc.boolean(),

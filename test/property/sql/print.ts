@@ -12,6 +12,7 @@ import type {
   OptionValue,
   QualifiedName,
   SinkAction,
+  Subscribe,
 } from '../../../src/sql/ast.ts';
 import { quoteIdentifier, quoteLiteral } from '../../../src/sql/quote.ts';
 
@@ -49,6 +50,39 @@ const when = (condition: boolean, ...tokens: readonly string[]): readonly string
 const validate = (given: boolean | null): readonly string[] => when(given !== null, 'WITH', '(', 'VALIDATE', '=', String(given), ')');
 const columns = (label: string, of: readonly Identifier[]): string[][] =>
   of.length === 0 ? [] : [[label, 'COLUMNS', '(', ...list(of.map((c) => [plain(c)])), ')']];
+
+function subscribe(of: Subscribe): string[] {
+  const { target } = of;
+  const what = {
+    relation: () => ['TO', ...(target.kind === 'query' ? [] : qualified(target.name))],
+    durable: () => ['USING', 'DURABLE', 'SUBSCRIPTION', ...(target.kind === 'query' ? [] : qualified(target.name))],
+    query: () => ['(', target.kind === 'query' ? target.query.text : '', ')'],
+  };
+  const key = of.envelope?.key ?? [];
+  const modes = [
+    ...when(of.snapshot !== null, 'SNAPSHOT', '=', String(of.snapshot)),
+    ...when(of.snapshot !== null && of.progress, ','),
+    ...when(of.progress, 'PROGRESS'),
+  ];
+  return [
+    ...['SUBSCRIBE', ...what[target.kind]()],
+    ...when(
+      of.envelope !== null,
+      'ENVELOPE',
+      (of.envelope?.kind ?? '').toUpperCase(),
+      '(',
+      'KEY',
+      '(',
+      ...list(key.map((c) => [plain(c)])),
+      ')',
+      ')',
+    ),
+    ...when(of.orderBy !== null, 'WITHIN', 'TIMESTAMP', 'ORDER', 'BY', of.orderBy?.text ?? ''),
+    ...when(modes.length > 0, 'WITH', '(', ...modes, ')'),
+    ...when(of.asOf !== null, 'AS', 'OF', ...when(of.asOf?.atLeast === true, 'AT', 'LEAST'), of.asOf?.text ?? ''),
+    ...when(of.upTo !== null, 'UP', 'TO', of.upTo?.text ?? ''),
+  ];
+}
 
 /** The tokens of a statement; any blanks may go between them. */
 export function printStatement(of: ExtendedStatement): string[] {
@@ -111,6 +145,41 @@ export function printStatement(of: ExtendedStatement): string[] {
         ...[...reference, ...when(options.length > 0, 'WITH', '(', ...list(options), ')')],
       ];
     }
+    case 'subscribe':
+      return subscribe(of);
+    case 'copy_subscribe':
+      return [
+        'COPY',
+        '(',
+        ...subscribe(of.subscribe),
+        ')',
+        'TO',
+        'STDOUT',
+        ...when(of.options.length > 0, 'WITH', '(', ...list(of.options.map((one) => [one.name, ...value(one.value)])), ')'),
+      ];
+    case 'declare_subscription':
+      return ['DECLARE', plain(of.cursor), 'CURSOR', 'FOR', ...subscribe(of.subscribe)];
+    case 'fetch_subscription':
+      return [
+        'FETCH',
+        of.count === null ? 'ALL' : String(of.count),
+        'FROM',
+        plain(of.cursor),
+        ...when(of.timeout !== null, 'WITH', '(', 'TIMEOUT', quoteLiteral(of.timeout ?? ''), ')'),
+      ];
+    case 'close_subscription':
+      return ['CLOSE', of.cursor === null ? 'ALL' : plain(of.cursor)];
+    case 'create_durable_subscription':
+      return [
+        ...['CREATE', 'DURABLE', 'SUBSCRIPTION', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS')],
+        ...qualified(of.name),
+        'FOR',
+        ...qualified(of.relation),
+      ];
+    case 'acknowledge_durable_subscription':
+      return ['ACKNOWLEDGE', 'DURABLE', 'SUBSCRIPTION', ...qualified(of.name), 'UP', 'TO', of.upTo.text];
+    case 'drop_durable_subscription':
+      return ['DROP', 'DURABLE', 'SUBSCRIPTION', ...when(of.ifExists, 'IF', 'EXISTS'), ...list(of.names.map(qualified))];
     case 'create_sink':
       return createSink(of);
     case 'alter_sink':

@@ -4,7 +4,8 @@
  * is compared with what Postgres does with the other. So Postgres is the oracle of these too: order, transactions, errors, portals.
  */
 import fc from 'fast-check';
-import type { StatementResult, StatementRunner } from '../../../src/statements/caller-session.ts';
+import type { ExtendedStatement } from '../../../src/sql/ast.ts';
+import type { FieldDescription, StatementResult, StatementRunner } from '../../../src/statements/caller-session.ts';
 import { bind, close, describe, flush, message, parse, query, sync } from '../../../src/wire/encode.ts';
 import { Request } from '../../../src/wire/tags.ts';
 
@@ -232,21 +233,23 @@ export const runner: StatementRunner = {
     return (await session.query(sql, [statement.names[0]?.name ?? ''])).rows.length > 0;
   },
   upstreamText: () => null,
-  describe(statement) {
-    if (statement.type !== 'show_objects') return null;
-    const text = { typeOid: 25, typeModifier: -1 };
-    if (statement.kind === 'sources') return [{ name: 'QUERY PLAN', ...text }];
-    return [
-      { name: 'name', ...text },
-      { name: 'size', typeOid: 23, typeModifier: -1 },
-    ];
-  },
+  describe: (statement) => columnsOf(statement),
   async run(statement, text, session): Promise<StatementResult> {
     if (statement.type === 'show_objects') {
       const { rows } = await session.query(statement.kind === 'sources' ? explained : listed);
-      return { kind: 'rows', fields: runner.describe(statement) ?? [], rows, tag: 'SHOW' };
+      return { kind: 'rows', fields: columnsOf(statement) ?? [], rows, tag: 'SHOW' };
     }
     await session.query(statement.type === 'create_secret' ? `DO $$BEGIN ${statement.value}; END$$` : text);
     return { kind: 'done', tag: statement.type === 'create_secret' ? 'CREATE SECRET' : 'DROP TABLE' };
   },
 };
+
+function columnsOf(statement: ExtendedStatement): readonly FieldDescription[] | null {
+  if (statement.type !== 'show_objects') return null;
+  const text = { typeOid: 25, typeModifier: -1 };
+  if (statement.kind === 'sources') return [{ name: 'QUERY PLAN', ...text }];
+  return [
+    { name: 'name', ...text },
+    { name: 'size', typeOid: 23, typeModifier: -1 },
+  ];
+}

@@ -60,6 +60,7 @@ function catalog(given: readonly Given[]): CatalogState {
     captured: new Set(),
     outboxes: new Set(),
     sinks: new Map(),
+    subscriptions: new Map(),
     bases: new Map(bases),
     streams: new Map(streams),
     views: new Map(views),

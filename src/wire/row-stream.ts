@@ -1,0 +1,79 @@
+/**
+ * Rows of a statement that come bit by bit, as messages.
+ * Invariant: no more is asked for while the client has not taken what it was sent; however the writing ends, the source of the rows is told.
+ */
+import type { StatementResult } from '../statements/caller-session.ts';
+import type { Driver } from './driver.ts';
+import { commandComplete, copyData, copyDone, copyOutResponse, portalSuspended } from './encode.ts';
+import { describeFields, encodeRows } from './result-rows.ts';
+
+export type StreamResult = Extract<StatementResult, { readonly kind: 'stream' }>;
+
+/** All of a stream, without its end. Answers how many rows it had. `described`: the client knows the columns. */
+export async function writeStream(driver: Driver, result: StreamResult, formats: readonly number[], described: boolean): Promise<number> {
+  const { charset } = driver;
+  const { copy, fields } = result;
+  let rows = 0;
+  if (copy !== null) {
+    driver.toClient(copyOutResponse(fields.length));
+    if (copy.header !== null) driver.toClient(copyData(copy.header, charset));
+  } else if (!described) driver.toClient(describeFields(fields, formats, charset));
+  for await (const page of result.pages) {
+    rows += page.length;
+    driver.toClient(
+      Buffer.concat(
+        copy === null ? encodeRows({ fields, rows: page }, formats, charset) : page.map((row) => copyData(copy.line(row), charset)),
+      ),
+    );
+    await driver.drained();
+  }
+  if (copy !== null) driver.toClient(copyDone);
+  return rows;
+}
+
+/** A stream that a portal reads, as many rows at a time as it is asked for. */
+export class PortalStream {
+  readonly #result: StreamResult;
+  readonly #formats: readonly number[];
+  readonly #iterator: AsyncIterator<readonly (readonly (string | null)[])[]>;
+  #encoded: readonly Buffer[] = [];
+  #rows = 0;
+  #over = false;
+
+  constructor(result: StreamResult, formats: readonly number[]) {
+    this.#result = result;
+    this.#formats = formats;
+    this.#iterator = result.pages[Symbol.asyncIterator]();
+  }
+
+  /** Answers one Execute. */
+  async deliver(driver: Driver, limit: number): Promise<void> {
+    const { fields, tag } = this.#result;
+    for (let left = limit > 0 ? limit : Number.POSITIVE_INFINITY; left > 0; ) {
+      if (this.#encoded.length === 0 && !this.#over) {
+        const next = await this.#iterator.next();
+        if (next.done === true) this.#over = true;
+        else this.#encoded = encodeRows({ fields, rows: next.value }, this.#formats, driver.charset);
+      }
+      if (this.#over) {
+        driver.toClient(commandComplete(tag(this.#rows), driver.charset));
+        return;
+      }
+      const some = this.#encoded.slice(0, left);
+      this.#encoded = this.#encoded.slice(some.length);
+      this.#rows += some.length;
+      left -= some.length;
+      driver.toClient(Buffer.concat(some));
+      await driver.drained();
+    }
+    driver.toClient(portalSuspended);
+  }
+
+  /** Nobody will read on. */
+  close(): void {
+    this.#over = true;
+    this.#encoded = [];
+    this.#result.abandon();
+    this.#iterator.return?.().catch(() => undefined);
+  }
+}
