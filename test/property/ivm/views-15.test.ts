@@ -1,0 +1,3 @@
+import { viewsEqualTheirQueries } from './random-views.ts';
+
+viewsEqualTheirQueries((version) => version === 15);
