@@ -203,7 +203,7 @@ class EngineLoop {
       outboxed: () => sinks.written(),
       fail,
     };
-    const sinks = new SinkThread(engine, fail);
+    const sinks = new SinkThread(engine);
     const capture = new BaseCapture(engine, { ready: () => this.#kick() });
     const refreshes = new RefreshLoop(engine, capture);
     takes = (payload) => refreshes.asked(payload);

@@ -11,15 +11,13 @@ const restartAfterMs = 1000;
 
 export class SinkThread {
   readonly #engine: EngineContext;
-  readonly #failed: (error: unknown) => void;
   #worker: Worker | null = null;
   #restart: NodeJS.Timeout | null = null;
   #told = false;
   #stopping = false;
 
-  constructor(engine: EngineContext, failed: (error: unknown) => void) {
+  constructor(engine: EngineContext) {
     this.#engine = engine;
-    this.#failed = failed;
   }
 
   /** The catalog was read: the thread runs when there is a sink, or a subscription, whose outbox it trims. */
@@ -64,7 +62,7 @@ export class SinkThread {
     this.#worker = worker;
     worker.on('message', (metrics: Readonly<Record<string, number>>) => Object.assign(this.#engine.metrics, metrics));
     worker.on('error', (error) => log.error({ err: error }, 'the thread of sinks has ended by an error'));
-    worker.on('messageerror', this.#failed);
+    worker.on('messageerror', (error) => this.#engine.fail(error));
     worker.on('exit', () => {
       this.#worker = null;
       if (this.#stopping) return;

@@ -2,21 +2,19 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type ExtendedClient, extendedClient, startEngine, type TestEngine, texts } from '../support/engine.ts';
-import { startPostgres, type TestPostgres } from '../support/postgres.ts';
+import { type ExtendedClient, startEngine, type TestEngine, texts } from '../support/engine.ts';
+import { type OriginPair, startOriginPair } from '../support/origin-pair.ts';
+import type { TestPostgres } from '../support/postgres.ts';
 
-let origin: TestPostgres;
+let pair: OriginPair;
 let upstream: TestPostgres;
 let admin: pg.Client;
 let extended: ExtendedClient;
 let engine: TestEngine;
 
 beforeAll(async () => {
-  origin = await startPostgres({ settings: { wal_level: 'logical' } });
-  upstream = await startPostgres({});
-  admin = new pg.Client({ connectionString: origin.url });
-  await admin.connect();
-  await admin.query(`
+  pair = await startOriginPair(
+    `
     CREATE ROLE reader LOGIN REPLICATION;
     CREATE TABLE large (id integer PRIMARY KEY, filler text);
     INSERT INTO large SELECT g, repeat('x', 100) FROM generate_series(1, 60000) g;
@@ -25,19 +23,17 @@ beforeAll(async () => {
     GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader;
     GRANT CREATE ON DATABASE postgres TO reader;
     ANALYZE;
-    CREATE PUBLICATION p FOR ALL TABLES`);
-  extended = await extendedClient(upstream.address);
-  await extended.run(`CREATE CONNECTION c TO POSTGRES (HOST '${origin.host}', PORT ${origin.port}, USER reader, DATABASE postgres)`);
+    CREATE PUBLICATION p FOR ALL TABLES`,
+    'reader',
+  );
+  ({ upstream, admin, extended } = pair);
   engine = startEngine(upstream.address, { sessions: 2, chunkBytes: 64 * 1024 });
   await extended.run("CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p')");
   await extended.run('SET millrace.wait = off');
 }, 120_000);
 
 afterAll(async () => {
-  await engine?.stop();
-  await extended?.end();
-  await admin?.end();
-  await Promise.all([origin?.stop(), upstream?.stop()]);
+  await pair?.stop(engine);
 });
 
 const progress = (name: string, columns: string): Promise<(string | null)[][]> =>
@@ -109,7 +105,7 @@ test('a copy that the origin refuses errs that table only, and heals once it may
 });
 
 test('a table that somebody locks at the origin while it is copied holds up no other', async () => {
-  const holder = new pg.Client({ connectionString: origin.url });
+  const holder = new pg.Client({ connectionString: pair.origin.url });
   holder.on('error', () => undefined);
   await holder.connect();
   await extended.run('CREATE TABLE large FROM SOURCE s (REFERENCE public.large)');

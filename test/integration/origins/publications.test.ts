@@ -1,26 +1,24 @@
 /** Tables that go and come back, and publications that show less or more of them: noticed, said, and mended by RESYNC. */
-import pg from 'pg';
+import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type ExtendedClient, extendedClient, startEngine, type TestEngine, texts } from '../../support/engine.ts';
-import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
+import { type ExtendedClient, startEngine, type TestEngine, texts } from '../../support/engine.ts';
+import { type OriginPair, startOriginPair } from '../../support/origin-pair.ts';
+import type { TestPostgres } from '../../support/postgres.ts';
 
 describe.each([
   ['that tells of its DDL', 'postgres'],
   ['that does not tell', 'reader'],
 ] as const)('an origin %s', (_, role) => {
   const tells = role === 'postgres';
-  let origin: TestPostgres;
+  let pair: OriginPair;
   let upstream: TestPostgres;
   let admin: pg.Client;
   let extended: ExtendedClient;
   let engine: TestEngine;
 
   beforeAll(async () => {
-    origin = await startPostgres({ settings: { wal_level: 'logical' } });
-    upstream = await startPostgres({});
-    admin = new pg.Client({ connectionString: origin.url });
-    await admin.connect();
-    await admin.query(`CREATE ROLE reader LOGIN REPLICATION IN ROLE pg_read_all_data;
+    pair = await startOriginPair(
+      `CREATE ROLE reader LOGIN REPLICATION IN ROLE pg_read_all_data;
       CREATE TABLE t (id integer PRIMARY KEY, a text); INSERT INTO t VALUES (1, 'one'), (2, 'two');
       CREATE TABLE other (id integer PRIMARY KEY); INSERT INTO other VALUES (1);
       CREATE TABLE cols (id integer PRIMARY KEY, a integer, b integer); INSERT INTO cols VALUES (1, 1, 1);
@@ -31,9 +29,10 @@ describe.each([
       INSERT INTO parts VALUES (1, 'x'), (11, 'y');
       CREATE SCHEMA app; CREATE SCHEMA away; CREATE TABLE app.moving (id integer PRIMARY KEY);
       CREATE PUBLICATION p FOR TABLE t, other, cols, filtered WHERE (id > 2), parent, child, parts WITH (publish_via_partition_root = true);
-      CREATE PUBLICATION q FOR TABLES IN SCHEMA app`);
-    extended = await extendedClient(upstream.address);
-    await extended.run(`CREATE CONNECTION c TO POSTGRES (HOST '${origin.host}', PORT ${origin.port}, USER ${role}, DATABASE postgres)`);
+      CREATE PUBLICATION q FOR TABLES IN SCHEMA app`,
+      role,
+    );
+    ({ upstream, admin, extended } = pair);
     engine = startEngine(upstream.address);
     await extended.run(
       "CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p'); CREATE SOURCE s2 FROM POSTGRES CONNECTION c (PUBLICATION 'q'); CREATE SCHEMA v1",
@@ -44,10 +43,7 @@ describe.each([
       CREATE MATERIALIZED VIEW v1.names AS SELECT a, count(*) AS n FROM v1.t GROUP BY a`);
   }, 120_000);
   afterAll(async () => {
-    await engine?.stop();
-    await extended?.end();
-    await admin?.end();
-    await Promise.all([origin?.stop(), upstream?.stop()]);
+    await pair?.stop(engine);
   });
 
   const rows = (sql: string): Promise<string[]> => texts(extended.client, sql).then((found) => found.map((row) => row.join('|')));

@@ -1,10 +1,11 @@
 /** Versions of origin tables, in the order of the origin's WAL, and what they mean for the tables made from them. */
-import pg from 'pg';
+import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type ExtendedClient, extendedClient, startEngine, type TestEngine, texts } from '../../support/engine.ts';
-import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
+import { type ExtendedClient, startEngine, type TestEngine, texts } from '../../support/engine.ts';
+import { type OriginPair, startOriginPair } from '../../support/origin-pair.ts';
+import type { TestPostgres } from '../../support/postgres.ts';
 
-let origin: TestPostgres;
+let pair: OriginPair;
 let upstream: TestPostgres;
 let admin: pg.Client;
 let extended: ExtendedClient;
@@ -12,28 +13,23 @@ let engine: TestEngine;
 
 /** `role`: as whom Millrace reads; a plain one may not create event triggers. */
 const stage = async (role: string): Promise<void> => {
-  origin = await startPostgres({ settings: { wal_level: 'logical' } });
-  upstream = await startPostgres({});
-  admin = new pg.Client({ connectionString: origin.url });
-  await admin.connect();
-  await admin.query(`CREATE ROLE reader LOGIN REPLICATION;
+  pair = await startOriginPair(
+    `CREATE ROLE reader LOGIN REPLICATION;
     CREATE TABLE t (id integer PRIMARY KEY, a text, b text);
     INSERT INTO t VALUES (1, 'a1', 'b1');
     CREATE TABLE parent (id integer PRIMARY KEY, x integer); CREATE TABLE child () INHERITS (parent); ALTER TABLE child REPLICA IDENTITY FULL;
     GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader;
     ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO reader;
-    CREATE PUBLICATION p FOR ALL TABLES`);
-  extended = await extendedClient(upstream.address);
-  await extended.run(`CREATE CONNECTION c TO POSTGRES (HOST '${origin.host}', PORT ${origin.port}, USER ${role}, DATABASE postgres)`);
+    CREATE PUBLICATION p FOR ALL TABLES`,
+    role,
+  );
+  ({ upstream, admin, extended } = pair);
   engine = startEngine(upstream.address);
   await extended.run("CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p')");
   await extended.run('CREATE SCHEMA v1; CREATE TABLE v1.t FROM SOURCE s (REFERENCE t)');
 };
 const clear = async (): Promise<void> => {
-  await engine?.stop();
-  await extended?.end();
-  await admin?.end();
-  await Promise.all([origin?.stop(), upstream?.stop()]);
+  await pair?.stop(engine);
 };
 
 const rows = (sql: string): Promise<string[]> => texts(extended.client, sql).then((found) => found.map((row) => row.join('|')));

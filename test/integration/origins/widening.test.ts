@@ -1,31 +1,24 @@
 /** Columns that get wider types at the origin: everything that shows them follows, in the order of the stream, or says why it cannot. */
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type ExtendedClient, extendedClient, startEngine, type TestEngine, texts } from '../../support/engine.ts';
-import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
+import { type ExtendedClient, startEngine, type TestEngine, texts } from '../../support/engine.ts';
+import { type OriginPair, startOriginPair } from '../../support/origin-pair.ts';
+import type { TestPostgres } from '../../support/postgres.ts';
 
-let origin: TestPostgres;
+let pair: OriginPair;
 let upstream: TestPostgres;
 let admin: pg.Client;
 let extended: ExtendedClient;
 let engine: TestEngine;
 
 const stage = async (role: string): Promise<void> => {
-  origin = await startPostgres({ settings: { wal_level: 'logical' } });
-  upstream = await startPostgres({});
-  admin = new pg.Client({ connectionString: origin.url });
-  await admin.connect();
-  await admin.query(`CREATE ROLE reader LOGIN REPLICATION IN ROLE pg_read_all_data; CREATE PUBLICATION p FOR ALL TABLES`);
-  extended = await extendedClient(upstream.address);
-  await extended.run(`CREATE CONNECTION c TO POSTGRES (HOST '${origin.host}', PORT ${origin.port}, USER ${role}, DATABASE postgres)`);
+  pair = await startOriginPair(`CREATE ROLE reader LOGIN REPLICATION IN ROLE pg_read_all_data; CREATE PUBLICATION p FOR ALL TABLES`, role);
+  ({ upstream, admin, extended } = pair);
   engine = startEngine(upstream.address);
   await extended.run("CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p'); CREATE SCHEMA v1");
 };
 const clear = async (): Promise<void> => {
-  await engine?.stop();
-  await extended?.end();
-  await admin?.end();
-  await Promise.all([origin?.stop(), upstream?.stop()]);
+  await pair?.stop(engine);
 };
 
 const rows = (sql: string): Promise<string[]> => texts(extended.client, sql).then((found) => found.map((row) => row.join('|')));
