@@ -4,7 +4,7 @@
  */
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import type { MigrationDefinition, MigrationOptions, MoveDefinition, SourceTable } from './model.ts';
-import { dataSchema, downView, homeName, qualified, targetPlace, upView } from './places.ts';
+import { dataSchema, downView, homeName, qualified, shortened, targetPlace, upView } from './places.ts';
 import { copyRights, copyUsage } from './rights-sql.ts';
 import { layoutSql } from './shape-views.ts';
 import { keyParts, type ShapeColumn, sourceShape, targetShape } from './shapes.ts';
@@ -76,7 +76,7 @@ export function present(definition: MoveDefinition, of: string): string {
 }
 
 /** Names as Postgres has them hold 63 bytes. */
-const cut = (name: string): string => Buffer.from(name).subarray(0, 63).toString().replace(/�+$/, '');
+const cut = (name: string): string => shortened(name, 63);
 
 /** Names that LIKE has made up from the home's name begin with the target's instead. */
 function renameIndexes(id: number, name: string): string {

@@ -29,9 +29,20 @@ export const columnList = (names: readonly string[], of = ''): string =>
   names.map((name) => `${of === '' ? '' : `${of}.`}${quoteIdentifier(name)}`).join(', ');
 
 /** Where the source stands while `truth` is the truth. */
-export function sourcePlace(id: number, source: SourceTable, truth: Truth): TableName {
-  return truth === 'source' ? source : { schema: dataSchema, name: sourceHomeName(id) };
+export function sourcePlace(id: number, source: SourceTable, definition: MigrationDefinition, truth: Truth): TableName {
+  const { schema, name } = source;
+  if (truth === 'source') return { schema, name };
+  // What is left of it by a move stays in use, and its sequences would leave the schema with it.
+  if (definition.kind === 'move') return { schema, name: `${shortened(name, 50)}_${homeName(id)}` };
+  return { schema: dataSchema, name: sourceHomeName(id) };
 }
+
+/** A name that takes at most so many bytes. */
+export const shortened = (name: string, bytes: number): string =>
+  Buffer.from(name)
+    .subarray(0, bytes)
+    .toString()
+    .replace(/\ufffd+$/, '');
 
 /** What the target is called once it is the truth; null: the name of the source stays with the old shape until FINALIZE. */
 export function targetName(source: SourceTable, definition: MigrationDefinition): TableName | null {

@@ -28,7 +28,7 @@ export function layoutSql(
   options: MigrationOptions,
   truth: Truth,
 ): readonly string[] {
-  const rightsFrom = sourcePlace(id, source, truth);
+  const rightsFrom = sourcePlace(id, source, definition, truth);
   return viewsOf(id, source, definition, options, truth).flatMap(({ name, create, more }) => [
     create,
     `ALTER VIEW ${qualified(name)} OWNER TO ${quoteIdentifier(source.owner.name)}`,
@@ -57,7 +57,7 @@ function viewsOf(
   options: MigrationOptions,
   truth: Truth,
 ): readonly ShapeView[] {
-  const from = qualified(sourcePlace(id, source, truth));
+  const from = qualified(sourcePlace(id, source, definition, truth));
   const target = qualified(targetPlace(id, source, definition, truth));
   const inNew = { schema: options.newVersion, name: source.name };
   const inOld = { schema: options.oldVersion, name: source.name };

@@ -5,7 +5,7 @@ import { columnList, qualified } from './places.ts';
 
 /** Whether two lists of values differ in a byte. Works for every type, also those without equality. */
 export const differ = (columns: readonly string[], a: string, b: string): string =>
-  `ROW(${columnList(columns, a)}) OPERATOR(pg_catalog.*<>) ROW(${columnList(columns, b)})`;
+  `pg_catalog.record_image_ne(ROW(${columnList(columns, a)}), ROW(${columnList(columns, b)}))`;
 
 /** Text of a trigger on a view. */
 export function createTrigger(view: TableName, event: 'INSERT' | 'UPDATE' | 'DELETE', call: string): string {
