@@ -257,11 +257,12 @@ END $millrace$`;
 }
 
 /** Views of the user that read one of these relations, as texts with the names of now: `create` makes them read what has those names later. */
-export const dependentsSql = `WITH ours AS (SELECT unnest($1::text[])::regclass::oid AS oid),
+export const dependentsSql = `WITH ours AS (SELECT to_regclass(n)::oid AS oid FROM unnest($1::text[]) n WHERE to_regclass(n) IS NOT NULL),
+       left_out AS (SELECT to_regclass(n)::oid AS oid FROM unnest($2::text[]) n WHERE to_regclass(n) IS NOT NULL),
        dependent AS (SELECT DISTINCT v.oid FROM ours o
                        JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = o.oid AND d.classid = 'pg_rewrite'::regclass
                        JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid JOIN pg_catalog.pg_class v ON v.oid = r.ev_class
-                      WHERE v.relkind = 'v' AND v.oid NOT IN (SELECT oid FROM ours) AND v.oid NOT IN (SELECT unnest($2::text[])::regclass::oid))
+                      WHERE v.relkind = 'v' AND v.oid NOT IN (SELECT oid FROM ours) AND v.oid NOT IN (SELECT oid FROM left_out))
 SELECT format('CREATE OR REPLACE VIEW %s%s AS %s', n.name, coalesce(' WITH (' || array_to_string(v.reloptions, ', ') || ')', ''), pg_catalog.pg_get_viewdef(v.oid)) AS create,
        format('CREATE OR REPLACE VIEW %s AS SELECT %s', n.name,
               (SELECT string_agg(format('NULL::%s%s AS %I', format_type(a.atttypid, a.atttypmod),
