@@ -41,6 +41,8 @@ export class MigrationRunner {
   #stopped = false;
   #woken = false;
   #wakeUp: (() => void) | null = null;
+  /** And the catalog has not been read since: it is not to cut over again by itself. */
+  #isReverted = false;
   readonly #ended: Promise<void>;
 
   constructor(services: RunnerServices, migration: Migration) {
@@ -49,9 +51,10 @@ export class MigrationRunner {
     this.#ended = this.#run();
   }
 
-  /** The catalog says something new of it. */
+  /** The catalog says something new of it. The phase is this runner's own: what was read may be older than what it has just written. */
   update(migration: Migration): void {
-    this.#migration = migration;
+    if (migration.options.cutover === 'manual') this.#isReverted = false;
+    this.#migration = { ...migration, phase: this.#migration.phase };
     this.#kick();
   }
 
@@ -209,7 +212,7 @@ export class MigrationRunner {
     const { phase, paused, request, options } = this.#migration;
     const isDue = performance.now() >= course.notBefore;
     if (!paused || request !== null) {
-      const cuts = phase === 'ready' && (request === 'cutover' || (request === null && options.cutover === 'auto'));
+      const cuts = phase === 'ready' && (request === 'cutover' || (request === null && options.cutover === 'auto' && !this.#isReverted));
       if (isDue && (cuts || (phase === 'cut_over' && request === 'revert'))) return await this.#switch(course, following);
     }
     if (!paused && phase === 'copying') return await this.#copy(course, following);
@@ -296,6 +299,7 @@ export class MigrationRunner {
     this.#migration = forward
       ? { ...this.#migration, phase: 'cut_over', request: null }
       : { ...this.#migration, phase: 'verifying', request: null, options: { ...this.#migration.options, cutover: 'manual' } };
+    this.#isReverted = !forward;
     course.verifiedTo = null;
     course.found = 0;
     course.windowEndsAt =
