@@ -11,7 +11,7 @@ import { applyWaiting, type Following, keysOf } from './follow.ts';
 import type { Migration } from './model.ts';
 import { downView, qualified, upView } from './places.ts';
 import { applyKeys, asOwner, byIndex, catchUp, type MigrationSessions, rollback } from './sessions.ts';
-import { layoutViews } from './shape-views.ts';
+import { aheadSql, aheadViews, layoutViews } from './shape-views.ts';
 
 export interface Blocker {
   readonly pid: number | null;
@@ -33,11 +33,18 @@ export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutco
   const { lockTimeoutMs, maxHoldMs } = migration.options;
   const early = await gate(f);
   if (early !== null) return early;
-  const release = hold(toBeLocked(migration, f.truth).map(qualified), lockTimeoutMs + maxHoldMs);
-  const watch = watchBlockers(sessions, lockTimeoutMs * 0.6);
+  const forward = f.truth === 'source';
+  const involved = toBeLocked(migration, f.truth).map(qualified);
+  let release = (): void => undefined;
+  let watch = nobodyWatches;
   let locked = 0;
   try {
-    await sessions.work.query(`BEGIN; SET LOCAL lock_timeout = ${lockTimeoutMs}; SET LOCAL statement_timeout = ${lockTimeoutMs * 2}`);
+    // Whatever can be made before is: it takes longer than the rest, and locks nothing that anyone waits for.
+    await sessions.work.query(['BEGIN', ...aheadSql(migration, forward ? 'target' : 'source')].join(';\n'));
+    const dependents = await dependentsOf(sessions, migration, involved);
+    await sessions.work.query(`SET LOCAL lock_timeout = ${lockTimeoutMs}; SET LOCAL statement_timeout = ${lockTimeoutMs * 2}`);
+    release = hold(involved, lockTimeoutMs + maxHoldMs);
+    watch = watchBlockers(sessions, lockTimeoutMs * 0.6);
     await sessions.work.query(lockSql(toBeLocked(migration, f.truth)));
     locked = performance.now();
     watch.end();
@@ -53,11 +60,10 @@ export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutco
       await sessions.work.query(byIndex);
       await asOwner(sessions.work, migration.source.owner.name, () => applyKeys(sessions.work, sync.applyAnew, keysOf(taken), sync.width));
     }
-    const forward = f.truth === 'source';
+    if (left() <= 0) throw new DeadlineError();
     await changeNames(
       sessions,
-      migration,
-      [...toBeLocked(migration, f.truth).map(qualified)],
+      dependents,
       forward ? cutoverSql(migration) : revertSql(migration),
       forward
         ? [
@@ -76,7 +82,6 @@ export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutco
             ]),
             requestDone(migration.id, 'revert'),
           ],
-      left,
     );
     feed.taken(taken);
     return { done: true, heldMs: performance.now() - locked };
@@ -110,14 +115,11 @@ export async function endMigration(sessions: MigrationSessions, migration: Migra
     await sessions.work.query(lockSql(toBeLocked(migration, truth)));
     locked = performance.now();
     watch.end();
-    const relations = layoutViews(migration.id, migration.source, migration.definition, migration.options, truth).map(qualified);
     await changeNames(
       sessions,
-      migration,
-      relations,
+      await dependentsOf(sessions, migration, layoutViews(migration, truth).map(qualified)),
       how === 'finalize' ? finalizeSql(migration) : cancelSql(migration),
       [phaseSql(migration.id, how === 'finalize' ? 'finished' : 'cancelled', ['ended_at = clock_timestamp()', 'request = NULL'])],
-      () => Number.POSITIVE_INFINITY,
     );
     return { done: true, heldMs: performance.now() - locked };
   } catch (error) {
@@ -141,28 +143,40 @@ async function gate(f: Following): Promise<SwitchOutcome | null> {
   return { done: false, reason: 'changes come faster than they can be applied', blockers: [] };
 }
 
-/** The names change, views of the user that read what has moved are taken along, the phase is written, and all of it commits. */
-async function changeNames(
+/** A view of the user: how to make it again with the names of then, and how to keep it out of the way until then. */
+interface Dependent {
+  readonly create: string;
+  readonly detach: string;
+}
+
+async function dependentsOf(
   { work }: MigrationSessions,
   migration: Migration,
   relations: readonly string[],
-  statements: readonly string[],
-  after: readonly string[],
-  left: () => number,
-): Promise<void> {
-  const { id, source, definition, options } = migration;
+): Promise<readonly Dependent[]> {
+  const { id } = migration;
   const ours = [
-    ...(['source', 'target'] as const).flatMap((truth) => layoutViews(id, source, definition, options, truth).map(qualified)),
+    ...(['source', 'target'] as const).flatMap((truth) => layoutViews(migration, truth).map(qualified)),
+    ...aheadViews(migration).map(qualified),
     upView(id),
     downView(id),
   ];
-  const dependents = await work.execute('dependents', dependentsSql, [arrayText(relations), arrayText(ours)]);
-  if (left() <= 0) throw new DeadlineError();
+  const { rows } = await work.execute('dependents', dependentsSql, [arrayText(relations), arrayText(ours)]);
+  return rows.map(([create, detach]) => ({ create: create?.replace(/;\s*$/, '') ?? '', detach: detach ?? '' }));
+}
+
+/** The names change, views of the user that read what has moved are taken along, the phase is written, and all of it commits. */
+async function changeNames(
+  { work }: MigrationSessions,
+  dependents: readonly Dependent[],
+  statements: readonly string[],
+  after: readonly string[],
+): Promise<void> {
   await work.query(
     [
-      ...dependents.rows.map(([, detach]) => detach ?? ''),
+      ...dependents.map(({ detach }) => detach),
       ...statements,
-      ...dependents.rows.map(([create]) => create?.replace(/;\s*$/, '') ?? ''),
+      ...dependents.map(({ create }) => create),
       ...after,
       "SELECT pg_catalog.pg_notify('millrace', '')",
       'COMMIT',
@@ -184,8 +198,15 @@ async function within<T>(work: Promise<T>, ms: number): Promise<T> {
   }
 }
 
+interface BlockerWatch {
+  end(): void;
+  found(): Promise<readonly Blocker[]>;
+}
+
+const nobodyWatches: BlockerWatch = { end: () => undefined, found: () => Promise.resolve([]) };
+
 /** Looks who is in the way while the lock is waited for: afterwards nobody is. */
-function watchBlockers({ work, beside }: MigrationSessions, afterMs: number): { end(): void; found(): Promise<readonly Blocker[]> } {
+function watchBlockers({ work, beside }: MigrationSessions, afterMs: number): BlockerWatch {
   let found: Promise<readonly Blocker[]> = Promise.resolve([]);
   const timer = setTimeout(() => {
     found = beside
