@@ -2,6 +2,7 @@
  * What has to be known before a migration may begin: about the table, what hangs on it, the server, and the rights of those who act.
  * Invariant: nothing is changed and no lock is taken on the table; names in texts are qualified, whatever the caller's search_path is.
  */
+import { quoteQualified } from '../sql/quote.ts';
 import type { SourceTable, TableName } from './model.ts';
 
 /** Answers one jsonb value; `$1` of the statement is the parameters as jsonb, and search_path is pg_catalog while it runs. */
@@ -78,6 +79,9 @@ export interface TableFacts {
   /** `columns` empty: all of them. */
   readonly publications: readonly (WithColumns & { readonly allTables: boolean })[];
 }
+
+/** For messages, and to be typed. */
+export const tableName = ({ source }: TableFacts): string => quoteQualified(source.schema, source.name);
 
 export interface Surroundings {
   readonly walLevel: string;
@@ -184,10 +188,12 @@ SELECT jsonb_build_object(
   'rules', (SELECT coalesce(jsonb_agg(w.rulename), '[]') FROM pg_rewrite w WHERE w.ev_class = t.oid AND w.rulename <> '_RETURN'),
   'triggers', ${list(`SELECT g.tgname AS name, g.tgenabled <> 'D' AS enabled, ${referred("d.classid = 'pg_trigger'::regclass AND d.objid = g.oid")} AS columns
                         FROM pg_trigger g WHERE g.tgrelid = t.oid AND NOT g.tgisinternal`)},
-  'generated', ${list(`SELECT ga.attname AS name, ${referred(
-    `a.attname <> ga.attname AND ((d.classid = 'pg_class'::regclass AND d.objid = t.oid AND d.objsubid = ga.attnum)
+  'generated', ${list(
+    `SELECT ga.attname AS name, ${referred(
+      `a.attname <> ga.attname AND ((d.classid = 'pg_class'::regclass AND d.objid = t.oid AND d.objsubid = ga.attnum)
        OR (d.classid = 'pg_attrdef'::regclass AND d.objid IN (SELECT ad.oid FROM pg_attrdef ad WHERE ad.adrelid = t.oid AND ad.adnum = ga.attnum)))`,
-  )} AS columns FROM pg_attribute ga WHERE ga.attrelid = t.oid AND ga.attgenerated <> ''`)},
+    )} AS columns FROM pg_attribute ga WHERE ga.attrelid = t.oid AND ga.attgenerated <> ''`,
+  )},
   'checks', ${list(`SELECT k.conname AS name, ${named('k.conkey')} AS columns FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'c'`)},
   'foreignKeysOut', ${list(`SELECT k.conname AS name, ${named('k.conkey')} AS columns FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'f'`)},
   'foreignKeysIn', ${list(`SELECT k.conname AS name, k.conrelid::regclass::text AS table, ${named('k.confkey')} AS columns, ${named('k.conkey', 'k.conrelid')} AS from,
@@ -205,7 +211,7 @@ SELECT jsonb_build_object(
   FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
  WHERE t.oid = ($1 ->> 'oid')::oid`.replaceAll(
   'files f',
-  '(SELECT l.relid::oid AS oid FROM pg_partition_tree(t.oid) l WHERE l.isleaf UNION SELECT t.oid WHERE t.relkind <> \'p\') f',
+  "(SELECT l.relid::oid AS oid FROM pg_partition_tree(t.oid) l WHERE l.isleaf UNION SELECT t.oid WHERE t.relkind <> 'p') f",
 );
 
 /** Millrace's own catalog, where it is there: migrations of the table, and what reads it. */
