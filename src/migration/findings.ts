@@ -2,13 +2,12 @@
  * Everything that is wrong with a migration, or worth knowing, before it begins: from the facts alone.
  * Invariant: pure; the findings come in the order in which one would mend them, so the first blocker is the one to raise.
  */
-import { quoteIdentifier, quoteQualified } from '../sql/quote.ts';
+import { quoteIdentifier } from '../sql/quote.ts';
 import type { Examined } from './examined.ts';
 import { type MigrationFacts, type OpenTransaction, type TableFacts, tableName } from './facts.ts';
 import { blocker, type Finding, found, info, overlaps, warning } from './finding.ts';
 import type { MigrationDefinition } from './model.ts';
 import { moveFindings } from './move-findings.ts';
-import type { Probed, ProbeProblem, RoundTrip } from './probes.ts';
 import { reshapeFindings } from './reshape-findings.ts';
 import { typeFindings } from './type-findings.ts';
 
