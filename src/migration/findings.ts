@@ -13,6 +13,9 @@ import { typeFindings } from './type-findings.ts';
 
 export function findings(examined: Examined): readonly Finding[] {
   const { facts, definition } = examined;
+  const underWay = underWayFindings(facts);
+  // Its views hang on the table: they would be found as well, to no use.
+  if (underWay.length > 0) return underWay;
   return [
     ...tableFindings(facts.table, definition),
     ...rightsFindings(facts),
@@ -130,9 +133,17 @@ function rightsFindings({ table, surroundings }: MigrationFacts): readonly Findi
   ];
 }
 
+function underWayFindings({ table, surroundings }: MigrationFacts): readonly Finding[] {
+  return surroundings.migrations.map((other) =>
+    blocker('migration_under_way', '55006', `migration "${other}" of table ${tableName(table)} is under way`, {
+      hint: `Finish it (ALTER MIGRATION ${quoteIdentifier(other)} FINALIZE;) or give it up (ALTER MIGRATION ${quoteIdentifier(other)} CANCEL;).`,
+    }),
+  );
+}
+
 /** Where the new things go. */
 function placeFindings({ facts, definition, options }: Examined): readonly Finding[] {
-  const { surroundings, table } = facts;
+  const { surroundings } = facts;
   const taken = [...surroundings.schemasTaken, ...(options.newVersion === options.oldVersion ? [options.newVersion] : [])];
   const target = definition.kind === 'move' ? definition.target : null;
   return [
@@ -157,11 +168,6 @@ function placeFindings({ facts, definition, options }: Examined): readonly Findi
       blocker('version_exists', '42P06', `schema "${schema}" already exists`, {
         detail: 'It was to hold a version of the table.',
         hint: 'Choose other names: WITH (NEW VERSION = .., OLD VERSION = ..).',
-      }),
-    ),
-    ...surroundings.migrations.map((other) =>
-      blocker('migration_under_way', '55006', `migration "${other}" of table ${tableName(table)} is under way`, {
-        hint: `Finish it (ALTER MIGRATION ${quoteIdentifier(other)} FINALIZE;) or give it up (ALTER MIGRATION ${quoteIdentifier(other)} CANCEL;).`,
       }),
     ),
   ];

@@ -76,6 +76,8 @@ export async function probeExpression(
   const list = [
     ...columns.map((column) => `${quoteIdentifier(column.name)} ${column.type}`),
     `millrace_result ${type} GENERATED ALWAYS AS (${expression}\n) STORED`,
+    // Postgres looks for functions that are not immutable before it adds the cast to the column's type.
+    `millrace_cast ${type} GENERATED ALWAYS AS (${cast(expression, type)}) STORED`,
   ];
   return await tryOut<ProbedExpression>(run, [
     execute(`CREATE TEMPORARY TABLE millrace_probe (${list.join(', ')})`),

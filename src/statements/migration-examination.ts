@@ -128,6 +128,7 @@ async function tried(
           ...definition.into.map(({ name }) => ({ name, type: types.get(name) ?? 'text' })),
         ]
       : columns.map(({ name, type }) => ({ name, type: types.get(name) ?? type }));
+  if (new Set(after.map(({ name }) => name)).size < after.length) return { definition, probes, roundTrip: null };
   const back =
     definition.kind === 'split'
       ? [{ column: definition.column, expression: definition.down, given: true }]
