@@ -6,7 +6,7 @@ import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import type { MigrationDefinition, MigrationOptions, MoveDefinition, SourceTable } from './model.ts';
 import { dataSchema, downView, homeName, qualified, shortened, targetPlace, upView } from './places.ts';
 import { copyRights, copyUsage } from './rights-sql.ts';
-import { layoutSql } from './shape-views.ts';
+import { lastingSql, layoutSql } from './shape-views.ts';
 import { keyParts, type ShapeColumn, sourceShape, targetShape } from './shapes.ts';
 
 /** Statements for the catalog's owner, in the caller's transaction. After them the target is `millrace_data.m<id>`. */
@@ -19,6 +19,7 @@ export function createSql(id: number, source: SourceTable, definition: Migration
     ...imageSql(id, source, definition),
     ...[options.newVersion, options.oldVersion].map((schema) => `CREATE SCHEMA ${quoteIdentifier(schema)} AUTHORIZATION ${owner}`),
     ...[options.newVersion, options.oldVersion].map((schema) => copyUsage(source.schema, schema)),
+    ...lastingSql({ id, source, definition, options }),
     ...layoutSql({ id, source, definition, options }, 'source'),
   ];
 }

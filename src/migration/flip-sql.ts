@@ -19,13 +19,19 @@ import {
   targetPlace,
   upView,
 } from './places.ts';
-import { layoutViews, settleSql } from './shape-views.ts';
+import { lastingViewNames, layoutViews, settleSql } from './shape-views.ts';
 
-/** What is locked before names change, in this order: who reads a view has locked it before what it reads. */
+/** What is locked before names change. Who reads a view has locked it before what it reads. */
 export function toBeLocked(migration: Migration, truth: Truth): readonly TableName[] {
   const { id, source, definition } = migration;
   return [...layoutViews(migration, truth), sourcePlace(id, source, definition, truth), targetPlace(id, source, definition, truth)];
 }
+
+/** What is locked before all of it ends. */
+export const lockedAtEnd = (migration: Migration, truth: Truth): readonly TableName[] => [
+  ...lastingViewNames(migration),
+  ...toBeLocked(migration, truth),
+];
 
 export const lockSql = (tables: readonly TableName[]): string => `LOCK TABLE ${tables.map(qualified).join(', ')} IN ACCESS EXCLUSIVE MODE`;
 
@@ -73,17 +79,17 @@ export function finalizeSql(migration: Migration): readonly string[] {
   switch (definition.kind) {
     case 'move':
       return [
-        dropViews(migration, 'target'),
+        dropAllViews(migration, 'target'),
         images,
         ...relocate(kept, source),
         `ALTER TABLE ${qualified(source)} ${definition.columns.map((name) => `DROP COLUMN ${quoteIdentifier(name)}`).join(', ')}`,
         ...leftovers(migration),
       ];
     case 'alter':
-      return [dropViews(migration, 'target'), images, `DROP TABLE ${qualified(kept)}`, ...leftovers(migration)];
+      return [dropAllViews(migration, 'target'), images, `DROP TABLE ${qualified(kept)}`, ...leftovers(migration)];
     case 'split':
       return [
-        dropViews(migration, 'target'),
+        dropAllViews(migration, 'target'),
         images,
         takeIndexNames(kept, made),
         `DROP TABLE ${qualified(kept)}`,
@@ -97,7 +103,7 @@ export function finalizeSql(migration: Migration): readonly string[] {
 export function cancelSql(migration: Migration): readonly string[] {
   const { id } = migration;
   return [
-    dropViews(migration, 'source'),
+    dropAllViews(migration, 'source'),
     `DROP VIEW IF EXISTS ${upView(id)}, ${downView(id)}`,
     `DROP TABLE IF EXISTS ${qualified({ schema: dataSchema, name: homeName(id) })}`,
     ...leftovers(migration),
@@ -106,6 +112,10 @@ export function cancelSql(migration: Migration): readonly string[] {
 
 const dropViews = (migration: Migration, truth: Truth): string =>
   `DROP VIEW IF EXISTS ${layoutViews(migration, truth).map(qualified).join(', ')}`;
+
+/** At the end those go, too, that were right in both layouts. */
+const dropAllViews = (migration: Migration, truth: Truth): string =>
+  `DROP VIEW IF EXISTS ${[...layoutViews(migration, truth), ...lastingViewNames(migration)].map(qualified).join(', ')}`;
 
 function relocate(from: TableName, to: TableName): readonly string[] {
   return [

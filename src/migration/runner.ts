@@ -318,7 +318,7 @@ export class MigrationRunner {
       course.attempts = 0;
       return;
     }
-    const pauseMs = Math.min(50 * 2 ** course.attempts++, 5_000) * (0.75 + Math.random() / 2);
+    const pauseMs = Math.min(100 * 1.5 ** course.attempts++, 2_000) * (0.75 + Math.random() / 2);
     course.notBefore = performance.now() + pauseMs;
     const problem: MigrationProblem = { message: outcome.reason, hint: 'It is tried again by itself.' };
     await noteProgress(
