@@ -222,11 +222,20 @@ describe('refused', () => {
     expect(await codes(change)).toEqual(['WARNING untrusted_function']);
   });
 
-  test('a server that keeps no logical WAL', async () => {
-    const plain = await startStage({ upstream: { settings: { wal_level: 'replica' } } });
+  test('for what Millrace keeps from the table', async () => {
+    await client.query("SELECT pgtrickle.create_stream_table('app.named', 'SELECT id, email FROM app.users', schedule => '1h')");
+    expect(await codes(move())).toEqual(['BLOCKER live_reader']);
+    expect(await codes('MOVE COLUMNS (note) FROM users TO TABLE app.x KEY (id) ABSENT WHEN NULL')).toEqual([]);
+    expect(await codes('ALTER TABLE users ALTER age TYPE bigint')).toEqual(['BLOCKER live_reader']);
+  });
+
+  test('a server that keeps no logical WAL, of an older version', async () => {
+    const plain = await startStage({ upstream: { version: 15, settings: { wal_level: 'replica' } } });
     try {
       const one = await plain.connect();
       await one.query('CREATE TABLE t (id int PRIMARY KEY, a int)');
+      expect(await codes('ALTER TABLE t ALTER a TYPE text', one)).toEqual(['BLOCKER no_cast_back', 'BLOCKER wal_level']);
+      expect(await codes('ALTER TABLE t ALTER a TYPE date USING now()', one)).toEqual(['BLOCKER not_immutable', 'BLOCKER wal_level']);
       expect(await one.failure('CREATE MIGRATION m MOVE COLUMNS (a) FROM t TO TABLE u KEY (id) ABSENT WHEN NULL')).toBe(
         'ERROR 55000: the server must have wal_level = logical, but has replica\nHINT: ALTER SYSTEM SET wal_level = logical; then restart it.',
       );
