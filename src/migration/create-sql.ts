@@ -19,7 +19,7 @@ export function createSql(id: number, source: SourceTable, definition: Migration
     ...imageSql(id, source, definition),
     ...[options.newVersion, options.oldVersion].map((schema) => `CREATE SCHEMA ${quoteIdentifier(schema)} AUTHORIZATION ${owner}`),
     ...[options.newVersion, options.oldVersion].map((schema) => copyUsage(source.schema, schema)),
-    ...layoutSql(id, source, definition, options, 'source'),
+    ...layoutSql({ id, source, definition, options }, 'source'),
   ];
 }
 

@@ -19,22 +19,19 @@ import {
   targetPlace,
   upView,
 } from './places.ts';
-import { layoutSql, layoutViews } from './shape-views.ts';
+import { layoutViews, settleSql } from './shape-views.ts';
 
 /** What is locked before names change, in this order: who reads a view has locked it before what it reads. */
-export function toBeLocked({ id, source, definition, options }: Migration, truth: Truth): readonly TableName[] {
-  return [
-    ...layoutViews(id, source, definition, options, truth),
-    sourcePlace(id, source, definition, truth),
-    targetPlace(id, source, definition, truth),
-  ];
+export function toBeLocked(migration: Migration, truth: Truth): readonly TableName[] {
+  const { id, source, definition } = migration;
+  return [...layoutViews(migration, truth), sourcePlace(id, source, definition, truth), targetPlace(id, source, definition, truth)];
 }
 
 export const lockSql = (tables: readonly TableName[]): string => `LOCK TABLE ${tables.map(qualified).join(', ')} IN ACCESS EXCLUSIVE MODE`;
 
-/** The target becomes the truth. */
+/** The target becomes the truth. The views of the new layout were made ahead of time (aheadSql). */
 export function cutoverSql(migration: Migration): readonly string[] {
-  const { id, source, definition, options } = migration;
+  const { id, source, definition } = migration;
   const target = targetPlace(id, source, definition, 'target');
   return [
     dropViews(migration, 'source'),
@@ -44,13 +41,13 @@ export function cutoverSql(migration: Migration): readonly string[] {
     ...belongings(migration, sourcePlace(id, source, definition, 'target'), target),
     ...(definition.kind === 'move' ? [addForeignKey(migration)] : []),
     `ALTER PUBLICATION ${quoteIdentifier(publicationName(id))} SET TABLE ${qualified(target)}`,
-    ...layoutSql(id, source, definition, options, 'target'),
+    ...settleSql(migration, 'target'),
   ];
 }
 
-/** The source is the truth again. */
+/** The source is the truth again. As for the cutover. */
 export function revertSql(migration: Migration): readonly string[] {
-  const { id, source, definition, options } = migration;
+  const { id, source, definition } = migration;
   const target = targetPlace(id, source, definition, 'target');
   const home = { schema: dataSchema, name: homeName(id) };
   return [
@@ -63,7 +60,7 @@ export function revertSql(migration: Migration): readonly string[] {
     ...relocate(sourcePlace(id, source, definition, 'target'), source),
     ...belongings(migration, home, source),
     `ALTER PUBLICATION ${quoteIdentifier(publicationName(id))} SET TABLE ${qualified(source)}`,
-    ...layoutSql(id, source, definition, options, 'source'),
+    ...settleSql(migration, 'source'),
   ];
 }
 
@@ -107,8 +104,8 @@ export function cancelSql(migration: Migration): readonly string[] {
   ];
 }
 
-const dropViews = ({ id, source, definition, options }: Migration, truth: Truth): string =>
-  `DROP VIEW IF EXISTS ${layoutViews(id, source, definition, options, truth).map(qualified).join(', ')}`;
+const dropViews = (migration: Migration, truth: Truth): string =>
+  `DROP VIEW IF EXISTS ${layoutViews(migration, truth).map(qualified).join(', ')}`;
 
 function relocate(from: TableName, to: TableName): readonly string[] {
   return [
@@ -257,11 +254,12 @@ END $millrace$`;
 }
 
 /** Views of the user that read one of these relations, as texts with the names of now: `create` makes them read what has those names later. */
-export const dependentsSql = `WITH ours AS (SELECT unnest($1::text[])::regclass::oid AS oid),
+export const dependentsSql = `WITH ours AS (SELECT to_regclass(n)::oid AS oid FROM unnest($1::text[]) n WHERE to_regclass(n) IS NOT NULL),
+       left_out AS (SELECT to_regclass(n)::oid AS oid FROM unnest($2::text[]) n WHERE to_regclass(n) IS NOT NULL),
        dependent AS (SELECT DISTINCT v.oid FROM ours o
                        JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = o.oid AND d.classid = 'pg_rewrite'::regclass
                        JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid JOIN pg_catalog.pg_class v ON v.oid = r.ev_class
-                      WHERE v.relkind = 'v' AND v.oid NOT IN (SELECT oid FROM ours) AND v.oid NOT IN (SELECT unnest($2::text[])::regclass::oid))
+                      WHERE v.relkind = 'v' AND v.oid NOT IN (SELECT oid FROM ours) AND v.oid NOT IN (SELECT oid FROM left_out))
 SELECT format('CREATE OR REPLACE VIEW %s%s AS %s', n.name, coalesce(' WITH (' || array_to_string(v.reloptions, ', ') || ')', ''), pg_catalog.pg_get_viewdef(v.oid)) AS create,
        format('CREATE OR REPLACE VIEW %s AS SELECT %s', n.name,
               (SELECT string_agg(format('NULL::%s%s AS %I', format_type(a.atttypid, a.atttypmod),

@@ -3,12 +3,12 @@
  * Invariant: as in shape-triggers.ts. Before the cutover an UPDATE of the target needs no trigger: Postgres writes the source itself.
  */
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
-import type { MoveDefinition, SourceTable } from './model.ts';
+import type { MoveDefinition, SourceTable, TableName } from './model.ts';
 import { columnList, triggerFunction } from './places.ts';
 import { changedMeanwhile, createFunction, createTrigger, differ } from './trigger-text.ts';
 
 /** Of the target as a view of the source, which is `table` (quoted): rows come by setting the moved columns, and go by setting them to null. */
-export function moveInsertAndDelete(id: number, definition: MoveDefinition, table: string): readonly string[] {
+export function moveInsertAndDelete(id: number, definition: MoveDefinition, view: TableName, table: string): readonly string[] {
   const { columns, key, target } = definition;
   const insertFunction = triggerFunction(id, 'target', 'insert');
   const deleteFunction = triggerFunction(id, 'target', 'delete');
@@ -41,7 +41,7 @@ export function moveInsertAndDelete(id: number, definition: MoveDefinition, tabl
         DETAIL = format('Key (%s)=(%s) is not present in table %s.', ${quoteLiteral(keyNames)}, concat_ws(', ', ${values('NEW')}), ${quoteLiteral(table)}),
         SCHEMA = ${quoteLiteral(target.schema)}, TABLE = ${quoteLiteral(target.name)}, CONSTRAINT = ${quoteLiteral(foreignKeyName(definition))};`,
     ),
-    createTrigger(target, 'INSERT', insertFunction),
+    createTrigger(view, 'INSERT', insertFunction),
     createFunction(
       deleteFunction,
       '',
@@ -54,7 +54,7 @@ export function moveInsertAndDelete(id: number, definition: MoveDefinition, tabl
     END IF;
     RETURN NULL;`,
     ),
-    createTrigger(target, 'DELETE', deleteFunction),
+    createTrigger(view, 'DELETE', deleteFunction),
   ];
 }
 
@@ -69,10 +69,10 @@ export function movedTriggers(
   id: number,
   source: SourceTable,
   definition: MoveDefinition,
+  view: TableName,
   table: string,
   target: string,
 ): readonly string[] {
-  const view = { schema: source.schema, name: source.name };
   const moved = definition.columns;
   const staying = source.columns.filter(({ name }) => !moved.includes(name));
   const writable = staying.filter(({ generated }) => generated === null);

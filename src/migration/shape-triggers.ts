@@ -14,7 +14,8 @@ export interface MappedView {
   /** Told apart by it from other views of the migration. */
   readonly tag: string;
   readonly name: TableName;
-  /** Quoted. */
+  /** The table as the view is made, quoted, and as its triggers find it. */
+  readonly reads: string;
   readonly table: string;
   /** The view's columns, from the table's. */
   readonly columns: readonly ShapeColumn[];
