@@ -79,7 +79,7 @@ async function waitUntil(
 
 function progressText(state: State): string {
   const { phase, rowsCopied, rowsTotal, attempts } = state;
-  const blockers = blockersText(state);
+  const blockers = blockersText(state) || (state.error?.message ?? '');
   switch (phase) {
     case 'creating':
       return 'being set up';
@@ -106,16 +106,22 @@ const blockersText = ({ blockedBy }: State): string =>
     })
     .join('; ');
 
-/** What keeps a migration from going on, as a warning: it stays, and can be mended. */
+/** What keeps a migration from going on, as a warning: it stays, and the engine tries again by itself. */
 function warnOfError(session: CallerSession, name: string, error: NonNullable<State['error']>): void {
-  const quoted = quoteIdentifier(name);
   session.notice({
     severity: 'WARNING',
     code: '01000',
-    message: `migration "${name}" stands still: ${error.message}`,
+    message: `migration "${name}" cannot go on: ${error.message}`,
     ...(error.detail === undefined ? {} : { detail: error.detail }),
-    hint: `${error.hint === undefined ? '' : `${error.hint} `}Then type: ALTER MIGRATION ${quoted} RESUME; or give it up: ALTER MIGRATION ${quoted} CANCEL;`,
+    hint: `${error.hint === undefined ? '' : `${error.hint} `}Millrace tries again by itself; to give it up: ALTER MIGRATION ${quoteIdentifier(name)} CANCEL;`,
   });
+}
+
+/** What is in the way, as a sentence. */
+function obstacle(state: State): string {
+  const blockers = blockersText(state);
+  if (blockers !== '') return `It is ${blockers}. `;
+  return state.error === null ? '' : `The last problem: ${state.error.message.replace(/\.$/, '')}. `;
 }
 
 const isEnded = (phase: MigrationPhase): boolean => phase === 'finished' || phase === 'cancelled';
@@ -124,12 +130,13 @@ const isEnded = (phase: MigrationPhase): boolean => phase === 'finished' || phas
 export async function awaitMigration(session: CallerSession, awaited: Awaited, cutover: MigrationOptions['cutover']): Promise<void> {
   const goal: readonly MigrationPhase[] =
     cutover === 'auto' ? ['cut_over', 'finished', 'cancelled'] : ['ready', 'cut_over', 'finished', 'cancelled'];
-  const isOver = ({ phase, error, paused }: State): boolean => goal.includes(phase) || error !== null || paused;
+  // Of an attempt to cut over that failed, the next one comes by itself.
+  const isOver = ({ phase, error, paused }: State): boolean => goal.includes(phase) || (error !== null && phase !== 'ready') || paused;
   const state = await waitUntil(session, awaited, isOver, Number.POSITIVE_INFINITY);
   if (state === null || isEnded(state.phase)) return;
   const { name } = awaited;
   const quoted = quoteIdentifier(name);
-  if (state.error !== null) return warnOfError(session, name, state.error);
+  if (!goal.includes(state.phase) && state.error !== null) return warnOfError(session, name, state.error);
   if (!goal.includes(state.phase)) {
     session.notice({
       severity: 'NOTICE',
@@ -161,18 +168,16 @@ const outcomes: Readonly<Record<MigrationRequest, { readonly phases: readonly Mi
 
 /** After ALTER MIGRATION has committed: returns when the engine has done what was asked, or when that takes too long; it then goes on trying. */
 export async function awaitRequest(session: CallerSession, awaited: Awaited, request: MigrationRequest): Promise<void> {
-  const state = await waitUntil(session, awaited, (now) => now.request !== request || now.error !== null, requestPatienceMs);
+  const state = await waitUntil(session, awaited, (now) => now.request !== request, requestPatienceMs);
   if (state === null) return;
   const { name } = awaited;
   const { phases, verb } = outcomes[request];
-  if (state.error !== null) return warnOfError(session, name, state.error);
   if (state.request === request || !phases.includes(state.phase)) {
-    const blockers = blockersText(state);
     session.notice({
       severity: 'WARNING',
       code: '01000',
       message: `migration "${name}" has not ${verb} yet`,
-      detail: `${state.attempts > 0 ? `${state.attempts} attempts so far. ` : ''}${blockers === '' ? '' : `It is ${blockers}. `}${
+      detail: `${state.attempts > 0 ? `${state.attempts} attempts so far. ` : ''}${obstacle(state)}${
         state.request === request ? 'Millrace goes on trying.' : 'It is not asked for any more.'
       }`,
       hint: 'SHOW MIGRATIONS; says how far it is.',

@@ -122,7 +122,7 @@ BEGIN
             WHEN 'cut_over'  THEN 'It has cut over: the table has its new shape, and the old one is kept current.'
             ELSE format('It is %s.', phase) END;
         IF trouble IS NOT NULL AND phase NOT IN ('finished', 'cancelled') THEN
-            shown := format('%s It stands still: %s', shown, trouble);
+            shown := format('%s The last problem: %s', shown, trouble);
         END IF;
         possible := CASE
             WHEN phase IN ('creating', 'copying', 'verifying') THEN format('Wait until it is ready: SHOW MIGRATIONS; or type ALTER MIGRATION %I CANCEL;', name)

@@ -94,7 +94,7 @@ test('what stops it is a warning: the migration stays', async () => {
   const { caller, told } = session([{ phase: 'copying', error: { message: 'the disk is full', hint: 'Make room.' } }]);
   await awaitMigration(caller, awaited, 'auto');
   expect(told).toEqual([
-    'WARNING: migration "m" stands still: the disk is full | Make room. Then type: ALTER MIGRATION m RESUME; or give it up: ALTER MIGRATION m CANCEL;',
+    'WARNING: migration "m" cannot go on: the disk is full | Make room. Millrace tries again by itself; to give it up: ALTER MIGRATION m CANCEL;',
   ]);
 });
 
@@ -121,6 +121,15 @@ test.each([
   const { caller, told } = session([{ phase: 'ready', request }, state]);
   await awaitRequest(caller, awaited, request);
   expect(told).toEqual([`NOTICE: ${message}`]);
+});
+
+test('an attempt that failed is not the end', async () => {
+  const { caller, told } = session([
+    { phase: 'ready', request: 'cutover', error: { message: 'the lock was not had' } },
+    { phase: 'cut_over', attempts: 2, holdMs: 1 },
+  ]);
+  await awaitRequest(caller, awaited, 'cutover');
+  expect(told).toEqual(['NOTICE: migration "m" cut over: locks were held for 1.0 ms, 2 attempts']);
 });
 
 test('what cannot be done within a minute is a warning, and goes on', async () => {
