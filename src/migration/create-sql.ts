@@ -33,7 +33,7 @@ function targetSql(id: number, source: SourceTable, definition: MigrationDefinit
       const kept = new Set([...definition.columns, ...definition.key.map(({ column }) => column)]);
       const dropped = source.columns
         .filter(({ name }) => !kept.has(name))
-        .map(({ name }) => `DROP COLUMN ${quoteIdentifier(name)} CASCADE`);
+        .map(({ name }) => `DROP COLUMN IF EXISTS ${quoteIdentifier(name)} CASCADE`);
       const key = definition.key.flatMap(({ column }) => [
         `ALTER COLUMN ${quoteIdentifier(column)} DROP IDENTITY IF EXISTS`,
         `ALTER COLUMN ${quoteIdentifier(column)} DROP DEFAULT`,

@@ -4,7 +4,7 @@
  * state in which the locks found the truth. Whatever takes longer than it may is rolled back, and nobody sees anything of it.
  */
 import { PostgresError } from '../replication/postgres-error.ts';
-import { phaseSql, requestDone, windowSql } from './catalog.ts';
+import { heldSql, phaseSql, requestDone, windowSql } from './catalog.ts';
 import { arrayText } from './change-feed.ts';
 import { cancelSql, cutoverSql, dependentsSql, finalizeSql, lockSql, revertSql, toBeLocked } from './flip-sql.ts';
 import { applyWaiting, type Following, keysOf } from './follow.ts';
@@ -45,10 +45,11 @@ export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutco
     await sessions.work.query(`SET LOCAL lock_timeout = ${lockTimeoutMs}; SET LOCAL statement_timeout = ${lockTimeoutMs * 2}`);
     release = hold(involved, lockTimeoutMs + maxHoldMs);
     watch = watchBlockers(sessions, lockTimeoutMs * 0.6);
-    await sessions.work.query(lockSql(toBeLocked(migration, f.truth)));
+    const [, since] = await sessions.work.query(
+      `${lockSql(toBeLocked(migration, f.truth))}; SELECT pg_catalog.clock_timestamp(); SET LOCAL statement_timeout = ${maxHoldMs}`,
+    );
     locked = performance.now();
     watch.end();
-    await sessions.work.query(`SET LOCAL statement_timeout = ${maxHoldMs}`);
     const left = (): number => maxHoldMs - (performance.now() - locked);
     await within(catchUp(sessions.beside, feed), left());
     const taken = feed.waiting;
@@ -73,6 +74,7 @@ export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutco
               `window_ends_at = ${windowSql(migration.options)}`,
             ]),
             requestDone(migration.id, 'cutover'),
+            heldSql(migration.id, since?.rows[0]?.[0] ?? ''),
           ]
         : [
             phaseSql(migration.id, 'verifying', [
@@ -81,6 +83,7 @@ export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutco
               `options = jsonb_set(options, '{cutover}', '"manual"')`,
             ]),
             requestDone(migration.id, 'revert'),
+            heldSql(migration.id, since?.rows[0]?.[0] ?? ''),
           ],
     );
     feed.taken(taken);
