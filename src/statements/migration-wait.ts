@@ -84,7 +84,7 @@ function progressText(state: State): string {
     case 'creating':
       return 'being set up';
     case 'copying':
-      return `${rowsCopied}${rowsTotal === null ? '' : ` of about ${rowsTotal}`} rows copied`;
+      return `${rowsCopied}${rowsTotal === null || rowsTotal < rowsCopied ? '' : ` of about ${rowsTotal}`} rows copied`;
     case 'ready':
     case 'cut_over':
       return attempts === 0 && blockers === ''

@@ -116,7 +116,7 @@ BEGIN
     IF phase <> ALL (allowed) THEN
         shown := CASE phase
             WHEN 'creating'  THEN 'It is being set up.'
-            WHEN 'copying'   THEN format('It is copying: %s%s rows.', coalesce(copied, 0), coalesce(format(' of about %s', total), ''))
+            WHEN 'copying'   THEN format('It is copying: %s%s rows.', coalesce(copied, 0), CASE WHEN total >= copied THEN format(' of about %s', total) ELSE '' END)
             WHEN 'verifying' THEN 'It is verifying: a whole pass without differences has to come first.'
             WHEN 'ready'     THEN 'It has not cut over: the table has its old shape.'
             WHEN 'cut_over'  THEN 'It has cut over: the table has its new shape, and the old one is kept current.'
