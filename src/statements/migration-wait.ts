@@ -11,6 +11,8 @@ import { firstRow } from './context.ts';
 /** How long ALTER MIGRATION waits for what it asks for. */
 const requestPatienceMs = 60_000;
 const noticeEveryMs = 2000;
+/** Errors before the cutover are tried again by the engine, and most pass: only one that stays so long ends the wait. */
+const errorPatienceMs = 10_000;
 
 interface Blocker {
   readonly pid: number | null;
@@ -80,6 +82,7 @@ async function waitUntil(
 function progressText(state: State): string {
   const { phase, rowsCopied, rowsTotal, attempts } = state;
   const blockers = blockersText(state) || (state.error?.message ?? '');
+  if (state.error !== null && phase !== 'ready' && phase !== 'cut_over') return `${phase}, held up: ${state.error.message}`;
   switch (phase) {
     case 'creating':
       return 'being set up';
@@ -113,7 +116,7 @@ function warnOfError(session: CallerSession, name: string, error: NonNullable<St
     code: '01000',
     message: `migration "${name}" cannot go on: ${error.message}`,
     ...(error.detail === undefined ? {} : { detail: error.detail }),
-    hint: `${error.hint === undefined ? '' : `${error.hint} `}Millrace tries again by itself; to give it up: ALTER MIGRATION ${quoteIdentifier(name)} CANCEL;`,
+    hint: `${error.hint ?? 'Millrace tries again by itself.'} To give it up: ALTER MIGRATION ${quoteIdentifier(name)} CANCEL;`,
   });
 }
 
@@ -130,8 +133,12 @@ const isEnded = (phase: MigrationPhase): boolean => phase === 'finished' || phas
 export async function awaitMigration(session: CallerSession, awaited: Awaited, cutover: MigrationOptions['cutover']): Promise<void> {
   const goal: readonly MigrationPhase[] =
     cutover === 'auto' ? ['cut_over', 'finished', 'cancelled'] : ['ready', 'cut_over', 'finished', 'cancelled'];
-  // Of an attempt to cut over that failed, the next one comes by itself.
-  const isOver = ({ phase, error, paused }: State): boolean => goal.includes(phase) || (error !== null && phase !== 'ready') || paused;
+  let failingSince: number | null = null;
+  const isOver = ({ phase, error, paused }: State): boolean => {
+    // Of an attempt to cut over that failed, the next one comes by itself.
+    failingSince = error === null || phase === 'ready' ? null : (failingSince ?? Date.now());
+    return goal.includes(phase) || paused || (failingSince !== null && Date.now() - failingSince >= errorPatienceMs);
+  };
   const state = await waitUntil(session, awaited, isOver, Number.POSITIVE_INFINITY);
   if (state === null || isEnded(state.phase)) return;
   const { name } = awaited;
@@ -154,7 +161,7 @@ export async function awaitMigration(session: CallerSession, awaited: Awaited, c
 }
 
 const held = ({ holdMs, attempts }: State): string =>
-  `${holdMs === null ? '' : `: locks were held for ${holdMs.toFixed(1)} ms, `}${attempts} ${attempts === 1 ? 'attempt' : 'attempts'}`;
+  `: ${holdMs === null ? '' : `locks were held for ${holdMs.toFixed(1)} ms, `}${attempts} ${attempts === 1 ? 'attempt' : 'attempts'}`;
 const cutOverText = (name: string, state: State): string => `migration "${name}" cut over${held(state)}`;
 
 /** What has to have come of a request, and how it is told. */

@@ -90,11 +90,23 @@ test('with CUTOVER = AUTO it waits for the cutover, and names who is in the way'
   ]);
 });
 
-test('what stops it is a warning: the migration stays', async () => {
+test('what stops it for long is a warning: the migration stays', async () => {
   const { caller, told } = session([{ phase: 'copying', error: { message: 'the disk is full', hint: 'Make room.' } }]);
   await awaitMigration(caller, awaited, 'auto');
+  expect(told[0]).toBe('NOTICE: migration "m": copying, held up: the disk is full');
+  expect(told.at(-1)).toBe('WARNING: migration "m" cannot go on: the disk is full | Make room. To give it up: ALTER MIGRATION m CANCEL;');
+});
+
+test('an error that passes is waited out', async () => {
+  const { caller, told } = session([
+    { phase: 'copying' },
+    { phase: 'copying', error: { message: 'the connection was lost' } },
+    { phase: 'ready' },
+  ]);
+  await awaitMigration(caller, awaited, 'manual');
   expect(told).toEqual([
-    'WARNING: migration "m" cannot go on: the disk is full | Make room. Millrace tries again by itself; to give it up: ALTER MIGRATION m CANCEL;',
+    'NOTICE: migration "m": copying, held up: the connection was lost',
+    'NOTICE: migration "m" is ready: 0 rows copied, and verified | ALTER MIGRATION m CUTOVER;',
   ]);
 });
 
