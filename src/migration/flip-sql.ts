@@ -3,7 +3,7 @@
  * Invariant: each list runs in one transaction that holds ACCESS EXCLUSIVE locks on both tables and on all views of the layout, so nobody ever sees
  * a part of it. What belongs to a table's place and not to the table (foreign keys, triggers, sequences, publications, names of indexes) goes along.
  */
-import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import { quoteBody, quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import type { Migration, TableName } from './model.ts';
 import { foreignKeyName } from './move-triggers.ts';
 import {
@@ -129,7 +129,7 @@ function relocate(from: TableName, to: TableName): readonly string[] {
 /** Functions, schemas of the versions and the publication. A schema in which the user has put something stays. */
 function leftovers({ id, options }: Migration): readonly string[] {
   return [
-    `DO $millrace$
+    `DO ${quoteBody(`
 DECLARE f record;
 BEGIN
     FOR f IN SELECT p.oid::regprocedure AS name FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -145,7 +145,7 @@ BEGIN
             NULL;
         END;
     END LOOP;
-END $millrace$`,
+END `)}`,
     `DROP PUBLICATION IF EXISTS ${quoteIdentifier(publicationName(id))}`,
   ];
 }
@@ -169,7 +169,7 @@ function belongings({ definition }: Migration, from: TableName, to: TableName): 
   if (definition.kind === 'move') return [];
   return [
     ...(definition.kind === 'alter' ? [takeIndexNames(from, to)] : []),
-    `DO $millrace$
+    `DO ${quoteBody(`
 DECLARE
     former CONSTANT oid := ${quoteLiteral(qualified(from))}::regclass;
     present CONSTANT oid := ${quoteLiteral(qualified(to))}::regclass;
@@ -228,7 +228,7 @@ BEGIN
         EXECUTE format('ALTER PUBLICATION %I DROP TABLE %s', x.pubname, former_name);
         EXECUTE format('ALTER PUBLICATION %I ADD TABLE %s%s%s', x.pubname, present_name, coalesce(format(' (%s)', x.columns), ''), coalesce(format(' WHERE (%s)', x.condition), ''));
     END LOOP;
-END $millrace$`,
+END `)}`,
   ];
 }
 
@@ -236,7 +236,7 @@ END $millrace$`,
 function letGo({ definition }: Migration, table: TableName): readonly string[] {
   if (definition.kind === 'move') return [];
   return [
-    `DO $millrace$
+    `DO ${quoteBody(`
 DECLARE s record;
 BEGIN
     FOR s IN SELECT d.objid::regclass AS sequence FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S'
@@ -244,13 +244,13 @@ BEGIN
     LOOP
         EXECUTE format('ALTER SEQUENCE %s OWNED BY NONE', s.sequence);
     END LOOP;
-END $millrace$`,
+END `)}`,
   ];
 }
 
 /** Indexes of the one get the names of the other's. LIKE has made them in the order of their OIDs, and both stand in schemas of their own. */
 function takeIndexNames(from: TableName, to: TableName): string {
-  return `DO $millrace$
+  return `DO ${quoteBody(`
 DECLARE x record;
 BEGIN
     FOR x IN WITH f AS (SELECT row_number() OVER (ORDER BY i.indexrelid) AS n, c.relname, i.indnkeyatts FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = ${quoteLiteral(qualified(from))}::regclass),
@@ -260,7 +260,7 @@ BEGIN
     LOOP
         EXECUTE format('ALTER INDEX %s RENAME TO %I', x.index, x.name);
     END LOOP;
-END $millrace$`;
+END `)}`;
 }
 
 /** Views of the user that read one of these relations, as texts with the names of now: `create` makes them read what has those names later. */
