@@ -52,7 +52,7 @@ async function state(): Promise<Record<string, unknown>> {
 }
 
 async function until(phase: string): Promise<void> {
-  for (let i = 0; i < 3000; i++) {
+  for (let i = 0; i < 6000; i++) {
     const now = await state();
     if (now['phase'] === phase && now['request'] === null) return;
     await sleep(20);
@@ -130,7 +130,8 @@ describe('moving columns', () => {
     let going = true;
     const killer = (async () => {
       while (going) {
-        await sleep(1500 + Math.random() * 2500);
+        await millrace.waitReady().catch(() => undefined);
+        await sleep(50 + Math.random() * 2000);
         for (const pid of millrace.enginePids()) {
           try {
             process.kill(pid, 'SIGKILL');
