@@ -159,7 +159,7 @@ export async function awaitSink(session: CallerSession, sink: AwaitedSink, onFai
       await session.query('COMMIT', [], { quiet: true });
       throw millraceError('sink_start_failed', {
         name: sink.name,
-        cause: `${state.error ?? `${sink.relation} is in error.`} The sink was taken away again.`,
+        cause: `${(state.error ?? `${sink.relation} is in error`).replace(/\.$/, '')}. The sink was taken away again.`,
         hint: state.hint ?? '',
       });
     }
