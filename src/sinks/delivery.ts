@@ -123,9 +123,6 @@ export class Delivery {
     this.#target = target;
     const reached = await target.open();
     let position = await this.#start(reached);
-    if (position !== null) await this.#describe(target, position.version);
-    await this.#say('running', null);
-    well();
     while (!this.#stopping) {
       position ??= await this.#start(null);
       if (position === null) {
@@ -133,6 +130,9 @@ export class Delivery {
         continue;
       }
       const version = await this.#describe(target, position.version);
+      // Not before: whoever waits for CREATE SINK is to hear that the target does not take its columns.
+      await this.#say('running', null);
+      well();
       const outlook = await look(session, this.sink.id, version.relationId, position, token);
       if (!outlook.leads || !outlook.exists) return;
       const next = outlook.paused ? null : await this.#step(target, position, version, outlook);

@@ -10,7 +10,7 @@ import { connectRaw } from '../../replication/raw-connection.ts';
 import type { RawConnection } from '../../replication/session-contract.ts';
 import { pinnedSettings } from '../../replication/settings.ts';
 import { TextArray } from '../../replication/text-array.ts';
-import { quoteLiteral, quoteQualified } from '../../sql/quote.ts';
+import { quoteIdentifier, quoteLiteral, quoteQualified } from '../../sql/quote.ts';
 import type { Change, Row } from '../changes.ts';
 import type { Position } from '../positions.ts';
 import { type Target, TargetError } from '../target.ts';
@@ -103,6 +103,13 @@ export function postgresTarget({ name, address, target, key }: PostgresTargetOpt
       const found = await lookUp();
       const given = columns.map((column, place) => ({ name: column.name, type: found[place]?.known === true ? column.type : null }));
       for (const sql of trialSql(table, given, key)) await open.query(sql);
+    } catch (error) {
+      if (!(error instanceof PostgresError) || error.code !== '42P10') throw error;
+      const keyList = (key ?? []).map(quoteIdentifier).join(', ');
+      throw new TargetError('permanent', `table ${table} of the target does not tell rows apart by the key (${keyList})`, {
+        cause: error,
+        hint: `CREATE UNIQUE INDEX ON ${table} (${keyList});`,
+      });
     } finally {
       await open.query('ROLLBACK').catch(() => undefined);
     }
@@ -119,8 +126,7 @@ export function postgresTarget({ name, address, target, key }: PostgresTargetOpt
       );
       const open = session;
       return await guarded(async () => {
-        // Two takeovers at once would both create.
-        await open.query(`BEGIN; SELECT pg_advisory_xact_lock(1835625580, 3); ${progressDdl.join('; ')}; COMMIT`);
+        await progressTable(open);
         const { rows } = await open.execute('take', takeOverSql, [name]);
         const [now, version, ts, seq, recorded] = rows[0] ?? [];
         owner = now ?? '0';
@@ -168,6 +174,22 @@ export function postgresTarget({ name, address, target, key }: PostgresTargetOpt
       open?.destroy();
     },
   };
+}
+
+/** Its table of positions is there. Somebody else may have made it for a role that may not. */
+async function progressTable(session: RawConnection): Promise<void> {
+  try {
+    const [found] = await session.query("SELECT to_regclass('millrace_sink.progress') IS NOT NULL");
+    if (found?.rows[0]?.[0] === 't') return;
+    // Two takeovers at once would both create.
+    await session.query(`BEGIN; SELECT pg_advisory_xact_lock(1835625580, 3); ${progressDdl.join('; ')}; COMMIT`);
+  } catch (error) {
+    if (!(error instanceof PostgresError) || error.code !== '42501') throw error;
+    throw new TargetError('permanent', `the target says: ${error.message}`, {
+      cause: error,
+      hint: 'Sinks keep their positions in schema millrace_sink there: the role of the connection needs CREATE on the database, or USAGE on that schema with SELECT, INSERT and UPDATE on its table "progress".',
+    });
+  }
 }
 
 /**
