@@ -12,9 +12,10 @@ import type { RawConnection } from '../replication/session-contract.ts';
 import { pinnedSettings } from '../replication/settings.ts';
 import { quoteLiteral } from '../sql/quote.ts';
 import { backfillSql } from './backfill-sql.ts';
-import type { EngineContext, SinkState, SinkVersion } from './context.ts';
+import { type EngineContext, type SinkState, type SinkVersion, storageOf } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { outboxDdl, shownExpressions, unusedOutboxes } from './outbox.ts';
+import { sinkTypes } from './outbox-types.ts';
 
 /** The version of a sink that waits for its cutover; null: none does. */
 export function waitingVersion(sink: SinkState): SinkVersion | null {
@@ -26,6 +27,7 @@ export class Cutovers {
   readonly #reload: () => Promise<void>;
   /** Sinks whose cutover is being made. */
   readonly #cutting = new Set<number>();
+  #renewing = false;
 
   constructor(engine: EngineContext, reload: () => Promise<void>) {
     this.#engine = engine;
@@ -47,6 +49,7 @@ export class Cutovers {
 
   /** Begins the cutovers that can be made. */
   run(): void {
+    this.#renew();
     const { sinks, tables, views } = this.#engine.state;
     for (const sink of sinks.values()) {
       const version = waitingVersion(sink);
@@ -60,6 +63,53 @@ export class Cutovers {
           this.#engine.wake();
         });
     }
+  }
+
+  /**
+   * Outboxes of views that were made anew with other types, uncaptured: nobody knows what has changed between the former rows and those there are
+   * now, so whoever reads one has to begin again.
+   */
+  #renew(): void {
+    if (this.#renewing || this.#uncaptured().length === 0) return;
+    this.#renewing = true;
+    this.#engine
+      .exclusively(async () => {
+        const { session, state, log } = this.#engine;
+        const stale = this.#uncaptured();
+        if (stale.length === 0) return;
+        const ids = stale.join(', ');
+        try {
+          const epoch = await Epoch.begin(this.#engine);
+          epoch.send([
+            "SET LOCAL lock_timeout = '200ms'",
+            `UPDATE millrace.sink_progress p SET overrun = true FROM millrace.sink_version v
+              WHERE v.sink_id = p.sink_id AND v.cut_ts IS NOT NULL AND v.relation_id IN (${ids})`,
+            `UPDATE millrace.subscription s SET overrun = true WHERE s.cut_ts IS NOT NULL AND s.relation_id IN (${ids})`,
+            ...stale.flatMap((id) => [`DROP TABLE ${outboxTable(id)}`, ...outboxDdl(state, id), sinkTypes(id)]),
+          ]);
+          await epoch.commit(new Map());
+          log.warn({ relations: stale }, 'live views were made anew with other types: sinks that read them have to begin again');
+        } catch (error) {
+          if (!(error instanceof PostgresError)) throw error;
+          await session.query('ROLLBACK').catch(() => undefined);
+          log.debug({ err: error }, 'an outbox could not be made anew yet');
+          return;
+        }
+        await this.#reload();
+        this.#engine.outboxed();
+      })
+      .catch((error: unknown) => this.#engine.fail(error))
+      .finally(() => {
+        this.#renewing = false;
+      });
+  }
+
+  /** Relations with an outbox that nothing would write to. */
+  #uncaptured(): number[] {
+    const { state } = this.#engine;
+    return [...state.outboxes].filter(
+      (id) => state.views.get(id)?.state === 'ready' && !state.captured.has(storageOf(state, id)) && !unusedOutboxes(state).includes(id),
+    );
   }
 
   async #cut(sinkId: number): Promise<void> {

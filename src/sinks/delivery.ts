@@ -40,6 +40,8 @@ export class Delivery {
   #woken = false;
   #target: Target | null = null;
   #version: StoredVersion | null = null;
+  /** Whether the version is as the catalog has it. */
+  #isKnown = false;
   #status = '';
   #said: Position | null = null;
   #saidAt = 0;
@@ -56,6 +58,12 @@ export class Delivery {
   wake(): void {
     this.#woken = true;
     this.#wakeUp?.();
+  }
+
+  /** The columns of what it delivers may have got other types. */
+  reread(): void {
+    this.#isKnown = false;
+    this.wake();
   }
 
   /** Ends after what is under way. */
@@ -209,10 +217,12 @@ export class Delivery {
 
   /** The version that is to be delivered; the target knows its columns. */
   async #describe(target: Target, number: number): Promise<StoredVersion> {
-    if (this.#version?.version === number) return this.#version;
+    if (this.#isKnown && this.#version?.version === number) return this.#version;
+    this.#isKnown = true;
     const version = await this.#ports.versionOf(this.sink.id, number);
     if (version === null) throw new TargetError('retriable', `there is no version ${number} of the sink`);
-    await target.describe(version.columns);
+    const isSame = this.#version?.version === number && JSON.stringify(this.#version.columns) === JSON.stringify(version.columns);
+    if (!isSame) await target.describe(version.columns);
     this.#version = version;
     return version;
   }
@@ -287,6 +297,10 @@ export class Delivery {
 }
 
 const overrun = (name: string): TargetError =>
-  new TargetError('permanent', 'changes were thrown away: the outbox had grown to its limit while the target could not be reached', {
-    hint: `Type: ALTER SINK ${name} SET FROM <its relation> WITH (BACKFILL = snapshot); to emit every row again.`,
-  });
+  new TargetError(
+    'permanent',
+    'changes were thrown away: the outbox had grown to its limit, or the relation was filled anew with other types',
+    {
+      hint: `Type: ALTER SINK ${name} SET FROM <its relation> WITH (BACKFILL = snapshot); to emit every row again.`,
+    },
+  );

@@ -85,7 +85,7 @@ async function main(config: SinkThreadConfig): Promise<void> {
           if (wanted.get(id)?.fingerprint !== delivery.sink.fingerprint) await stop(id);
         }
         for (const sink of sinks) if (!entries.has(sink.id)) await start(sink);
-        for (const { delivery } of entries.values()) delivery.wake();
+        for (const { delivery } of entries.values()) delivery.reread();
       })
       .catch(fail);
   };

@@ -379,9 +379,12 @@ describe('the columns of the target', () => {
       `ALTER TABLE meters ALTER COLUMN n TYPE bigint, ALTER COLUMN s TYPE text; INSERT INTO meters VALUES (3, 5000000000, 'longer than three'); UPDATE meters SET n = 6000000000 WHERE id = 1`,
     );
     await becomes('meters', 'meters');
-    await becomes('sums', 'sums');
     await becomes('keyless_meters', 'meters');
     expect(await columnsOf('meters')).toBe('id integer, n bigint, s text');
+    // The view was made anew: what it was before, nobody knows.
+    await stalls('sums', /filled anew with other types/);
+    await client.query('ALTER SINK sums SET FROM sums WITH (BACKFILL = snapshot)');
+    await becomes('sums', 'sums');
     await client.query('DROP SINK meters; DROP SINK sums; DROP SINK keyless_meters');
   });
 });
