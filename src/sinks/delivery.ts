@@ -138,12 +138,17 @@ export class Delivery {
         continue;
       }
       const version = await this.#describe(target, position.version);
-      // Not before: whoever waits for CREATE SINK is to hear that the target does not take its columns.
-      await this.#say('running', null);
-      well();
+      // Not before: whoever waits for CREATE SINK is to hear that the target does not take its columns. After a failure only what has been
+      // delivered says that it is over.
+      const runs = async (): Promise<void> => {
+        await this.#say('running', null);
+        well();
+      };
+      if (this.#status !== 'stalled') await runs();
       const outlook = await look(session, this.sink.id, version.relationId, position, token);
       if (!outlook.leads || !outlook.exists) return;
       const next = outlook.paused ? null : await this.#step(target, position, version, outlook);
+      if (!outlook.paused) await runs();
       if (next === null) {
         await this.#record(position, outlook);
         await this.#pause(idleMs);
