@@ -14,6 +14,8 @@ import type { StoredSink, StoredVersion } from './sink-catalog.ts';
 import { type Target, TargetError } from './target.ts';
 
 const idleMs = 1000;
+/** How long a delivery that is to end may be under way. */
+const stopMs = 2000;
 const firstPauseMs = 250;
 const longestPauseMs = 30_000;
 /** A sink that is idle says so this often, so that what it has taken can be cleared away. */
@@ -66,11 +68,13 @@ export class Delivery {
     this.wake();
   }
 
-  /** Ends after what is under way. */
+  /** Ends after what is under way; a target that does not answer is left. */
   async stop(): Promise<void> {
     this.#stopping = true;
     this.wake();
+    const patience = setTimeout(() => void this.#target?.close(), stopMs);
     await this.ended;
+    clearTimeout(patience);
   }
 
   async #pause(ms: number): Promise<void> {

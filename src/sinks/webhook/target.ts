@@ -43,6 +43,7 @@ export function webhookTarget(options: WebhookTargetOptions): Target {
   const { name, url, key, json, clock, accepted, patienceMs = defaultPatienceMs } = options;
   const secret = options.secret === null ? null : signingKey(options.secret);
   let encode: (row: Row) => string = () => '';
+  const closing = new AbortController();
   /** Changes of one timestamp, not sent yet. */
   let waiting: Change[] = [];
   /** How often each body was sent in this batch. */
@@ -65,7 +66,13 @@ export function webhookTarget(options: WebhookTargetOptions): Target {
     }
     let response: Response;
     try {
-      response = await fetch(url, { method: 'POST', headers, body, redirect: 'error', signal: AbortSignal.timeout(patienceMs) });
+      response = await fetch(url, {
+        method: 'POST',
+        headers,
+        body,
+        redirect: 'error',
+        signal: AbortSignal.any([closing.signal, AbortSignal.timeout(patienceMs)]),
+      });
       await response.arrayBuffer();
     } catch (error) {
       throw new TargetError('retriable', unreachable(error, patienceMs), { cause: error });
@@ -107,7 +114,9 @@ export function webhookTarget(options: WebhookTargetOptions): Target {
       await flush();
       accepted.clear();
     },
-    async close() {},
+    async close() {
+      closing.abort();
+    },
   };
 }
 
