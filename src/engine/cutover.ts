@@ -139,13 +139,15 @@ export class Cutovers {
     if (width !== version.columns.length) return null;
 
     const epoch = await Epoch.begin(this.#engine);
-    if (version.backfill !== 'none') {
-      // Whoever has altered it and not committed yet holds back its cutover, not the epochs.
-      const [free] = await session.query(`SELECT FROM millrace.sink WHERE id = ${sinkId} FOR NO KEY UPDATE SKIP LOCKED`);
-      if (free?.rows.length !== 1) {
-        await session.query('ROLLBACK');
-        return null;
-      }
+    // Whoever has altered it and not committed yet holds back its cutover, not the epochs. One that was given up is not made.
+    const [free] = await session.query(
+      `SELECT FROM millrace.sink s JOIN millrace.sink_version v ON v.sink_id = s.id AND v.version = ${version.version}
+        WHERE s.id = ${sinkId} AND v.relation_id = ${relationId} AND v.cut_ts IS NULL
+          FOR NO KEY UPDATE ${version.backfill === 'none' ? 'OF v ' : ''}SKIP LOCKED`,
+    );
+    if (free?.rows.length !== 1) {
+      await session.query('ROLLBACK');
+      return null;
     }
     if (!state.outboxes.has(relationId)) epoch.send(outboxDdl(state, relationId));
     const ts = '(SELECT e.ts FROM millrace.epoch e)';
@@ -163,7 +165,12 @@ export class Cutovers {
       const hold = held?.rows[0]?.[0] ?? null;
       if (hold !== null) {
         await filler.query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
-        const making = backfillSql(state, { version, former: version.backfill === 'diff' ? former : null, key: sink.key, table });
+        const making = backfillSql(state, {
+          version,
+          former: version.backfill === 'diff' && this.#isThere(former) ? former : null,
+          key: sink.key,
+          table,
+        });
         fill = [
           `DROP TABLE IF EXISTS ${table}`,
           ...making,
@@ -179,6 +186,12 @@ export class Cutovers {
     await this.#reload();
     this.#engine.outboxed();
     return fill === null ? null : { sql: fill };
+  }
+
+  /** Dropped around Millrace, a relation has nothing to be compared with. */
+  #isThere(version: SinkVersion | null): boolean {
+    const { tables, views } = this.#engine.state;
+    return version !== null && (tables.has(version.relationId) || views.has(version.relationId));
   }
 
   async #fill({ sql }: { readonly sql: readonly string[] }, filler: RawConnection): Promise<void> {
@@ -214,6 +227,15 @@ export class Cutovers {
         `DROP TABLE IF EXISTS ${behind.map(({ version }) => backfillTable(sink.id, version)).join(', ')}`,
         `DELETE FROM millrace.sink_version WHERE sink_id = ${sink.id} AND version < ${sink.reachedVersion}`,
       );
+    }
+    for (const sink of state.sinks.values()) {
+      const waiting = waitingVersion(sink);
+      // What it was to read next is gone: it goes on with what it reads.
+      if (waiting !== null && waiting.version > 1 && !this.#isThere(waiting))
+        statements.push(
+          `DELETE FROM millrace.sink_version v WHERE v.sink_id = ${sink.id} AND v.version = ${waiting.version} AND v.cut_ts IS NULL
+             AND NOT EXISTS (SELECT FROM millrace.relation r WHERE r.id = v.relation_id AND r.state <> 'dropped')`,
+        );
     }
     for (const sink of state.sinks.values()) {
       // A former leader held it, or a backfill failed.

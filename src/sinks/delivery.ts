@@ -45,6 +45,8 @@ export class Delivery {
   /** Whether the version is as the catalog has it. */
   #isKnown = false;
   #status = '';
+  /** What it was said to be stalled by. */
+  #failure = '';
   #said: Position | null = null;
   #saidAt = 0;
   readonly ended: Promise<void>;
@@ -151,6 +153,12 @@ export class Delivery {
       if (this.#status !== 'stalled') await runs();
       const outlook = await look(session, this.sink.id, version.relationId, position, token);
       if (!outlook.leads || !outlook.exists) return;
+      const stuck = outlook.paused ? null : this.#stuck(position, outlook);
+      if (stuck !== null) {
+        await this.#say('stalled', stuck);
+        await this.#pause(idleMs);
+        continue;
+      }
       const next = outlook.paused ? null : await this.#step(target, position, version, outlook);
       if (!outlook.paused) await runs();
       if (next === null) {
@@ -165,12 +173,18 @@ export class Delivery {
     }
   }
 
+  /** What only another version helps against; null: nothing. */
+  #stuck(position: Position, outlook: Outlook): TargetError | null {
+    if (outlook.next !== null) return null;
+    if (outlook.overrun) return overrun(this.sink.name);
+    return outlook.isGone && outlook.upTo === null && position.backfillSeq === null ? gone(this.sink.name) : null;
+  }
+
   /** One batch, or the step to the next version. Null: there is nothing to do. */
   async #step(target: Target, position: Position, version: StoredVersion, outlook: Outlook): Promise<Position | null> {
     const { next } = outlook;
     const follows = next === null ? null : { version: next.version, ts: next.cutTs, backfillSeq: next.hasBackfill ? 0 : null };
     if (outlook.overrun) {
-      if (follows === null) throw overrun(this.sink.name);
       await this.#ports.session.query(`UPDATE millrace.sink_progress SET overrun = false WHERE sink_id = ${this.sink.id}`);
       return follows;
     }
@@ -293,7 +307,8 @@ export class Delivery {
   }
 
   async #say(status: 'running' | 'stalled', failure: TargetError | null): Promise<void> {
-    if (status === 'running' && this.#status === 'running') return;
+    const said = failure === null ? '' : failure.message;
+    if (this.#status === status && (status === 'running' || this.#failure === said)) return;
     const error = failure === null ? 'NULL' : quoteLiteral(failure.message);
     const details = failure?.hint === null || failure === null ? 'NULL' : `jsonb_build_object('hint', ${quoteLiteral(failure.hint)})`;
     await this.#ports.session.query(
@@ -302,6 +317,7 @@ export class Delivery {
          FROM millrace.epoch e WHERE s.id = ${this.sink.id} AND s.status <> 'dropped' AND e.token = ${this.#ports.token}`,
     );
     this.#status = status;
+    this.#failure = said;
   }
 }
 
@@ -313,3 +329,8 @@ const overrun = (name: string): TargetError =>
       hint: `Type: ALTER SINK ${name} SET FROM <its relation> WITH (BACKFILL = snapshot); to emit every row again.`,
     },
   );
+
+const gone = (name: string): TargetError =>
+  new TargetError('permanent', 'the relation it reads was dropped', {
+    hint: `Type: ALTER SINK ${name} SET FROM <another relation>; or DROP SINK ${name};`,
+  });

@@ -264,6 +264,19 @@ describe('a durable subscription', () => {
     expect(client.takeNotices()).toContain('durable subscription "e" does not exist, skipping');
   });
 
+  it('says that its relation was dropped, and can be dropped itself', async () => {
+    await client.query('CREATE MATERIALIZED VIEW short_lived AS SELECT a FROM t; CREATE DURABLE SUBSCRIPTION orphan FOR short_lived');
+    await client.query('DROP MATERIALIZED VIEW short_lived');
+    expect(await client.rows("SELECT relation, status FROM millrace.subscriptions WHERE name = 'orphan'")).toEqual([
+      [null, 'relation dropped'],
+    ]);
+    expect(await client.failure('SUBSCRIBE USING DURABLE SUBSCRIPTION orphan')).toMatchInlineSnapshot(
+      `"ERROR 42P01: relation orphan, which is subscribed to, was dropped"`,
+    );
+    await client.query('DROP DURABLE SUBSCRIPTION orphan');
+    expect(await client.rows("SELECT * FROM millrace.subscriptions WHERE name = 'orphan'")).toEqual([]);
+  });
+
   it('belongs to its owner', async () => {
     await client.query('CREATE DURABLE SUBSCRIPTION d FOR t; CREATE ROLE stranger LOGIN');
     const own = await stage.connect('stranger');
