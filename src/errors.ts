@@ -350,12 +350,6 @@ export const conditions = {
     detail: '{detail}',
     hint: '{hint}',
   },
-  sink_topic_conflict: {
-    code: '55000',
-    message: 'topic "{topic}" cannot be used by sink "{name}"',
-    detail: '{detail}',
-    hint: '{hint}',
-  },
   kafka_failed: { code: '08001', message: 'failed to connect to Kafka', detail: '{cause}', hint: '{hint}' },
   kafka_authentication_failed: {
     code: '28P01',

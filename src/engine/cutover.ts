@@ -12,9 +12,10 @@ import type { RawConnection } from '../replication/session-contract.ts';
 import { pinnedSettings } from '../replication/settings.ts';
 import { quoteLiteral } from '../sql/quote.ts';
 import { backfillSql } from './backfill-sql.ts';
-import type { EngineContext, SinkState, SinkVersion } from './context.ts';
+import { type EngineContext, type SinkState, type SinkVersion, storageOf } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { outboxDdl, shownExpressions, unusedOutboxes } from './outbox.ts';
+import { sinkTypes } from './outbox-types.ts';
 
 /** The version of a sink that waits for its cutover; null: none does. */
 export function waitingVersion(sink: SinkState): SinkVersion | null {
@@ -26,6 +27,7 @@ export class Cutovers {
   readonly #reload: () => Promise<void>;
   /** Sinks whose cutover is being made. */
   readonly #cutting = new Set<number>();
+  #renewing = false;
 
   constructor(engine: EngineContext, reload: () => Promise<void>) {
     this.#engine = engine;
@@ -47,6 +49,7 @@ export class Cutovers {
 
   /** Begins the cutovers that can be made. */
   run(): void {
+    this.#renew();
     const { sinks, tables, views } = this.#engine.state;
     for (const sink of sinks.values()) {
       const version = waitingVersion(sink);
@@ -60,6 +63,53 @@ export class Cutovers {
           this.#engine.wake();
         });
     }
+  }
+
+  /**
+   * Outboxes of views that were made anew with other types, uncaptured: nobody knows what has changed between the former rows and those there are
+   * now, so whoever reads one has to begin again.
+   */
+  #renew(): void {
+    if (this.#renewing || this.#uncaptured().length === 0) return;
+    this.#renewing = true;
+    this.#engine
+      .exclusively(async () => {
+        const { session, state, log } = this.#engine;
+        const stale = this.#uncaptured();
+        if (stale.length === 0) return;
+        const ids = stale.join(', ');
+        try {
+          const epoch = await Epoch.begin(this.#engine);
+          epoch.send([
+            "SET LOCAL lock_timeout = '200ms'",
+            `UPDATE millrace.sink_progress p SET overrun = true FROM millrace.sink_version v
+              WHERE v.sink_id = p.sink_id AND v.cut_ts IS NOT NULL AND v.relation_id IN (${ids})`,
+            `UPDATE millrace.subscription s SET overrun = true WHERE s.cut_ts IS NOT NULL AND s.relation_id IN (${ids})`,
+            ...stale.flatMap((id) => [`DROP TABLE ${outboxTable(id)}`, ...outboxDdl(state, id), sinkTypes(id)]),
+          ]);
+          await epoch.commit(new Map());
+          log.warn({ relations: stale }, 'live views were made anew with other types: sinks that read them have to begin again');
+        } catch (error) {
+          if (!(error instanceof PostgresError)) throw error;
+          await session.query('ROLLBACK').catch(() => undefined);
+          log.debug({ err: error }, 'an outbox could not be made anew yet');
+          return;
+        }
+        await this.#reload();
+        this.#engine.outboxed();
+      })
+      .catch((error: unknown) => this.#engine.fail(error))
+      .finally(() => {
+        this.#renewing = false;
+      });
+  }
+
+  /** Relations with an outbox that nothing would write to. */
+  #uncaptured(): number[] {
+    const { state } = this.#engine;
+    return [...state.outboxes].filter(
+      (id) => state.views.get(id)?.state === 'ready' && !state.captured.has(storageOf(state, id)) && !unusedOutboxes(state).includes(id),
+    );
   }
 
   async #cut(sinkId: number): Promise<void> {
@@ -89,13 +139,15 @@ export class Cutovers {
     if (width !== version.columns.length) return null;
 
     const epoch = await Epoch.begin(this.#engine);
-    if (version.backfill !== 'none') {
-      // Whoever has altered it and not committed yet holds back its cutover, not the epochs.
-      const [free] = await session.query(`SELECT FROM millrace.sink WHERE id = ${sinkId} FOR NO KEY UPDATE SKIP LOCKED`);
-      if (free?.rows.length !== 1) {
-        await session.query('ROLLBACK');
-        return null;
-      }
+    // Whoever has altered it and not committed yet holds back its cutover, not the epochs. One that was given up is not made.
+    const [free] = await session.query(
+      `SELECT FROM millrace.sink s JOIN millrace.sink_version v ON v.sink_id = s.id AND v.version = ${version.version}
+        WHERE s.id = ${sinkId} AND v.relation_id = ${relationId} AND v.cut_ts IS NULL
+          FOR NO KEY UPDATE ${version.backfill === 'none' ? 'OF v ' : ''}SKIP LOCKED`,
+    );
+    if (free?.rows.length !== 1) {
+      await session.query('ROLLBACK');
+      return null;
     }
     if (!state.outboxes.has(relationId)) epoch.send(outboxDdl(state, relationId));
     const ts = '(SELECT e.ts FROM millrace.epoch e)';
@@ -113,7 +165,12 @@ export class Cutovers {
       const hold = held?.rows[0]?.[0] ?? null;
       if (hold !== null) {
         await filler.query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
-        const making = backfillSql(state, { version, former: version.backfill === 'diff' ? former : null, key: sink.key, table });
+        const making = backfillSql(state, {
+          version,
+          former: version.backfill === 'diff' && this.#isThere(former) ? former : null,
+          key: sink.key,
+          table,
+        });
         fill = [
           `DROP TABLE IF EXISTS ${table}`,
           ...making,
@@ -129,6 +186,12 @@ export class Cutovers {
     await this.#reload();
     this.#engine.outboxed();
     return fill === null ? null : { sql: fill };
+  }
+
+  /** Dropped around Millrace, a relation has nothing to be compared with. */
+  #isThere(version: SinkVersion | null): boolean {
+    const { tables, views } = this.#engine.state;
+    return version !== null && (tables.has(version.relationId) || views.has(version.relationId));
   }
 
   async #fill({ sql }: { readonly sql: readonly string[] }, filler: RawConnection): Promise<void> {
@@ -164,6 +227,15 @@ export class Cutovers {
         `DROP TABLE IF EXISTS ${behind.map(({ version }) => backfillTable(sink.id, version)).join(', ')}`,
         `DELETE FROM millrace.sink_version WHERE sink_id = ${sink.id} AND version < ${sink.reachedVersion}`,
       );
+    }
+    for (const sink of state.sinks.values()) {
+      const waiting = waitingVersion(sink);
+      // What it was to read next is gone: it goes on with what it reads.
+      if (waiting !== null && waiting.version > 1 && !this.#isThere(waiting))
+        statements.push(
+          `DELETE FROM millrace.sink_version v WHERE v.sink_id = ${sink.id} AND v.version = ${waiting.version} AND v.cut_ts IS NULL
+             AND NOT EXISTS (SELECT FROM millrace.relation r WHERE r.id = v.relation_id AND r.state <> 'dropped')`,
+        );
     }
     for (const sink of state.sinks.values()) {
       // A former leader held it, or a backfill failed.

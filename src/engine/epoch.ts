@@ -21,6 +21,7 @@ import { reach, reachSoon } from './fault-points.ts';
 import { reshaped } from './follow-shape.ts';
 import { recordVersions } from './origin-history.ts';
 import { outboxExecutions } from './outbox.ts';
+import { fitOutboxes } from './outbox-types.ts';
 import { relabel } from './relabel.ts';
 import { failRelation } from './relation-errors.ts';
 import { fewRows } from './row-arrays.ts';
@@ -298,6 +299,7 @@ export class Epoch {
     reach('steps.views-kept');
     if (turns !== undefined) this.sendAll(turns.ending());
     this.send(ending);
+    if (state.outboxes.size > 0 && (await fitOutboxes(session, state))) this.#catalogChanged = true;
     const outboxes = outboxExecutions(state, this.#changed).filter(({ relationId }) => !this.#failedViews.has(relationId));
     this.sendAll(outboxes);
     const few = this.#rows <= fewRows;

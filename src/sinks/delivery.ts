@@ -14,6 +14,8 @@ import type { StoredSink, StoredVersion } from './sink-catalog.ts';
 import { type Target, TargetError } from './target.ts';
 
 const idleMs = 1000;
+/** How long a delivery that is to end may be under way. */
+const stopMs = 2000;
 const firstPauseMs = 250;
 const longestPauseMs = 30_000;
 /** A sink that is idle says so this often, so that what it has taken can be cleared away. */
@@ -40,7 +42,11 @@ export class Delivery {
   #woken = false;
   #target: Target | null = null;
   #version: StoredVersion | null = null;
+  /** Whether the version is as the catalog has it. */
+  #isKnown = false;
   #status = '';
+  /** What it was said to be stalled by. */
+  #failure = '';
   #said: Position | null = null;
   #saidAt = 0;
   readonly ended: Promise<void>;
@@ -58,11 +64,19 @@ export class Delivery {
     this.#wakeUp?.();
   }
 
-  /** Ends after what is under way. */
+  /** The columns of what it delivers may have got other types. */
+  reread(): void {
+    this.#isKnown = false;
+    this.wake();
+  }
+
+  /** Ends after what is under way; a target that does not answer is left. */
   async stop(): Promise<void> {
     this.#stopping = true;
     this.wake();
+    const patience = setTimeout(() => void this.#target?.close(), stopMs);
     await this.ended;
+    clearTimeout(patience);
   }
 
   async #pause(ms: number): Promise<void> {
@@ -123,9 +137,6 @@ export class Delivery {
     this.#target = target;
     const reached = await target.open();
     let position = await this.#start(reached);
-    if (position !== null) await this.#describe(target, position.version);
-    await this.#say('running', null);
-    well();
     while (!this.#stopping) {
       position ??= await this.#start(null);
       if (position === null) {
@@ -133,9 +144,23 @@ export class Delivery {
         continue;
       }
       const version = await this.#describe(target, position.version);
+      // Not before: whoever waits for CREATE SINK is to hear that the target does not take its columns. After a failure only what has been
+      // delivered says that it is over.
+      const runs = async (): Promise<void> => {
+        await this.#say('running', null);
+        well();
+      };
+      if (this.#status !== 'stalled') await runs();
       const outlook = await look(session, this.sink.id, version.relationId, position, token);
       if (!outlook.leads || !outlook.exists) return;
+      const stuck = outlook.paused ? null : this.#stuck(position, outlook);
+      if (stuck !== null) {
+        await this.#say('stalled', stuck);
+        await this.#pause(idleMs);
+        continue;
+      }
       const next = outlook.paused ? null : await this.#step(target, position, version, outlook);
+      if (!outlook.paused) await runs();
       if (next === null) {
         await this.#record(position, outlook);
         await this.#pause(idleMs);
@@ -148,12 +173,18 @@ export class Delivery {
     }
   }
 
+  /** What only another version helps against; null: nothing. */
+  #stuck(position: Position, outlook: Outlook): TargetError | null {
+    if (outlook.next !== null) return null;
+    if (outlook.overrun) return overrun(this.sink.name);
+    return outlook.isGone && outlook.upTo === null && position.backfillSeq === null ? gone(this.sink.name) : null;
+  }
+
   /** One batch, or the step to the next version. Null: there is nothing to do. */
   async #step(target: Target, position: Position, version: StoredVersion, outlook: Outlook): Promise<Position | null> {
     const { next } = outlook;
     const follows = next === null ? null : { version: next.version, ts: next.cutTs, backfillSeq: next.hasBackfill ? 0 : null };
     if (outlook.overrun) {
-      if (follows === null) throw overrun(this.sink.name);
       await this.#ports.session.query(`UPDATE millrace.sink_progress SET overrun = false WHERE sink_id = ${this.sink.id}`);
       return follows;
     }
@@ -209,10 +240,12 @@ export class Delivery {
 
   /** The version that is to be delivered; the target knows its columns. */
   async #describe(target: Target, number: number): Promise<StoredVersion> {
-    if (this.#version?.version === number) return this.#version;
+    if (this.#isKnown && this.#version?.version === number) return this.#version;
+    this.#isKnown = true;
     const version = await this.#ports.versionOf(this.sink.id, number);
     if (version === null) throw new TargetError('retriable', `there is no version ${number} of the sink`);
-    await target.describe(version.columns);
+    const isSame = this.#version?.version === number && JSON.stringify(this.#version.columns) === JSON.stringify(version.columns);
+    if (!isSame) await target.describe(version.columns);
     this.#version = version;
     return version;
   }
@@ -274,7 +307,8 @@ export class Delivery {
   }
 
   async #say(status: 'running' | 'stalled', failure: TargetError | null): Promise<void> {
-    if (status === 'running' && this.#status === 'running') return;
+    const said = failure === null ? '' : failure.message;
+    if (this.#status === status && (status === 'running' || this.#failure === said)) return;
     const error = failure === null ? 'NULL' : quoteLiteral(failure.message);
     const details = failure?.hint === null || failure === null ? 'NULL' : `jsonb_build_object('hint', ${quoteLiteral(failure.hint)})`;
     await this.#ports.session.query(
@@ -283,10 +317,20 @@ export class Delivery {
          FROM millrace.epoch e WHERE s.id = ${this.sink.id} AND s.status <> 'dropped' AND e.token = ${this.#ports.token}`,
     );
     this.#status = status;
+    this.#failure = said;
   }
 }
 
 const overrun = (name: string): TargetError =>
-  new TargetError('permanent', 'changes were thrown away: the outbox had grown to its limit while the target could not be reached', {
-    hint: `Type: ALTER SINK ${name} SET FROM <its relation> WITH (BACKFILL = snapshot); to emit every row again.`,
+  new TargetError(
+    'permanent',
+    'changes were thrown away: the outbox had grown to its limit, or the relation was filled anew with other types',
+    {
+      hint: `Type: ALTER SINK ${name} SET FROM <its relation> WITH (BACKFILL = snapshot); to emit every row again.`,
+    },
+  );
+
+const gone = (name: string): TargetError =>
+  new TargetError('permanent', 'the relation it reads was dropped', {
+    hint: `Type: ALTER SINK ${name} SET FROM <another relation>; or DROP SINK ${name};`,
   });

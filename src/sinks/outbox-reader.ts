@@ -20,6 +20,8 @@ export interface Outlook {
   readonly paused: boolean;
   /** What it had still to deliver was thrown away: only another version can be begun. */
   readonly overrun: boolean;
+  /** The relation of its version was dropped, around Millrace too: nothing more comes of it. */
+  readonly isGone: boolean;
   /** Timestamp of the last epoch. */
   readonly now: number;
   /** Nothing later may leave yet; null: anything may. */
@@ -54,7 +56,8 @@ SELECT e.token::text, e.ts, (SELECT count(*) FROM sink), (SELECT paused FROM sin
        cut.version, cut.cut_ts, cut.has_backfill,
        CASE WHEN EXISTS (SELECT FROM far)
             THEN coalesce((SELECT max(o.ts) FROM ${table} o WHERE o.ts > $3::bigint AND o.ts < (SELECT far.ts FROM far)), (SELECT far.ts FROM far))
-            ELSE (SELECT max(o.ts) FROM ${table} o WHERE o.ts > $3::bigint AND o.ts <= coalesce(bound.ts, o.ts)) END
+            ELSE (SELECT max(o.ts) FROM ${table} o WHERE o.ts > $3::bigint AND o.ts <= coalesce(bound.ts, o.ts)) END,
+       NOT EXISTS (SELECT FROM millrace.relation r WHERE r.id = $4::bigint AND r.state <> 'dropped')
   FROM millrace.epoch e CROSS JOIN bound LEFT JOIN cut ON true`;
 
 /** What can be delivered after `position`, of the relation of its version. `token`: of the leadership. */
@@ -65,15 +68,16 @@ export async function look(
   position: Position,
   token: string,
 ): Promise<Outlook> {
-  const params = [String(sinkId), String(position.version), String(position.ts)];
+  const params = [String(sinkId), String(position.version), String(position.ts), String(relationId)];
   const { rows } = await session.execute(`look_${sinkId}`, outlookSql(outboxTable(relationId)), params);
-  const [leader, now, count, paused, overrun, bound, version, cutTs, hasBackfill, upTo] = rows[0] ?? [];
+  const [leader, now, count, paused, overrun, bound, version, cutTs, hasBackfill, upTo, gone] = rows[0] ?? [];
   const number = (value: string | null | undefined): number | null => (value === null || value === undefined ? null : Number(value));
   return {
     leads: leader === token,
     exists: count !== '0',
     paused: paused === 't',
     overrun: overrun === 't',
+    isGone: gone === 't',
     now: Number(now),
     bound: number(bound),
     next:

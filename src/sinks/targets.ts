@@ -16,8 +16,11 @@ export interface TargetConfig {
   readonly installation: string;
 }
 
-/** Throws TargetError when it cannot be had as things are: a secret that cannot be opened, a connection that is gone. */
-export function openTarget(sink: StoredSink, config: TargetConfig): Target {
+/**
+ * Throws TargetError when it cannot be had as things are: a secret that cannot be opened, a connection that is gone.
+ * `accepted`: what a webhook remembers from one target of the sink to the next.
+ */
+export function openTarget(sink: StoredSink, config: TargetConfig, accepted: Set<string>): Target {
   const { target, key } = sink.definition;
   // The same in every process, and no other sink has it.
   const name = `millrace-${config.installation}-${sink.id}`;
@@ -46,7 +49,7 @@ export function openTarget(sink: StoredSink, config: TargetConfig): Target {
       }
       case 'webhook': {
         const secret = target.secretId === null ? null : openSecret(config.secretKey, target.secretId, sink.secrets);
-        return webhookTarget({ name, url: target.url, secret, key, json: rowAsJson, clock: Date.now });
+        return webhookTarget({ name, url: target.url, secret, key, json: rowAsJson, clock: Date.now, accepted });
       }
     }
   } catch (error) {

@@ -48,10 +48,11 @@ async function main(config: SinkThreadConfig): Promise<void> {
     session.onClose((error) => {
       if (error !== undefined) fail(error);
     });
+    const accepted = new Set<string>();
     const delivery = new Delivery(sink, {
       session,
       token: config.token,
-      target: async (stored) => openTarget(stored, targets),
+      target: async (stored) => openTarget(stored, targets, accepted),
       versionOf: (id, version) => readVersion(catalog, id, version),
       counted: (id, messages, bytes) => {
         const count = counts.get(id) ?? { messages: 0, bytes: 0 };
@@ -85,7 +86,7 @@ async function main(config: SinkThreadConfig): Promise<void> {
           if (wanted.get(id)?.fingerprint !== delivery.sink.fingerprint) await stop(id);
         }
         for (const sink of sinks) if (!entries.has(sink.id)) await start(sink);
-        for (const { delivery } of entries.values()) delivery.wake();
+        for (const { delivery } of entries.values()) delivery.reread();
       })
       .catch(fail);
   };

@@ -62,7 +62,14 @@ export async function trimOutboxes(client: Client, limit: number): Promise<numbe
        UPDATE millrace.outbox b SET since = x.ts FROM (SELECT max(gone.ts) AS ts FROM gone) x WHERE b.relation_id = $1::bigint AND x.ts > b.since`,
       [id],
     );
-    if (Number(bytes) <= limit || (deleted.rowCount ?? 0) > 0) continue;
+    if (Number(bytes) <= limit) continue;
+    // What was deleted still takes its place: others are not to pay for it.
+    await client.query(`VACUUM ${outboxTable(id)}`);
+    if ((deleted.rowCount ?? 0) > 0) continue;
+    const left = await client.query<{ bytes: string }>(
+      `SELECT coalesce(sum(pg_catalog.pg_column_size(o.*)), 0) AS bytes FROM ${outboxTable(id)} o`,
+    );
+    if (Number(left.rows[0]?.bytes) <= limit) continue;
     if (((await client.query(overrunSubscriptionsSql, [id])).rowCount ?? 0) > 0) continue;
     const found = await client.query<{ id: number }>(overrunSql, [id]);
     overrun.push(...found.rows.map((row) => row.id));

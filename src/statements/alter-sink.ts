@@ -55,6 +55,7 @@ interface Reads {
   readonly definition: SinkDefinition;
   /** What it reads, or is to read first. */
   readonly relation: string | null;
+  readonly relationId: string;
   readonly columns: readonly SinkColumn[];
   readonly lastVersion: number;
   /** A version that has not cut over yet. */
@@ -63,6 +64,8 @@ interface Reads {
     readonly relation: string | null;
     readonly backfill: Backfill;
     readonly own: boolean;
+    /** It cannot cut over as things are: what it is to read is in error, or not filled yet, or gone. */
+    readonly stuck: boolean;
   } | null;
 }
 
@@ -74,10 +77,11 @@ async function readSink(context: StatementContext, session: CallerSession, id: s
     [
       "SELECT to_jsonb(pg_advisory_xact_lock(1835625582, ($1 ->> 'id')::integer) IS NULL)",
       `SELECT jsonb_build_object(
-                'definition', s.definition, 'relation', millrace.qualified_name(r.facade), 'columns', v.columns,
+                'definition', s.definition, 'relation', millrace.qualified_name(r.facade), 'relationId', v.relation_id::text, 'columns', v.columns,
                 'lastVersion', (SELECT max(w.version) FROM millrace.sink_version w WHERE w.sink_id = s.id),
                 'waiting', (SELECT jsonb_build_object('version', w.version, 'relation', millrace.qualified_name(x.facade), 'backfill', w.backfill,
-                                                      'own', millrace.is_own_row(w.xmin))
+                                                      'own', millrace.is_own_row(w.xmin),
+                                                      'stuck', x.state IS DISTINCT FROM 'ready')
                               FROM millrace.sink_version w LEFT JOIN millrace.relation x ON x.id = w.relation_id
                              WHERE w.sink_id = s.id AND w.cut_ts IS NULL))
          FROM millrace.sink s
@@ -105,7 +109,13 @@ async function setFrom(
   relation = await readable(context, session, role, sink.name, action.from, relation, deadline, seconds);
   // Looked at again: the wait may have been long. Another cutover of the sink comes first.
   let reads = await readSink(context, session, sink.id);
-  while (reads.waiting?.own === false && !action.dryRun && Date.now() < deadline && (await waitsForEngine(session))) {
+  while (
+    reads.waiting?.own === false &&
+    !reads.waiting.stuck &&
+    !action.dryRun &&
+    Date.now() < deadline &&
+    (await waitsForEngine(session))
+  ) {
     await session.query('SELECT pg_catalog.pg_sleep(0.05)', [], { quiet: true });
     reads = await readSink(context, session, sink.id);
   }
@@ -113,6 +123,24 @@ async function setFrom(
     if (reads.relation === null) throw undefinedRelation(sink.name);
     const row = await countDifferences(session, { name: reads.relation, columns: reads.columns }, relation, definition.key);
     return { kind: 'rows', fields: differenceFields, rows: [row], tag: 'ALTER SINK' };
+  }
+  if (action.backfill === 'diff' && reads.relation === null) {
+    throw millraceError('sink_relation_failed', {
+      sink: sink.name,
+      relation: 'its present relation',
+      cause: 'It has been dropped: there is nothing to compare with.',
+      hint: 'Take BACKFILL = snapshot.',
+    });
+  }
+  const { waiting } = reads;
+  if (waiting !== null && !waiting.own && waiting.version > 1 && relation.id === reads.relationId && action.backfill === 'none') {
+    await giveUp(context, session, sink, waiting);
+    session.notice({
+      severity: 'NOTICE',
+      code: '00000',
+      message: `sink "${sink.name}" goes on reading ${shownName(action.from)}: the cutover to ${waiting.relation ?? 'a relation that is gone'} is given up`,
+    });
+    return done;
   }
   const version = await nextVersion(context, session, sink, reads, relation, action.backfill);
   if (await waitsForEngine(session)) {
@@ -181,20 +209,31 @@ async function nextVersion(
     await addVersion(context, session, sink.id, lastVersion + 1, relation, backfill);
     return lastVersion + 1;
   }
-  if (!waiting.own) {
-    throw millraceError('sink_altered_concurrently', { name: sink.name, relation: waiting.relation ?? 'a relation that is gone' });
-  }
-  // Of a sink that this transaction has made, the first version still has to emit what CREATE SINK says.
-  await perform(
+  await giveUp(context, session, sink, waiting);
+  // Of a sink that has not begun, the first version still has to emit what CREATE SINK says.
+  await addVersion(context, session, sink.id, waiting.version, relation, waiting.version === 1 ? waiting.backfill : backfill);
+  return waiting.version;
+}
+
+/** Takes back a version that has not cut over. One of another transaction only where it cannot. */
+async function giveUp(
+  context: StatementContext,
+  session: CallerSession,
+  sink: { readonly id: string; readonly name: string },
+  waiting: NonNullable<Reads['waiting']>,
+): Promise<void> {
+  const taken = await perform(
     context,
     session,
     [
-      "DELETE FROM millrace.sink_version WHERE sink_id = ($1 ->> 'id')::bigint AND version = ($1 ->> 'version')::integer AND cut_ts IS NULL",
+      `WITH gone AS (DELETE FROM millrace.sink_version WHERE sink_id = ($1 ->> 'id')::bigint AND version = ($1 ->> 'version')::integer AND cut_ts IS NULL
+                       AND ($1 ->> 'may')::boolean RETURNING 1)
+       SELECT to_jsonb(count(*)) FROM gone`,
     ],
-    { id: sink.id, version: waiting.version },
+    { id: sink.id, version: waiting.version, may: waiting.own || waiting.stuck },
   );
-  await addVersion(context, session, sink.id, waiting.version, relation, waiting.version === 1 ? waiting.backfill : backfill);
-  return waiting.version;
+  if (taken === 1) return;
+  throw millraceError('sink_altered_concurrently', { name: sink.name, relation: waiting.relation ?? 'a relation that is gone' });
 }
 
 async function rename(

@@ -113,6 +113,8 @@ export type StatementResult =
       readonly pages: AsyncIterable<readonly (readonly (string | null)[])[]>;
       readonly copy: CopyFormat | null;
       readonly tag: (rows: number) => string;
+      /** Asked again and again while the client does not take what it was sent: rejects when it has cancelled. */
+      readonly meanwhile: () => Promise<void>;
       /** Nobody will read on, and the session is not to be used for cleaning up. */
       readonly abandon: () => void;
     }

@@ -27,6 +27,7 @@ export async function subscribe(context: StatementContext, session: CallerSessio
     pages: pagesOf(feed, session),
     copy: null,
     tag: (rows) => `SUBSCRIBE ${rows}`,
+    meanwhile: () => cancellable(session),
     abandon: () => void feed.close(null),
   };
 }
@@ -41,8 +42,19 @@ export async function copySubscribe(context: StatementContext, session: CallerSe
     pages: pagesOf(feed, session),
     copy,
     tag: (rows) => `COPY ${rows}`,
+    meanwhile: () => cancellable(session),
     abandon: () => void feed.close(null),
   };
+}
+
+/** A short statement, shorter than statement_timeout, that a cancel ends. */
+async function cancellable(session: CallerSession): Promise<void> {
+  await session.query(
+    `SELECT pg_catalog.pg_sleep(CASE WHEN s.setting::pg_catalog.int4 BETWEEN 1 AND 200 THEN s.setting::pg_catalog.int4 / 2000.0 ELSE 0.1 END)
+       FROM pg_catalog.pg_settings s WHERE s.name = 'statement_timeout'`,
+    [],
+    { quiet: true },
+  );
 }
 
 export async function declareSubscription(
@@ -82,6 +94,7 @@ export async function fetchSubscription(session: CallerSession, { cursor, count,
     pages: fetched(feed, session, count, timeoutMs),
     copy: null,
     tag: (rows) => `FETCH ${rows}`,
+    meanwhile: () => cancellable(session),
     abandon: () => undefined,
   };
 }

@@ -159,7 +159,7 @@ export async function awaitSink(session: CallerSession, sink: AwaitedSink, onFai
       await session.query('COMMIT', [], { quiet: true });
       throw millraceError('sink_start_failed', {
         name: sink.name,
-        cause: `${state.error ?? `${sink.relation} is in error.`} The sink was taken away again.`,
+        cause: `${(state.error ?? `${sink.relation} is in error`).replace(/\.$/, '')}. The sink was taken away again.`,
         hint: state.hint ?? '',
       });
     }
@@ -183,7 +183,7 @@ export async function awaitCutover(
     const state = await lookAtSink(session, sink.id, pause);
     // Gone, or given yet another relation, by someone else.
     if (state === null || state.version > sink.version) return;
-    if (state.cutTs !== null) {
+    if (state.cutTs !== null && state.version === sink.version) {
       session.notice({
         severity: 'NOTICE',
         code: '00000',
@@ -192,13 +192,20 @@ export async function awaitCutover(
       });
       return;
     }
-    if (Date.now() < deadline) continue;
+    // Given up by someone else.
+    if (state.version < sink.version) return;
+    const isStuck = state.relationState === null || state.relationState === 'error' || state.relationState === 'dropped';
+    if (Date.now() < deadline && !isStuck) continue;
     session.notice({
       severity: 'WARNING',
       code: '01000',
       message: `sink "${sink.name}" does not read ${sink.relation} yet`,
-      detail: `It cuts over by itself as soon as it can.${state.error === null ? '' : ` It is ${state.status}: ${state.error}`}`,
-      hint: 'SELECT name, relation, next_relation, version, status, error FROM millrace.sinks;',
+      detail: isStuck
+        ? `${sink.relation} is in error, or was dropped.`
+        : `It cuts over by itself as soon as it can.${state.error === null ? '' : ` It is ${state.status}: ${state.error}`}`,
+      hint: isStuck
+        ? `To give it up: ALTER SINK ${sink.name} SET FROM its present relation;`
+        : 'SELECT name, relation, next_relation, version, status, error FROM millrace.sinks;',
     });
     return;
   }

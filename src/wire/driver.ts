@@ -24,6 +24,8 @@ export interface DriverPort {
   toUpstream(bytes: Buffer): void;
   /** The client has taken nearly all it was sent. Rejects with ConnectionLost when it is gone. */
   drained(): Promise<void>;
+  /** The upstream is listened to until the client takes what it was sent, although it does not. */
+  hearsAlways(): void;
   parameterStatus(message: Buffer): void;
 }
 
@@ -71,6 +73,11 @@ export class Driver implements ReplySink {
   async drained(): Promise<void> {
     await this.#port.drained();
     if (this.#lost) throw new ConnectionLost();
+  }
+
+  /** For what is asked of the upstream while the client does not read: answers that are small. */
+  hearsAlways(): void {
+    this.#port.hearsAlways();
   }
 
   disposition(tag: number): number {

@@ -2,12 +2,31 @@
  * Rows of a statement that come bit by bit, as messages.
  * Invariant: no more is asked for while the client has not taken what it was sent; however the writing ends, the source of the rows is told.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { StatementResult } from '../statements/caller-session.ts';
 import type { Driver } from './driver.ts';
 import { commandComplete, copyData, copyDone, copyOutResponse, portalSuspended } from './encode.ts';
 import { describeFields, encodeRows } from './result-rows.ts';
 
 export type StreamResult = Extract<StatementResult, { readonly kind: 'stream' }>;
+
+/** A client that takes what it is sent within this time is not asked whether it has cancelled. */
+const promptMs = 100;
+
+/** The client has taken what it was sent. While it does not, the server is kept at a statement that a cancel ends. */
+async function taken(driver: Driver, { meanwhile }: StreamResult): Promise<void> {
+  let isTaken = false;
+  const drained = driver.drained().finally(() => {
+    isTaken = true;
+  });
+  drained.catch(() => undefined);
+  await Promise.race([drained, sleep(promptMs)]);
+  while (!isTaken) {
+    driver.hearsAlways();
+    await meanwhile();
+  }
+  await drained;
+}
 
 /** All of a stream, without its end. Answers how many rows it had. `described`: the client knows the columns. */
 export async function writeStream(driver: Driver, result: StreamResult, formats: readonly number[], described: boolean): Promise<number> {
@@ -25,7 +44,7 @@ export async function writeStream(driver: Driver, result: StreamResult, formats:
         copy === null ? encodeRows({ fields, rows: page }, formats, charset) : page.map((row) => copyData(copy.line(row), charset)),
       ),
     );
-    await driver.drained();
+    await taken(driver, result);
   }
   if (copy !== null) driver.toClient(copyDone);
   return rows;
@@ -64,7 +83,7 @@ export class PortalStream {
       this.#rows += some.length;
       left -= some.length;
       driver.toClient(Buffer.concat(some));
-      await driver.drained();
+      await taken(driver, this.#result);
     }
     driver.toClient(portalSuspended);
   }

@@ -62,6 +62,8 @@ export class Session implements DriverPort {
   #guard: AuthenticationGuard | null = new AuthenticationGuard();
   #onAuthenticated: () => void;
   #clientPaused = false;
+  /** The client does not take what it was sent, and the upstream is listened to all the same. */
+  #hearsAlways = false;
   #clientEnded = false;
   #closed = false;
   #backendKey: Buffer = Buffer.alloc(0);
@@ -164,7 +166,12 @@ export class Session implements DriverPort {
   toClient(bytes: Buffer): void {
     this.#services.counters.bytesToClients += bytes.length;
     // `write` says false for a large chunk even when the kernel took it at once.
-    if (!this.#client.write(bytes) && this.#client.writableLength > 0) this.#upstream.pause();
+    if (!this.#client.write(bytes) && this.#client.writableLength > 0 && !this.#hearsAlways) this.#upstream.pause();
+  }
+
+  hearsAlways(): void {
+    this.#hearsAlways = true;
+    this.#upstream.resume();
   }
 
   toUpstream(bytes: Buffer): void {
@@ -264,7 +271,10 @@ export class Session implements DriverPort {
         return this.#intake.holding || this.#intake.gathering || upstream.pending > 0;
       };
     }
-    client.on('drain', () => upstream.resume());
+    client.on('drain', () => {
+      this.#hearsAlways = false;
+      upstream.resume();
+    });
     client.on('end', () => this.#clientEnd());
     client.on('error', () => client.destroy());
     client.on('close', () => {
@@ -277,7 +287,7 @@ export class Session implements DriverPort {
     upstream.listen({
       receive: (chunk) => {
         this.#fromUpstream(chunk);
-        return client.writableLength > 0;
+        return client.writableLength > 0 && !this.#hearsAlways;
       },
       drain: () => this.#resumeClient(),
       end: () => this.#upstreamEnd(),

@@ -4,6 +4,7 @@
  * change once; who takes over fences the one before and reads where that got to. After any failure it is opened anew: only the record tells.
  * Partitions, headers and the record are those of Materialize, so that its consumers can read on.
  */
+import { setTimeout as delay } from 'node:timers/promises';
 import type { KafkaSink, SinkColumn } from '../../catalog/sink-model.ts';
 import type { Change } from '../changes.ts';
 import { ValueNotEncodable } from '../formats/column.ts';
@@ -18,6 +19,10 @@ import { seahash } from './seahash.ts';
 
 /** Longer than a batch takes; as long may readers wait for a process that is gone and that nobody takes over from. */
 const transactionTimeoutMs = 120_000;
+/** A broker that is away is waited for a while, as long as an election takes; then the sink says so, and its delivery tries again. */
+const patience = { requestTimeoutMs: 15_000, retryForMs: 10_000 };
+/** How long `close` waits for a broker. */
+const closingMs = 2000;
 
 export interface KafkaTargetOptions {
   /** Tells this sink from all others that write to the cluster. */
@@ -66,7 +71,7 @@ export function kafkaTarget(options: KafkaTargetOptions): Target {
     pairing: target.envelope === 'upsert' ? 'upsert' : key === null ? 'each' : 'pair',
     open: () =>
       guarded(async () => {
-        connection = await connectKafka(options.address);
+        connection = await connectKafka({ ...options.address, ...patience });
         producer = await connection.transactionalProducer(`${target.transactionalIdPrefix}${name}`, {
           compression: target.compression,
           transactionTimeoutMs,
@@ -113,11 +118,11 @@ export function kafkaTarget(options: KafkaTargetOptions): Target {
         await writer().commit();
       }),
     async close() {
-      await sending.catch(() => undefined);
       const open = { connection, producer };
       connection = null;
       producer = null;
-      await open.producer?.close().catch(() => undefined);
+      const orderly = sending.catch(() => undefined).then(() => open.producer?.close().catch(() => undefined));
+      await Promise.race([orderly, delay(closingMs, undefined, { ref: false })]);
       await open.connection?.close().catch(() => undefined);
     },
   };

@@ -6,8 +6,13 @@
 import type { SinkColumn } from '../../catalog/sink-model.ts';
 import { quoteIdentifier } from '../../sql/quote.ts';
 
-/** Statements that turn a table with the columns of `before` into one with those of `now`. */
-export function followColumns(table: string, before: readonly SinkColumn[], now: readonly SinkColumn[]): string[] {
+/** Statements that turn a table with the columns of `before` into one with those of `now`. `typeOf`: the type a column has at the target. */
+export function followColumns(
+  table: string,
+  before: readonly SinkColumn[],
+  now: readonly SinkColumn[],
+  typeOf: (column: SinkColumn) => string = ({ type }) => type,
+): string[] {
   const pairs = now.map((column) => ({ column, old: counterpart(column, before, now) }));
   const kept = new Set(pairs.flatMap(({ old }) => (old === undefined ? [] : [old])));
   const alter = (action: string): string => `ALTER TABLE ${table} ${action}`;
@@ -27,10 +32,10 @@ export function followColumns(table: string, before: readonly SinkColumn[], now:
   const types = pairs.flatMap(({ column, old }) => {
     if (old === undefined || old.type === column.type) return [];
     const name = quoteIdentifier(column.name);
-    return [alter(`ALTER COLUMN ${name} TYPE ${column.type} USING ${name}::text::${column.type}`)];
+    return [alter(`ALTER COLUMN ${name} TYPE ${typeOf(column)} USING ${name}::text::${typeOf(column)}`)];
   });
   const adds = pairs.flatMap(({ column, old }) =>
-    old === undefined ? [alter(`ADD COLUMN ${quoteIdentifier(column.name)} ${column.type}`)] : [],
+    old === undefined ? [alter(`ADD COLUMN ${quoteIdentifier(column.name)} ${typeOf(column)}`)] : [],
   );
   return [...drops, ...renames, ...types, ...adds];
 }

@@ -10,12 +10,23 @@ import { connectRaw } from '../../replication/raw-connection.ts';
 import type { RawConnection } from '../../replication/session-contract.ts';
 import { pinnedSettings } from '../../replication/settings.ts';
 import { TextArray } from '../../replication/text-array.ts';
-import { quoteQualified } from '../../sql/quote.ts';
+import { quoteIdentifier, quoteLiteral, quoteQualified } from '../../sql/quote.ts';
 import type { Change, Row } from '../changes.ts';
 import type { Position } from '../positions.ts';
 import { type Target, TargetError } from '../target.ts';
 import { followColumns } from './follow-schema.ts';
-import { createTable, deleteByKeySql, deleteRowsSql, insertSql, progressDdl, recordSql, takeOverSql } from './table-sql.ts';
+import {
+  columnTypesSql,
+  createTable,
+  deleteByKeySql,
+  deleteRowsSql,
+  insertSql,
+  progressDdl,
+  recordSql,
+  type TableColumn,
+  takeOverSql,
+  trialSql,
+} from './table-sql.ts';
 
 export interface PostgresTargetOptions {
   /** Tells this sink from all others that may write to the same server. */
@@ -25,6 +36,8 @@ export interface PostgresTargetOptions {
   readonly key: readonly string[] | null;
 }
 
+type WrittenColumn = TableColumn & { readonly nullable: boolean };
+
 export function postgresTarget({ name, address, target, key }: PostgresTargetOptions): Target {
   const table = quoteQualified(target.schema, target.table);
   let session: RawConnection | null = null;
@@ -32,16 +45,74 @@ export function postgresTarget({ name, address, target, key }: PostgresTargetOpt
   /** Columns of the table as the target recorded them; null: nothing was delivered yet. */
   let stored: readonly SinkColumn[] | null = null;
   let columns: readonly SinkColumn[] = [];
+  /** The same with the types that the table has for them; null: not looked up yet. */
+  let actual: readonly WrittenColumn[] | null = null;
   const connected = (): RawConnection => {
     if (session === null) throw new TargetError('retriable', 'the target is not connected');
     return session;
   };
 
+  const isThere = async (): Promise<boolean> => {
+    const [answer] = await connected().query(`SELECT to_regclass(${quoteLiteral(table)}) IS NOT NULL`);
+    return answer?.rows[0]?.[0] === 't';
+  };
+
+  /** What the target knows of the columns: whether their types are there, and the types its table has for them; null: no such column. */
+  const lookUp = async (): Promise<readonly { readonly known: boolean; readonly actual: string | null }[]> => {
+    const { params } = asArrays(
+      columns.map(({ name: column, type }) => [column, type]),
+      2,
+    );
+    const { rows } = await connected().execute('columns', columnTypesSql, [table, ...params]);
+    return rows.map(([, known, actual]) => ({ known: known === 't', actual: actual ?? null }));
+  };
+
+  /** The table has the columns. */
   const prepare = async (): Promise<void> => {
     const open = connected();
-    const [there] = await open.query(`SELECT to_regclass('${table.replaceAll("'", "''")}') IS NOT NULL`);
-    if (there?.rows[0]?.[0] !== 't') await open.query(createTable(table, columns, key));
-    else if (stored !== null) for (const sql of followColumns(table, stored, columns)) await open.query(sql);
+    const found = await lookUp();
+    // Enums and other types of its own that the target does not have are texts there.
+    const typeOf = (column: SinkColumn): string => (found[columns.indexOf(column)]?.known === false ? 'text' : column.type);
+    if (stored !== null) for (const sql of followColumns(table, stored, columns, typeOf)) await open.query(sql);
+    else if (!(await isThere())) {
+      const keyNullable = columns.some((column) => key?.includes(column.name) === true && column.nullable);
+      await open.query(
+        createTable(
+          table,
+          columns.map((column) => ({ name: column.name, type: typeOf(column) })),
+          key,
+          keyNullable,
+        ),
+      );
+    }
+  };
+
+  /** Raises what keeps rows from being written. */
+  const tryOut = async (): Promise<void> => {
+    const open = connected();
+    if (stored !== null && !(await isThere())) {
+      throw new TargetError('permanent', `table ${table} of the target is gone`, {
+        hint: `Make it again, empty; what the sink has not delivered yet goes there. Then: ALTER SINK .. SET FROM its relation WITH (BACKFILL = snapshot); Or drop the sink and create it again.`,
+      });
+    }
+    // What an ALTER SINK has changed is made with its first rows, and raises then.
+    if (stored !== null && JSON.stringify(stored) !== JSON.stringify(columns)) return;
+    await open.query('BEGIN');
+    try {
+      if (stored === null) await prepare();
+      const found = await lookUp();
+      const given = columns.map((column, place) => ({ name: column.name, type: found[place]?.known === true ? column.type : null }));
+      for (const sql of trialSql(table, given, key)) await open.query(sql);
+    } catch (error) {
+      if (!(error instanceof PostgresError) || error.code !== '42P10') throw error;
+      const keyList = (key ?? []).map(quoteIdentifier).join(', ');
+      throw new TargetError('permanent', `table ${table} of the target does not tell rows apart by the key (${keyList})`, {
+        cause: error,
+        hint: `CREATE UNIQUE INDEX ON ${table} (${keyList});`,
+      });
+    } finally {
+      await open.query('ROLLBACK').catch(() => undefined);
+    }
   };
 
   return {
@@ -55,8 +126,7 @@ export function postgresTarget({ name, address, target, key }: PostgresTargetOpt
       );
       const open = session;
       return await guarded(async () => {
-        // Two takeovers at once would both create.
-        await open.query(`BEGIN; SELECT pg_advisory_xact_lock(1835625580, 3); ${progressDdl.join('; ')}; COMMIT`);
+        await progressTable(open);
         const { rows } = await open.execute('take', takeOverSql, [name]);
         const [now, version, ts, seq, recorded] = rows[0] ?? [];
         owner = now ?? '0';
@@ -67,14 +137,19 @@ export function postgresTarget({ name, address, target, key }: PostgresTargetOpt
     },
     async describe(now) {
       columns = now;
+      actual = null;
+      await guarded(tryOut);
     },
     async begin() {
       await guarded(async () => {
         await connected().query('BEGIN');
         if (stored === null || JSON.stringify(stored) !== JSON.stringify(columns)) await prepare();
+        if (actual !== null) return;
+        const found = await lookUp();
+        actual = columns.map((column, place) => ({ ...column, type: found[place]?.actual ?? column.type }));
       });
     },
-    write: (changes) => guarded(() => writeChanges(connected(), table, columns, key, changes)),
+    write: (changes) => guarded(() => writeChanges(connected(), table, actual ?? columns, key, changes)),
     async commit(position: Position) {
       await guarded(async () => {
         const open = connected();
@@ -101,27 +176,48 @@ export function postgresTarget({ name, address, target, key }: PostgresTargetOpt
   };
 }
 
-/** Of each key only what is last is written: a batch is one transaction. */
+/** Its table of positions is there. Somebody else may have made it for a role that may not. */
+async function progressTable(session: RawConnection): Promise<void> {
+  try {
+    const [found] = await session.query("SELECT to_regclass('millrace_sink.progress') IS NOT NULL");
+    if (found?.rows[0]?.[0] === 't') return;
+    // Two takeovers at once would both create.
+    await session.query(`BEGIN; SELECT pg_advisory_xact_lock(1835625580, 3); ${progressDdl.join('; ')}; COMMIT`);
+  } catch (error) {
+    if (!(error instanceof PostgresError) || error.code !== '42501') throw error;
+    throw new TargetError('permanent', `the target says: ${error.message}`, {
+      cause: error,
+      hint: 'Sinks keep their positions in schema millrace_sink there: the role of the connection needs CREATE on the database, or USAGE on that schema with SELECT, INSERT and UPDATE on its table "progress".',
+    });
+  }
+}
+
+/**
+ * Of each key only what is last is written: a batch is one transaction. Without a key a row that came and went, or went and came, stays as it was:
+ * deletions are done first, and would not find what came in an earlier epoch of the batch.
+ */
 async function writeChanges(
   session: RawConnection,
   table: string,
-  columns: readonly SinkColumn[],
+  columns: readonly WrittenColumn[],
   key: readonly string[] | null,
   changes: readonly Change[],
 ): Promise<number> {
   const gone: Row[] = [];
   const come: Row[] = [];
   if (key === null) {
-    for (const { before, after } of changes) {
-      if (before !== null) gone.push(before);
-      if (after !== null) come.push(after);
+    for (const { row, copies } of copiesOf(changes)) {
+      for (let copy = Math.abs(copies); copy > 0; copy--) (copies > 0 ? come : gone).push(row);
     }
   } else {
     const at = key.map((name) => columns.findIndex((column) => column.name === name));
     const last = new Map(changes.map((change) => [JSON.stringify(at.map((place) => (change.after ?? change.before)?.[place])), change]));
     for (const { before, after } of last.values()) {
+      const row = after ?? before ?? [];
+      const values = at.map((place) => row[place] ?? null);
       if (after !== null) come.push(after);
-      else if (before !== null) gone.push(at.map((place) => before[place] ?? null));
+      // A null conflicts with nothing in a unique index: such a row is replaced by hand.
+      if (after === null || values.includes(null)) gone.push(values);
     }
   }
   const keyColumns = (key ?? []).flatMap((name) => columns.find((column) => column.name === name) ?? []);
@@ -138,6 +234,23 @@ async function writeChanges(
     await session.execute('insert', insertSql(table, columns, key), params);
   }
   return bytes;
+}
+
+/** How many copies of each row came, less than 0: went. */
+function copiesOf(changes: readonly Change[]): Iterable<{ readonly row: Row; readonly copies: number }> {
+  const counts = new Map<string, { readonly row: Row; copies: number }>();
+  const count = (row: Row | null, by: number): void => {
+    if (row === null) return;
+    const image = JSON.stringify(row);
+    const there = counts.get(image);
+    if (there === undefined) counts.set(image, { row, copies: by });
+    else there.copies += by;
+  };
+  for (const { before, after } of changes) {
+    count(before, -1);
+    count(after, 1);
+  }
+  return counts.values();
 }
 
 function asArrays(rows: readonly Row[], width: number): { readonly params: { readonly binary: Buffer }[]; readonly size: number } {
@@ -163,6 +276,11 @@ async function guarded<T>(work: () => Promise<T>): Promise<T> {
     if (error instanceof TargetError) throw error;
     const message = error instanceof Error ? error.message : String(error);
     const isRefused = error instanceof PostgresError && !/^(08|57|40|53|55)/.test(error.code);
-    throw new TargetError(isRefused ? 'permanent' : 'retriable', `the target says: ${message}`, { cause: error });
+    const { detail, hint } = error instanceof PostgresError ? error.fields : {};
+    const more = detail === undefined ? '' : ` (${detail})`;
+    throw new TargetError(isRefused ? 'permanent' : 'retriable', `the target says: ${message}${more}`, {
+      cause: error,
+      ...(hint === undefined ? {} : { hint }),
+    });
   }
 }

@@ -2,7 +2,8 @@
  * An HTTP endpoint as the target of a sink.
  * Invariant: at least once, in order for each key: the requests of a batch follow one another, and the position is recorded when the last is accepted.
  * A request holds changes of one timestamp. One that may have arrived is sent again, the same, with the same id: by that the receiver can tell.
- * Signed as Standard Webhooks has it: HMAC-SHA-256 over `id.timestamp.body`, base64, after `v1,` (standardwebhooks.com, "Signature scheme").
+ * Signed as Standard Webhooks has it: HMAC-SHA-256 over `id.timestamp.body`, base64, after `v1,` (standardwebhooks.com, "Signature scheme"); a
+ * secret `whsec_..` stands for the bytes of its base64, as in its libraries.
  */
 import { createHash, createHmac } from 'node:crypto';
 import type { SinkColumn } from '../../catalog/sink-model.ts';
@@ -11,7 +12,7 @@ import type { Position } from '../positions.ts';
 import { type Target, TargetError } from '../target.ts';
 
 const changesInRequest = 500;
-const patienceMs = 30_000;
+const defaultPatienceMs = 30_000;
 
 export interface WebhookTargetOptions {
   /** Tells this sink from others. */
@@ -24,10 +25,25 @@ export interface WebhookTargetOptions {
   readonly json: (columns: readonly SinkColumn[]) => (row: Row) => string;
   /** Milliseconds of the Unix epoch. */
   readonly clock: () => number;
+  /**
+   * Ids of requests of a batch that were accepted. Outlives the target: a batch that failed in the middle goes on there. After a restart it is
+   * sent from its beginning.
+   */
+  readonly accepted: Set<string>;
+  /** How long an answer may take. */
+  readonly patienceMs?: number;
 }
 
-export function webhookTarget({ name, url, secret, key, json, clock }: WebhookTargetOptions): Target {
+/** The key of the signatures. */
+export function signingKey(secret: string): Buffer {
+  return secret.startsWith('whsec_') ? Buffer.from(secret.slice('whsec_'.length), 'base64') : Buffer.from(secret, 'utf8');
+}
+
+export function webhookTarget(options: WebhookTargetOptions): Target {
+  const { name, url, key, json, clock, accepted, patienceMs = defaultPatienceMs } = options;
+  const secret = options.secret === null ? null : signingKey(options.secret);
   let encode: (row: Row) => string = () => '';
+  const closing = new AbortController();
   /** Changes of one timestamp, not sent yet. */
   let waiting: Change[] = [];
   /** How often each body was sent in this batch. */
@@ -42,6 +58,7 @@ export function webhookTarget({ name, url, secret, key, json, clock }: WebhookTa
     const nth = (sent.get(hash) ?? 0) + 1;
     sent.set(hash, nth);
     const id = `${ts}-${hash}-${nth}`;
+    if (accepted.has(id)) return 0;
     const at = String(Math.floor(clock() / 1000));
     const headers: Record<string, string> = { 'content-type': 'application/json', 'webhook-id': id, 'webhook-timestamp': at };
     if (secret !== null) {
@@ -49,16 +66,22 @@ export function webhookTarget({ name, url, secret, key, json, clock }: WebhookTa
     }
     let response: Response;
     try {
-      response = await fetch(url, { method: 'POST', headers, body, redirect: 'error', signal: AbortSignal.timeout(patienceMs) });
+      response = await fetch(url, {
+        method: 'POST',
+        headers,
+        body,
+        redirect: 'error',
+        signal: AbortSignal.any([closing.signal, AbortSignal.timeout(patienceMs)]),
+      });
       await response.arrayBuffer();
     } catch (error) {
-      const cause = error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error);
-      throw new TargetError('retriable', `the webhook cannot be reached: ${cause}`, { cause: error });
+      throw new TargetError('retriable', unreachable(error, patienceMs), { cause: error });
     }
     if (!response.ok) {
       const retriable = response.status === 408 || response.status === 429 || response.status >= 500;
       throw new TargetError(retriable ? 'retriable' : 'permanent', `the webhook answers ${response.status} ${response.statusText}`.trim());
     }
+    accepted.add(id);
     return Buffer.byteLength(body);
   };
   const flush = async (): Promise<number> => {
@@ -89,7 +112,18 @@ export function webhookTarget({ name, url, secret, key, json, clock }: WebhookTa
     },
     async commit(_: Position) {
       await flush();
+      accepted.clear();
     },
-    async close() {},
+    async close() {
+      closing.abort();
+    },
   };
+}
+
+function unreachable(error: unknown, patienceMs: number): string {
+  if (error instanceof Error && error.name === 'TimeoutError') return `the webhook has not answered within ${patienceMs / 1000} s`;
+  const cause: unknown = error instanceof Error ? error.cause : undefined;
+  // Of several addresses that were tried, each has its error.
+  const reason = cause instanceof AggregateError && cause.errors[0] instanceof Error ? cause.errors[0] : cause;
+  return `the webhook cannot be reached: ${reason instanceof Error ? reason.message : String(error)}`;
 }

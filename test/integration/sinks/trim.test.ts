@@ -70,6 +70,20 @@ it('beyond the limit those that are furthest behind lose their place, first', as
   expect(await left()).toEqual(['90 100', 80]);
 });
 
+it('what was thrown away is not held against those who are not behind', async () => {
+  await client.query(`${sink}; UPDATE millrace.sink SET hold_ts = NULL; UPDATE millrace.sink_version SET cut_ts = 10;
+    INSERT INTO millrace.sink_progress (sink_id, version, ts) VALUES (1, 1, 10);
+    INSERT INTO millrace.sink (id, namespace, name, owner, definition) VALUES (2, 1, 'other', 10, '{}');
+    INSERT INTO millrace.sink_version (sink_id, version, relation_id, columns, backfill, cut_ts) VALUES (2, 1, 7, '[]', 'snapshot', 10);
+    INSERT INTO millrace.sink_progress (sink_id, version, ts) VALUES (2, 1, 95);
+    INSERT INTO millrace_data.o7 SELECT 50, 1, n FROM generate_series(1, 20000) n`);
+  const overrun: number[] = [];
+  for (let round = 0; round < 5; round++) overrun.push(...(await trimOutboxes(client, 400_000)));
+  expect(overrun).toEqual([1]);
+  expect(await left()).toEqual(['100', 90]);
+  expect((await client.query("SELECT pg_total_relation_size('millrace_data.o7') < 400000 AS small")).rows).toEqual([{ small: true }]);
+});
+
 it('one without a name ends with its session, and is kept a minute longer', async () => {
   await client.query(`INSERT INTO millrace.subscription (relation_id, owner, cut_ts, pid, backend_start) VALUES (7, 10, 50, 0, now());
     INSERT INTO millrace.subscription (relation_id, owner, cut_ts, pid, backend_start)

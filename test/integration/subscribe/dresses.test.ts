@@ -7,7 +7,7 @@ import { bind, describe as describePortal, message, parse, query, sync } from '.
 import { Request } from '../../../src/wire/tags.ts';
 import { eventually, type Stage, simpleSource, startStage, type TestClient } from '../statements/stage.ts';
 import { shown as messagesShown, RawClient, startupPacket } from '../wire/raw-client.ts';
-import { Reader, shown } from './stage.ts';
+import { cancel, Reader, shown } from './stage.ts';
 
 let stage: Stage;
 let client: TestClient;
@@ -201,6 +201,37 @@ describe('a client that does not read', () => {
   }, 120_000);
 });
 
+describe('a cancel', () => {
+  it.each(['SUBSCRIBE t', 'COPY (SUBSCRIBE t) TO STDOUT'])('of %s is heard while the client does not read', async (sql) => {
+    await origin.query("TRUNCATE t; INSERT INTO t SELECT n, repeat('x', 200) FROM generate_series(10, 100009) n");
+    await eventually(client, 'SELECT count(*)::int FROM t', [[100_000]]);
+    const socket = createConnection(stage.millrace.port, stage.millrace.host);
+    socket.write(startupPacket({ user: 'postgres', database: 'postgres' }));
+    let welcome = Buffer.alloc(0);
+    while (!welcome.includes('Z\0\0\0\x05I'))
+      welcome = Buffer.concat([welcome, await new Promise<Buffer>((resolve) => socket.once('data', resolve))]);
+    socket.pause();
+    const key = welcome.subarray(welcome.indexOf('K\0\0\0'));
+    const [processID, secretKey] = [key.readInt32BE(5), key.readInt32BE(9)];
+    socket.write(query(sql, 'utf8'));
+    await eventually(client, "SELECT count(*)::int FROM millrace.subscriptions WHERE status = 'read'", [[1]]);
+    await sleep(1500);
+    await cancel({ host: stage.millrace.host, port: stage.millrace.port, processID, secretKey } as unknown as TestClient);
+    await eventually(client, "SELECT count(*)::int FROM millrace.subscriptions WHERE status = 'read'", [[0]]);
+    let bytes = 0;
+    let tail = '';
+    socket.on('data', (chunk: Buffer) => {
+      bytes += chunk.length;
+      tail = (tail + chunk.toString('latin1')).slice(-300);
+    });
+    socket.resume();
+    await expect.poll(() => tail, { timeout: 20_000 }).toMatch(/C57014\0Mcanceling statement due to user request\0/);
+    await expect.poll(() => tail).toSatisfy((end: string) => end.endsWith('Z\0\0\0\x05I'));
+    expect(bytes).toBeLessThan(100_000 * 200);
+    socket.destroy();
+  });
+});
+
 function readStatus(pid: number): string {
   return readFileSync(`/proc/${pid}/status`, 'utf8');
 }
@@ -262,6 +293,19 @@ describe('a durable subscription', () => {
     `);
     await client.query('DROP DURABLE SUBSCRIPTION IF EXISTS d, e');
     expect(client.takeNotices()).toContain('durable subscription "e" does not exist, skipping');
+  });
+
+  it('says that its relation was dropped, and can be dropped itself', async () => {
+    await client.query('CREATE MATERIALIZED VIEW short_lived AS SELECT a FROM t; CREATE DURABLE SUBSCRIPTION orphan FOR short_lived');
+    await client.query('DROP MATERIALIZED VIEW short_lived');
+    expect(await client.rows("SELECT relation, status FROM millrace.subscriptions WHERE name = 'orphan'")).toEqual([
+      [null, 'relation dropped'],
+    ]);
+    expect(await client.failure('SUBSCRIBE USING DURABLE SUBSCRIPTION orphan')).toMatchInlineSnapshot(
+      `"ERROR 42P01: relation orphan, which is subscribed to, was dropped"`,
+    );
+    await client.query('DROP DURABLE SUBSCRIPTION orphan');
+    expect(await client.rows("SELECT * FROM millrace.subscriptions WHERE name = 'orphan'")).toEqual([]);
   });
 
   it('belongs to its owner', async () => {
