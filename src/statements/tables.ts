@@ -271,7 +271,9 @@ async function storageFor(
   const carried = (newest?.columns ?? []).filter(
     (column) => !needed.some((has) => has.attnum === column.attnum) && current.get(column.attnum) === column.originType,
   );
-  const clash = (newest?.columns ?? []).some((column) => needed.some((has) => has.attnum === column.attnum && has.type !== column.type));
+  const clash = [newest, ...withKey.filter((storage) => storage.extends === newest?.id)].some((storage) =>
+    storage?.columns.some((column) => needed.some((has) => has.attnum === column.attnum && has.type !== column.type)),
+  );
   const columns = [...needed, ...carried].sort((a, b) => a.attnum - b.attnum);
   // Versions that show the same column as different types (TEXT COLUMNS in one of them) need a storage each.
   const supersedes =
