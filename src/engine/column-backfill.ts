@@ -132,7 +132,9 @@ export async function showMerged(engine: EngineContext, extensionId: number): Pr
     return filled;
   });
   const waiting = [...state.tables.values()].filter(({ storageId }) => storageId === extension.id);
-  const moved = new Map([...state.tables].map(([id, table]) => [id, table.storageId === extension.id ? { ...table, storageId: base.id } : table]));
+  const moved = new Map(
+    [...state.tables].map(([id, table]) => [id, table.storageId === extension.id ? { ...table, storageId: base.id } : table]),
+  );
   const now: CatalogState = { ...state, tables: moved };
   const retried = new Set(waiting.flatMap(({ id, error }) => (error?.isRetried === true ? [id] : [])));
   const epoch = await Epoch.begin(engine);

@@ -115,7 +115,9 @@ export class CopiedTable {
  * version that can be read shows them.
  */
 function copiedNames({ columns }: Storage, origin: OriginTable): ReadonlyMap<number, string> {
-  const types = new Map(columns.filter(({ lost, elsewhere }) => lost !== true && elsewhere !== true).map((column) => [column.attnum, column]));
+  const types = new Map(
+    columns.filter(({ lost, elsewhere }) => lost !== true && elsewhere !== true).map((column) => [column.attnum, column]),
+  );
   return new Map(
     origin.columns.flatMap(({ attnum, name, formattedType }) => {
       const column = types.get(attnum);

@@ -156,7 +156,10 @@ export class Copies {
     if (runner === null || this.#copying.has(storage.id)) return;
     // Its versions move to it as they are: what they show now has to be mended first.
     if (storage.supersedes !== null && this.#engine.state.storages.get(storage.supersedes)?.stale === true) return;
-    if (storage.extends !== null && (extendable(this.#engine.state, storage) === null || Date.now() < (this.#inTheWay.get(storage.id) ?? 0)))
+    if (
+      storage.extends !== null &&
+      (extendable(this.#engine.state, storage) === null || Date.now() < (this.#inTheWay.get(storage.id) ?? 0))
+    )
       return;
     this.#whileHeld(runner, [storage], async ([current]) => {
       if (current === undefined) return null;

@@ -36,7 +36,8 @@ export async function resolveRelation(
   const here = (): Storage[] => storages.map((storage) => ahead(storage));
   const published = shape === null || !isCurrent ? null : publishedBy(message, shape);
   for (const storage of storages) {
-    const broken = published === null ? [] : brokenVersions(ahead(storage), versionsOf(engine.state, storage), published, source.name, last);
+    const broken =
+      published === null ? [] : brokenVersions(ahead(storage), versionsOf(engine.state, storage), published, source.name, last);
     if (storage.state === 'live' && broken.length > 0) report(broken);
   }
   if (shape !== null && storages.every((storage) => storage.state === 'live'))

@@ -132,7 +132,9 @@ export async function finishResync(
     await applySpool(engine.session, without(copy, lost.copy));
     await epoch.run(differenceSql(copy, without(storage, lost.storage)));
     epoch.touch(storage.id);
-    const broken = new Set(brokenVersions(storage, versionsOf(state, storage), shape, runner.source.name).map(({ relationId }) => relationId));
+    const broken = new Set(
+      brokenVersions(storage, versionsOf(state, storage), shape, runner.source.name).map(({ relationId }) => relationId),
+    );
     for (const table of state.tables.values())
       if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id)) mended.add(table.id);
   }

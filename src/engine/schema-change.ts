@@ -126,5 +126,7 @@ export function columnPlaces(
     const attnum = attnumOf.get(column.name);
     if (attnum !== undefined) places.set(attnum, place);
   });
-  return storage.columns.map((column) => (column.lost === true || column.elsewhere === true || unusable.has(column.attnum) ? -1 : (places.get(column.attnum) ?? -1)));
+  return storage.columns.map((column) =>
+    column.lost === true || column.elsewhere === true || unusable.has(column.attnum) ? -1 : (places.get(column.attnum) ?? -1),
+  );
 }

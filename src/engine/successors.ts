@@ -72,7 +72,9 @@ export async function isMendable(
   return waiting.some((storage) => {
     const origin = tables.get(storage.originOid) ?? followed?.get(storage.originOid) ?? null;
     if (origin === null || !origin.published) return false;
-    const broken = new Set(brokenVersions(storage, versionsOf(engine.state, storage), origin, source.name).map(({ relationId }) => relationId));
+    const broken = new Set(
+      brokenVersions(storage, versionsOf(engine.state, storage), origin, source.name).map(({ relationId }) => relationId),
+    );
     return [...engine.state.tables.values()].some(
       (table) => table.storageId === storage.id && table.error?.resync === true && !broken.has(table.id),
     );

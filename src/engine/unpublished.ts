@@ -8,13 +8,13 @@ import type { SourceRow } from './source-row.ts';
 export function unpublished(storage: Storage, engine: EngineContext, source: SourceRow): BrokenVersion[] {
   const reference = `${quoteIdentifier(storage.originSchema)}.${quoteIdentifier(storage.originName)}`;
   return versionsOf(engine.state, storage).map(({ id }) => ({
-      relationId: id,
-      error: {
-        code: '42704',
-        message: `source table ${storage.originSchema}.${storage.originName} is no longer in publication "${source.publication}"`,
-        detail: 'Changes made since it was taken out are not known here.',
-        hint: `On the origin: ALTER PUBLICATION ${quoteIdentifier(source.publication)} ADD TABLE ${reference}; then here: ALTER SOURCE ${source.name} RESYNC;`,
-        resync: true,
-      },
-    }));
+    relationId: id,
+    error: {
+      code: '42704',
+      message: `source table ${storage.originSchema}.${storage.originName} is no longer in publication "${source.publication}"`,
+      detail: 'Changes made since it was taken out are not known here.',
+      hint: `On the origin: ALTER PUBLICATION ${quoteIdentifier(source.publication)} ADD TABLE ${reference}; then here: ALTER SOURCE ${source.name} RESYNC;`,
+      resync: true,
+    },
+  }));
 }

@@ -258,7 +258,9 @@ async function storageFor(
   )) as KnownStorage[];
   const withKey = existing.filter((storage) => JSON.stringify([...storage.keyAttnums]) === JSON.stringify([...origin.identityKey]));
   const sameKey = withKey.filter((storage) => storage.extends === null);
-  const fitting = sameKey.filter((storage) => needed.every((column) => storage.columns.some((has) => isSame(has, column) && has.filling !== true)));
+  const fitting = sameKey.filter((storage) =>
+    needed.every((column) => storage.columns.some((has) => isSame(has, column) && has.filling !== true)),
+  );
   const chosen = fitting.find((storage) => storage.state === 'live') ?? fitting[0];
   if (chosen !== undefined) return { id: chosen.id, ready: chosen.state === 'live' };
 
@@ -298,7 +300,10 @@ const isSame = (has: StorageColumn, column: StorageColumn): boolean =>
 function extensionFor(
   storages: readonly KnownStorage[],
   needed: readonly StorageColumn[],
-): { readonly kind: 'there'; readonly id: number } | { readonly kind: 'new'; readonly of: number; readonly columns: StorageColumn[] } | null {
+):
+  | { readonly kind: 'there'; readonly id: number }
+  | { readonly kind: 'new'; readonly of: number; readonly columns: StorageColumn[] }
+  | null {
   const base = storages.find((storage) => storage.extends === null);
   if (base === undefined || base.keyAttnums.length === 0 || !base.sound) return null;
   const under = storages.filter((storage) => storage.extends === base.id);
