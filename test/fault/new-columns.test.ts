@@ -2,6 +2,7 @@
  * Columns that a storage gets later, while rows change their values and keys, come and go, and the engine is killed wherever that matters: the version
  * that is there can be read all the time, and in the end both are what the origin has.
  */
+import { readFileSync } from 'node:fs';
 import type pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type ExtendedClient, extendedClient, startEngine, type TestEngine, texts } from '../support/engine.ts';
@@ -24,6 +25,8 @@ beforeAll(async () => {
   await admin.query("CREATE COLLATION backwards (provider = icu, locale = 'en-u-kf-upper'); CREATE PUBLICATION p FOR ALL TABLES");
   extended = await extendedClient(upstream.address);
   await extended.run(`CREATE CONNECTION c TO POSTGRES (HOST '${origin.host}', PORT ${origin.port}, USER postgres, DATABASE postgres)`);
+  engine = startEngine(upstream.address, copies);
+  await extended.run("CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p'); CREATE SCHEMA v1; CREATE SCHEMA v2");
 }, 120_000);
 
 afterAll(async () => {
@@ -42,6 +45,9 @@ const equals = async (version: string, table: string, columns: string): Promise<
 const stateOf = async (schema: string): Promise<string | null | undefined> =>
   (await texts(extended.client, `SELECT state FROM millrace.relations WHERE schema = '${schema}'`))[0]?.[0];
 
+/** As SIGSTOP leaves a process. */
+const isStopped = (pid: number | undefined): boolean => / T \d/.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+
 /** Where the engines of a round die, one after the other. */
 const deaths: readonly (readonly string[])[] = [
   [
@@ -57,8 +63,6 @@ const deaths: readonly (readonly string[])[] = [
 ];
 
 test('killed at every step of it, under the hardest writes', async () => {
-  engine = startEngine(upstream.address, copies);
-  await extended.run("CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p'); CREATE SCHEMA v1; CREATE SCHEMA v2");
   for (let round = 0; round < rounds; round++) {
     const table = `t${round}`;
     await admin.query(`CREATE TABLE ${table} (k text COLLATE backwards, i integer, n integer NOT NULL, PRIMARY KEY (k, i));
@@ -92,3 +96,23 @@ test('killed at every step of it, under the hardest writes', async () => {
     await admin.query(`DROP TABLE ${table}`);
   }
 }, 400_000);
+
+test('rows that move, with values that are not sent, to where the values have been brought already', async () => {
+  await engine.stop();
+  await admin.query(`CREATE TABLE far (i integer PRIMARY KEY, n integer); INSERT INTO far SELECT g, g FROM generate_series(1, 60000) g`);
+  engine = startEngine(upstream.address, copies);
+  await extended.run('SET millrace.wait = on; CREATE TABLE v1.far FROM SOURCE s (REFERENCE public.far)');
+  await admin.query(`ALTER TABLE far ADD COLUMN big text; ALTER TABLE far ALTER big SET STORAGE EXTERNAL;
+    UPDATE far SET big = repeat(md5(i::text), 70) WHERE i > 59000`);
+  await engine.stop();
+  // It stands still amid the second piece of thirty.
+  engine = startEngine(upstream.address, copies, ['column.piece-merged:2:stop']);
+  await extended.run('SET millrace.wait = off; CREATE TABLE v2.far FROM SOURCE s (REFERENCE public.far)');
+  await expect.poll(async () => isStopped(engine.pid()), { timeout: 60_000, interval: 20 }).toBe(true);
+  await admin.query(`UPDATE far SET i = -i WHERE i > 59500; UPDATE far SET i = i - 100000 WHERE i < -59800; UPDATE far SET n = 0 WHERE i < 0;
+    UPDATE far SET i = 59999 WHERE i = 59000 + 400; UPDATE far SET big = 'sent', i = -1 WHERE i = -159900; DELETE FROM far WHERE i = -159901`);
+  process.kill(engine.pid() ?? 0, 'SIGCONT');
+  await expect.poll(() => stateOf('v2'), { timeout: 60_000, interval: 50 }).toBe('ready');
+  await equals('v2.far', 'far', 'i, n, big');
+  await equals('v1.far', 'far', 'i, n');
+}, 120_000);
