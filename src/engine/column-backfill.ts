@@ -9,6 +9,7 @@ import { columnType } from '../catalog/storage-ddl.ts';
 import { uncaptured } from '../ivm/capture.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
+import { connectRaw } from '../replication/raw-connection.ts';
 import { quoteLiteral } from '../sql/quote.ts';
 import { broughtColumns, mergeSql, pieceEndSql } from './column-merge.ts';
 import type { CatalogState, EngineContext } from './context.ts';
@@ -16,6 +17,7 @@ import { Epoch } from './epoch.ts';
 import { reach } from './fault-points.ts';
 import { isPassing } from './passing.ts';
 import { relationGate, revived } from './relation-errors.ts';
+import { copySettings } from './session-settings.ts';
 import type { SourceRunner } from './source-runner.ts';
 import { applySpool } from './spool.ts';
 import { columnsSql, tablesOfRows } from './widen.ts';
@@ -113,6 +115,21 @@ export async function mergePiece(
   reach('column.piece-merged');
   await epoch.commit(new Map());
   return { next: upTo === null ? 'all merged' : 'more', mergedTo: upTo };
+}
+
+/** What the planner knows of a table that has just been copied it is to know of its new columns, too. */
+export async function analyzeBrought({ config }: EngineContext, extension: Storage): Promise<void> {
+  const columns = broughtColumns(extension).map(({ attnum }) => storageColumn(attnum));
+  const session = await connectRaw(config.upstream, {
+    database: config.database,
+    applicationName: 'millrace copy',
+    settings: copySettings,
+  });
+  try {
+    await session.query(`ANALYZE ${storageTable(extension.extends ?? 0)} (${columns.join(', ')})`);
+  } finally {
+    await session.close().catch(() => undefined);
+  }
 }
 
 /**

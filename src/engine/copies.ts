@@ -7,7 +7,7 @@ import type { Storage } from '../catalog/model.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { type OriginTable, shapeOf } from '../replication/origin-tables.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
-import { extendable, joinStream, mergePiece, showMerged } from './column-backfill.ts';
+import { analyzeBrought, extendable, joinStream, mergePiece, showMerged } from './column-backfill.ts';
 import type { EngineContext } from './context.ts';
 import { CopyFailures } from './copy-failures.ts';
 import { Epoch } from './epoch.ts';
@@ -192,19 +192,22 @@ export class Copies {
       });
   }
 
-  async #merge({ id, sourceId, mergedTo }: Storage, signal: AbortSignal): Promise<void> {
-    let after = mergedTo;
+  async #merge(storage: Storage, signal: AbortSignal): Promise<void> {
+    const { id, sourceId } = storage;
+    let after = storage.mergedTo;
     while (!signal.aborted) {
       const piece = await this.#engine.exclusively(() => mergePiece(this.#engine, id, after));
       after = piece.mergedTo;
       if (piece.next === 'more') continue;
-      if (piece.next === 'all merged')
+      if (piece.next === 'all merged') {
+        await analyzeBrought(this.#engine, storage);
         await this.#engine.exclusively(async () => {
           await showMerged(this.#engine, id);
           await this.#reload();
         });
-      // The stream has no more to do with the extension.
-      if (piece.next === 'all merged') await this.#sources.runner(sourceId)?.retarget();
+        // The stream has no more to do with the extension.
+        await this.#sources.runner(sourceId)?.retarget();
+      }
       return;
     }
   }

@@ -8,6 +8,7 @@ import { clearRelations, clearStorages, endUndefined, suspendUncaptured } from '
 import type { EngineContext } from './context.ts';
 import { Copies } from './copies.ts';
 import { Epoch } from './epoch.ts';
+import { hasLate, openLate } from './go-live.ts';
 import { fillImmediate } from './immediate/fill.ts';
 import { leftWaiting, openWaiting } from './open-view.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
@@ -66,6 +67,14 @@ export class Reconciler {
         return (catalog.tables.get(input) ?? catalog.views.get(input))?.state === 'ready';
       });
       if (ready) this.#startPopulating(view.id);
+    }
+    if (hasLate(catalog)) {
+      this.#engine
+        .exclusively(async () => {
+          await openLate(this.#engine);
+          await this.#reload();
+        })
+        .catch((error: unknown) => this.#engine.fail(error));
     }
     if (leftWaiting(catalog) !== null) {
       this.#engine

@@ -270,7 +270,8 @@ async function storageFor(
     return await newStorage(context, session, sourceId, origin, { columns: extension.columns, extends: extension.of, supersedes: null });
   const newest = sameKey[0];
   const current = new Map(origin.columns.map((column) => [column.attnum, column.formattedType]));
-  const carried = (newest?.columns ?? []).filter(
+  const whole = (newest?.columns ?? []).map(({ filling: _, ...column }): StorageColumn => column);
+  const carried = whole.filter(
     (column) => !needed.some((has) => has.attnum === column.attnum) && current.get(column.attnum) === column.originType,
   );
   const clash = [newest, ...withKey.filter((storage) => storage.extends === newest?.id)].some((storage) =>

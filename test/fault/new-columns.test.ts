@@ -116,3 +116,23 @@ test('rows that move, with values that are not sent, to where the values have be
   await equals('v2.far', 'far', 'i, n, big');
   await equals('v1.far', 'far', 'i, n');
 }, 120_000);
+
+test('versions made in the very moment in which what they need is there', async () => {
+  await admin.query(
+    'CREATE TABLE late (i integer PRIMARY KEY, n integer); INSERT INTO late VALUES (1, 1); ALTER TABLE late ADD COLUMN m integer DEFAULT 2',
+  );
+  for (const point of ['copy.gates-open', 'column.merged']) {
+    await engine.stop();
+    engine = startEngine(upstream.address, copies, [`${point}:1:stop`]);
+    const excluded = point === 'copy.gates-open' ? 'WITH (EXCLUDE COLUMNS (m))' : '';
+    const of = (name: string): string => `CREATE TABLE v2.${name} FROM SOURCE s (REFERENCE public.late) ${excluded}`;
+    await extended.run(`SET millrace.wait = off; ${of(`first_${excluded.length}`)}`);
+    await expect.poll(async () => isStopped(engine.pid()), { timeout: 60_000, interval: 20 }).toBe(true);
+    await extended.run(of(`second_${excluded.length}`));
+    process.kill(engine.pid() ?? 0, 'SIGCONT');
+    for (const name of ['first', 'second'])
+      await expect
+        .poll(() => texts(extended.client, `SELECT * FROM v2.${name}_${excluded.length}`).catch(String), { timeout: 30_000 })
+        .toEqual([['1', '1', ...(excluded === '' ? ['2'] : [])]]);
+  }
+}, 120_000);
