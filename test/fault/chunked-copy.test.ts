@@ -137,3 +137,25 @@ test('of a publication with a row filter the pieces have what it publishes', asy
   await expect.poll(() => texts(extended.client, digest('part')), { timeout: 30_000, interval: 200 }).toEqual(wanted);
   await extended.run('DROP TABLE part');
 }, 180_000);
+
+test('the type of a column gets another name amid the pieces, and once more before it is seen that it had', async () => {
+  await extended.client.query("CREATE TYPE mood AS ENUM ('good', 'bad')");
+  await admin.query(`CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TABLE felt (i integer PRIMARY KEY, m mood);
+    INSERT INTO felt SELECT g, (ARRAY['good', 'bad'])[1 + g % 2]::mood FROM generate_series(1, 100000) g; ANALYZE felt`);
+  await extended.run('CREATE TABLE felt FROM SOURCE s (REFERENCE public.felt)');
+  const begun = (await chunks()).length;
+  await expect.poll(async () => (await chunks()).length, { timeout: 60_000, interval: 10 }).toBeGreaterThan(begun + 3);
+  await admin.query("ALTER TYPE mood RENAME TO temper; INSERT INTO felt VALUES (0, 'bad')");
+  await expect
+    .poll(() => texts(extended.client, "SELECT columns -> 1 ->> 'originType' FROM millrace.storage WHERE origin_name = 'felt'"), {
+      timeout: 30_000,
+    })
+    .toEqual([['public.temper']]);
+  await engine.restart();
+  await admin.query("ALTER TYPE temper RENAME TO humour; INSERT INTO felt VALUES (-1, 'good')");
+  await expect.poll(() => stateOf('felt'), { timeout: 60_000, interval: 100 }).toBe('ready');
+  const counted = 'SELECT m, count(*), sum(i) FROM felt GROUP BY m ORDER BY m';
+  const wanted = await texts(admin, counted);
+  await expect.poll(() => texts(extended.client, counted), { timeout: 30_000, interval: 200 }).toEqual(wanted);
+  await extended.run('DROP TABLE felt');
+}, 120_000);
