@@ -18,8 +18,8 @@ export interface StorageColumn {
   readonly rehashed?: true;
   /** Of a storage that extends another: that one has the values. Here it stands for its type, and holds NULL. */
   readonly elsewhere?: true;
-  /** It came later than the storage, and not all rows from before have their values yet: no version shows it. */
-  readonly filling?: true;
+  /** It came later than the storage, and rows from before may still have the value that it came with, as text, or NULL: no version shows it. */
+  readonly filling?: { readonly initial: string | null };
 }
 
 export type StorageState = 'new' | 'copying' | 'copied' | 'live' | 'failed' | 'dropped';

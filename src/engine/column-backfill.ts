@@ -11,7 +11,7 @@ import type { Lsn } from '../replication/lsn.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import { connectRaw } from '../replication/raw-connection.ts';
 import { quoteLiteral } from '../sql/quote.ts';
-import { broughtColumns, mergeSql, pieceEndSql } from './column-merge.ts';
+import { broughtColumns, extensionsOf, mergeSql, pieceEndSql } from './column-merge.ts';
 import type { CatalogState, EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { reach } from './fault-points.ts';
@@ -22,8 +22,16 @@ import type { SourceRunner } from './source-runner.ts';
 import { applySpool } from './spool.ts';
 import { columnsSql, tablesOfRows } from './widen.ts';
 
-/** Rows of a piece: the next epoch waits for it. */
-const pieceRows = 2000;
+/** Rows of a piece, and the milliseconds that it should take: the next epoch waits for it. */
+const [fewestRows, mostRows] = [500, 50_000];
+const [shortMs, longMs] = [20, 60];
+export const firstPieceRows = 2000;
+
+/** How many rows the next piece should have. */
+export function nextPieceRows(rows: number, tookMs: number): number {
+  if (tookMs < shortMs) return Math.min(rows * 2, mostRows);
+  return tookMs > longMs ? Math.max(Math.round(rows / 2), fewestRows) : rows;
+}
 
 /** The storage that another one extends, when it can get columns now. */
 export function extendable({ storages }: Pick<CatalogState, 'storages'>, extension: Storage): Storage | null {
@@ -65,13 +73,23 @@ export async function joinStream(
   if (joined) {
     await applySpool(session, extension);
     reach('copy.spool-applied');
-    const fresh = broughtColumns(extension).filter(({ attnum }) => base.columns.every((column) => column.attnum !== attnum));
-    const actions = fresh.map((column) => `ADD COLUMN ${storageColumn(column.attnum)} ${columnType(column)}`).join(', ');
-    const columns = [...base.columns, ...fresh.map((column): StorageColumn => ({ ...column, filling: true }))];
+    const others = (extensionsOf(state).get(base.id) ?? []).flatMap((other) => broughtColumns(other));
+    const has = (columns: readonly StorageColumn[], attnum: number): boolean => columns.some((column) => column.attnum === attnum);
+    // Half filled columns that nobody fills any more may have any value.
+    const stays = base.columns.filter(
+      ({ attnum, filling }) => filling === undefined || !has(broughtColumns(extension), attnum) || has(others, attnum),
+    );
+    const fresh = broughtColumns(extension).filter(({ attnum }) => !has(stays, attnum));
+    const added: StorageColumn[] = [];
+    for (const column of fresh) added.push({ ...column, filling: { initial: await initialValue(engine, extension, column) } });
     await epoch.run([
-      // Last in each of them, and in the same order: rows go from one to the other as they are.
-      ...(fresh.length === 0 ? [] : (await tablesOfRows(engine, base.id)).map((table) => `ALTER TABLE ${table} ${actions}`)),
-      columnsSql({ id: base.id, columns }),
+      ...(await addColumns(
+        engine,
+        base.id,
+        base.columns.filter((column) => !stays.includes(column)),
+        added,
+      )),
+      columnsSql({ id: base.id, columns: [...stays, ...added] }),
       `TRUNCATE ${spoolTable(extension.id)}`,
       `UPDATE millrace.storage SET state = 'live', copy_snapshot = NULL, error = NULL, merged_to = NULL WHERE id = ${extension.id} AND state = 'copied'`,
     ]);
@@ -79,6 +97,49 @@ export async function joinStream(
   await epoch.commit(reached === null ? new Map() : new Map([[extension.sourceId, reached]]));
   reach('column.joined');
   return { reached, joined };
+}
+
+/** Statements that give a storage columns, and all that holds its rows for a while: last in each, and in the same order, as rows go from one to the other as they are. */
+async function addColumns(
+  engine: EngineContext,
+  baseId: number,
+  dropped: readonly StorageColumn[],
+  added: readonly StorageColumn[],
+): Promise<string[]> {
+  if (added.length === 0) return [];
+  const tables = await tablesOfRows(engine, baseId);
+  const statements = tables.flatMap((table) => {
+    const drops = dropped.map(({ attnum }) => `DROP COLUMN ${storageColumn(attnum)}`);
+    const adds = added.map((column) => {
+      const initial = table === storageTable(baseId) ? (column.filling?.initial ?? null) : null;
+      const fallback = initial === null ? '' : ` DEFAULT ${quoteLiteral(initial)}::${column.type}`;
+      return `ADD COLUMN ${storageColumn(column.attnum)} ${columnType(column)}${fallback}`;
+    });
+    return [...(drops.length === 0 ? [] : [`ALTER TABLE ${table} ${drops.join(', ')}`]), `ALTER TABLE ${table} ${adds.join(', ')}`];
+  });
+  // The rows that are there keep it.
+  const defaults = added
+    .filter(({ filling }) => filling?.initial != null)
+    .map(({ attnum }) => `ALTER TABLE ${storageTable(baseId)} ALTER COLUMN ${storageColumn(attnum)} DROP DEFAULT`);
+  return [...statements, ...defaults];
+}
+
+/**
+ * The value that most rows have, by the statistics of what was copied: a column comes with it without a row being written (a constant default). Null: they
+ * have NULL, or many values, or Postgres would write the rows all the same (a domain), or what is written so may get another name (an enum).
+ */
+async function initialValue({ session }: EngineContext, extension: Storage, column: StorageColumn): Promise<string | null> {
+  const { attnum, type, originType } = column;
+  if (type === 'text' && originType !== 'text') return null;
+  const [found] = await session.query(
+    `SELECT (s.most_common_vals::text::text[])[1]
+       FROM pg_catalog.pg_stats s
+       JOIN pg_catalog.pg_attribute a ON a.attrelid = '${storageTable(extension.id)}'::regclass AND a.attname = s.attname
+       JOIN pg_catalog.pg_type t ON t.oid = a.atttypid AND t.typtype = 'b'
+      WHERE format('%I.%I', s.schemaname, s.tablename) = '${storageTable(extension.id)}' AND s.attname = '${storageColumn(attnum)}' AND NOT s.inherited
+        AND s.most_common_freqs[1] > greatest(s.null_frac, 0.2)`,
+  );
+  return found?.rows[0]?.[0] ?? null;
 }
 
 /** Columns that both have are of the same types: a wider one may have come to the copy before the stream brought it. */
@@ -97,17 +158,18 @@ export async function mergePiece(
   engine: EngineContext,
   extensionId: number,
   after: readonly string[] | null,
+  rows: number,
 ): Promise<{ readonly next: Merging; readonly mergedTo: readonly string[] | null }> {
   const { session, state } = engine;
   const extension = state.storages.get(extensionId);
   const base = extension === undefined ? null : extendable(state, extension);
   if (extension?.state !== 'live' || base === null || !agree(extension, base)) return { next: 'not now', mergedTo: after };
   const epoch = await Epoch.begin(engine);
-  const [end] = await session.query(pieceEndSql(extension, after, pieceRows));
+  const [end] = await session.query(pieceEndSql(extension, after, rows));
   const upTo = end?.rows[0]?.map((value) => value ?? '') ?? null;
+  const merged = mergeSql(extension, base, { after, upTo });
   await epoch.run([
-    uncaptured,
-    mergeSql(extension, base, { after, upTo }),
+    ...(merged === null ? [] : [uncaptured, merged]),
     ...(upTo === null
       ? []
       : [`UPDATE millrace.storage SET merged_to = ARRAY[${upTo.map(quoteLiteral).join(', ')}] WHERE id = ${extension.id}`]),
@@ -144,7 +206,7 @@ export async function showMerged(engine: EngineContext, extensionId: number): Pr
   reach('column.merged');
   const brought = new Set(broughtColumns(extension).map(({ attnum }) => attnum));
   const columns = base.columns.map((column): StorageColumn => {
-    if (column.filling !== true || !brought.has(column.attnum)) return column;
+    if (column.filling === undefined || !brought.has(column.attnum)) return column;
     const { filling: _, ...filled } = column;
     return filled;
   });

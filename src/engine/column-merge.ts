@@ -41,20 +41,28 @@ export function pieceEndSql(extension: Storage, after: readonly string[] | null,
   FROM (SELECT ${key.join(', ')} FROM ${storageTable(extension.id)} s${condition} ORDER BY ${key.join(', ')} OFFSET ${rows - 1} LIMIT 1) k`;
 }
 
-/** Gives the rows of a piece their values. Rows whose values are NULL, as a column that has just been added has them, are not written. */
-export function mergeSql(extension: Storage, base: Pick<Storage, 'id'>, { after, upTo }: KeyedRange): string {
+/** Gives the rows of a piece their values; null: all rows have them. Rows that have the values that the columns came with are not written. */
+export function mergeSql(extension: Storage, base: Storage, { after, upTo }: KeyedRange): string | null {
   return mergedWhere(extension, base, [
     ...(after === null ? [] : [compared(extension, 's', '>', after)]),
     ...(upTo === null ? [] : [compared(extension, 's', '<=', upTo)]),
   ]);
 }
 
-function mergedWhere(extension: Storage, base: Pick<Storage, 'id'>, conditions: readonly string[]): string {
-  const brought = broughtColumns(extension).map(({ attnum }) => storageColumn(attnum));
+function mergedWhere(extension: Storage, base: Storage, conditions: readonly string[]): string | null {
+  const brought = new Set(broughtColumns(extension).map(({ attnum }) => attnum));
+  const missing = base.columns.filter(({ attnum, filling }) => filling !== undefined && brought.has(attnum));
+  if (missing.length === 0) return null;
   const same = storageKey(extension).map((column) => `b.${column} = s.${column}`);
-  const values = brought.flatMap((column) => [`s.${column}`, `b.${column}`]);
-  return `UPDATE ${storageTable(base.id)} b SET ${brought.map((column) => `${column} = s.${column}`).join(', ')}
-  FROM ${storageTable(extension.id)} s WHERE ${[...same, ...conditions, `num_nonnulls(${values.join(', ')}) > 0`].join(' AND ')}`;
+  // By their texts: not every type has equality.
+  const differs = missing.map(({ attnum, filling }) => {
+    const initial = filling?.initial ?? null;
+    const value = `s.${storageColumn(attnum)}`;
+    return initial === null ? `num_nulls(${value}) = 0` : `${value}::text IS DISTINCT FROM ${quoteLiteral(initial)}`;
+  });
+  const assignments = missing.map(({ attnum }) => `${storageColumn(attnum)} = s.${storageColumn(attnum)}`);
+  return `UPDATE ${storageTable(base.id)} b SET ${assignments.join(', ')}
+  FROM ${storageTable(extension.id)} s WHERE ${[...same, ...conditions, `(${differs.join(' OR ')})`].join(' AND ')}`;
 }
 
 function compared(storage: Storage, row: string, operator: string, value: readonly string[]): string {
@@ -84,7 +92,9 @@ export function mendMoved(storage: (id: number) => Storage | undefined, extensio
     if (base === undefined) return [];
     return (extensions.get(base.id) ?? []).flatMap(({ id }) => {
       const extension = storage(id);
-      return extension?.state === 'live' ? [mergedWhere(extension, base, [compared(extension, 's', '=', movedTo(base, step))])] : [];
+      const mended =
+        extension?.state === 'live' ? mergedWhere(extension, base, [compared(extension, 's', '=', movedTo(base, step))]) : null;
+      return mended === null ? [] : [mended];
     });
   });
   return mends.length === 0 ? [] : [uncaptured, ...mends, capturedAgain];

@@ -7,7 +7,7 @@ import type { Storage } from '../catalog/model.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { type OriginTable, shapeOf } from '../replication/origin-tables.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
-import { analyzeBrought, extendable, joinStream, mergePiece, showMerged } from './column-backfill.ts';
+import { analyzeBrought, extendable, firstPieceRows, joinStream, mergePiece, nextPieceRows, showMerged } from './column-backfill.ts';
 import type { EngineContext } from './context.ts';
 import { CopyFailures } from './copy-failures.ts';
 import { Epoch } from './epoch.ts';
@@ -195,8 +195,14 @@ export class Copies {
   async #merge(storage: Storage, signal: AbortSignal): Promise<void> {
     const { id, sourceId } = storage;
     let after = storage.mergedTo;
+    let rows = firstPieceRows;
     while (!signal.aborted) {
-      const piece = await this.#engine.exclusively(() => mergePiece(this.#engine, id, after));
+      const piece = await this.#engine.exclusively(async () => {
+        const begun = performance.now();
+        const done = await mergePiece(this.#engine, id, after, rows);
+        rows = nextPieceRows(rows, performance.now() - begun);
+        return done;
+      });
       after = piece.mergedTo;
       if (piece.next === 'more') continue;
       if (piece.next === 'all merged') {

@@ -259,7 +259,7 @@ async function storageFor(
   const withKey = existing.filter((storage) => JSON.stringify([...storage.keyAttnums]) === JSON.stringify([...origin.identityKey]));
   const sameKey = withKey.filter((storage) => storage.extends === null);
   const fitting = sameKey.filter((storage) =>
-    needed.every((column) => storage.columns.some((has) => isSame(has, column) && has.filling !== true)),
+    needed.every((column) => storage.columns.some((has) => isSame(has, column) && has.filling === undefined)),
   );
   const chosen = fitting.find((storage) => storage.state === 'live') ?? fitting[0];
   if (chosen !== undefined) return { id: chosen.id, ready: chosen.state === 'live' };
@@ -316,7 +316,7 @@ function extensionFor(
   if (clash) return null;
   const columns = needed.map((column): StorageColumn => {
     const has = base.columns.find(({ attnum }) => attnum === column.attnum);
-    if (has === undefined || has.filling === true) return column;
+    if (has === undefined || has.filling !== undefined) return column;
     return base.keyAttnums.includes(column.attnum) ? has : { ...has, elsewhere: true };
   });
   return { kind: 'new', of: base.id, columns: columns.sort((a, b) => a.attnum - b.attnum) };

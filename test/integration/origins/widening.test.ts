@@ -12,7 +12,11 @@ let extended: ExtendedClient;
 let engine: TestEngine;
 
 const stage = async (role: string, version: PostgresMajor = 18): Promise<void> => {
-  pair = await startOriginPair(`CREATE ROLE reader LOGIN REPLICATION IN ROLE pg_read_all_data; CREATE PUBLICATION p FOR ALL TABLES`, role, version);
+  pair = await startOriginPair(
+    `CREATE ROLE reader LOGIN REPLICATION IN ROLE pg_read_all_data; CREATE PUBLICATION p FOR ALL TABLES`,
+    role,
+    version,
+  );
   ({ upstream, admin, extended } = pair);
   engine = startEngine(upstream.address);
   await extended.run("CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p'); CREATE SCHEMA v1");
