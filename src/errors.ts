@@ -479,6 +479,13 @@ export const conditions = {
     hint: 'Acknowledge what was read: a timestamp of a progress row, or mz_timestamp + 1 once all rows with that mz_timestamp are there.',
   },
   subscription_copy_option: { code: '0A000', message: 'COPY (SUBSCRIBE ..) does not support {option}', hint: '{hint}' },
+  migration_refused: { code: '{code}', message: '{message}', detail: '{detail}', hint: '{hint}' },
+  migration_table_changed: {
+    code: '40001',
+    message: 'table {table} was altered concurrently',
+    hint: 'Type the statement again.',
+  },
+  migration_not_now: { code: '{code}', message: '{message}', detail: '{detail}', hint: '{hint}' },
   population_failed: { code: '{code}', message: '{message}', detail: '{detail}', hint: '{hint}' },
 } as const satisfies Record<string, Condition>;
 

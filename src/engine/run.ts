@@ -6,6 +6,7 @@ import type { Client } from 'pg';
 import { ensureCatalog } from '../catalog/install.ts';
 import type { EngineConfig } from '../config.ts';
 import { createLogger } from '../log.ts';
+import { Migrations } from '../migration/migrations.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { connectRaw } from '../replication/raw-connection.ts';
 import { connectPg } from '../replication/server-address.ts';
@@ -227,6 +228,14 @@ class EngineLoop {
     const reconciler = new Reconciler(engine, sources, capture, refreshes, reload);
     const cutovers = new Cutovers(engine, reload);
     const subscriptions = new Subscriptions(engine, reload);
+    const migrations = new Migrations({
+      upstream: this.#config.upstream,
+      database: this.#config.database,
+      databaseOid: engine.databaseOid,
+      log: this.#log,
+      hold: () => () => undefined,
+      wake: engine.wake,
+    });
     await cutovers.recover();
     await reconciler.recover();
     reach('leader.recovered');
@@ -248,6 +257,7 @@ class EngineLoop {
         cutovers.run();
         subscriptions.run();
         sinks.follow();
+        await migrations.follow(this.#admin);
       }
       for (const task of this.#tasks.splice(0)) await task();
       await this.#failBroken(reconciler);
@@ -259,6 +269,7 @@ class EngineLoop {
     await capture.stop();
     await sources.stopAll();
     await sinks.stop();
+    await migrations.stop();
   }
 
   /** Epochs commit without waiting for the disk; the origin is told of them once the upstream's WAL is flushed past them. */

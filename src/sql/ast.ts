@@ -146,6 +146,61 @@ export interface AlterSink {
   readonly name: QualifiedName;
   readonly action: SinkAction;
 }
+/** MOVE COLUMNS .. ABSENT WHEN NULL; ALTER TABLE .. ALTER COLUMN .. TYPE; SPLIT COLUMN. */
+export type MigrationChange =
+  | {
+      readonly kind: 'move';
+      readonly table: QualifiedName;
+      readonly columns: readonly Identifier[];
+      readonly target: QualifiedName;
+      /** `as` is `column` where no other name was given. */
+      readonly key: readonly { readonly column: Identifier; readonly as: Identifier }[];
+    }
+  | {
+      readonly kind: 'alter';
+      readonly table: QualifiedName;
+      /** USING and REVERT USING. */
+      readonly columns: readonly {
+        readonly column: Identifier;
+        readonly type: ExpressionText;
+        readonly up: ExpressionText | null;
+        readonly down: ExpressionText | null;
+      }[];
+    }
+  | {
+      readonly kind: 'split';
+      readonly table: QualifiedName;
+      readonly column: Identifier;
+      readonly into: readonly { readonly name: Identifier; readonly type: ExpressionText; readonly up: ExpressionText }[];
+      readonly down: ExpressionText;
+    };
+/** Of CREATE MIGRATION .. WITH and ALTER MIGRATION .. SET: each at most once. The words of CUTOVER and NONE are in lower case. */
+export interface MigrationOption {
+  readonly option: 'cutover' | 'lock timeout' | 'max hold' | 'reverse window' | 'max lag' | 'chunk' | 'new version' | 'old version';
+  readonly value: string;
+  readonly at: number;
+}
+export interface CreateMigration {
+  readonly type: 'create_migration';
+  readonly ifNotExists: boolean;
+  readonly name: Identifier;
+  readonly change: MigrationChange;
+  readonly options: readonly MigrationOption[];
+}
+/** EXPLAIN CREATE MIGRATION */
+export interface ExplainMigration {
+  readonly type: 'explain_migration';
+  readonly migration: CreateMigration;
+}
+export type MigrationAction =
+  | { readonly kind: 'pause' | 'resume' | 'verify' | 'cutover' | 'revert' | 'finalize' | 'cancel' }
+  | { readonly kind: 'set'; readonly options: readonly MigrationOption[] };
+export interface AlterMigration {
+  readonly type: 'alter_migration';
+  readonly ifExists: boolean;
+  readonly name: Identifier;
+  readonly action: MigrationAction;
+}
 /** Candidate: extended only when the query reads a live relation. */
 export interface CreateMaterializedView {
   readonly type: 'create_materialized_view';
@@ -191,7 +246,7 @@ export interface DropSchema {
   readonly names: readonly Identifier[];
   readonly cascade: boolean;
 }
-export type ShowKind = 'sources' | 'sinks' | 'tables' | 'materialized views' | 'connections' | 'secrets';
+export type ShowKind = 'sources' | 'sinks' | 'tables' | 'materialized views' | 'connections' | 'secrets' | 'migrations';
 export interface ShowObjects {
   readonly type: 'show_objects';
   readonly kind: ShowKind;
@@ -205,7 +260,7 @@ export interface ShowObjects {
 }
 export interface ShowCreate {
   readonly type: 'show_create';
-  readonly kind: 'source' | 'sink' | 'table' | 'materialized view' | 'connection';
+  readonly kind: 'source' | 'sink' | 'table' | 'materialized view' | 'connection' | 'migration';
   readonly name: QualifiedName;
 }
 
@@ -291,6 +346,9 @@ export type ExtendedStatement =
   | CreateTableFromSource
   | CreateSink
   | AlterSink
+  | CreateMigration
+  | ExplainMigration
+  | AlterMigration
   | CreateMaterializedView
   | RefreshMaterializedView
   | AlterSchemaSwap

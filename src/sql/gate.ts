@@ -178,6 +178,8 @@ function verdictAt(text: Uint8Array, at: number, end: number): Verdict {
     case 0x73: // s
       if (isWord(text, at, end, 'show')) return showVerdict(text, at + 4, end);
       return isWord(text, at, end, 'subscribe') ? 'yes' : 'no';
+    case 0x65: // e
+      return isWord(text, at, end, 'explain') ? explainVerdict(text, at + 7, end) : 'no';
     case 0x76: // v
       return isWord(text, at, end, 'validate') ? 'yes' : 'no';
     case 0x72: // r
@@ -209,7 +211,7 @@ function createVerdict(text: Uint8Array, from: number, end: number): Verdict {
   if (isComment(text[at])) return 'yes';
   if (isWord(text, at, end, 'table')) return 'if-source';
   if (isWord(text, at, end, 'materialized')) return 'yes';
-  if (isOwnObject(text, at, end)) return 'yes';
+  if (isOwnObject(text, at, end) || isWord(text, at, end, 'migration')) return 'yes';
   if (isWord(text, at, end, 'temp') || isWord(text, at, end, 'temporary') || isWord(text, at, end, 'unlogged')) return 'if-source';
   return isWord(text, at, end, 'local') || isWord(text, at, end, 'global') ? 'if-source' : 'no';
 }
@@ -225,11 +227,20 @@ function copyVerdict(text: Uint8Array, from: number, end: number): Verdict {
   return isWord(text, at, end, 'subscribe') ? 'yes' : 'no';
 }
 
+/** EXPLAIN CREATE MIGRATION */
+function explainVerdict(text: Uint8Array, from: number, end: number): Verdict {
+  let at = skipSpace(text, from, end);
+  if (isComment(text[at])) return at < end ? 'yes' : 'no';
+  if (!isWord(text, at, end, 'create')) return 'no';
+  at = skipSpace(text, at + 6, end);
+  return at < end && (isComment(text[at]) || isWord(text, at, end, 'migration')) ? 'yes' : 'no';
+}
+
 function alterVerdict(text: Uint8Array, from: number, end: number): Verdict {
   const at = skipSpace(text, from, end);
   if (at >= end) return 'no';
   if (isComment(text[at])) return 'yes';
-  if (isOwnObject(text, at, end)) return 'yes';
+  if (isOwnObject(text, at, end) || isWord(text, at, end, 'migration')) return 'yes';
   return isWord(text, at, end, 'schema') ? 'if-swap' : 'no';
 }
 
@@ -256,6 +267,7 @@ function showVerdict(text: Uint8Array, from: number, end: number): Verdict {
     isWord(text, at, end, 'materialized') ||
     isWord(text, at, end, 'connections') ||
     isWord(text, at, end, 'secrets') ||
+    isWord(text, at, end, 'migrations') ||
     isWord(text, at, end, 'create')
     ? 'yes'
     : 'no';

@@ -32,8 +32,8 @@ function openingOf(text: string, from: number, end: number, options: LexerOption
 
 const ownObjects: ReadonlySet<string> = new Set(['SECRET', 'CONNECTION', 'SOURCE', 'SINK']);
 const dropCandidates: ReadonlySet<string> = new Set(['TABLE', 'VIEW', 'MATERIALIZED', 'SCHEMA']);
-const shownObjects: ReadonlySet<string> = new Set(['SOURCES', 'SINKS', 'TABLES', 'CONNECTIONS', 'SECRETS']);
-const createdObjects: ReadonlySet<string> = new Set(['SOURCE', 'SINK', 'TABLE', 'CONNECTION']);
+const shownObjects: ReadonlySet<string> = new Set(['SOURCES', 'SINKS', 'TABLES', 'CONNECTIONS', 'SECRETS', 'MIGRATIONS']);
+const createdObjects: ReadonlySet<string> = new Set(['SOURCE', 'SINK', 'TABLE', 'CONNECTION', 'MIGRATION']);
 const persistence: ReadonlySet<string> = new Set(['TEMP', 'TEMPORARY', 'UNLOGGED', 'LOCAL', 'GLOBAL']);
 
 /** What the opening of the statement at [from, end) says. */
@@ -42,11 +42,11 @@ export function classify(text: string, from: number, end: number, options: Lexer
   switch (opening(0)) {
     case 'CREATE':
       if (opening(1) === 'DURABLE') return 'extended';
-      if (ownObjects.has(opening(1))) return 'extended';
+      if (ownObjects.has(opening(1)) || opening(1) === 'MIGRATION') return 'extended';
       if (opening(1) === 'MATERIALIZED') return 'candidate';
       return isTableFromSource(opening) ? 'extended' : 'ordinary';
     case 'ALTER':
-      if (ownObjects.has(opening(1))) return 'extended';
+      if (ownObjects.has(opening(1)) || opening(1) === 'MIGRATION') return 'extended';
       return isSchemaSwap(opening) ? 'extended' : 'ordinary';
     case 'DROP':
       if (opening(1) === 'DURABLE') return 'extended';
@@ -54,6 +54,8 @@ export function classify(text: string, from: number, end: number, options: Lexer
       return dropCandidates.has(opening(1)) ? 'candidate' : 'ordinary';
     case 'SHOW':
       return isShow(opening) ? 'extended' : 'ordinary';
+    case 'EXPLAIN':
+      return opening(1) === 'CREATE' && opening(2) === 'MIGRATION' ? 'extended' : 'ordinary';
     case 'VALIDATE':
       return opening(1) === 'CONNECTION' ? 'extended' : 'ordinary';
     case 'SUBSCRIBE':

@@ -88,7 +88,7 @@ export async function requireNamed(
 }
 
 export function undefinedObject(
-  kind: 'secret' | 'connection' | 'source' | 'sink' | 'table' | 'materialized view' | 'durable subscription',
+  kind: 'secret' | 'connection' | 'source' | 'sink' | 'table' | 'materialized view' | 'durable subscription' | 'migration',
   name: QualifiedName,
 ): MillraceError {
   if (kind === 'durable subscription')

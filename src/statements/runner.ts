@@ -1,6 +1,7 @@
 /** Extended statements, one by one: who handles which. Invariant: the switch is exhaustive, so a statement of the grammar cannot be forgotten. */
 import { millraceError } from '../errors.ts';
 import type { ExtendedStatement } from '../sql/ast.ts';
+import { alterMigration } from './alter-migration.ts';
 import { alterSink } from './alter-sink.ts';
 import type { CallerSession, FieldDescription, StatementResult, StatementRunner } from './caller-session.ts';
 import { CatalogClients } from './catalog-client.ts';
@@ -10,6 +11,7 @@ import { dropConcerns, dropRelation, dropSchema } from './drop.ts';
 import { dropObject } from './drop-named.ts';
 import { acknowledgeDurableSubscription, createDurableSubscription, dropDurableSubscriptions } from './durable-subscriptions.ts';
 import { createMaterializedView, readsLive, refreshMaterializedView } from './materialized-views.ts';
+import { createMigration, explainFields, explainMigration } from './migrations.ts';
 import { findLive } from './names.ts';
 import { claimsPgtrickle, runPgtrickle, upstreamText } from './pgtrickle.ts';
 import { swapSchemas } from './schema-swap.ts';
@@ -93,6 +95,8 @@ async function describe(
       return showFields(statement);
     case 'show_create':
       return showCreateFields;
+    case 'explain_migration':
+      return explainFields;
     case 'subscribe':
       return await describeSubscribe(context, session, statement);
     case 'fetch_subscription':
@@ -126,6 +130,7 @@ function writingTag(statement: ExtendedStatement): string | null {
   switch (statement.type) {
     case 'show_objects':
     case 'show_create':
+    case 'explain_migration':
     case 'validate_connection':
     case 'refresh_materialized_view':
     case 'mentions_pgtrickle':
@@ -169,6 +174,12 @@ function carryOut(context: StatementContext, statement: ExtendedStatement, text:
       return createSink(context, session, statement);
     case 'alter_sink':
       return alterSink(context, session, statement);
+    case 'create_migration':
+      return createMigration(context, session, statement, text);
+    case 'explain_migration':
+      return explainMigration(context, session, statement);
+    case 'alter_migration':
+      return alterMigration(context, session, statement);
     case 'create_materialized_view':
       return createMaterializedView(context, session, statement);
     case 'refresh_materialized_view':

@@ -23,6 +23,22 @@ const shownColumns: Readonly<Record<ShowKind, readonly string[]>> = {
   'materialized views': ['name', 'state', 'comment'],
   connections: ['name', 'type', 'comment'],
   secrets: ['name', 'comment'],
+  migrations: [
+    ...[
+      'name',
+      'kind',
+      'table',
+      'status',
+      'request',
+      'rows_copied',
+      'rows_total',
+      'lag_ms',
+      'backlog_bytes',
+      'last_verified_at',
+      'differences',
+    ],
+    ...['blocked_by', 'next_try_at', 'error'],
+  ],
 };
 
 const showQueries: Readonly<Record<ShowKind, string>> = {
@@ -38,6 +54,9 @@ const showQueries: Readonly<Record<ShowKind, string>> = {
             WHERE r.type = 'materialized view'`,
   sinks: "SELECT s.name, s.type, s.relation, s.status, ''::text AS comment, s.schema, NULL::bigint AS source_id FROM millrace.sinks s",
   connections: "SELECT c.name, c.type, ''::text AS comment, c.schema, NULL::bigint AS source_id FROM millrace.connections c",
+  migrations: `SELECT m.name, m.kind, m.source AS "table", m.status, m.request, m.rows_copied, m.rows_total, m.lag_ms, m.backlog_bytes,
+                      m.last_pass_at AS last_verified_at, m.differences, m.blocked_by, m.next_try_at, m.error, ''::text AS schema, NULL::bigint AS source_id
+                 FROM millrace.migrations m`,
   secrets: "SELECT s.name, ''::text AS comment, s.schema, NULL::bigint AS source_id FROM millrace.secrets s",
 };
 
@@ -53,7 +72,7 @@ export const showCreateFields: readonly FieldDescription[] = [field('name'), fie
 export async function showObjects(context: StatementContext, session: CallerSession, statement: ShowObjects): Promise<StatementResult> {
   const fields = showFields(statement);
   if (!(await catalogPresent(context, session))) return { kind: 'rows', fields, rows: [], tag: 'SHOW' };
-  const columns = shownColumns[statement.kind].join(', ');
+  const columns = shownColumns[statement.kind].map(quoteIdentifier).join(', ');
   const parameters: (string | null)[] = [];
   const parameter = (value: string): string => `$${parameters.push(value)}`;
   const conditions: string[] = [];
@@ -119,6 +138,8 @@ async function createSql(
       const found = await requireNamed(context, session, 'sink', name, await callerRole(session));
       return [`${quoteIdentifier(found.schema)}.${quoteIdentifier(found.name)}`, await createSinkSql(context, session, found)];
     }
+    case 'migration':
+      return await createMigrationSql(session, name);
     case 'source':
     case 'table':
     case 'materialized view':
@@ -145,6 +166,17 @@ async function createConnectionSql(context: StatementContext, session: CallerSes
   );
   const qualified = `${quoteIdentifier(found.schema)}.${quoteIdentifier(found.name)}`;
   return [qualified, `CREATE CONNECTION ${qualified} TO ${shownTarget(targetOf(row.type))} (${options.join(', ')})`];
+}
+
+/** As typed: of the one under way, else of the last of this name. */
+async function createMigrationSql(session: CallerSession, name: QualifiedName): Promise<[string, string]> {
+  const row = await firstRow(
+    session,
+    "SELECT m.statement FROM millrace.migrations m WHERE m.name = $1 ORDER BY m.phase IN ('finished', 'cancelled'), m.id DESC LIMIT 1",
+    [name.name],
+  );
+  if (row === null) throw undefinedObject('migration', name);
+  return [quoteIdentifier(name.name), row[0] ?? ''];
 }
 
 function optionSql(option: string, value: string): string {

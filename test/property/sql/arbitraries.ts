@@ -9,6 +9,8 @@ import type {
   ExtendedStatement,
   FormatClause,
   Identifier,
+  MigrationChange,
+  MigrationOption,
   Option,
   OptionValue,
   QualifiedName,
@@ -196,7 +198,86 @@ const subscription: fc.Arbitrary<Subscribe> = fc
   })
   .map((of) => (of.envelope === null ? of : { ...of, orderBy: null }));
 
+const changeExpression: fc.Arbitrary<ExpressionText> = fc.record({
+  text: fc.constantFrom(
+    ...[
+      "a || ', ' || b",
+      'f(a, b)',
+      'id::bigint',
+      'CASE WHEN (a AND b) THEN c END',
+      '"using" + revert',
+      'x[1, 2]',
+      "$$ revert using ) $$ || ''",
+    ],
+    ...["(a AT TIME ZONE 'UTC')", 'a /* , WITH ( */ + 1'],
+  ),
+  at: fc.constant(0),
+});
+const typeText: fc.Arbitrary<ExpressionText> = fc.record({
+  text: fc.constantFrom('bigint', 'numeric(10, 2)', 'timestamp(3) with time zone', 'text COLLATE "C"', 'a."b,c"[]', 'double precision'),
+  at: fc.constant(0),
+});
+const migrationChange: fc.Arbitrary<MigrationChange> = fc.oneof(
+  fc.record({
+    kind: fixed('move'),
+    table: qualified,
+    columns: some(identifier),
+    target: qualified,
+    key: some(fc.record({ column: identifier, as: identifier })),
+  }),
+  fc.record({
+    kind: fixed('alter'),
+    table: qualified,
+    columns: some(fc.record({ column: identifier, type: typeText, up: fc.option(changeExpression), down: fc.option(changeExpression) })),
+  }),
+  fc.record({
+    kind: fixed('split'),
+    table: qualified,
+    column: identifier,
+    into: some(fc.record({ name: identifier, type: typeText, up: changeExpression })),
+    down: changeExpression,
+  }),
+);
+const migrationOptions: fc.Arbitrary<MigrationOption[]> = fc.uniqueArray(
+  fc.oneof(
+    fc.record({
+      option: fc.constantFrom(
+        'lock timeout' as const,
+        'max hold' as const,
+        'reverse window' as const,
+        'max lag' as const,
+        'chunk' as const,
+      ),
+      value: text,
+      at: fc.constant(0),
+    }),
+    fc.record({ option: fixed('cutover'), value: fc.constantFrom('manual', 'auto'), at: fc.constant(0) }),
+    fc.record({ option: fc.constantFrom('new version' as const, 'old version' as const), value: name, at: fc.constant(0) }),
+  ),
+  { selector: ({ option }) => option, maxLength: 4 },
+);
+const createMigration = fc.record({
+  type: fixed('create_migration'),
+  ifNotExists: fc.boolean(),
+  name: identifier,
+  change: migrationChange,
+  options: migrationOptions,
+});
+
 export const statement: fc.Arbitrary<ExtendedStatement> = fc.oneof(
+  createMigration,
+  createMigration.map((migration) => ({ type: 'explain_migration' as const, migration })),
+  fc.record({
+    type: fixed('alter_migration'),
+    ifExists: fc.boolean(),
+    name: identifier,
+    action: fc.oneof(
+      fc.record({
+        kind: fc.constantFrom(...(['pause', 'resume', 'verify', 'cutover', 'revert', 'finalize', 'cancel'] as const)),
+      }),
+      fc.record({ kind: fixed('set'), options: migrationOptions.filter((options) => options.length > 0) }),
+    ),
+  }),
   fc.record({ type: fixed('create_secret'), ifNotExists: fc.boolean(), name: qualified, value: text }),
   fc.record({ type: fixed('alter_secret'), ifExists: fc.boolean(), name: qualified, value: text }),
   fc.record({
@@ -318,6 +399,8 @@ export const statement: fc.Arbitrary<ExtendedStatement> = fc.oneof(
   show('materialized views'),
   show('connections'),
   show('secrets'),
+  show('migrations').map((shown) => (shown.type === 'show_objects' ? { ...shown, schema: null } : shown)),
+  fc.record({ type: fixed('show_create'), kind: fixed('migration'), name: identifier.map((shown) => ({ schema: null, ...shown })) }),
   fc.record({
     type: fixed('show_create'),
     kind: fc.constantFrom('source' as const, 'sink' as const, 'table' as const, 'materialized view' as const, 'connection' as const),

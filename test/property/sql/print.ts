@@ -8,6 +8,8 @@ import type {
   ExtendedStatement,
   FormatClause,
   Identifier,
+  MigrationChange,
+  MigrationOption,
   Option,
   OptionValue,
   QualifiedName,
@@ -184,6 +186,19 @@ export function printStatement(of: ExtendedStatement): string[] {
       return createSink(of);
     case 'alter_sink':
       return ['ALTER', 'SINK', ...when(of.ifExists, 'IF', 'EXISTS'), ...qualified(of.name), ...sinkAction(of.action)];
+    case 'create_migration':
+      return [
+        ...['CREATE', 'MIGRATION', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS'), plain(of.name)],
+        ...migrationChange(of.change),
+        ...when(of.options.length > 0, 'WITH', '(', ...list(of.options.map(migrationOption)), ')'),
+      ];
+    case 'explain_migration':
+      return ['EXPLAIN', ...printStatement(of.migration)];
+    case 'alter_migration':
+      return [
+        ...['ALTER', 'MIGRATION', ...when(of.ifExists, 'IF', 'EXISTS'), plain(of.name)],
+        ...(of.action.kind === 'set' ? ['SET', '(', ...list(of.action.options.map(migrationOption)), ')'] : [of.action.kind]),
+      ];
     case 'create_materialized_view':
       return [
         ...['CREATE', 'MATERIALIZED', 'VIEW', ...when(of.ifNotExists, 'IF', 'NOT', 'EXISTS'), ...qualified(of.name)],
@@ -236,6 +251,39 @@ function createSink(of: CreateSink): string[] {
     ...(envelope === null ? [] : ['ENVELOPE', envelope]),
     ...(snapshot === null ? [] : ['WITH', '(', 'SNAPSHOT', '=', String(snapshot), ')']),
   ];
+}
+
+function migrationChange(of: MigrationChange): string[] {
+  switch (of.kind) {
+    case 'move':
+      return [
+        ...['MOVE', 'COLUMNS', '(', ...list(of.columns.map((c) => [plain(c)])), ')', 'FROM', ...qualified(of.table)],
+        ...['TO', 'TABLE', ...qualified(of.target), 'KEY', '('],
+        ...list(of.key.map(({ column, as }) => [plain(column), ...when(as.name !== column.name, 'AS', plain(as))])),
+        ...[')', 'ABSENT', 'WHEN', 'NULL'],
+      ];
+    case 'alter':
+      return [
+        ...['ALTER', 'TABLE', ...qualified(of.table)],
+        ...list(
+          of.columns.map(({ column, type, up, down }) => [
+            ...['ALTER', 'COLUMN', plain(column), 'TYPE', type.text],
+            ...(up === null ? [] : ['USING', up.text]),
+            ...(down === null ? [] : ['REVERT', 'USING', down.text]),
+          ]),
+        ),
+      ];
+    case 'split':
+      return [
+        ...['SPLIT', 'COLUMN', ...qualified(of.table), '.', plain(of.column), 'INTO', '('],
+        ...list(of.into.map((part) => [plain(part.name), part.type.text, 'AS', part.up.text])),
+        ...[')', 'DOWN', '(', of.down.text, ')'],
+      ];
+  }
+}
+
+function migrationOption({ option: name, value: given }: MigrationOption): string[] {
+  return [...name.split(' '), '=', /version$/.test(name) ? quoteIdentifier(given) : quoteLiteral(given)];
 }
 
 function formatClause(of: FormatClause): string[] {

@@ -282,6 +282,90 @@ const good: [string, unknown][] = [
     { type: 'drop_object', kind: 'sink', ifExists: true, names: [name('a'), name('b.c')], cascade: true },
   ],
   ["SHOW SINKS FROM x LIKE 'a%'", { type: 'show_objects', kind: 'sinks', schema: identifier('x'), like: 'a%' }],
+  [
+    "CREATE MIGRATION move_email MOVE COLUMNS (email, email_verified_at) FROM public.users TO TABLE public.user_emails KEY (id AS user_id) ABSENT WHEN NULL WITH (CUTOVER = MANUAL, LOCK TIMEOUT '100ms', MAX HOLD = '250ms', REVERSE WINDOW '24h')",
+    {
+      type: 'create_migration',
+      ifNotExists: false,
+      name: identifier('move_email'),
+      change: {
+        kind: 'move',
+        table: name('public.users'),
+        columns: [identifier('email'), identifier('email_verified_at')],
+        target: name('public.user_emails'),
+        key: [{ column: identifier('id'), as: identifier('user_id') }],
+      },
+      options: [
+        { option: 'cutover', value: 'manual' },
+        { option: 'lock timeout', value: '100ms' },
+        { option: 'max hold', value: '250ms' },
+        { option: 'reverse window', value: '24h' },
+      ],
+    },
+  ],
+  [
+    'CREATE MIGRATION IF NOT EXISTS m ALTER TABLE orders ALTER COLUMN id TYPE bigint, ALTER price SET DATA TYPE numeric(10, 2) USING round(price, 2) REVERT USING price::float8 WITH (NEW VERSION v2)',
+    {
+      type: 'create_migration',
+      ifNotExists: true,
+      change: {
+        kind: 'alter',
+        table: name('orders'),
+        columns: [
+          { column: identifier('id'), type: { text: 'bigint' }, up: null, down: null },
+          {
+            column: identifier('price'),
+            type: { text: 'numeric(10, 2)' },
+            up: { text: 'round(price, 2)' },
+            down: { text: 'price::float8' },
+          },
+        ],
+      },
+      options: [{ option: 'new version', value: 'v2' }],
+    },
+  ],
+  [
+    "EXPLAIN CREATE MIGRATION split_name SPLIT COLUMN users.name INTO (first_name text AS split_part(name, ' ', 1), last_name varchar(20) AS split_part(name, ' ', 2)) DOWN (first_name || ' ' || last_name)",
+    {
+      type: 'explain_migration',
+      migration: {
+        type: 'create_migration',
+        name: identifier('split_name'),
+        change: {
+          kind: 'split',
+          table: name('users'),
+          column: identifier('name'),
+          into: [
+            { name: identifier('first_name'), type: { text: 'text' }, up: { text: "split_part(name, ' ', 1)" } },
+            { name: identifier('last_name'), type: { text: 'varchar(20)' }, up: { text: "split_part(name, ' ', 2)" } },
+          ],
+          down: { text: "first_name || ' ' || last_name" },
+        },
+        options: [],
+      },
+    },
+  ],
+  [
+    'CREATE MIGRATION m SPLIT COLUMN s.t.c INTO (a int AS c, b int AS c) DOWN (a)',
+    { change: { table: name('s.t'), column: identifier('c') } },
+  ],
+  ['ALTER MIGRATION m CUTOVER', { type: 'alter_migration', ifExists: false, name: identifier('m'), action: { kind: 'cutover' } }],
+  ['ALTER MIGRATION IF EXISTS m revert', { type: 'alter_migration', ifExists: true, action: { kind: 'revert' } }],
+  [
+    "ALTER MIGRATION m SET (MAX LAG '5s', REVERSE WINDOW NONE)",
+    {
+      type: 'alter_migration',
+      action: {
+        kind: 'set',
+        options: [
+          { option: 'max lag', value: '5s' },
+          { option: 'reverse window', value: 'none' },
+        ],
+      },
+    },
+  ],
+  ["SHOW MIGRATIONS LIKE 'move%'", { type: 'show_objects', kind: 'migrations', schema: null, like: 'move%' }],
+  ['SHOW CREATE MIGRATION m', { type: 'show_create', kind: 'migration', name: name('m') }],
   ['SHOW CREATE SINK s', { type: 'show_create', kind: 'sink', name: name('s') }],
 ];
 
@@ -292,7 +376,7 @@ describe('statements that are right', () => {
 
   test.each(good)('with comments between all tokens: %s', (text, expected) => {
     // Blanks outside literals become comments; texts that hold comments or opaque SQL already are tested as they are.
-    if (/--|\/\*|SELECT|where|'one'| E'|\$/i.test(text)) return;
+    if (/--|\/\*|SELECT|where|'one'| E'|\$|REVERT USING|SPLIT COLUMN users/i.test(text)) return;
     const commented = text
       .split(/('[^']*'|"(?:[^"]|"")*")/)
       .map((part, i) => (i % 2 === 0 ? part.replace(/\s+/g, ' /* a /* nested */ ; */ -- b;\n\t') : part));
@@ -345,6 +429,9 @@ describe('statements of the upstream', () => {
     'CREATE OR REPLACE VIEW v AS SELECT 1',
     'CREATE SCHEMA a',
     'EXPLAIN CREATE MATERIALIZED VIEW m AS SELECT 1',
+    'EXPLAIN CREATE TABLE migration AS SELECT 1',
+    'EXPLAIN ANALYZE CREATE MIGRATION m',
+    'SHOW migrations.setting',
     "PREPARE p AS SELECT 'DROP SOURCE x'",
     // candidates that are not understood
     'CREATE MATERIALIZED VIEW m USING heap AS SELECT 1',

@@ -1,0 +1,72 @@
+/**
+ * Migrations in the catalog: what is read and written there. Invariant: a phase changes in the transaction that makes it true.
+ */
+import type { Client } from 'pg';
+import type { RawConnection } from '../replication/session-contract.ts';
+import type { Key } from './change-feed.ts';
+import type { Migration, MigrationOptions, MigrationPhase, MigrationProblem } from './model.ts';
+
+/** Those that the engine has to do something about. */
+export async function readMigrations(client: Client): Promise<readonly Migration[]> {
+  const { rows } = await client.query<Omit<Migration, 'id' | 'targetOid'> & { id: string; targetOid: string }>(
+    `SELECT m.id, m.name, jsonb_build_object('oid', m.owner::bigint, 'name', pg_get_userbyid(m.owner)) AS owner, m.source, m.target_oid::bigint AS "targetOid",
+            m.definition, m.options, m.phase, m.paused, m.request
+       FROM millrace.migration m WHERE m.phase NOT IN ('finished', 'cancelled') ORDER BY m.id`,
+  );
+  return rows.map((row) => ({ ...row, id: Number(row.id), targetOid: Number(row.targetOid) }));
+}
+
+export interface Progress {
+  readonly copiedTo: Key | null;
+  readonly verifiedTo: Key | null;
+  readonly found: number;
+  readonly passes: number;
+  readonly windowEndsAt: number | null;
+}
+
+export async function readProgress(client: Client, id: number): Promise<Progress> {
+  await client.query('INSERT INTO millrace.migration_progress (migration_id) VALUES ($1) ON CONFLICT DO NOTHING', [id]);
+  const { rows } = await client.query<{
+    copied_to: string[] | null;
+    verified_to: string[] | null;
+    found: string;
+    passes: number;
+    ends: number | null;
+  }>(
+    `SELECT p.copied_to, p.verified_to, p.found, p.passes, (extract(epoch FROM m.window_ends_at) * 1000)::float8 AS ends
+       FROM millrace.migration_progress p JOIN millrace.migration m ON m.id = p.migration_id WHERE p.migration_id = $1`,
+    [id],
+  );
+  const [row] = rows;
+  return {
+    copiedTo: row?.copied_to ?? null,
+    verifiedTo: row?.verified_to ?? null,
+    found: Number(row?.found ?? 0),
+    passes: row?.passes ?? 0,
+    windowEndsAt: row?.ends ?? null,
+  };
+}
+
+/** Within or outside of a transaction of the session. `set`: SQL assignments; values are numbers, or nothing but what `literal` has made. */
+export async function noteProgress(session: RawConnection, id: number, set: string): Promise<void> {
+  await session.query(`UPDATE millrace.migration_progress SET ${set} WHERE migration_id = ${id}`);
+}
+
+export async function noteProblem(client: Client, id: number, problem: MigrationProblem | null): Promise<void> {
+  await client.query('UPDATE millrace.migration_progress SET error = $2 WHERE migration_id = $1 AND error IS DISTINCT FROM $2::jsonb', [
+    id,
+    problem === null ? null : JSON.stringify(problem),
+  ]);
+}
+
+/** Statement that enters a phase; the catalog is read again by whoever waits. */
+export function phaseSql(id: number, phase: MigrationPhase, set: readonly string[] = []): string {
+  return `UPDATE millrace.migration SET ${[`phase = '${phase}'`, 'phase_since = clock_timestamp()', ...set].join(', ')} WHERE id = ${id}`;
+}
+
+export const requestDone = (id: number, request: string): string =>
+  `UPDATE millrace.migration SET request = NULL WHERE id = ${id} AND request = '${request}'`;
+
+/** Milliseconds after which the cutover's window ends, as SQL; NULL: never. */
+export const windowSql = ({ reverseWindowMs }: MigrationOptions): string =>
+  reverseWindowMs === null ? 'NULL' : `clock_timestamp() + ${reverseWindowMs} * interval '1 millisecond'`;

@@ -1,0 +1,41 @@
+/** Rights that a new object gets from an old one. Pure. Invariant: nobody may do more with the new one than with the old. */
+import { quoteLiteral } from '../sql/quote.ts';
+import type { TableName } from './model.ts';
+import { qualified } from './places.ts';
+
+/** Gives `to` the rights that roles have on `from`: on the whole table, and on columns that both have. `columns`: only these; null: all. */
+export function copyRights(from: TableName, to: TableName, columns: readonly string[] | null): string {
+  const listed = columns === null ? 'true' : `a.attname IN (${columns.map(quoteLiteral).join(', ')})`;
+  return `DO $millrace$
+DECLARE
+    g record;
+    source CONSTANT regclass := ${quoteLiteral(qualified(from))}::regclass;
+    target CONSTANT text := ${quoteLiteral(qualified(to))};
+BEGIN
+    FOR g IN SELECT acl.privilege_type, acl.is_grantable, CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS grantee, NULL::name AS column_name
+               FROM pg_class c, aclexplode(c.relacl) acl
+              WHERE c.oid = source AND acl.grantee <> c.relowner AND acl.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER')
+             UNION ALL
+             SELECT acl.privilege_type, acl.is_grantable, CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END, a.attname
+               FROM pg_attribute a, aclexplode(a.attacl) acl
+              WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped AND ${listed}
+                AND EXISTS (SELECT FROM pg_attribute t WHERE t.attrelid = target::regclass AND t.attname = a.attname AND NOT t.attisdropped)
+    LOOP
+        EXECUTE format('GRANT %s%s ON %s TO %s%s', g.privilege_type, CASE WHEN g.column_name IS NULL THEN '' ELSE format(' (%I)', g.column_name) END, target, g.grantee,
+                       CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+    END LOOP;
+END $millrace$`;
+}
+
+/** Who may use the source's schema may use the schema of a version. */
+export function copyUsage(from: string, to: string): string {
+  return `DO $millrace$
+DECLARE g record;
+BEGIN
+    FOR g IN SELECT CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS grantee
+               FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) acl WHERE n.nspname = ${quoteLiteral(from)} AND acl.privilege_type = 'USAGE'
+    LOOP
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', ${quoteLiteral(to)}, g.grantee);
+    END LOOP;
+END $millrace$`;
+}

@@ -1,0 +1,444 @@
+/**
+ * One migration, from its creation to its end.
+ * Invariant: whatever happens, it goes on from what the catalog says. An error is noted there, and it is tried again; nothing of it concerns anyone else.
+ */
+import type { ServerAddress } from '../config.ts';
+import type { Logger } from '../log.ts';
+import { PostgresError } from '../replication/postgres-error.ts';
+import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../replication/slots.ts';
+import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import { noteProblem, noteProgress, phaseSql, readProgress, requestDone } from './catalog.ts';
+import { ChangeFeed, type Key } from './change-feed.ts';
+import { unvalidatedSql } from './flip-sql.ts';
+import { applyWaiting, copyPiece, type Following, repairAll, verifyPiece } from './follow.ts';
+import type { Migration, MigrationPhase, MigrationProblem } from './model.ts';
+import { publicationName, qualified, slotName, targetPlace } from './places.ts';
+import { type MigrationSessions, openSessions } from './sessions.ts';
+import { endMigration, type Hold, type SwitchOutcome, switchTruth } from './switch.ts';
+import { syncSql } from './sync-sql.ts';
+import { nextRows, readLoad, restMs, whyRest } from './throttle.ts';
+
+export interface RunnerServices {
+  readonly upstream: ServerAddress;
+  readonly database: string;
+  readonly databaseOid: number;
+  readonly log: Logger;
+  readonly hold: Hold;
+  /** The catalog has changed. */
+  readonly wake: () => void;
+}
+
+const firstRetryMs = 500;
+const longestRetryMs = 30_000;
+/** From one piece to the next of the verification that goes on while nothing else is to be done. */
+const verifyEveryMs = 1_000;
+const idleMs = 250;
+const noteEveryMs = 500;
+
+export class MigrationRunner {
+  readonly #services: RunnerServices;
+  #migration: Migration;
+  #stopped = false;
+  #woken = false;
+  #wakeUp: (() => void) | null = null;
+  /** And the catalog has not been read since: it is not to cut over again by itself. */
+  #isReverted = false;
+  readonly #ended: Promise<void>;
+
+  constructor(services: RunnerServices, migration: Migration) {
+    this.#services = services;
+    this.#migration = migration;
+    this.#ended = this.#run();
+  }
+
+  /** The catalog says something new of it. The phase is this runner's own: what was read may be older than what it has just written. */
+  update(migration: Migration): void {
+    if (migration.options.cutover === 'manual') this.#isReverted = false;
+    this.#migration = { ...migration, phase: this.#migration.phase };
+    this.#kick();
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#kick();
+    await this.#ended;
+  }
+
+  #kick(): void {
+    this.#woken = true;
+    this.#wakeUp?.();
+  }
+
+  async #pause(ms: number): Promise<void> {
+    if (!this.#woken && ms > 0) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, ms);
+        this.#wakeUp = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+      this.#wakeUp = null;
+    }
+    this.#woken = false;
+  }
+
+  async #run(): Promise<void> {
+    const { log, upstream, database } = this.#services;
+    for (let retryMs = firstRetryMs; !this.#stopped; retryMs = Math.min(retryMs * 2, longestRetryMs)) {
+      let sessions: MigrationSessions | null = null;
+      const began = Date.now();
+      try {
+        sessions = await openSessions(upstream, database, this.#migration.id);
+        if ((await this.#work(sessions)) === 'ended') return;
+      } catch (error) {
+        if (this.#stopped) return;
+        log.warn({ migration: this.#migration.name, err: error }, 'the migration is tried again');
+        await this.#note(sessions, problemOf(error, this.#migration));
+      } finally {
+        await sessions?.close();
+      }
+      if (Date.now() - began > longestRetryMs) retryMs = firstRetryMs;
+      await this.#pause(retryMs);
+    }
+  }
+
+  async #note(sessions: MigrationSessions | null, problem: MigrationProblem): Promise<void> {
+    if (sessions !== null) await noteProblem(sessions.beside, this.#migration.id, problem).catch(() => undefined);
+  }
+
+  async #work(sessions: MigrationSessions): Promise<'ended' | 'again'> {
+    const progress = await readProgress(sessions.beside, this.#migration.id);
+    if (this.#migration.request === 'cancel' && this.#migration.phase !== 'cut_over') return await this.#end(sessions, 'cancel');
+    if (this.#migration.phase === 'creating') await this.#setUp(sessions);
+    const lost = await this.#ensureSlot(sessions);
+    let broken: Error | null = null;
+    const feed = this.#feed((error) => {
+      broken = error;
+      this.#kick();
+    });
+    try {
+      await feed.start();
+      await noteProblem(sessions.beside, this.#migration.id, null);
+      const state = new Course(sessions, feed, progress.copiedTo, progress.verifiedTo, progress.found, progress.windowEndsAt);
+      if (lost && this.#migration.phase !== 'copying') await repairAll(this.#following(state));
+      while (!this.#stopped) {
+        if (broken !== null) throw broken;
+        const { request, phase } = this.#migration;
+        if (
+          (request === 'finalize' && phase === 'cut_over') ||
+          (request === 'cancel' && phase !== 'cut_over') ||
+          this.#windowIsOver(state)
+        ) {
+          await feed.stop();
+          return await this.#end(sessions, phase === 'cut_over' ? 'finalize' : 'cancel');
+        }
+        await this.#step(state);
+      }
+      return 'again';
+    } finally {
+      await feed.stop();
+    }
+  }
+
+  #feed(lost: (error: Error) => void): ChangeFeed {
+    const { upstream, database, databaseOid } = this.#services;
+    const { id } = this.#migration;
+    return new ChangeFeed(
+      { address: upstream, database, slot: slotName(databaseOid, id), publication: publicationName(id) },
+      this.#followed(),
+      { arrived: () => this.#kick(), lost },
+    );
+  }
+
+  /** Both tables: only the truth is published. */
+  #followed(): readonly { oid: number; keyNames: readonly string[] }[] {
+    const { id, source, definition, targetOid } = this.#migration;
+    return [
+      { oid: source.oid, keyNames: syncSql(id, source, definition, 'source').keyNames },
+      { oid: targetOid, keyNames: syncSql(id, source, definition, 'target').keyNames },
+    ];
+  }
+
+  #following({ sessions, feed }: Course): Following {
+    const { id, source, definition, phase } = this.#migration;
+    const truth = phase === 'cut_over' ? 'target' : 'source';
+    return { migration: this.#migration, truth, sync: syncSql(id, source, definition, truth), sessions, feed, log: this.#services.log };
+  }
+
+  /** Publication and slot. A slot is made while the publication is there, so that it has every change that is not in what is copied. */
+  async #setUp(sessions: MigrationSessions): Promise<void> {
+    const { id, source } = this.#migration;
+    const { upstream, database, databaseOid } = this.#services;
+    const publication = quoteIdentifier(publicationName(id));
+    await dropSlot(sessions.beside, slotName(databaseOid, id), { terminate: true });
+    await sessions.work.query(
+      `DROP PUBLICATION IF EXISTS ${publication}; CREATE PUBLICATION ${publication} FOR TABLE ${qualified(source)} WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)`,
+    );
+    await createSlot(upstream, slotName(databaseOid, id), { database });
+    await sessions.work.query(
+      `UPDATE millrace.migration_progress SET rows_copied = 0, copied_to = NULL, verified_to = NULL, found = 0,
+              rows_total = (SELECT greatest(sum(c.reltuples), 0)::bigint FROM pg_catalog.pg_class c WHERE c.oid = ${source.oid} OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(${source.oid}))) WHERE migration_id = ${id}`,
+    );
+    await this.#enter(sessions, 'copying');
+  }
+
+  /** True when changes may have been missed. */
+  async #ensureSlot({ beside }: MigrationSessions): Promise<boolean> {
+    const { upstream, database, databaseOid, log } = this.#services;
+    const slot = slotName(databaseOid, this.#migration.id);
+    const found = await lookUpSlot(beside, slot);
+    if (found !== undefined && found.walStatus !== 'lost') {
+      if (found.activePid !== undefined) await freeSlot(beside, slot);
+      return false;
+    }
+    log.warn({ migration: this.#migration.name, slot }, 'the slot is gone: every row will be compared');
+    if (found !== undefined) await dropSlot(beside, slot, { terminate: true });
+    await createSlot(upstream, slot, { database });
+    return true;
+  }
+
+  async #enter({ work }: MigrationSessions, phase: MigrationPhase): Promise<void> {
+    await work.query(phaseSql(this.#migration.id, phase));
+    this.#services.log.info({ migration: this.#migration.name, phase }, 'the migration goes on');
+    this.#migration = { ...this.#migration, phase };
+    this.#services.wake();
+  }
+
+  async #step(course: Course): Promise<void> {
+    const following = this.#following(course);
+    const applied = await applyWaiting(following);
+    await this.#noteLag(course);
+    const { phase, paused, request, options } = this.#migration;
+    const isDue = performance.now() >= course.notBefore;
+    if (!paused || request !== null) {
+      const cuts = phase === 'ready' && (request === 'cutover' || (request === null && options.cutover === 'auto' && !this.#isReverted));
+      if (isDue && (cuts || (phase === 'cut_over' && request === 'revert'))) return await this.#switch(course, following);
+    }
+    if (!paused && phase === 'copying') return await this.#copy(course, following);
+    if (!paused && phase === 'verifying') return await this.#verify(course, following, true);
+    const verifies = request === 'verify' || (!paused && performance.now() >= course.nextLook);
+    if (verifies && (phase === 'ready' || phase === 'cut_over')) return await this.#verify(course, following, request === 'verify');
+    if (applied === 0) await this.#pause(following.feed.waiting.length > 0 ? 2 : idleMs);
+  }
+
+  async #copy(course: Course, following: Following): Promise<void> {
+    const { sessions, feed } = course;
+    const load = await readLoad(sessions.beside);
+    const reason = whyRest(feed, load, this.#migration.options.maxLagMs, Date.now());
+    await course.noteThrottle(this.#migration.id, reason);
+    if (reason !== null) return await this.#pause(20);
+    course.mostRows ??= await this.#rowsOf(course, this.#migration.options.chunkBytes);
+    const rows = Math.min(course.rows, course.mostRows);
+    const began = performance.now();
+    course.copiedTo = await copyPiece(following, course.copiedTo, rows);
+    const took = performance.now() - began;
+    course.rows = nextRows(rows, took, course.mostRows);
+    if (course.copiedTo !== null) return await this.#pause(restMs(took, load));
+    await sessions.work.query(
+      `ANALYZE ${qualified(targetPlace(this.#migration.id, this.#migration.source, this.#migration.definition, 'source'))}`,
+    );
+    await this.#enter(sessions, 'verifying');
+  }
+
+  /** So many rows of the source are so many bytes. */
+  async #rowsOf({ sessions }: Course, bytes: number): Promise<number> {
+    const { rows } = await sessions.beside.query<{ each: number }>(
+      `SELECT coalesce(sum(pg_catalog.pg_table_size(c.oid)) / nullif(sum(greatest(c.reltuples, 0)), 0), 200)::float8 AS each FROM pg_catalog.pg_class c
+        WHERE c.relkind = 'r' AND (c.oid = $1 OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1)))`,
+      [this.#migration.source.oid],
+    );
+    return Math.max(100, Math.floor(bytes / Math.max(rows[0]?.each ?? 200, 20)));
+  }
+
+  /** `hurry`: a pass is waited for. */
+  async #verify(course: Course, following: Following, hurry: boolean): Promise<void> {
+    const began = performance.now();
+    const { end, found } = await verifyPiece(following, course.verifiedTo, course.rows);
+    const took = performance.now() - began;
+    course.rows = nextRows(course.rows, took, 100_000);
+    course.verifiedTo = end;
+    course.found += found;
+    course.nextLook = performance.now() + verifyEveryMs;
+    if (end !== null) {
+      if (hurry) await this.#pause(restMs(took, await readLoad(course.sessions.beside)));
+      return;
+    }
+    const clean = course.found === 0;
+    await noteProgress(
+      course.sessions.work,
+      this.#migration.id,
+      `passes = passes + 1, last_pass_at = clock_timestamp(), differences = ${course.found}, found = 0, verified_to = NULL`,
+    );
+    if (!clean)
+      this.#services.log.warn(
+        { migration: this.#migration.name, rows: course.found },
+        'a pass of verification found and repaired differences',
+      );
+    course.found = 0;
+    if (this.#migration.phase === 'verifying' && clean) await this.#enter(course.sessions, 'ready');
+    if (this.#migration.request === 'verify' && this.#migration.phase !== 'verifying') await this.#done(course.sessions, 'verify');
+  }
+
+  async #done({ work }: MigrationSessions, request: string): Promise<void> {
+    await work.query(requestDone(this.#migration.id, request));
+    this.#migration = { ...this.#migration, request: null };
+    this.#services.wake();
+  }
+
+  async #switch(course: Course, following: Following): Promise<void> {
+    const { log, wake, hold } = this.#services;
+    const outcome = await switchTruth(following, hold);
+    await this.#noteAttempt(course, outcome);
+    if (!outcome.done) {
+      log.info({ migration: this.#migration.name, reason: outcome.reason, blockers: outcome.blockers }, 'the cutover is tried again');
+      return;
+    }
+    const forward = following.truth === 'source';
+    log.info({ migration: this.#migration.name, heldMs: outcome.heldMs }, forward ? 'cut over' : 'reverted');
+    this.#migration = forward
+      ? { ...this.#migration, phase: 'cut_over', request: null }
+      : { ...this.#migration, phase: 'verifying', request: null, options: { ...this.#migration.options, cutover: 'manual' } };
+    this.#isReverted = !forward;
+    course.verifiedTo = null;
+    course.found = 0;
+    course.windowEndsAt =
+      this.#migration.phase === 'cut_over' && this.#migration.options.reverseWindowMs !== null
+        ? Date.now() + this.#migration.options.reverseWindowMs
+        : null;
+    wake();
+    await this.#validate(course);
+  }
+
+  async #noteAttempt(course: Course, outcome: SwitchOutcome): Promise<void> {
+    const { id } = this.#migration;
+    const { sessions } = course;
+    if (outcome.done) {
+      course.attempts = 0;
+      await noteProgress(
+        sessions.work,
+        id,
+        `attempts = attempts + 1, blocked_by = NULL, next_try_at = NULL, error = NULL, hold_ms = ${outcome.heldMs}`,
+      );
+      return;
+    }
+    const pauseMs = Math.min(50 * 2 ** course.attempts++, 5_000) * (0.75 + Math.random() / 2);
+    course.notBefore = performance.now() + pauseMs;
+    const problem: MigrationProblem = { message: outcome.reason, hint: 'It is tried again by itself.' };
+    await noteProgress(
+      sessions.work,
+      id,
+      `attempts = attempts + 1, next_try_at = clock_timestamp() + ${pauseMs} * interval '1 millisecond', blocked_by = ${quoteLiteral(JSON.stringify(outcome.blockers))}::jsonb, error = ${quoteLiteral(JSON.stringify(problem))}::jsonb`,
+    );
+  }
+
+  /** Foreign keys of which the cutover said NOT VALID. */
+  async #validate({ sessions }: Course): Promise<void> {
+    const { source, targetOid } = this.#migration;
+    for (const oid of [source.oid, targetOid]) {
+      const { rows } = await sessions.work.execute('unvalidated', unvalidatedSql, [String(oid)]);
+      for (const [sql] of rows) {
+        await sessions.work.query(sql ?? '').catch((error: unknown) => {
+          this.#services.log.warn({ migration: this.#migration.name, err: error }, 'a foreign key could not be validated');
+        });
+      }
+    }
+  }
+
+  async #noteLag(course: Course): Promise<void> {
+    if (performance.now() < course.nextNote) return;
+    course.nextNote = performance.now() + noteEveryMs;
+    const [oldest] = course.feed.waiting;
+    const lag = oldest === undefined ? 0 : Math.max(0, Date.now() - oldest.committedAt);
+    const set = `lag_ms = ${lag}, backlog_bytes = ${course.feed.backlogBytes}`;
+    if (set === course.noted) return;
+    course.noted = set;
+    await noteProgress(course.sessions.work, this.#migration.id, set);
+  }
+
+  #windowIsOver({ windowEndsAt }: Course): boolean {
+    return this.#migration.phase === 'cut_over' && this.#migration.request === null && windowEndsAt !== null && Date.now() >= windowEndsAt;
+  }
+
+  async #end(sessions: MigrationSessions, how: 'finalize' | 'cancel'): Promise<'ended' | 'again'> {
+    const { log, databaseOid, wake } = this.#services;
+    const { id, name } = this.#migration;
+    const outcome = await endMigration(sessions, this.#migration, how);
+    if (!outcome.done) {
+      const problem: MigrationProblem = { message: outcome.reason, hint: 'It is tried again by itself.' };
+      await noteProgress(
+        sessions.work,
+        id,
+        `attempts = attempts + 1, blocked_by = ${quoteLiteral(JSON.stringify(outcome.blockers))}::jsonb, error = ${quoteLiteral(JSON.stringify(problem))}::jsonb`,
+      );
+      return 'again';
+    }
+    await noteProblem(sessions.beside, id, null);
+    await dropSlot(sessions.beside, slotName(databaseOid, id), { terminate: true });
+    log.info({ migration: name }, how === 'finalize' ? 'the migration is finished' : 'the migration was cancelled');
+    wake();
+    return 'ended';
+  }
+}
+
+/** Where it is, as long as its sessions last. */
+class Course {
+  readonly sessions: MigrationSessions;
+  readonly feed: ChangeFeed;
+  copiedTo: Key | null;
+  verifiedTo: Key | null;
+  found: number;
+  windowEndsAt: number | null;
+  /** Of the next piece. */
+  rows = 2_000;
+  mostRows: number | null = null;
+  attempts = 0;
+  /** By performance.now(). */
+  notBefore = 0;
+  nextLook = 0;
+  nextNote = 0;
+  noted = '';
+  #throttle: string | null = null;
+
+  constructor(
+    sessions: MigrationSessions,
+    feed: ChangeFeed,
+    copiedTo: Key | null,
+    verifiedTo: Key | null,
+    found: number,
+    windowEndsAt: number | null,
+  ) {
+    this.sessions = sessions;
+    this.feed = feed;
+    this.copiedTo = copiedTo;
+    this.verifiedTo = verifiedTo;
+    this.found = found;
+    this.windowEndsAt = windowEndsAt;
+  }
+
+  async noteThrottle(id: number, reason: string | null): Promise<void> {
+    if (reason === this.#throttle) return;
+    this.#throttle = reason;
+    await noteProgress(this.sessions.work, id, `throttled_by = ${reason === null ? 'NULL' : quoteLiteral(reason)}`);
+  }
+}
+
+function problemOf(error: unknown, { name, source }: Migration): MigrationProblem {
+  const message = error instanceof Error ? error.message : String(error);
+  const code = error instanceof PostgresError ? error.code : error instanceof Error && 'code' in error ? String(error.code) : '';
+  if (['42P01', '42703', '42804'].includes(code)) {
+    return {
+      message,
+      detail: `${qualified(source)} is not as it was when the migration began.`,
+      hint: `Undo that, and it goes on by itself; or ALTER MIGRATION ${quoteIdentifier(name)} CANCEL;`,
+    };
+  }
+  if (code === '55P03') {
+    return {
+      message,
+      detail: 'Capture begins when every transaction that is open now has ended.',
+      hint: 'SELECT pid, xact_start, query FROM pg_stat_activity WHERE xact_start IS NOT NULL ORDER BY 2;',
+    };
+  }
+  return { message, hint: 'It is tried again by itself.' };
+}

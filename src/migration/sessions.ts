@@ -1,0 +1,105 @@
+/**
+ * The two sessions of a migration: one that works, one that asks and writes markers beside it.
+ * Invariant: rows are read and written as the source's owner, with triggers and foreign keys off where the role may turn them off; only names and the
+ * catalog are changed as Millrace's own role.
+ */
+import type { Client } from 'pg';
+import type { ServerAddress } from '../config.ts';
+import { openOrigin } from '../replication/origin.ts';
+import { connectRaw } from '../replication/raw-connection.ts';
+import type { RawConnection } from '../replication/session-contract.ts';
+import { pinnedSettings } from '../replication/settings.ts';
+import { parseSnapshot, type Snapshot } from '../replication/snapshot-visibility.ts';
+import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import { arrayText, type ChangeFeed, type Key, markerPrefix } from './change-feed.ts';
+
+export interface MigrationSessions {
+  readonly work: RawConnection;
+  readonly beside: Client;
+  close(): Promise<void>;
+}
+
+export async function openSessions(address: ServerAddress, database: string, id: number): Promise<MigrationSessions> {
+  const work = await connectRaw(address, {
+    database,
+    applicationName: `millrace migration ${id}`,
+    settings: { ...pinnedSettings, search_path: '', statement_timeout: '0', idle_in_transaction_session_timeout: '0', jit: 'off' },
+  });
+  try {
+    // Not every role may; triggers of the user fire then when the source follows the target.
+    await work.query('SET session_replication_role = replica').catch(() => undefined);
+    const beside = await openOrigin(address, { database, applicationName: `millrace migration ${id} beside` });
+    beside.on('error', () => undefined);
+    return {
+      work,
+      beside,
+      close: async () => {
+        await work.close().catch(() => undefined);
+        await beside.end().catch(() => undefined);
+      },
+    };
+  } catch (error) {
+    work.destroy();
+    throw error;
+  }
+}
+
+export type Isolation = 'REPEATABLE READ' | 'READ COMMITTED';
+
+/** Begins a transaction, and says what it sees (or, READ COMMITTED: what every statement of it sees at least). */
+export async function begin(work: RawConnection, isolation: Isolation, lockTimeoutMs: number): Promise<Snapshot> {
+  const results = await work.query(
+    `BEGIN ISOLATION LEVEL ${isolation}; SET LOCAL lock_timeout = ${lockTimeoutMs}; SELECT pg_catalog.pg_current_snapshot()`,
+  );
+  return parseSnapshot(results.at(-1)?.rows[0]?.[0] ?? '');
+}
+
+export async function rollback(work: RawConnection): Promise<void> {
+  if (work.transactionStatus !== 'I') await work.query('ROLLBACK').catch(() => undefined);
+}
+
+/** Runs work of the user's table as its owner, within a transaction. `path`: schemas in which operators of the key's types are found. */
+export async function asOwner<T>(work: RawConnection, owner: string, task: () => Promise<T>): Promise<T> {
+  await work.query(`SET LOCAL ROLE ${quoteIdentifier(owner)}`);
+  const result = await task();
+  await work.query('RESET ROLE');
+  return result;
+}
+
+/** Keys that one statement looks at. */
+const keysAtOnce = 2_000;
+
+/** Joins of few keys go by index: nothing is known of how many they are. */
+export const byIndex = 'SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off';
+
+/** Runs statements of SyncSql for keys: all of them for some keys, then for the next. Answers how many rows they changed. */
+export async function applyKeys(work: RawConnection, statements: readonly string[], keys: readonly Key[], width: number): Promise<number> {
+  let changed = 0;
+  for (let at = 0; at < keys.length; at += keysAtOnce) {
+    const some = keys.slice(at, at + keysAtOnce);
+    const params = Array.from({ length: width }, (_, i) => arrayText(some.map((key) => key[i] ?? '')));
+    for (const [i, sql] of statements.entries()) {
+      const { tag } = await work.execute(`apply${i}`, sql, params);
+      changed += Number(tag.split(' ').at(-1) ?? 0);
+    }
+  }
+  return changed;
+}
+
+let markers = 0;
+
+/** Resolves when every transaction that had committed at the call is known to the feed. */
+export async function catchUp(beside: Client, feed: ChangeFeed): Promise<void> {
+  const content = `${process.pid}-${++markers}`;
+  const passed = feed.passed(content);
+  // A rejection before the marker is written has nobody waiting yet.
+  passed.catch(() => undefined);
+  await beside.query("SELECT set_config('synchronous_commit', 'local', true), pg_catalog.pg_logical_emit_message(true, $1, $2)", [
+    markerPrefix,
+    content,
+  ]);
+  await passed;
+}
+
+/** A key as a text[] literal. */
+export const keySql = (key: Key | null): string => (key === null ? 'NULL' : `${quoteLiteral(arrayText(key))}::text[]`);

@@ -1,0 +1,205 @@
+/**
+ * The views through which either shape is read and written while one table is the truth. Pure.
+ * Invariant: every view writes to the truth and to nothing else, as the role that writes; what a view cannot do rightly it refuses. Where Postgres
+ * can write through a view by itself (automatically updatable views) it does, because it then looks again at a row that someone else has just
+ * changed; triggers cannot, and raise 40001 where that matters.
+ */
+import { quoteIdentifier } from '../sql/quote.ts';
+import type { Migration, MigrationDefinition, MoveDefinition, SourceTable, SplitDefinition, TableName } from './model.ts';
+import { movedTriggers, moveInsertAndDelete } from './move-triggers.ts';
+import { columnList, dataSchema, homeName, qualified, sourcePlace, type Truth, targetPlace } from './places.ts';
+import { copyRights } from './rights-sql.ts';
+import { conversionTriggers, type MappedView } from './shape-triggers.ts';
+import { type ShapeColumn, sourceShape, targetShape } from './shapes.ts';
+
+/** What one view needs: its name, its query, what stands beside it. */
+interface ShapeView {
+  readonly name: TableName;
+  readonly create: string;
+  /** Defaults, functions and triggers; said after `create`. */
+  readonly more: readonly string[];
+}
+
+/** Where things stand: physical tables, quoted, and the place at which a view is made. */
+interface Standing {
+  /** Now, when views are made. */
+  readonly reads: { readonly source: string; readonly target: string };
+  /** When they are in use: triggers find tables by name. */
+  readonly writes: { readonly source: string; readonly target: string };
+  readonly spot: (view: TableName) => TableName;
+}
+
+type Layout = Pick<Migration, 'id' | 'source' | 'definition' | 'options'>;
+
+/** Statements that open the shapes while `truth` is the truth. The tables stand where places.ts says, and none of the views is there. */
+export function layoutSql(layout: Layout, truth: Truth): readonly string[] {
+  return makeSql(layout, truth, { reads: tables(layout, truth), writes: tables(layout, truth), spot: (view) => view });
+}
+
+/** The same ahead of time, while the other table is the truth: where nobody finds them. `settleSql` puts them where they belong. */
+export function aheadSql(layout: Layout, truth: Truth): readonly string[] {
+  return makeSql(layout, truth, { reads: tables(layout, otherTruth(truth)), writes: tables(layout, truth), spot: hiding(layout, truth) });
+}
+
+/** Where views made ahead of time are. */
+export const aheadViews = (layout: Layout): readonly TableName[] =>
+  (['source', 'target'] as const).flatMap((truth) => layoutViews(layout, truth).map(hiding(layout, truth)));
+
+/** Views made ahead of time come to their places, which are free by now. */
+export function settleSql(layout: Layout, truth: Truth): readonly string[] {
+  const hidden = hiding(layout, truth);
+  return layoutViews(layout, truth).flatMap((view) => {
+    const from = hidden(view);
+    return [
+      `ALTER VIEW ${qualified(from)} RENAME TO ${quoteIdentifier(view.name)}`,
+      `ALTER VIEW ${qualified({ schema: from.schema, name: view.name })} SET SCHEMA ${quoteIdentifier(view.schema)}`,
+    ];
+  });
+}
+
+/** The views of a layout, in the order in which they are to be locked: what reads another view comes first. */
+export function layoutViews(layout: Layout, truth: Truth): readonly TableName[] {
+  return viewsOf(layout, truth, { reads: tables(layout, truth), writes: tables(layout, truth), spot: (view) => view })
+    .map(({ name }) => name)
+    .reverse();
+}
+
+function makeSql(layout: Layout, truth: Truth, standing: Standing): readonly string[] {
+  const { id, source, definition } = layout;
+  // Rights are those on the source, wherever that stands at the moment.
+  const now = standing.reads.source === tables(layout, truth).source ? truth : otherTruth(truth);
+  const rightsFrom = sourcePlace(id, source, definition, now);
+  return viewsOf(layout, truth, standing).flatMap(({ name, create, more }) => [
+    create,
+    `ALTER VIEW ${qualified(name)} OWNER TO ${quoteIdentifier(source.owner.name)}`,
+    copyRights(rightsFrom, name, null),
+    ...more,
+  ]);
+}
+
+const otherTruth = (truth: Truth): Truth => (truth === 'source' ? 'target' : 'source');
+
+const tables = ({ id, source, definition }: Layout, truth: Truth): Standing['reads'] => ({
+  source: qualified(sourcePlace(id, source, definition, truth)),
+  target: qualified(targetPlace(id, source, definition, truth)),
+});
+
+function hiding(layout: Layout, truth: Truth): (view: TableName) => TableName {
+  const views = layoutViews(layout, truth).map(qualified);
+  return (view) => ({ schema: dataSchema, name: `${homeName(layout.id)}_view${views.indexOf(qualified(view)) + 1}` });
+}
+
+/** What reads another view comes behind it. */
+function viewsOf({ id, source, definition, options }: Layout, truth: Truth, { reads, writes, spot }: Standing): readonly ShapeView[] {
+  const own = { schema: source.schema, name: source.name };
+  const inNew = { schema: options.newVersion, name: source.name };
+  const inOld = { schema: options.oldVersion, name: source.name };
+  const all = source.columns.map(({ name }) => name);
+  if (definition.kind === 'move') {
+    const staying = all.filter((name) => !definition.columns.includes(name));
+    const newSource = plain(spot(inNew), reads.source, staying, source);
+    return truth === 'source'
+      ? [
+          movedView(id, definition, spot(definition.target), reads.source, writes.source),
+          newSource,
+          plain(spot(inOld), reads.source, all, source),
+        ]
+      : [joinedView(id, source, definition, spot(own), reads, writes), newSource, plain(spot(inOld), qualified(spot(own)), all, source)];
+  }
+  if (truth === 'source') {
+    const columns = targetShape(source, definition);
+    const mapped = {
+      id,
+      tag: 'new',
+      name: spot(inNew),
+      reads: reads.source,
+      table: writes.source,
+      columns,
+      back: sourceShape(source, definition),
+    };
+    return [converting(mapped, source, definition), plain(spot(inOld), reads.source, all, source)];
+  }
+  const columns = sourceShape(source, definition);
+  const names = targetShape(source, definition).map(({ name }) => name);
+  const place = spot(definition.kind === 'split' ? own : inOld);
+  const mapped = { id, tag: 'old', name: place, reads: reads.target, table: writes.target, columns, back: targetShape(source, definition) };
+  const newTable = plain(spot(inNew), reads.target, names, source);
+  return definition.kind === 'split'
+    ? [converting(mapped, source, definition), newTable, plain(spot(inOld), qualified(spot(own)), all, source)]
+    : [converting(mapped, source, definition), newTable];
+}
+
+/** Columns of one table or view as they are: Postgres writes through it by itself. */
+function plain(name: TableName, from: string, columns: readonly string[], source: SourceTable): ShapeView {
+  return {
+    name,
+    create: `CREATE VIEW ${qualified(name)} WITH (security_invoker = true) AS SELECT ${columnList(columns)} FROM ${from}`,
+    more: defaults(
+      name,
+      source.columns.filter((column) => columns.includes(column.name)),
+    ),
+  };
+}
+
+/** Without these an INSERT that leaves a column out would write NULL: a view has no defaults of its own where triggers write for it. */
+function defaults(name: TableName, columns: readonly Pick<ShapeColumn, 'name' | 'defaultText'>[]): readonly string[] {
+  const list = columns.flatMap(({ name: column, defaultText }) =>
+    defaultText === null ? [] : [`ALTER COLUMN ${quoteIdentifier(column)} SET DEFAULT ${defaultText}`],
+  );
+  return list.length === 0 ? [] : [`ALTER VIEW ${qualified(name)} ${list.join(', ')}`];
+}
+
+/** Of a reshape: one table with some columns computed. Rows are deleted by Postgres itself. */
+function converting(mapped: MappedView, source: SourceTable, definition: Exclude<MigrationDefinition, MoveDefinition>): ShapeView {
+  const list = mapped.columns.map(({ name, expression }) => `${expression} AS ${quoteIdentifier(name)}`).join(', ');
+  return {
+    name: mapped.name,
+    create: `CREATE VIEW ${qualified(mapped.name)} WITH (security_invoker = true) AS SELECT ${list} FROM ${mapped.reads}`,
+    more: [...defaults(mapped.name, mapped.columns), ...conversionTriggers(mapped, source.key, changedTogether(definition))],
+  };
+}
+
+/** Columns of either shape that are computed from one another. */
+function changedTogether(
+  definition: Exclude<MigrationDefinition, MoveDefinition>,
+): readonly { readonly old: readonly string[]; readonly new: readonly string[] }[] {
+  return definition.kind === 'alter'
+    ? definition.columns.map(({ column }) => ({ old: [column], new: [column] }))
+    : [{ old: [definition.column], new: intoNames(definition) }];
+}
+
+const intoNames = (definition: SplitDefinition): readonly string[] => definition.into.map(({ name }) => name);
+
+/** Before the cutover: the target, as a view of the source. Its key is written so that nobody can update the source's key through it. */
+function movedView(id: number, definition: MoveDefinition, place: TableName, from: string, later: string): ShapeView {
+  const key = definition.key.map(({ column, as }) => `CASE WHEN true THEN ${quoteIdentifier(column)} END AS ${quoteIdentifier(as)}`);
+  const where = definition.columns.map((name) => `${quoteIdentifier(name)} IS NOT NULL`).join(' OR ');
+  return {
+    name: place,
+    create: `CREATE VIEW ${qualified(place)} WITH (security_invoker = true, check_option = local) AS SELECT ${[...key, columnList(definition.columns)].join(', ')} FROM ${from} WHERE ${where}`,
+    more: moveInsertAndDelete(id, definition, place, later),
+  };
+}
+
+/**
+ * After the cutover: the source as it was, from both tables. The target is read WITH .., because FOR UPDATE does not reach into that: it locks
+ * the source's row, which is right, and could not lock the nullable side of an outer join. The planner makes one join of it all the same.
+ */
+function joinedView(
+  id: number,
+  source: SourceTable,
+  definition: MoveDefinition,
+  name: TableName,
+  reads: Standing['reads'],
+  writes: Standing['writes'],
+): ShapeView {
+  const moved = new Set(definition.columns);
+  const list = source.columns.map(({ name: column }) => `${moved.has(column) ? 't' : 's'}.${quoteIdentifier(column)}`).join(', ');
+  const keys = definition.key.map(({ as }) => as);
+  const on = definition.key.map(({ column, as }) => `t.${quoteIdentifier(as)} = s.${quoteIdentifier(column)}`).join(' AND ');
+  return {
+    name,
+    create: `CREATE VIEW ${qualified(name)} WITH (security_invoker = true) AS WITH t AS (SELECT ${columnList([...keys, ...definition.columns])} FROM ${reads.target}) SELECT ${list} FROM ${reads.source} s LEFT JOIN t ON ${on}`,
+    more: [...defaults(name, source.columns), ...movedTriggers(id, source, definition, name, writes.source, writes.target)],
+  };
+}

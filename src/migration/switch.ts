@@ -1,0 +1,225 @@
+/**
+ * Cutover and revert: the other table becomes the truth.
+ * Invariant: it happens in one transaction that holds ACCESS EXCLUSIVE locks on everything involved, after the follower has been brought to the very
+ * state in which the locks found the truth. Whatever takes longer than it may is rolled back, and nobody sees anything of it.
+ */
+import { PostgresError } from '../replication/postgres-error.ts';
+import { phaseSql, requestDone, windowSql } from './catalog.ts';
+import { arrayText } from './change-feed.ts';
+import { cancelSql, cutoverSql, dependentsSql, finalizeSql, lockSql, revertSql, toBeLocked } from './flip-sql.ts';
+import { applyWaiting, type Following, keysOf } from './follow.ts';
+import type { Migration } from './model.ts';
+import { downView, qualified, upView } from './places.ts';
+import { applyKeys, asOwner, byIndex, catchUp, type MigrationSessions, rollback } from './sessions.ts';
+import { aheadSql, aheadViews, layoutViews } from './shape-views.ts';
+
+export interface Blocker {
+  readonly pid: number | null;
+  readonly query: string;
+  readonly ageMs: number;
+  readonly user: string;
+}
+
+export type SwitchOutcome =
+  | { readonly done: true; readonly heldMs: number }
+  | { readonly done: false; readonly reason: string; readonly blockers: readonly Blocker[] };
+
+/** New statements of clients wait while it lasts, instead of in front of the lock. Answers what lets them go on. */
+export type Hold = (relations: readonly string[], ms: number) => () => void;
+
+/** One attempt. Throws what is not a matter of waiting: a dependent view that does not fit, say. */
+export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutcome> {
+  const { migration, sessions, feed, sync } = f;
+  const { lockTimeoutMs, maxHoldMs } = migration.options;
+  const early = await gate(f);
+  if (early !== null) return early;
+  const forward = f.truth === 'source';
+  const involved = toBeLocked(migration, f.truth).map(qualified);
+  let release = (): void => undefined;
+  let watch = nobodyWatches;
+  let locked = 0;
+  try {
+    // Whatever can be made before is: it takes longer than the rest, and locks nothing that anyone waits for.
+    await sessions.work.query(['BEGIN', ...aheadSql(migration, forward ? 'target' : 'source')].join(';\n'));
+    const dependents = await dependentsOf(sessions, migration, involved);
+    await sessions.work.query(`SET LOCAL lock_timeout = ${lockTimeoutMs}; SET LOCAL statement_timeout = ${lockTimeoutMs * 2}`);
+    release = hold(involved, lockTimeoutMs + maxHoldMs);
+    watch = watchBlockers(sessions, lockTimeoutMs * 0.6);
+    await sessions.work.query(lockSql(toBeLocked(migration, f.truth)));
+    locked = performance.now();
+    watch.end();
+    await sessions.work.query(`SET LOCAL statement_timeout = ${maxHoldMs}`);
+    const left = (): number => maxHoldMs - (performance.now() - locked);
+    await within(catchUp(sessions.beside, feed), left());
+    const taken = feed.waiting;
+    if (taken.some(({ keys }) => keys === null)) {
+      await rollback(sessions.work);
+      return { done: false, reason: 'every row has to be compared first: of a TRUNCATE, or a very large transaction', blockers: [] };
+    }
+    if (taken.length > 0) {
+      await sessions.work.query(byIndex);
+      await asOwner(sessions.work, migration.source.owner.name, () => applyKeys(sessions.work, sync.applyAnew, keysOf(taken), sync.width));
+    }
+    if (left() <= 0) throw new DeadlineError();
+    await changeNames(
+      sessions,
+      dependents,
+      forward ? cutoverSql(migration) : revertSql(migration),
+      forward
+        ? [
+            phaseSql(migration.id, 'cut_over', [
+              'cut_over_at = clock_timestamp()',
+              'cut_over_lsn = pg_catalog.pg_current_wal_insert_lsn()',
+              `window_ends_at = ${windowSql(migration.options)}`,
+            ]),
+            requestDone(migration.id, 'cutover'),
+          ]
+        : [
+            phaseSql(migration.id, 'verifying', [
+              'reverted_at = clock_timestamp()',
+              'window_ends_at = NULL',
+              `options = jsonb_set(options, '{cutover}', '"manual"')`,
+            ]),
+            requestDone(migration.id, 'revert'),
+          ],
+    );
+    feed.taken(taken);
+    return { done: true, heldMs: performance.now() - locked };
+  } catch (error) {
+    await rollback(sessions.work);
+    const late = error instanceof DeadlineError || (error instanceof PostgresError && ['55P03', '57014', '40P01'].includes(error.code));
+    if (!late) throw error;
+    const blockers = locked === 0 ? await watch.found() : [];
+    return {
+      done: false,
+      reason:
+        locked === 0
+          ? `the locks were not to be had within ${lockTimeoutMs} ms`
+          : `it would have held its locks for more than ${maxHoldMs} ms`,
+      blockers,
+    };
+  } finally {
+    watch.end();
+    release();
+  }
+}
+
+/** What ends a migration: the names change for good. Waits for locks as a cutover does. */
+export async function endMigration(sessions: MigrationSessions, migration: Migration, how: 'finalize' | 'cancel'): Promise<SwitchOutcome> {
+  const { lockTimeoutMs } = migration.options;
+  const truth = how === 'finalize' ? 'target' : 'source';
+  const watch = watchBlockers(sessions, lockTimeoutMs * 0.6);
+  let locked = 0;
+  try {
+    await sessions.work.query(`BEGIN; SET LOCAL lock_timeout = ${lockTimeoutMs}`);
+    await sessions.work.query(lockSql(toBeLocked(migration, truth)));
+    locked = performance.now();
+    watch.end();
+    await changeNames(
+      sessions,
+      await dependentsOf(sessions, migration, layoutViews(migration, truth).map(qualified)),
+      how === 'finalize' ? finalizeSql(migration) : cancelSql(migration),
+      [phaseSql(migration.id, how === 'finalize' ? 'finished' : 'cancelled', ['ended_at = clock_timestamp()', 'request = NULL'])],
+    );
+    return { done: true, heldMs: performance.now() - locked };
+  } catch (error) {
+    await rollback(sessions.work);
+    if (!(error instanceof PostgresError) || error.code !== '55P03') throw error;
+    return { done: false, reason: `the locks were not to be had within ${lockTimeoutMs} ms`, blockers: await watch.found() };
+  } finally {
+    watch.end();
+  }
+}
+
+/** Nothing is locked before what waits is little, and the stream quick to tell. Null: go on. */
+async function gate(f: Following): Promise<SwitchOutcome | null> {
+  for (let round = 0; round < 20; round++) {
+    const began = performance.now();
+    await catchUp(f.sessions.beside, f.feed);
+    const took = performance.now() - began;
+    await applyWaiting(f);
+    if (took < f.migration.options.maxHoldMs / 2 && f.feed.waiting.length < 1000) return null;
+  }
+  return { done: false, reason: 'changes come faster than they can be applied', blockers: [] };
+}
+
+/** A view of the user: how to make it again with the names of then, and how to keep it out of the way until then. */
+interface Dependent {
+  readonly create: string;
+  readonly detach: string;
+}
+
+async function dependentsOf(
+  { work }: MigrationSessions,
+  migration: Migration,
+  relations: readonly string[],
+): Promise<readonly Dependent[]> {
+  const { id } = migration;
+  const ours = [
+    ...(['source', 'target'] as const).flatMap((truth) => layoutViews(migration, truth).map(qualified)),
+    ...aheadViews(migration).map(qualified),
+    upView(id),
+    downView(id),
+  ];
+  const { rows } = await work.execute('dependents', dependentsSql, [arrayText(relations), arrayText(ours)]);
+  return rows.map(([create, detach]) => ({ create: create?.replace(/;\s*$/, '') ?? '', detach: detach ?? '' }));
+}
+
+/** The names change, views of the user that read what has moved are taken along, the phase is written, and all of it commits. */
+async function changeNames(
+  { work }: MigrationSessions,
+  dependents: readonly Dependent[],
+  statements: readonly string[],
+  after: readonly string[],
+): Promise<void> {
+  await work.query(
+    [
+      ...dependents.map(({ detach }) => detach),
+      ...statements,
+      ...dependents.map(({ create }) => create),
+      ...after,
+      "SELECT pg_catalog.pg_notify('millrace', '')",
+      'COMMIT',
+    ].join(';\n'),
+  );
+}
+
+class DeadlineError extends Error {}
+
+async function within<T>(work: Promise<T>, ms: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new DeadlineError()), Math.max(ms, 0));
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+interface BlockerWatch {
+  end(): void;
+  found(): Promise<readonly Blocker[]>;
+}
+
+const nobodyWatches: BlockerWatch = { end: () => undefined, found: () => Promise.resolve([]) };
+
+/** Looks who is in the way while the lock is waited for: afterwards nobody is. */
+function watchBlockers({ work, beside }: MigrationSessions, afterMs: number): BlockerWatch {
+  let found: Promise<readonly Blocker[]> = Promise.resolve([]);
+  const timer = setTimeout(() => {
+    found = beside
+      .query<Blocker>(
+        `SELECT a.pid, left(a.query, 200) AS query, coalesce(round(extract(epoch FROM clock_timestamp() - a.xact_start) * 1000), 0)::float8 AS "ageMs", a.usename AS user
+           FROM unnest(pg_catalog.pg_blocking_pids($1)) AS b(pid) JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid
+          UNION ALL
+         SELECT NULL, 'PREPARE TRANSACTION ' || quote_literal(p.gid), coalesce(round(extract(epoch FROM clock_timestamp() - p.prepared) * 1000), 0)::float8, p.owner
+           FROM unnest(pg_catalog.pg_blocking_pids($1)) AS b(pid), pg_catalog.pg_prepared_xacts p WHERE b.pid = 0 AND p.database = current_database()`,
+        [work.backendPid],
+      )
+      .then(({ rows }) => rows)
+      .catch(() => []);
+  }, afterMs);
+  return { end: () => clearTimeout(timer), found: () => found };
+}

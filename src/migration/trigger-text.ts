@@ -1,0 +1,27 @@
+/** What triggers of shape views are made of. Pure. Invariant: their functions run as the role that writes, and name every table with its schema. */
+import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import type { TableName } from './model.ts';
+import { columnList, qualified } from './places.ts';
+
+/** Whether two lists of values differ in a byte. Works for every type, also those without equality. */
+export const differ = (columns: readonly string[], a: string, b: string): string =>
+  `pg_catalog.record_image_ne(ROW(${columnList(columns, a)}), ROW(${columnList(columns, b)}))`;
+
+/** Text of a trigger on a view. */
+export function createTrigger(view: TableName, event: 'INSERT' | 'UPDATE' | 'DELETE', call: string): string {
+  return `CREATE TRIGGER ${quoteIdentifier(`millrace_${event.toLowerCase()}`)} INSTEAD OF ${event} ON ${qualified(view)} FOR EACH ROW EXECUTE FUNCTION ${call}()`;
+}
+
+/** A trigger's function. */
+export function createFunction(name: string, declare: string, body: string): string {
+  return `CREATE OR REPLACE FUNCTION ${name}() RETURNS trigger LANGUAGE plpgsql AS $millrace$
+${declare === '' ? '' : `DECLARE\n${declare}\n`}BEGIN
+${body}
+END $millrace$`;
+}
+
+/** Raised where a trigger cannot look again at a row that somebody else has changed meanwhile, as Postgres would. */
+export const changedMeanwhile = (table: string): string =>
+  `RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'could not serialize access due to concurrent update',
+            DETAIL = ${quoteLiteral(`A row of ${table} was changed by another transaction while this statement wanted to write it in another shape.`)},
+            HINT = 'Run the transaction again.';`;
