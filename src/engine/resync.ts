@@ -74,9 +74,11 @@ export async function beginResync(
   await epoch.commit(new Map());
 }
 
-/** Versions that a resynchronisation mends, and what was given up because of them, wait for the copy. */
-function waitAgain({ state }: EngineContext, storage: Storage): string[] {
-  const versions = [...state.tables.values()].filter(({ storageId, error }) => storageId === storage.id && error?.resync === true);
+/** Versions that a resynchronisation mends, and what was given up because of them, wait for the copy of an extension. */
+function waitAgain({ state }: EngineContext, extension: Storage, broken: ReadonlySet<number> = new Set()): string[] {
+  const versions = [...state.tables.values()].filter(
+    ({ id, storageId, error }) => storageId === extension.id && error?.resync === true && !broken.has(id),
+  );
   if (versions.length === 0) return [];
   const ids = versions.map(({ id }) => id).join(', ');
   return [
@@ -137,6 +139,9 @@ export async function finishResync(
     );
     for (const table of state.tables.values())
       if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id)) mended.add(table.id);
+    // Also those that were given up, for a change that came late, after they had been told to wait.
+    for (const extension of state.storages.values())
+      if (extension.extends === storage.id) await epoch.run(waitAgain(engine, extension, broken));
   }
   reach('resync.difference-written');
   await epoch.run([
