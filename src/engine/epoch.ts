@@ -174,7 +174,7 @@ export class Epoch {
       else return;
       this.#reshaped.set(storage.id, now);
       this.touch(storage.id);
-    } else if (storage.state === 'copying' || storage.state === 'copied') {
+    } else if (storage.state === 'new' || storage.state === 'copying' || storage.state === 'copied') {
       this.#copiedAgain.add(storage.id);
       const renamed = step.kind === 'widen' ? step.columns.filter((column) => column.renamed === true) : [];
       await this.run([
