@@ -233,7 +233,7 @@ class EngineLoop {
       database: this.#config.database,
       databaseOid: engine.databaseOid,
       log: this.#log,
-      hold: () => () => undefined,
+      hold: () => Promise.resolve(() => undefined),
       wake: engine.wake,
     });
     await cutovers.recover();

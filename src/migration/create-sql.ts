@@ -2,11 +2,11 @@
  * What CREATE MIGRATION makes: the target, empty, and the views through which its rows are seen in the source and the other way round. Pure.
  * Invariant: everything belongs to the source's owner, and nothing of it can be reached by anyone before the shapes are opened (shape-views.ts).
  */
-import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import { quoteBody, quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import type { MigrationDefinition, MigrationOptions, MoveDefinition, SourceTable } from './model.ts';
 import { dataSchema, downView, homeName, qualified, shortened, targetPlace, upView } from './places.ts';
 import { copyRights, copyUsage } from './rights-sql.ts';
-import { layoutSql } from './shape-views.ts';
+import { lastingSql, layoutSql } from './shape-views.ts';
 import { keyParts, type ShapeColumn, sourceShape, targetShape } from './shapes.ts';
 
 /** Statements for the catalog's owner, in the caller's transaction. After them the target is `millrace_data.m<id>`. */
@@ -19,6 +19,7 @@ export function createSql(id: number, source: SourceTable, definition: Migration
     ...imageSql(id, source, definition),
     ...[options.newVersion, options.oldVersion].map((schema) => `CREATE SCHEMA ${quoteIdentifier(schema)} AUTHORIZATION ${owner}`),
     ...[options.newVersion, options.oldVersion].map((schema) => copyUsage(source.schema, schema)),
+    ...lastingSql({ id, source, definition, options }),
     ...layoutSql({ id, source, definition, options }, 'source'),
   ];
 }
@@ -33,7 +34,7 @@ function targetSql(id: number, source: SourceTable, definition: MigrationDefinit
       const kept = new Set([...definition.columns, ...definition.key.map(({ column }) => column)]);
       const dropped = source.columns
         .filter(({ name }) => !kept.has(name))
-        .map(({ name }) => `DROP COLUMN ${quoteIdentifier(name)} CASCADE`);
+        .map(({ name }) => `DROP COLUMN IF EXISTS ${quoteIdentifier(name)} CASCADE`);
       const key = definition.key.flatMap(({ column }) => [
         `ALTER COLUMN ${quoteIdentifier(column)} DROP IDENTITY IF EXISTS`,
         `ALTER COLUMN ${quoteIdentifier(column)} DROP DEFAULT`,
@@ -80,7 +81,7 @@ const cut = (name: string): string => shortened(name, 63);
 
 /** Names that LIKE has made up from the home's name begin with the target's instead. */
 function renameIndexes(id: number, name: string): string {
-  return `DO $millrace$
+  return `DO ${quoteBody(`
 DECLARE i record;
 BEGIN
     FOR i IN SELECT c.oid::regclass AS index, left(${quoteLiteral(name)} || substr(c.relname, ${homeName(id).length + 1}), 63) AS name
@@ -89,7 +90,7 @@ BEGIN
     LOOP
         EXECUTE format('ALTER INDEX %s RENAME TO %I', i.index, i.name);
     END LOOP;
-END $millrace$`;
+END `)}`;
 }
 
 /** The images: views by which the engine reads one table's rows as the other has them. They follow OIDs, so they stay right when tables are renamed. */

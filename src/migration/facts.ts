@@ -105,7 +105,7 @@ export interface Surroundings {
   readonly schemasTaken: readonly string[];
   /** Migrations under way of the same table. */
   readonly migrations: readonly string[];
-  /** Live relations, stream tables and their kin that read the table, with the columns they name. */
+  /** Stream tables that read it, with the columns they name. */
   readonly readers: readonly WithColumns[];
   readonly transactions: readonly OpenTransaction[];
 }
@@ -221,14 +221,9 @@ SELECT jsonb_build_object(
                   WHERE m.phase NOT IN ('finished', 'cancelled') AND ($1 ->> 'oid')::oid IN (m.source_oid, m.target_oid)),
   'readers', ${list(`
      SELECT millrace.qualified_name(r.facade) AS name,
-            (SELECT coalesce(jsonb_agg(DISTINCT a.attname), '[]') FROM pg_rewrite w
-               JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refobjid = b.table_oid AND d.refobjsubid > 0
-               JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-              WHERE w.ev_class = lv.definition) AS columns
-       FROM millrace.base_table b JOIN millrace.live_view_input i ON i.input_id = b.relation_id
-       JOIN millrace.live_view lv ON lv.relation_id = i.relation_id
-       JOIN millrace.relation r ON r.id = i.relation_id AND r.state <> 'dropped'
-      WHERE b.table_oid = ($1 ->> 'oid')::oid`)})`;
+            (SELECT coalesce(jsonb_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a WHERE a.attrelid = x.source AND a.attnum = ANY (x.attnums)) AS columns
+       FROM millrace.stream_table_source x JOIN millrace.relation r ON r.id = x.relation_id AND r.state <> 'dropped'
+      WHERE x.source = ($1 ->> 'oid')::oid`)})`;
 
 const surroundingsSql = `
 SELECT jsonb_build_object(

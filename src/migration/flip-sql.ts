@@ -3,7 +3,7 @@
  * Invariant: each list runs in one transaction that holds ACCESS EXCLUSIVE locks on both tables and on all views of the layout, so nobody ever sees
  * a part of it. What belongs to a table's place and not to the table (foreign keys, triggers, sequences, publications, names of indexes) goes along.
  */
-import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import { quoteBody, quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import type { Migration, TableName } from './model.ts';
 import { foreignKeyName } from './move-triggers.ts';
 import {
@@ -19,13 +19,19 @@ import {
   targetPlace,
   upView,
 } from './places.ts';
-import { layoutViews, settleSql } from './shape-views.ts';
+import { lastingViewNames, layoutViews, settleSql } from './shape-views.ts';
 
-/** What is locked before names change, in this order: who reads a view has locked it before what it reads. */
+/** What is locked before names change. Who reads a view has locked it before what it reads. */
 export function toBeLocked(migration: Migration, truth: Truth): readonly TableName[] {
   const { id, source, definition } = migration;
   return [...layoutViews(migration, truth), sourcePlace(id, source, definition, truth), targetPlace(id, source, definition, truth)];
 }
+
+/** What is locked before all of it ends. */
+export const lockedAtEnd = (migration: Migration, truth: Truth): readonly TableName[] => [
+  ...lastingViewNames(migration),
+  ...toBeLocked(migration, truth),
+];
 
 export const lockSql = (tables: readonly TableName[]): string => `LOCK TABLE ${tables.map(qualified).join(', ')} IN ACCESS EXCLUSIVE MODE`;
 
@@ -73,17 +79,17 @@ export function finalizeSql(migration: Migration): readonly string[] {
   switch (definition.kind) {
     case 'move':
       return [
-        dropViews(migration, 'target'),
+        dropAllViews(migration, 'target'),
         images,
         ...relocate(kept, source),
         `ALTER TABLE ${qualified(source)} ${definition.columns.map((name) => `DROP COLUMN ${quoteIdentifier(name)}`).join(', ')}`,
         ...leftovers(migration),
       ];
     case 'alter':
-      return [dropViews(migration, 'target'), images, `DROP TABLE ${qualified(kept)}`, ...leftovers(migration)];
+      return [dropAllViews(migration, 'target'), images, `DROP TABLE ${qualified(kept)}`, ...leftovers(migration)];
     case 'split':
       return [
-        dropViews(migration, 'target'),
+        dropAllViews(migration, 'target'),
         images,
         takeIndexNames(kept, made),
         `DROP TABLE ${qualified(kept)}`,
@@ -97,7 +103,7 @@ export function finalizeSql(migration: Migration): readonly string[] {
 export function cancelSql(migration: Migration): readonly string[] {
   const { id } = migration;
   return [
-    dropViews(migration, 'source'),
+    dropAllViews(migration, 'source'),
     `DROP VIEW IF EXISTS ${upView(id)}, ${downView(id)}`,
     `DROP TABLE IF EXISTS ${qualified({ schema: dataSchema, name: homeName(id) })}`,
     ...leftovers(migration),
@@ -106,6 +112,10 @@ export function cancelSql(migration: Migration): readonly string[] {
 
 const dropViews = (migration: Migration, truth: Truth): string =>
   `DROP VIEW IF EXISTS ${layoutViews(migration, truth).map(qualified).join(', ')}`;
+
+/** At the end those go, too, that were right in both layouts. */
+const dropAllViews = (migration: Migration, truth: Truth): string =>
+  `DROP VIEW IF EXISTS ${[...layoutViews(migration, truth), ...lastingViewNames(migration)].map(qualified).join(', ')}`;
 
 function relocate(from: TableName, to: TableName): readonly string[] {
   return [
@@ -119,7 +129,7 @@ function relocate(from: TableName, to: TableName): readonly string[] {
 /** Functions, schemas of the versions and the publication. A schema in which the user has put something stays. */
 function leftovers({ id, options }: Migration): readonly string[] {
   return [
-    `DO $millrace$
+    `DO ${quoteBody(`
 DECLARE f record;
 BEGIN
     FOR f IN SELECT p.oid::regprocedure AS name FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -135,7 +145,7 @@ BEGIN
             NULL;
         END;
     END LOOP;
-END $millrace$`,
+END `)}`,
     `DROP PUBLICATION IF EXISTS ${quoteIdentifier(publicationName(id))}`,
   ];
 }
@@ -159,7 +169,7 @@ function belongings({ definition }: Migration, from: TableName, to: TableName): 
   if (definition.kind === 'move') return [];
   return [
     ...(definition.kind === 'alter' ? [takeIndexNames(from, to)] : []),
-    `DO $millrace$
+    `DO ${quoteBody(`
 DECLARE
     former CONSTANT oid := ${quoteLiteral(qualified(from))}::regclass;
     present CONSTANT oid := ${quoteLiteral(qualified(to))}::regclass;
@@ -218,7 +228,7 @@ BEGIN
         EXECUTE format('ALTER PUBLICATION %I DROP TABLE %s', x.pubname, former_name);
         EXECUTE format('ALTER PUBLICATION %I ADD TABLE %s%s%s', x.pubname, present_name, coalesce(format(' (%s)', x.columns), ''), coalesce(format(' WHERE (%s)', x.condition), ''));
     END LOOP;
-END $millrace$`,
+END `)}`,
   ];
 }
 
@@ -226,7 +236,7 @@ END $millrace$`,
 function letGo({ definition }: Migration, table: TableName): readonly string[] {
   if (definition.kind === 'move') return [];
   return [
-    `DO $millrace$
+    `DO ${quoteBody(`
 DECLARE s record;
 BEGIN
     FOR s IN SELECT d.objid::regclass AS sequence FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S'
@@ -234,13 +244,13 @@ BEGIN
     LOOP
         EXECUTE format('ALTER SEQUENCE %s OWNED BY NONE', s.sequence);
     END LOOP;
-END $millrace$`,
+END `)}`,
   ];
 }
 
 /** Indexes of the one get the names of the other's. LIKE has made them in the order of their OIDs, and both stand in schemas of their own. */
 function takeIndexNames(from: TableName, to: TableName): string {
-  return `DO $millrace$
+  return `DO ${quoteBody(`
 DECLARE x record;
 BEGIN
     FOR x IN WITH f AS (SELECT row_number() OVER (ORDER BY i.indexrelid) AS n, c.relname, i.indnkeyatts FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = ${quoteLiteral(qualified(from))}::regclass),
@@ -250,7 +260,7 @@ BEGIN
     LOOP
         EXECUTE format('ALTER INDEX %s RENAME TO %I', x.index, x.name);
     END LOOP;
-END $millrace$`;
+END `)}`;
 }
 
 /** Views of the user that read one of these relations, as texts with the names of now: `create` makes them read what has those names later. */

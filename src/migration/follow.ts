@@ -102,13 +102,14 @@ export async function repairAll(f: Following): Promise<number> {
 export async function copyPiece(f: Following, after: Key | null, rows: number): Promise<Key | null> {
   const { work } = f.sessions;
   await begin(work, 'REPEATABLE READ', 0);
-  const border = await asOwner(work, f.migration.source.owner.name, async () => {
+  const { border, made } = await asOwner(work, f.migration.source.owner.name, async () => {
     const [found] = (await work.query(f.sync.border(after, rows)))[0]?.rows ?? [];
     const upTo = found === undefined ? null : (found as Key);
-    await work.query(f.sync.copy({ after, upTo }));
-    return upTo;
+    const [copied] = await work.query(f.sync.copy({ after, upTo }));
+    return { border: upTo, made: Number(copied?.tag.split(' ').at(-1) ?? 0) };
   });
-  const counted = border === null ? 'greatest(rows_total, rows_copied)' : `rows_copied + ${rows}`;
+  // Of the last piece it is not known how many rows of the source were looked at, but how many there are in the target.
+  const counted = border === null ? `greatest(rows_total, rows_copied + ${made})` : `rows_copied + ${rows}`;
   await noteProgress(work, f.migration.id, `copied_to = ${keySql(border)}, rows_copied = ${counted}`);
   await work.query('COMMIT');
   return border;

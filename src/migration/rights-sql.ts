@@ -1,12 +1,12 @@
 /** Rights that a new object gets from an old one. Pure. Invariant: nobody may do more with the new one than with the old. */
-import { quoteLiteral } from '../sql/quote.ts';
+import { quoteBody, quoteLiteral } from '../sql/quote.ts';
 import type { TableName } from './model.ts';
 import { qualified } from './places.ts';
 
 /** Gives `to` the rights that roles have on `from`: on the whole table, and on columns that both have. `columns`: only these; null: all. */
 export function copyRights(from: TableName, to: TableName, columns: readonly string[] | null): string {
   const listed = columns === null ? 'true' : `a.attname IN (${columns.map(quoteLiteral).join(', ')})`;
-  return `DO $millrace$
+  return `DO ${quoteBody(`
 DECLARE
     g record;
     source CONSTANT regclass := ${quoteLiteral(qualified(from))}::regclass;
@@ -24,12 +24,12 @@ BEGIN
         EXECUTE format('GRANT %s%s ON %s TO %s%s', g.privilege_type, CASE WHEN g.column_name IS NULL THEN '' ELSE format(' (%I)', g.column_name) END, target, g.grantee,
                        CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
     END LOOP;
-END $millrace$`;
+END `)}`;
 }
 
 /** Who may use the source's schema may use the schema of a version. */
 export function copyUsage(from: string, to: string): string {
-  return `DO $millrace$
+  return `DO ${quoteBody(`
 DECLARE g record;
 BEGIN
     FOR g IN SELECT CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS grantee
@@ -37,5 +37,5 @@ BEGIN
     LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', ${quoteLiteral(to)}, g.grantee);
     END LOOP;
-END $millrace$`;
+END `)}`;
 }

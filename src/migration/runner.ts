@@ -288,6 +288,7 @@ export class MigrationRunner {
 
   async #switch(course: Course, following: Following): Promise<void> {
     const { log, wake, hold } = this.#services;
+    if (course.attempts === 0) await noteProgress(course.sessions.work, this.#migration.id, 'attempts = 0');
     const outcome = await switchTruth(following, hold);
     await this.#noteAttempt(course, outcome);
     if (!outcome.done) {
@@ -315,14 +316,9 @@ export class MigrationRunner {
     const { sessions } = course;
     if (outcome.done) {
       course.attempts = 0;
-      await noteProgress(
-        sessions.work,
-        id,
-        `attempts = attempts + 1, blocked_by = NULL, next_try_at = NULL, error = NULL, hold_ms = ${outcome.heldMs}`,
-      );
       return;
     }
-    const pauseMs = Math.min(50 * 2 ** course.attempts++, 5_000) * (0.75 + Math.random() / 2);
+    const pauseMs = Math.min(100 * 1.5 ** course.attempts++, 2_000) * (0.75 + Math.random() / 2);
     course.notBefore = performance.now() + pauseMs;
     const problem: MigrationProblem = { message: outcome.reason, hint: 'It is tried again by itself.' };
     await noteProgress(

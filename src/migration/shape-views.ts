@@ -65,14 +65,16 @@ export function layoutViews(layout: Layout, truth: Truth): readonly TableName[] 
 }
 
 function makeSql(layout: Layout, truth: Truth, standing: Standing): readonly string[] {
-  const { id, source, definition } = layout;
   // Rights are those on the source, wherever that stands at the moment.
   const now = standing.reads.source === tables(layout, truth).source ? truth : otherTruth(truth);
-  const rightsFrom = sourcePlace(id, source, definition, now);
-  return viewsOf(layout, truth, standing).flatMap(({ name, create, more }) => [
+  return opened(layout, viewsOf(layout, truth, standing), now);
+}
+
+function opened({ id, source, definition }: Layout, views: readonly ShapeView[], now: Truth): readonly string[] {
+  return views.flatMap(({ name, create, more }) => [
     create,
     `ALTER VIEW ${qualified(name)} OWNER TO ${quoteIdentifier(source.owner.name)}`,
-    copyRights(rightsFrom, name, null),
+    copyRights(sourcePlace(id, source, definition, now), name, null),
     ...more,
   ]);
 }
@@ -89,45 +91,52 @@ function hiding(layout: Layout, truth: Truth): (view: TableName) => TableName {
   return (view) => ({ schema: dataSchema, name: `${homeName(layout.id)}_view${views.indexOf(qualified(view)) + 1}` });
 }
 
-/** What reads another view comes behind it. */
+/**
+ * The views of a layout that are not in the other. The fewer the better: all of them are locked when the layouts change. So in the schema of a version
+ * there is nothing where the shape is what the search path comes to behind it.
+ */
 function viewsOf({ id, source, definition, options }: Layout, truth: Truth, { reads, writes, spot }: Standing): readonly ShapeView[] {
   const own = { schema: source.schema, name: source.name };
   const inNew = { schema: options.newVersion, name: source.name };
   const inOld = { schema: options.oldVersion, name: source.name };
-  const all = source.columns.map(({ name }) => name);
   if (definition.kind === 'move') {
-    const staying = all.filter((name) => !definition.columns.includes(name));
-    const newSource = plain(spot(inNew), reads.source, staying, source);
     return truth === 'source'
-      ? [
-          movedView(id, definition, spot(definition.target), reads.source, writes.source),
-          newSource,
-          plain(spot(inOld), reads.source, all, source),
-        ]
-      : [joinedView(id, source, definition, spot(own), reads, writes), newSource, plain(spot(inOld), qualified(spot(own)), all, source)];
+      ? [movedView(id, definition, spot(definition.target), reads.source, writes.source)]
+      : [joinedView(id, source, definition, spot(own), reads, writes)];
   }
+  const [oldShape, newShape] = [sourceShape(source, definition), targetShape(source, definition)];
   if (truth === 'source') {
-    const columns = targetShape(source, definition);
-    const mapped = {
-      id,
-      tag: 'new',
-      name: spot(inNew),
-      reads: reads.source,
-      table: writes.source,
-      columns,
-      back: sourceShape(source, definition),
-    };
-    return [converting(mapped, source, definition), plain(spot(inOld), reads.source, all, source)];
+    const mapped = { id, tag: 'new', name: spot(inNew), reads: reads.source, table: writes.source, columns: newShape, back: oldShape };
+    return [converting(mapped, source, definition)];
   }
-  const columns = sourceShape(source, definition);
-  const names = targetShape(source, definition).map(({ name }) => name);
   const place = spot(definition.kind === 'split' ? own : inOld);
-  const mapped = { id, tag: 'old', name: place, reads: reads.target, table: writes.target, columns, back: targetShape(source, definition) };
-  const newTable = plain(spot(inNew), reads.target, names, source);
-  return definition.kind === 'split'
-    ? [converting(mapped, source, definition), newTable, plain(spot(inOld), qualified(spot(own)), all, source)]
-    : [converting(mapped, source, definition), newTable];
+  const mapped = { id, tag: 'old', name: place, reads: reads.target, table: writes.target, columns: oldShape, back: newShape };
+  const old = converting(mapped, source, definition);
+  if (definition.kind === 'alter') return [old];
+  return [
+    old,
+    plain(
+      spot(inNew),
+      reads.target,
+      newShape.map(({ name }) => name),
+      source,
+    ),
+  ];
 }
+
+/** Views that are right in both layouts, from the beginning to the end. */
+function lastingViews({ id, source, definition, options }: Layout): readonly ShapeView[] {
+  if (definition.kind !== 'move') return [];
+  const staying = source.columns.map(({ name }) => name).filter((name) => !definition.columns.includes(name));
+  return [
+    plain({ schema: options.newVersion, name: source.name }, qualified(sourcePlace(id, source, definition, 'source')), staying, source),
+  ];
+}
+
+export const lastingViewNames = (layout: Layout): readonly TableName[] => lastingViews(layout).map(({ name }) => name);
+
+/** Statements that make them, while the source is the truth. */
+export const lastingSql = (layout: Layout): readonly string[] => opened(layout, lastingViews(layout), 'source');
 
 /** Columns of one table or view as they are: Postgres writes through it by itself. */
 function plain(name: TableName, from: string, columns: readonly string[], source: SourceTable): ShapeView {

@@ -4,14 +4,14 @@
  * state in which the locks found the truth. Whatever takes longer than it may is rolled back, and nobody sees anything of it.
  */
 import { PostgresError } from '../replication/postgres-error.ts';
-import { phaseSql, requestDone, windowSql } from './catalog.ts';
+import { heldSql, phaseSql, requestDone, windowSql } from './catalog.ts';
 import { arrayText } from './change-feed.ts';
-import { cancelSql, cutoverSql, dependentsSql, finalizeSql, lockSql, revertSql, toBeLocked } from './flip-sql.ts';
+import { cancelSql, cutoverSql, dependentsSql, finalizeSql, lockedAtEnd, lockSql, revertSql, toBeLocked } from './flip-sql.ts';
 import { applyWaiting, type Following, keysOf } from './follow.ts';
-import type { Migration } from './model.ts';
+import type { Migration, TableName } from './model.ts';
 import { downView, qualified, upView } from './places.ts';
 import { applyKeys, asOwner, byIndex, catchUp, type MigrationSessions, rollback } from './sessions.ts';
-import { aheadSql, aheadViews, layoutViews } from './shape-views.ts';
+import { aheadSql, aheadViews, lastingViewNames, layoutViews } from './shape-views.ts';
 
 export interface Blocker {
   readonly pid: number | null;
@@ -25,7 +25,7 @@ export type SwitchOutcome =
   | { readonly done: false; readonly reason: string; readonly blockers: readonly Blocker[] };
 
 /** New statements of clients wait while it lasts, instead of in front of the lock. Answers what lets them go on. */
-export type Hold = (relations: readonly string[], ms: number) => () => void;
+export type Hold = (relations: readonly string[], ms: number) => Promise<() => void>;
 
 /** One attempt. Throws what is not a matter of waiting: a dependent view that does not fit, say. */
 export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutcome> {
@@ -36,18 +36,20 @@ export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutco
   const forward = f.truth === 'source';
   const involved = toBeLocked(migration, f.truth).map(qualified);
   let release = (): void => undefined;
-  let watch = nobodyWatches;
+  let blockers: readonly Blocker[] = [];
   let locked = 0;
   try {
     // Whatever can be made before is: it takes longer than the rest, and locks nothing that anyone waits for.
     await sessions.work.query(['BEGIN', ...aheadSql(migration, forward ? 'target' : 'source')].join(';\n'));
     const dependents = await dependentsOf(sessions, migration, involved);
-    await sessions.work.query(`SET LOCAL lock_timeout = ${lockTimeoutMs}; SET LOCAL statement_timeout = ${lockTimeoutMs * 2}`);
-    release = hold(involved, lockTimeoutMs + maxHoldMs);
-    watch = watchBlockers(sessions, lockTimeoutMs * 0.6);
-    await sessions.work.query(lockSql(toBeLocked(migration, f.truth)));
+    release = await hold(involved, lockTimeoutMs + maxHoldMs);
+    const lock = await lockAll(sessions, toBeLocked(migration, f.truth), lockTimeoutMs);
+    if (!lock.had) {
+      blockers = lock.blockers;
+      throw new DeadlineError();
+    }
+    const { since } = lock;
     locked = performance.now();
-    watch.end();
     await sessions.work.query(`SET LOCAL statement_timeout = ${maxHoldMs}`);
     const left = (): number => maxHoldMs - (performance.now() - locked);
     await within(catchUp(sessions.beside, feed), left());
@@ -73,6 +75,7 @@ export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutco
               `window_ends_at = ${windowSql(migration.options)}`,
             ]),
             requestDone(migration.id, 'cutover'),
+            heldSql(migration.id, since),
           ]
         : [
             phaseSql(migration.id, 'verifying', [
@@ -81,6 +84,7 @@ export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutco
               `options = jsonb_set(options, '{cutover}', '"manual"')`,
             ]),
             requestDone(migration.id, 'revert'),
+            heldSql(migration.id, since),
           ],
     );
     feed.taken(taken);
@@ -89,17 +93,12 @@ export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutco
     await rollback(sessions.work);
     const late = error instanceof DeadlineError || (error instanceof PostgresError && ['55P03', '57014', '40P01'].includes(error.code));
     if (!late) throw error;
-    const blockers = locked === 0 ? await watch.found() : [];
     return {
       done: false,
-      reason:
-        locked === 0
-          ? `the locks were not to be had within ${lockTimeoutMs} ms`
-          : `it would have held its locks for more than ${maxHoldMs} ms`,
+      reason: locked === 0 ? 'the locks were not to be had' : `it would have held its locks for more than ${maxHoldMs} ms`,
       blockers,
     };
   } finally {
-    watch.end();
     release();
   }
 }
@@ -108,27 +107,62 @@ export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutco
 export async function endMigration(sessions: MigrationSessions, migration: Migration, how: 'finalize' | 'cancel'): Promise<SwitchOutcome> {
   const { lockTimeoutMs } = migration.options;
   const truth = how === 'finalize' ? 'target' : 'source';
-  const watch = watchBlockers(sessions, lockTimeoutMs * 0.6);
-  let locked = 0;
   try {
-    await sessions.work.query(`BEGIN; SET LOCAL lock_timeout = ${lockTimeoutMs}`);
-    await sessions.work.query(lockSql(toBeLocked(migration, truth)));
-    locked = performance.now();
-    watch.end();
+    await sessions.work.query('BEGIN');
+    const lock = await lockAll(sessions, lockedAtEnd(migration, truth), lockTimeoutMs);
+    if (!lock.had) {
+      await rollback(sessions.work);
+      return { done: false, reason: 'the locks were not to be had', blockers: lock.blockers };
+    }
+    const locked = performance.now();
+    const views = [...layoutViews(migration, truth), ...lastingViewNames(migration)].map(qualified);
     await changeNames(
       sessions,
-      await dependentsOf(sessions, migration, layoutViews(migration, truth).map(qualified)),
+      await dependentsOf(sessions, migration, views),
       how === 'finalize' ? finalizeSql(migration) : cancelSql(migration),
       [phaseSql(migration.id, how === 'finalize' ? 'finished' : 'cancelled', ['ended_at = clock_timestamp()', 'request = NULL'])],
     );
     return { done: true, heldMs: performance.now() - locked };
   } catch (error) {
     await rollback(sessions.work);
-    if (!(error instanceof PostgresError) || error.code !== '55P03') throw error;
-    return { done: false, reason: `the locks were not to be had within ${lockTimeoutMs} ms`, blockers: await watch.found() };
-  } finally {
-    watch.end();
+    throw error;
   }
+}
+
+type Lock = { readonly had: true; readonly since: string } | { readonly had: false; readonly blockers: readonly Blocker[] };
+
+/** How long each try waits, in ms; none waits longer than the user said. */
+const tries = [5, 10, 10, 20, 20, 40, 40, 100, 100, 1000];
+
+/**
+ * Gets all locks, or none. Statements lock a view and then what it reads, transactions one relation and then another: whatever order we take, somebody
+ * may hold the one that we want while he wants one that we hold. So tries are short, in another order each time, and after each everybody goes on.
+ */
+async function lockAll(sessions: MigrationSessions, tables: readonly TableName[], lockTimeoutMs: number): Promise<Lock> {
+  const { work } = sessions;
+  let blockers: readonly Blocker[] = [];
+  await work.query('SAVEPOINT locks');
+  for (const [i, ms] of tries.entries()) {
+    const waitMs = Math.min(ms, lockTimeoutMs);
+    const order = i % 2 === 0 ? tables : [...tables].reverse();
+    const watch = watchBlockers(sessions, waitMs * 0.6);
+    try {
+      // One limit for all of them together.
+      await work.query(`SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = ${waitMs}`);
+      const [, since] = await work.query(`${lockSql(order)}; SELECT pg_catalog.clock_timestamp()`);
+      return { had: true, since: since?.rows[0]?.[0] ?? '' };
+    } catch (error) {
+      if (!(error instanceof PostgresError) || !['55P03', '57014', '40P01'].includes(error.code)) throw error;
+      watch.end();
+      const found = await watch.found();
+      if (found.length > 0) blockers = found;
+      await work.query('ROLLBACK TO locks');
+      await new Promise((resolve) => setTimeout(resolve, 5 + Math.random() * 20));
+    } finally {
+      watch.end();
+    }
+  }
+  return { had: false, blockers };
 }
 
 /** Nothing is locked before what waits is little, and the stream quick to tell. Null: go on. */
@@ -202,8 +236,6 @@ interface BlockerWatch {
   end(): void;
   found(): Promise<readonly Blocker[]>;
 }
-
-const nobodyWatches: BlockerWatch = { end: () => undefined, found: () => Promise.resolve([]) };
 
 /** Looks who is in the way while the lock is waited for: afterwards nobody is. */
 function watchBlockers({ work, beside }: MigrationSessions, afterMs: number): BlockerWatch {

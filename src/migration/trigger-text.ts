@@ -1,5 +1,5 @@
 /** What triggers of shape views are made of. Pure. Invariant: their functions run as the role that writes, and name every table with its schema. */
-import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import { quoteBody, quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import type { TableName } from './model.ts';
 import { columnList, qualified } from './places.ts';
 
@@ -14,10 +14,10 @@ export function createTrigger(view: TableName, event: 'INSERT' | 'UPDATE' | 'DEL
 
 /** A trigger's function. */
 export function createFunction(name: string, declare: string, body: string): string {
-  return `CREATE OR REPLACE FUNCTION ${name}() RETURNS trigger LANGUAGE plpgsql AS $millrace$
+  return `CREATE OR REPLACE FUNCTION ${name}() RETURNS trigger LANGUAGE plpgsql AS ${quoteBody(`
 ${declare === '' ? '' : `DECLARE\n${declare}\n`}BEGIN
 ${body}
-END $millrace$`;
+END `)}`;
 }
 
 /** Raised where a trigger cannot look again at a row that somebody else has changed meanwhile, as Postgres would. */

@@ -21,6 +21,14 @@ export function quoteLiteral(text: string): string {
   return doubled.includes('\\') ? `E'${doubled.replaceAll('\\', '\\\\')}'` : `'${doubled}'`;
 }
 
+/** The body of a function or of DO, which stays readable: between dollars, and a word that is nowhere in it. */
+export function quoteBody(text: string): string {
+  refuseNul(text);
+  let delimiter = '$millrace$';
+  for (let i = 1; text.includes(delimiter); i++) delimiter = `$millrace${i}$`;
+  return `${delimiter}${text}${delimiter}`;
+}
+
 /** `schema.name`, or the name alone when schema is null. */
 export function quoteQualified(schema: string | null, name: string): string {
   return schema === null ? quoteIdentifier(name) : `${quoteIdentifier(schema)}.${quoteIdentifier(name)}`;

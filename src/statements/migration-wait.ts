@@ -11,6 +11,8 @@ import { firstRow } from './context.ts';
 /** How long ALTER MIGRATION waits for what it asks for. */
 const requestPatienceMs = 60_000;
 const noticeEveryMs = 2000;
+/** Errors before the cutover are tried again by the engine, and most pass: only one that stays so long ends the wait. */
+const errorPatienceMs = 10_000;
 
 interface Blocker {
   readonly pid: number | null;
@@ -79,12 +81,13 @@ async function waitUntil(
 
 function progressText(state: State): string {
   const { phase, rowsCopied, rowsTotal, attempts } = state;
-  const blockers = blockersText(state);
+  const blockers = blockersText(state) || (state.error?.message ?? '');
+  if (state.error !== null && phase !== 'ready' && phase !== 'cut_over') return `${phase}, held up: ${state.error.message}`;
   switch (phase) {
     case 'creating':
       return 'being set up';
     case 'copying':
-      return `${rowsCopied}${rowsTotal === null ? '' : ` of about ${rowsTotal}`} rows copied`;
+      return `${rowsCopied}${rowsTotal === null || rowsTotal < rowsCopied ? '' : ` of about ${rowsTotal}`} rows copied`;
     case 'ready':
     case 'cut_over':
       return attempts === 0 && blockers === ''
@@ -106,16 +109,22 @@ const blockersText = ({ blockedBy }: State): string =>
     })
     .join('; ');
 
-/** What keeps a migration from going on, as a warning: it stays, and can be mended. */
+/** What keeps a migration from going on, as a warning: it stays, and the engine tries again by itself. */
 function warnOfError(session: CallerSession, name: string, error: NonNullable<State['error']>): void {
-  const quoted = quoteIdentifier(name);
   session.notice({
     severity: 'WARNING',
     code: '01000',
-    message: `migration "${name}" stands still: ${error.message}`,
+    message: `migration "${name}" cannot go on: ${error.message}`,
     ...(error.detail === undefined ? {} : { detail: error.detail }),
-    hint: `${error.hint === undefined ? '' : `${error.hint} `}Then type: ALTER MIGRATION ${quoted} RESUME; or give it up: ALTER MIGRATION ${quoted} CANCEL;`,
+    hint: `${error.hint ?? 'Millrace tries again by itself.'} To give it up: ALTER MIGRATION ${quoteIdentifier(name)} CANCEL;`,
   });
+}
+
+/** What is in the way, as a sentence. */
+function obstacle(state: State): string {
+  const blockers = blockersText(state);
+  if (blockers !== '') return `It is ${blockers}. `;
+  return state.error === null ? '' : `The last problem: ${state.error.message.replace(/\.$/, '')}. `;
 }
 
 const isEnded = (phase: MigrationPhase): boolean => phase === 'finished' || phase === 'cancelled';
@@ -124,12 +133,17 @@ const isEnded = (phase: MigrationPhase): boolean => phase === 'finished' || phas
 export async function awaitMigration(session: CallerSession, awaited: Awaited, cutover: MigrationOptions['cutover']): Promise<void> {
   const goal: readonly MigrationPhase[] =
     cutover === 'auto' ? ['cut_over', 'finished', 'cancelled'] : ['ready', 'cut_over', 'finished', 'cancelled'];
-  const isOver = ({ phase, error, paused }: State): boolean => goal.includes(phase) || error !== null || paused;
+  let failingSince: number | null = null;
+  const isOver = ({ phase, error, paused }: State): boolean => {
+    // Of an attempt to cut over that failed, the next one comes by itself.
+    failingSince = error === null || phase === 'ready' ? null : (failingSince ?? Date.now());
+    return goal.includes(phase) || paused || (failingSince !== null && Date.now() - failingSince >= errorPatienceMs);
+  };
   const state = await waitUntil(session, awaited, isOver, Number.POSITIVE_INFINITY);
   if (state === null || isEnded(state.phase)) return;
   const { name } = awaited;
   const quoted = quoteIdentifier(name);
-  if (state.error !== null) return warnOfError(session, name, state.error);
+  if (!goal.includes(state.phase) && state.error !== null) return warnOfError(session, name, state.error);
   if (!goal.includes(state.phase)) {
     session.notice({
       severity: 'NOTICE',
@@ -147,7 +161,7 @@ export async function awaitMigration(session: CallerSession, awaited: Awaited, c
 }
 
 const held = ({ holdMs, attempts }: State): string =>
-  `${holdMs === null ? '' : `: locks were held for ${holdMs.toFixed(1)} ms, `}${attempts} ${attempts === 1 ? 'attempt' : 'attempts'}`;
+  `: ${holdMs === null ? '' : `locks were held for ${holdMs.toFixed(1)} ms, `}${attempts} ${attempts === 1 ? 'attempt' : 'attempts'}`;
 const cutOverText = (name: string, state: State): string => `migration "${name}" cut over${held(state)}`;
 
 /** What has to have come of a request, and how it is told. */
@@ -161,18 +175,16 @@ const outcomes: Readonly<Record<MigrationRequest, { readonly phases: readonly Mi
 
 /** After ALTER MIGRATION has committed: returns when the engine has done what was asked, or when that takes too long; it then goes on trying. */
 export async function awaitRequest(session: CallerSession, awaited: Awaited, request: MigrationRequest): Promise<void> {
-  const state = await waitUntil(session, awaited, (now) => now.request !== request || now.error !== null, requestPatienceMs);
+  const state = await waitUntil(session, awaited, (now) => now.request !== request, requestPatienceMs);
   if (state === null) return;
   const { name } = awaited;
   const { phases, verb } = outcomes[request];
-  if (state.error !== null) return warnOfError(session, name, state.error);
   if (state.request === request || !phases.includes(state.phase)) {
-    const blockers = blockersText(state);
     session.notice({
       severity: 'WARNING',
       code: '01000',
       message: `migration "${name}" has not ${verb} yet`,
-      detail: `${state.attempts > 0 ? `${state.attempts} attempts so far. ` : ''}${blockers === '' ? '' : `It is ${blockers}. `}${
+      detail: `${state.attempts > 0 ? `${state.attempts} attempts so far. ` : ''}${obstacle(state)}${
         state.request === request ? 'Millrace goes on trying.' : 'It is not asked for any more.'
       }`,
       hint: 'SHOW MIGRATIONS; says how far it is.',

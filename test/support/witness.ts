@@ -148,7 +148,7 @@ export function startWitness(options: WitnessOptions): Witness {
         options.number,
         ++n,
         id,
-        JSON.stringify(draft.get(id) ?? null),
+        draft.has(id) ? JSON.stringify(draft.get(id)) : null,
       ]);
     }
     if (options.prepares === true && pick(10) === 0) {

@@ -116,13 +116,13 @@ BEGIN
     IF phase <> ALL (allowed) THEN
         shown := CASE phase
             WHEN 'creating'  THEN 'It is being set up.'
-            WHEN 'copying'   THEN format('It is copying: %s%s rows.', coalesce(copied, 0), coalesce(format(' of about %s', total), ''))
+            WHEN 'copying'   THEN format('It is copying: %s%s rows.', coalesce(copied, 0), CASE WHEN total >= copied THEN format(' of about %s', total) ELSE '' END)
             WHEN 'verifying' THEN 'It is verifying: a whole pass without differences has to come first.'
             WHEN 'ready'     THEN 'It has not cut over: the table has its old shape.'
             WHEN 'cut_over'  THEN 'It has cut over: the table has its new shape, and the old one is kept current.'
             ELSE format('It is %s.', phase) END;
         IF trouble IS NOT NULL AND phase NOT IN ('finished', 'cancelled') THEN
-            shown := format('%s It stands still: %s', shown, trouble);
+            shown := format('%s The last problem: %s', shown, trouble);
         END IF;
         possible := CASE
             WHEN phase IN ('creating', 'copying', 'verifying') THEN format('Wait until it is ready: SHOW MIGRATIONS; or type ALTER MIGRATION %I CANCEL;', name)

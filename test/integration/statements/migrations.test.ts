@@ -222,11 +222,49 @@ describe('refused', () => {
     expect(await codes(change)).toEqual(['WARNING untrusted_function']);
   });
 
-  test('a server that keeps no logical WAL', async () => {
-    const plain = await startStage({ upstream: { settings: { wal_level: 'replica' } } });
+  test('not for odd names, types and keys', async () => {
+    const schema = '"Odd $1 ""schema"""';
+    const place = `${schema}."T'able$millrace$"`;
+    await upstream.query(`
+      SET ROLE postgres;
+      CREATE SCHEMA ${schema};
+      CREATE DOMAIN ${schema}.positive AS int CHECK (VALUE > 0);
+      CREATE TYPE ${schema}.mood AS ENUM ('sad', 'it''s');
+      CREATE TABLE ${place} (
+        "select" uuid DEFAULT gen_random_uuid(), "a\\b" text COLLATE "C", "c,d" ${schema}.positive, "$$" ${schema}.mood[], x text,
+        PRIMARY KEY ("select", "a\\b"));
+      INSERT INTO ${place} ("a\\b", "c,d", "$$", x) VALUES ('1', 1, '{sad}', 'it''s'), ('\\', 2, NULL, NULL);
+      RESET ROLE;
+    `);
+    const odd = `MOVE COLUMNS ("c,d", "$$") FROM ${place} TO TABLE ${schema}."'" KEY ("select" AS "from", "a\\b" AS "'") ABSENT WHEN NULL`;
+    expect(await codes(`${odd} WITH (NEW VERSION "a'b")`)).toEqual([]);
+    const altered = `ALTER TABLE ${place} ALTER x TYPE text COLLATE "C", ALTER "c,d" TYPE bigint REVERT USING "c,d"::int4`;
+    expect(await codes(altered)).toEqual([]);
+    const split = `SPLIT COLUMN ${place}.x INTO ("y'" text AS x || $x$ $millrace$ \\$x$) DOWN (replace("y'", $x$ $millrace$ \\$x$, ''))`;
+    expect(await codes(split)).toEqual([]);
+    expect(await codes(`ALTER TABLE ${place} ALTER x TYPE ${schema}.mood USING x::${schema}.mood`)).toEqual(['BLOCKER not_immutable']);
+    for (const change of [odd, altered, split]) {
+      await client.query('BEGIN');
+      await client.query(`CREATE MIGRATION "odd '" ${change}`);
+      expect(await client.rows(`SHOW CREATE MIGRATION "odd '"`)).toEqual([[`"odd '"`, `CREATE MIGRATION "odd '" ${change}`]]);
+      await client.query('ROLLBACK');
+    }
+  });
+
+  test('for what Millrace keeps from the table', async () => {
+    await client.query("SELECT pgtrickle.create_stream_table('app.named', 'SELECT id, email FROM app.users', schedule => '1h')");
+    expect(await codes(move())).toEqual(['BLOCKER live_reader']);
+    expect(await codes('MOVE COLUMNS (note) FROM users TO TABLE app.x KEY (id) ABSENT WHEN NULL')).toEqual([]);
+    expect(await codes('ALTER TABLE users ALTER age TYPE bigint')).toEqual(['BLOCKER live_reader']);
+  });
+
+  test('a server that keeps no logical WAL, of an older version', async () => {
+    const plain = await startStage({ upstream: { version: 15, settings: { wal_level: 'replica' } } });
     try {
       const one = await plain.connect();
       await one.query('CREATE TABLE t (id int PRIMARY KEY, a int)');
+      expect(await codes('ALTER TABLE t ALTER a TYPE text', one)).toEqual(['BLOCKER no_cast_back', 'BLOCKER wal_level']);
+      expect(await codes('ALTER TABLE t ALTER a TYPE date USING now()', one)).toEqual(['BLOCKER not_immutable', 'BLOCKER wal_level']);
       expect(await one.failure('CREATE MIGRATION m MOVE COLUMNS (a) FROM t TO TABLE u KEY (id) ABSENT WHEN NULL')).toBe(
         'ERROR 55000: the server must have wal_level = logical, but has replica\nHINT: ALTER SYSTEM SET wal_level = logical; then restart it.',
       );

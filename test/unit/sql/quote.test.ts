@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { quoteIdentifier, quoteLiteral, quoteQualified } from '../../../src/sql/quote.ts';
+import { quoteBody, quoteIdentifier, quoteLiteral, quoteQualified } from '../../../src/sql/quote.ts';
 
 test.each([
   ['a', 'a'],
@@ -33,4 +33,9 @@ test('what Postgres cannot hold is refused', () => {
   expect(() => quoteIdentifier('')).toThrow(RangeError);
   expect(() => quoteIdentifier('a\0')).toThrow(RangeError);
   expect(() => quoteLiteral('\0')).toThrow(RangeError);
+});
+
+test('a body holds no end of itself', () => {
+  expect(quoteBody("SELECT 'x'")).toBe("$millrace$SELECT 'x'$millrace$");
+  expect(quoteBody('$millrace$; DROP $millrace1$')).toBe('$millrace2$$millrace$; DROP $millrace1$$millrace2$');
 });

@@ -90,11 +90,23 @@ test('with CUTOVER = AUTO it waits for the cutover, and names who is in the way'
   ]);
 });
 
-test('what stops it is a warning: the migration stays', async () => {
+test('what stops it for long is a warning: the migration stays', async () => {
   const { caller, told } = session([{ phase: 'copying', error: { message: 'the disk is full', hint: 'Make room.' } }]);
   await awaitMigration(caller, awaited, 'auto');
+  expect(told[0]).toBe('NOTICE: migration "m": copying, held up: the disk is full');
+  expect(told.at(-1)).toBe('WARNING: migration "m" cannot go on: the disk is full | Make room. To give it up: ALTER MIGRATION m CANCEL;');
+});
+
+test('an error that passes is waited out', async () => {
+  const { caller, told } = session([
+    { phase: 'copying' },
+    { phase: 'copying', error: { message: 'the connection was lost' } },
+    { phase: 'ready' },
+  ]);
+  await awaitMigration(caller, awaited, 'manual');
   expect(told).toEqual([
-    'WARNING: migration "m" stands still: the disk is full | Make room. Then type: ALTER MIGRATION m RESUME; or give it up: ALTER MIGRATION m CANCEL;',
+    'NOTICE: migration "m": copying, held up: the connection was lost',
+    'NOTICE: migration "m" is ready: 0 rows copied, and verified | ALTER MIGRATION m CUTOVER;',
   ]);
 });
 
@@ -121,6 +133,15 @@ test.each([
   const { caller, told } = session([{ phase: 'ready', request }, state]);
   await awaitRequest(caller, awaited, request);
   expect(told).toEqual([`NOTICE: ${message}`]);
+});
+
+test('an attempt that failed is not the end', async () => {
+  const { caller, told } = session([
+    { phase: 'ready', request: 'cutover', error: { message: 'the lock was not had' } },
+    { phase: 'cut_over', attempts: 2, holdMs: 1 },
+  ]);
+  await awaitRequest(caller, awaited, 'cutover');
+  expect(told).toEqual(['NOTICE: migration "m" cut over: locks were held for 1.0 ms, 2 attempts']);
 });
 
 test('what cannot be done within a minute is a warning, and goes on', async () => {
