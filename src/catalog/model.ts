@@ -16,6 +16,10 @@ export interface StorageColumn {
   readonly lost?: true;
   /** Values are no longer written as when rows without a key were hashed: hashes are computed here. */
   readonly rehashed?: true;
+  /** Of a storage that extends another: that one has the values. Here it stands for its type, and holds NULL. */
+  readonly elsewhere?: true;
+  /** It came later than the storage, and rows from before may still have the value that it came with, as text, or NULL: no version shows it. */
+  readonly filling?: { readonly initial: string | null };
 }
 
 export type StorageState = 'new' | 'copying' | 'copied' | 'live' | 'failed' | 'dropped';
@@ -31,6 +35,10 @@ export interface Storage {
   readonly keyAttnums: readonly number[];
   readonly state: StorageState;
   readonly supersedes: number | null;
+  /** Storage of the same table that is to get the columns of this one which are not elsewhere. */
+  readonly extends: number | null;
+  /** Key up to which it has got them; null: none yet. */
+  readonly mergedTo: readonly string[] | null;
   /** Storage that this copy is made for: a resynchronisation. */
   readonly resyncs: number | null;
   /** Takes no rows of the stream until a copy of it has been compared. */

@@ -86,7 +86,10 @@ export async function clearStorages(engine: EngineContext, catalog: ReadCatalog,
   let cleared = false;
   const used = new Set([...catalog.tables.values()].map((table) => table.storageId));
   const waiting = new Set(
-    [...catalog.storages.values()].filter((storage) => storage.state !== 'live').map((storage) => storage.supersedes),
+    [...catalog.storages.values()].flatMap((storage) => [
+      ...(storage.state === 'live' ? [] : [storage.supersedes]),
+      ...(used.has(storage.id) ? [storage.extends] : []),
+    ]),
   );
   const removed = new Set<number>();
   for (const storage of catalog.storages.values()) {

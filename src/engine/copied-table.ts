@@ -110,9 +110,14 @@ export class CopiedTable {
   }
 }
 
-/** Names of the columns that can be copied, by attnum: the others are of a type that the storage does not have, and no version that can be read shows them. */
+/**
+ * Names of the columns that are copied, by attnum: the others are in the storage that this one extends, or of a type that the storage does not have, and no
+ * version that can be read shows them.
+ */
 function copiedNames({ columns }: Storage, origin: OriginTable): ReadonlyMap<number, string> {
-  const types = new Map(columns.filter(({ lost }) => lost !== true).map((column) => [column.attnum, column]));
+  const types = new Map(
+    columns.filter(({ lost, elsewhere }) => lost !== true && elsewhere !== true).map((column) => [column.attnum, column]),
+  );
   return new Map(
     origin.columns.flatMap(({ attnum, name, formattedType }) => {
       const column = types.get(attnum);

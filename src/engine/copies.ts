@@ -7,6 +7,7 @@ import type { Storage } from '../catalog/model.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { type OriginTable, shapeOf } from '../replication/origin-tables.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
+import { analyzeBrought, extendable, firstPieceRows, joinStream, mergePiece, nextPieceRows, showMerged } from './column-backfill.ts';
 import type { EngineContext } from './context.ts';
 import { CopyFailures } from './copy-failures.ts';
 import { Epoch } from './epoch.ts';
@@ -17,6 +18,9 @@ import type { SourceManager } from './source-manager.ts';
 import type { SourceRunner } from './source-runner.ts';
 import { copyStorage, isResumable, restartCopy } from './table-copy.ts';
 import { widenedColumns, widenStorage } from './widen.ts';
+
+/** After an attempt that somebody's long transaction was in the way of. */
+const joinPauseMs = 2000;
 
 interface Work {
   readonly controller: AbortController;
@@ -30,6 +34,8 @@ export class Copies {
   readonly #reload: () => Promise<void>;
   readonly #failures: CopyFailures;
   readonly #copying = new Map<number, Work>();
+  /** Extensions that could not join the stream, by when it is tried again. */
+  readonly #inTheWay = new Map<number, number>();
 
   constructor(
     engine: EngineContext,
@@ -150,6 +156,11 @@ export class Copies {
     if (runner === null || this.#copying.has(storage.id)) return;
     // Its versions move to it as they are: what they show now has to be mended first.
     if (storage.supersedes !== null && this.#engine.state.storages.get(storage.supersedes)?.stale === true) return;
+    if (
+      storage.extends !== null &&
+      (extendable(this.#engine.state, storage) === null || Date.now() < (this.#inTheWay.get(storage.id) ?? 0))
+    )
+      return;
     this.#whileHeld(runner, [storage], async ([current]) => {
       if (current === undefined) return null;
       // The stream is held: the origin is not asked for what need not be known.
@@ -158,8 +169,53 @@ export class Copies {
       if (await this.#begunAgain([current], () => shape)) return null;
       // Changes from here on are told by comparing with this, where the origin does not tell.
       if (shape !== null) runner.looked(shapeOf(shape));
+      if (current.extends !== null) {
+        const { reached, joined } = await joinStream(this.#engine, current, runner);
+        if (joined) this.#inTheWay.delete(current.id);
+        else this.#inTheWay.set(current.id, Date.now() + joinPauseMs);
+        return reached;
+      }
       return await goLive(this.#engine, current, runner, lostColumns(current, shape));
     });
+  }
+
+  /** Gives the storage that a live one extends its columns, from where it was, piece by piece between epochs; then versions show them. */
+  merge(storage: Storage): void {
+    if (this.#copying.has(storage.id) || !isWanted(this.#engine.state, storage) || extendable(this.#engine.state, storage) === null) return;
+    const work: Work = { controller: new AbortController(), isUnderWay: true };
+    this.#copying.set(storage.id, work);
+    this.#merge(storage, work.controller.signal)
+      .catch((error: unknown) => this.#engine.fail(error))
+      .finally(() => {
+        this.#copying.delete(storage.id);
+        this.#engine.wake();
+      });
+  }
+
+  async #merge(storage: Storage, signal: AbortSignal): Promise<void> {
+    const { id, sourceId } = storage;
+    let after = storage.mergedTo;
+    let rows = firstPieceRows;
+    while (!signal.aborted) {
+      const piece = await this.#engine.exclusively(async () => {
+        const begun = performance.now();
+        const done = await mergePiece(this.#engine, id, after, rows);
+        rows = nextPieceRows(rows, performance.now() - begun);
+        return done;
+      });
+      after = piece.mergedTo;
+      if (piece.next === 'more') continue;
+      if (piece.next === 'all merged') {
+        await analyzeBrought(this.#engine, storage);
+        await this.#engine.exclusively(async () => {
+          await showMerged(this.#engine, id);
+          await this.#reload();
+        });
+        // The stream has no more to do with the extension.
+        await this.#sources.runner(sourceId)?.retarget();
+      }
+      return;
+    }
   }
 
   /** Copies that were taken while their table got wider types are made again: they may have been cut to the old ones. True when there was one. */

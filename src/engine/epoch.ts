@@ -14,6 +14,7 @@ import { parseSnapshot, type Snapshot } from '../replication/snapshot-visibility
 import { quoteLiteral } from '../sql/quote.ts';
 import { isShapeStep, type PlainStep, sendStep } from './apply-steps.ts';
 import type { Batch, ShapeStep } from './change-batch.ts';
+import { extensionsOf, mendMoved } from './column-merge.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { followEnums } from './enum-labels.ts';
 import { countEpoch, fence, progress } from './epoch-ends.ts';
@@ -25,10 +26,11 @@ import { fitOutboxes } from './outbox-types.ts';
 import { relabel } from './relabel.ts';
 import { failRelation } from './relation-errors.ts';
 import { fewRows } from './row-arrays.ts';
+import { versionsOf } from './schema-change.ts';
 import { freePlanner } from './session-settings.ts';
 import { maintenance, settingAside } from './view-statements.ts';
 import { upkeepOf } from './view-upkeep.ts';
-import { spoolTypes, widenStorage } from './widen.ts';
+import { columnsSql, spoolTypes, widenStorage, withTypes } from './widen.ts';
 
 /** How long an epoch waits for a table that someone else has locked exclusively. */
 const lockTimeout = '500ms';
@@ -157,12 +159,13 @@ export class Epoch {
       else list.push(step);
     }
     await flush();
+    this.send(mendMoved((id) => this.storage(id), extensionsOf(this.#engine.state), batch.steps));
     if (batch.steps.length > 0) reach('steps.applied');
   }
 
   /** The table of a storage has got another shape. What is being copied is copied again. */
   async #reshape(step: ShapeStep): Promise<void> {
-    const storage = this.#storage(step.storageId);
+    const storage = this.storage(step.storageId);
     if (storage === undefined || this.#failedStorages.has(storage.id)) return;
     this.#catalogChanged = true;
     const now = reshaped(storage, step);
@@ -172,10 +175,13 @@ export class Epoch {
       else return;
       this.#reshaped.set(storage.id, now);
       this.touch(storage.id);
-    } else if (storage.state === 'copying' || storage.state === 'copied') {
+    } else if (storage.state === 'new' || storage.state === 'copying' || storage.state === 'copied') {
       this.#copiedAgain.add(storage.id);
+      const renamed = step.kind === 'widen' ? step.columns.filter((column) => column.renamed === true) : [];
       await this.run([
         ...spoolTypes(storage, now),
+        // Wider types are given to it when its copy begins again; what a type is called is known only here.
+        ...(renamed.length === 0 ? [] : [columnsSql(withTypes(storage, renamed))]),
         `UPDATE millrace.storage SET state = 'new', rows_copied = 0, bytes_copied = 0, copy_snapshot = NULL, copy_lsn = NULL
           WHERE id = ${storage.id} AND state IN ('copying', 'copied')`,
       ]);
@@ -187,13 +193,19 @@ export class Epoch {
     return this.#copiedAgain.has(storageId);
   }
 
-  #storage(id: number): Storage | undefined {
+  /** Whether a change of it could not be stored. */
+  hasFailed(storageId: number): boolean {
+    return this.#failedStorages.has(storageId);
+  }
+
+  /** A storage as this epoch has made it. */
+  storage(id: number): Storage | undefined {
     return this.#reshaped.get(id) ?? this.#engine.state.storages.get(id);
   }
 
   async #applyTo(storageId: number, steps: readonly PlainStep[], again = true): Promise<void> {
     const { session, state, log } = this.#engine;
-    const storage = this.#storage(storageId);
+    const storage = this.storage(storageId);
     if (storage === undefined || this.#failedStorages.has(storageId)) return;
     const sent: Promise<unknown>[] = [session.query('SAVEPOINT apply')];
     for (const step of steps) sendStep(session, storage, step, sent);
@@ -220,8 +232,7 @@ export class Epoch {
     await this.run([
       `UPDATE millrace.storage SET state = 'failed', error = jsonb_build_object('message', ${quoteLiteral(reason.message)}) WHERE id = ${storage.id}`,
     ]);
-    for (const version of this.#engine.state.tables.values()) {
-      if (version.storageId !== storage.id) continue;
+    for (const version of versionsOf(this.#engine.state, storage)) {
       await this.fail(version.id, {
         code: reason.code,
         message: `table cannot be kept up to date: ${reason.message}`,
@@ -241,6 +252,11 @@ export class Epoch {
   /** A view that is not maintained in this epoch: it is filled anew after it. */
   leaveOut(viewId: number): void {
     this.#failedViews.add(viewId);
+  }
+
+  /** Takes back what the caller ran; nothing is open then. */
+  async abandon(): Promise<void> {
+    await this.#engine.session.query('ROLLBACK');
   }
 
   /** Statements of the caller, in this epoch. */

@@ -47,6 +47,11 @@ export const faultPoints = [
   'copy.spool-applied',
   'copy.gates-open',
   'copy.live',
+  // New columns of a table that is there: they join the stream, and the rows from before get their values.
+  'column.joined',
+  'column.piece-merged',
+  'column.merged',
+  'column.shown',
   // A view is filled.
   'fill.began',
   'fill.snapshot-taken',

@@ -13,7 +13,7 @@ import type { ShapeStep, WidenedColumn } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
 import { missedError, rewrittenError } from './relation-errors.ts';
 import { storagesOf } from './relation-targets.ts';
-import type { BrokenVersion } from './schema-change.ts';
+import { type BrokenVersion, versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import { mayFollow } from './type-widening.ts';
 import { withTypes } from './widen.ts';
@@ -78,15 +78,15 @@ export function followShape(
     // What is stale has a copy of its own.
     if (stored.state !== 'live' || stored.stale) continue;
     if (parts !== null) {
-      const versions = [...state.tables.values()].filter(({ storageId }) => storageId === stored.id);
+      const versions = versionsOf(state, stored);
       const reference = quoteQualified(shape.after.schema, shape.after.name);
       report(versions.map(({ id }) => ({ relationId: id, error: missedError({ reference, problem: parts, source: source.name }) })));
     }
     if (found.rewritten.length === 0) continue;
     report(
-      [...state.tables.values()].flatMap((version) => {
+      versionsOf(state, stored).flatMap((version) => {
         const column = found.rewritten.find(({ attnum }) => version.columns.some((shown) => shown.attnum === attnum));
-        if (version.storageId !== stored.id || column === undefined) return [];
+        if (column === undefined) return [];
         const reference = quoteQualified(shape.after.schema, shape.after.name);
         return [{ relationId: version.id, error: rewrittenError({ reference, source: source.name, ...column }) }];
       }),

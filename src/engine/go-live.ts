@@ -7,7 +7,7 @@ import { type Storage, spoolTable, storageTable } from '../catalog/model.ts';
 import { captureDdl } from '../ivm/capture.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { forgetColumns, imageOf, without } from './apply-sql.ts';
-import type { EngineContext } from './context.ts';
+import type { CatalogState, EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { reach } from './fault-points.ts';
 import { relationGate, revived } from './relation-errors.ts';
@@ -66,6 +66,39 @@ export async function goLive(engine: EngineContext, copied: Storage, runner: Sou
   await epoch.commit(reached === null ? new Map() : new Map([[storage.sourceId, reached]]));
   reach('copy.live');
   return reached;
+}
+
+/** Versions made while the storage that they chose was going live, with the storage that has what they show: the epoch that opened the others did not know them. */
+function lateVersions({
+  tables,
+  storages,
+}: Pick<CatalogState, 'tables' | 'storages'>): { readonly id: number; readonly storageId: number }[] {
+  return [...tables.values()].flatMap(({ id, state, storageId }) => {
+    const chosen = storages.get(storageId);
+    // An extension that has done its work.
+    const storage = chosen?.state === 'dropped' && chosen.extends !== null ? storages.get(chosen.extends) : chosen;
+    return state === 'pending' && storage?.state === 'live' && storage.extends === null ? [{ id, storageId: storage.id }] : [];
+  });
+}
+
+/** Whether there is something for `openLate` to do. */
+export const hasLate = (state: Pick<CatalogState, 'tables' | 'storages'>): boolean => lateVersions(state).length > 0;
+
+/** Opens them. To be called exclusively. */
+export async function openLate(engine: EngineContext): Promise<void> {
+  const late = lateVersions(engine.state);
+  if (late.length === 0) return;
+  const epoch = await Epoch.begin(engine);
+  await epoch.run([
+    "SET LOCAL lock_timeout = '5s'",
+    ...late.flatMap(({ id, storageId }) => [
+      `UPDATE millrace.table_version SET storage_id = ${storageId} WHERE relation_id = ${id}`,
+      relationGate(engine.state, id, 'ready', storageId),
+      `UPDATE millrace.relation SET state = 'ready', state_since = now() WHERE id = ${id} AND state = 'pending'`,
+    ]),
+    'SET LOCAL lock_timeout = 0',
+  ]);
+  await epoch.commit(new Map());
 }
 
 /**

@@ -10,6 +10,7 @@ import type { Lsn } from '../replication/lsn.ts';
 import type { Execution, StatementResult } from '../replication/session-contract.ts';
 import { isShapeStep, type PlainStep, sendStep, stepExecutions } from './apply-steps.ts';
 import type { Batch } from './change-batch.ts';
+import { extensionsOf, takesMending } from './column-merge.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { requireStatementError } from './epoch.ts';
 import { countEpoch, fence, leadershipLost, progress } from './epoch-ends.ts';
@@ -28,6 +29,7 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   const all = batches.flatMap((batch) => batch.steps);
   const plain = all.flatMap((step) => (isShapeStep(step) ? [] : [step]));
   if (plain.length < all.length) return false;
+  if (takesMending(extensionsOf(state), plain)) return false;
   const steps = plain.filter((step) => (state.storages.get(step.storageId)?.state ?? 'failed') !== 'failed');
   const changed = new Set<number>();
   for (const step of steps) if (step.kind !== 'spool' && state.captured.has(step.storageId)) changed.add(step.storageId);

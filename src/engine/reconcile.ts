@@ -8,6 +8,7 @@ import { clearRelations, clearStorages, endUndefined, suspendUncaptured } from '
 import type { EngineContext } from './context.ts';
 import { Copies } from './copies.ts';
 import { Epoch } from './epoch.ts';
+import { hasLate, openLate } from './go-live.ts';
 import { fillImmediate } from './immediate/fill.ts';
 import { leftWaiting, openWaiting } from './open-view.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
@@ -49,6 +50,7 @@ export class Reconciler {
       if (storage.state === 'new' || storage.state === 'copying') this.#copies.start(storage);
       else if (storage.retryInMs !== null && storage.retryInMs <= 0) this.#copies.retry(storage);
       else if (storage.state === 'copied' && storage.resyncs === null) this.#copies.finish(storage);
+      else if (storage.state === 'live' && storage.extends !== null) this.#copies.merge(storage);
     }
     for (const source of catalog.sources.values()) this.#copies.finishResyncOf(source.id);
     this.#copies.abortUnwanted(catalog);
@@ -65,6 +67,14 @@ export class Reconciler {
         return (catalog.tables.get(input) ?? catalog.views.get(input))?.state === 'ready';
       });
       if (ready) this.#startPopulating(view.id);
+    }
+    if (hasLate(catalog)) {
+      this.#engine
+        .exclusively(async () => {
+          await openLate(this.#engine);
+          await this.#reload();
+        })
+        .catch((error: unknown) => this.#engine.fail(error));
     }
     if (leftWaiting(catalog) !== null) {
       this.#engine

@@ -12,7 +12,7 @@ import { isRehashed } from './apply-sql.ts';
 import type { ShapeStep } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
 import type { NewShape } from './follow-shape.ts';
-import { type BrokenVersion, brokenVersions, columnPlaces, lostColumns, type OriginShape } from './schema-change.ts';
+import { type BrokenVersion, brokenVersions, columnPlaces, lostColumns, type OriginShape, versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import type { ResolvedRelation, ResolvedTarget, StreamPlace } from './stream-targets.ts';
 import { widening } from './type-widening.ts';
@@ -36,7 +36,8 @@ export async function resolveRelation(
   const here = (): Storage[] => storages.map((storage) => ahead(storage));
   const published = shape === null || !isCurrent ? null : publishedBy(message, shape);
   for (const storage of storages) {
-    const broken = published === null ? [] : brokenVersions(ahead(storage), engine.state.tables.values(), published, source.name, last);
+    const broken =
+      published === null ? [] : brokenVersions(ahead(storage), versionsOf(engine.state, storage), published, source.name, last);
     if (storage.state === 'live' && broken.length > 0) report(broken);
   }
   if (shape !== null && storages.every((storage) => storage.state === 'live'))
@@ -48,7 +49,7 @@ export async function resolveRelation(
   const { origin, types } = await ask(source, source.address, message);
   for (const storage of storages) {
     // Judged by what the origin has now: a message from before a column was added lacks it too, and that breaks nothing.
-    const broken = brokenVersions(ahead(storage), engine.state.tables.values(), origin, source.name, last);
+    const broken = brokenVersions(ahead(storage), versionsOf(engine.state, storage), origin, source.name, last);
     if (broken.length > 0) report(broken);
   }
   const steps =

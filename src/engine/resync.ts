@@ -14,7 +14,7 @@ import { Epoch } from './epoch.ts';
 import { reach } from './fault-points.ts';
 import { revived } from './relation-errors.ts';
 import { storagesOf } from './relation-targets.ts';
-import { brokenVersions, lostColumns } from './schema-change.ts';
+import { brokenVersions, lostColumns, versionsOf } from './schema-change.ts';
 import { freePlanner } from './session-settings.ts';
 import type { SourceRow } from './source-row.ts';
 import type { SourceRunner } from './source-runner.ts';
@@ -57,7 +57,11 @@ export async function beginResync(
       statements.push(
         `UPDATE millrace.storage SET origin_oid = ${successor.oid}, origin_schema = ${quoteLiteral(successor.schema)}, origin_name = ${quoteLiteral(successor.name)} WHERE id = ${storage.id}`,
       );
-    if (storage.state === 'live') {
+    if (storage.extends !== null) {
+      if (storage.state !== 'live' && storage.state !== 'copying' && storage.state !== 'copied') continue;
+      // From the beginning: the storage that it extends is not what it was when its versions were given up, if they were.
+      statements.push(...afresh(storage), ...waitAgain(engine, storage));
+    } else if (storage.state === 'live') {
       const copy = storages.find((other) => other.resyncs === storage.id);
       statements.push(`UPDATE millrace.storage SET stale = true WHERE id = ${storage.id}`);
       if (copy === undefined) statements.push(...(await createCopy(engine, storage)));
@@ -68,6 +72,18 @@ export async function beginResync(
   const epoch = await Epoch.begin(engine);
   await epoch.run(statements);
   await epoch.commit(new Map());
+}
+
+/** Versions that a resynchronisation mends, and what was given up because of them, wait for the copy of an extension. */
+function waitAgain({ state }: EngineContext, extension: Storage, broken: ReadonlySet<number> = new Set()): string[] {
+  const versions = [...state.tables.values()].filter(
+    ({ id, storageId, error }) => storageId === extension.id && error?.resync === true && !broken.has(id),
+  );
+  if (versions.length === 0) return [];
+  const ids = versions.map(({ id }) => id).join(', ');
+  return [
+    `UPDATE millrace.relation SET state = 'pending', error = NULL, state_since = now() WHERE state = 'error' AND (id IN (${ids}) OR (error ->> 'cause')::bigint IN (${ids}))`,
+  ];
 }
 
 async function createCopy(engine: EngineContext, storage: Storage): Promise<string[]> {
@@ -118,9 +134,14 @@ export async function finishResync(
     await applySpool(engine.session, without(copy, lost.copy));
     await epoch.run(differenceSql(copy, without(storage, lost.storage)));
     epoch.touch(storage.id);
-    const broken = new Set(brokenVersions(storage, state.tables.values(), shape, runner.source.name).map(({ relationId }) => relationId));
+    const broken = new Set(
+      brokenVersions(storage, versionsOf(state, storage), shape, runner.source.name).map(({ relationId }) => relationId),
+    );
     for (const table of state.tables.values())
       if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id)) mended.add(table.id);
+    // Also those that were given up, for a change that came late, after they had been told to wait.
+    for (const extension of state.storages.values())
+      if (extension.extends === storage.id) await epoch.run(waitAgain(engine, extension, broken));
   }
   reach('resync.difference-written');
   await epoch.run([

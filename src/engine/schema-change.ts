@@ -26,8 +26,16 @@ export interface BrokenVersion {
   readonly error: RelationError;
 }
 
+/** The versions that show rows of a storage, or are going to: those of storages that extend it. */
+export function versionsOf(
+  { tables, storages }: { readonly tables: ReadonlyMap<number, TableVersion>; readonly storages: ReadonlyMap<number, Storage> },
+  { id }: Pick<Storage, 'id'>,
+): TableVersion[] {
+  return [...tables.values()].filter(({ storageId }) => storageId === id || storages.get(storageId)?.extends === id);
+}
+
 /**
- * Versions that can no longer be kept, with the reason. `origin` null: the table is gone; `last`: what the stream has told of it. A wider type
+ * Of these versions of a storage (versionsOf) those that can no longer be kept, with the reason. `origin` null: the table is gone; `last`: what the stream has told of it. A wider type
  * is followed in the order of the stream, and refused there if it must be.
  */
 export function brokenVersions(
@@ -43,7 +51,6 @@ export function brokenVersions(
   const now = new Map(origin?.columns.map((column) => [column.attnum, column]));
   const broken: BrokenVersion[] = [];
   for (const version of versions) {
-    if (version.storageId !== storage.id) continue;
     const needed = [...version.columns.map((column) => column.attnum), ...storage.keyAttnums];
     const left = version.columns.find(({ was }) => was !== undefined);
     const absent = origin === null ? `table ${shownReference} was dropped` : unpublishedColumn(storage, needed, origin, shownReference);
@@ -119,5 +126,7 @@ export function columnPlaces(
     const attnum = attnumOf.get(column.name);
     if (attnum !== undefined) places.set(attnum, place);
   });
-  return storage.columns.map((column) => (column.lost === true || unusable.has(column.attnum) ? -1 : (places.get(column.attnum) ?? -1)));
+  return storage.columns.map((column) =>
+    column.lost === true || column.elsewhere === true || unusable.has(column.attnum) ? -1 : (places.get(column.attnum) ?? -1),
+  );
 }

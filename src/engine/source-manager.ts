@@ -20,7 +20,7 @@ import { type Learned, OriginHistory, recordVersions } from './origin-history.ts
 import { type OriginLostError, whyLost } from './origin-lost.ts';
 import { resolveRelation, storagesOf } from './relation-targets.ts';
 import { beginResync } from './resync.ts';
-import { type BrokenVersion, brokenVersions } from './schema-change.ts';
+import { type BrokenVersion, brokenVersions, versionsOf } from './schema-change.ts';
 import { reachedLsn, recordedLsn, savePosition } from './source-position.ts';
 import type { SourceRow } from './source-row.ts';
 import { SourceRunner } from './source-runner.ts';
@@ -289,7 +289,7 @@ export class SourceManager {
   #changed(source: SourceRow, ahead: StoragesAhead, oid: number, shape: TableShape | null): void {
     for (const storage of storagesOf(this.#engine, source.id)) {
       if (storage.originOid !== oid || storage.state !== 'live') continue;
-      const broken = brokenVersions(ahead.of(storage), this.#engine.state.tables.values(), shape, source.name);
+      const broken = brokenVersions(ahead.of(storage), versionsOf(this.#engine.state, storage), shape, source.name);
       if (broken.length > 0) this.#hooks.broken(broken);
     }
   }
@@ -349,7 +349,7 @@ export class SourceManager {
       const origin = tables.get(storage.originOid) ?? null;
       const broken = brokenVersions(
         ahead.of(storage),
-        this.#engine.state.tables.values(),
+        versionsOf(this.#engine.state, storage),
         origin,
         source.name,
         known.get(storage.originOid),

@@ -8,7 +8,7 @@ import type { Storage } from '../catalog/model.ts';
 import { describeTable, describeTables, type OriginTable, type TableShape } from '../replication/origin-tables.ts';
 import type { EngineContext } from './context.ts';
 import { storagesOf } from './relation-targets.ts';
-import { brokenVersions } from './schema-change.ts';
+import { brokenVersions, versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import { mayFollow } from './type-widening.ts';
 
@@ -72,7 +72,9 @@ export async function isMendable(
   return waiting.some((storage) => {
     const origin = tables.get(storage.originOid) ?? followed?.get(storage.originOid) ?? null;
     if (origin === null || !origin.published) return false;
-    const broken = new Set(brokenVersions(storage, engine.state.tables.values(), origin, source.name).map(({ relationId }) => relationId));
+    const broken = new Set(
+      brokenVersions(storage, versionsOf(engine.state, storage), origin, source.name).map(({ relationId }) => relationId),
+    );
     return [...engine.state.tables.values()].some(
       (table) => table.storageId === storage.id && table.error?.resync === true && !broken.has(table.id),
     );

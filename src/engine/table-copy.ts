@@ -58,7 +58,7 @@ export function afresh({ id }: Pick<Storage, 'id'>): string[] {
     `DELETE FROM millrace.copy_chunk WHERE storage_id = ${id}`,
     `TRUNCATE ${storageTable(id)}`,
     `TRUNCATE ${spoolTable(id)}`,
-    `UPDATE millrace.storage SET state = 'new', rows_copied = 0, bytes_copied = 0, copy_snapshot = NULL, copy_lsn = NULL WHERE id = ${id}`,
+    `UPDATE millrace.storage SET state = 'new', rows_copied = 0, bytes_copied = 0, copy_snapshot = NULL, copy_lsn = NULL, merged_to = NULL WHERE id = ${id}`,
   ];
 }
 

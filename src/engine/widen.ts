@@ -91,7 +91,8 @@ export async function widenStorage(
   return now;
 }
 
-const columnsSql = ({ id, columns }: Storage): string =>
+/** Writes the columns of a storage down. */
+export const columnsSql = ({ id, columns }: Pick<Storage, 'id' | 'columns'>): string =>
   `UPDATE millrace.storage SET columns = ${quoteLiteral(JSON.stringify(columns))}::jsonb WHERE id = ${id}`;
 
 const changedTypes = (storage: Storage, now: Storage): Storage['columns'] =>
@@ -175,8 +176,13 @@ async function detach(
 }
 
 /** ALTER TABLE of the storage and of all that holds its rows for a while. */
-async function alterTypes({ session, state }: EngineContext, storage: Storage, changed: Storage['columns']): Promise<string[]> {
-  const { id } = storage;
+async function alterTypes(engine: EngineContext, { id }: Storage, changed: Storage['columns']): Promise<string[]> {
+  const actions = changed.map((column) => `ALTER COLUMN ${storageColumn(column.attnum)} TYPE ${columnType(column)}`).join(', ');
+  return (await tablesOfRows(engine, id)).map((table) => `ALTER TABLE ${table} ${actions}`);
+}
+
+/** The tables that have rows of a storage: itself, and those that hold them for a while. */
+export async function tablesOfRows({ session, state }: EngineContext, id: number): Promise<string[]> {
   const versions = new Set([...state.tables.values()].filter((table) => table.storageId === id).map((table) => table.id));
   const aside = [...state.views.values()].flatMap((view) =>
     view.inputs.filter((input) => versions.has(input)).map((input) => pendingDeltaTable(view.id, input)),
@@ -185,8 +191,7 @@ async function alterTypes({ session, state }: EngineContext, storage: Storage, c
   const [found] = await session.query(
     `SELECT t FROM unnest('{${tables.join(',')}}'::text[]) WITH ORDINALITY AS x(t, n) WHERE to_regclass(t) IS NOT NULL ORDER BY n`,
   );
-  const actions = changed.map((column) => `ALTER COLUMN ${storageColumn(column.attnum)} TYPE ${columnType(column)}`).join(', ');
-  return (found?.rows ?? []).map(([table]) => `ALTER TABLE ${table} ${actions}`);
+  return (found?.rows ?? []).map(([table]) => table ?? '');
 }
 
 /** Statements by which rows that come while a table is copied have room in its spool. */

@@ -8,6 +8,11 @@
 import { quoteLiteral } from '../sql/quote.ts';
 import { deltaName, storageName } from './sql-text.ts';
 
+/** On within a transaction whose statements change nothing that anybody is shown: they are not captured. */
+const uncapturedSetting = 'millrace.uncaptured';
+/** Said within such a transaction, and where what comes is captured again. */
+export const [uncaptured, capturedAgain] = [`SET LOCAL ${uncapturedSetting} = 'on'`, `SET LOCAL ${uncapturedSetting} = 'off'`];
+
 const events = [
   { event: 'INSERT', referencing: 'REFERENCING NEW TABLE AS new_rows' },
   { event: 'UPDATE', referencing: 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows' },
@@ -24,6 +29,9 @@ export function captureDdl(id: number | string, lookedUp = true): string[] {
   const routine = routineName(id);
   const body = `
 BEGIN
+  IF current_setting('${uncapturedSetting}', true) = 'on' THEN
+    RETURN NULL;
+  END IF;
   IF TG_OP = 'TRUNCATE' THEN
     INSERT INTO ${delta} SELECT -1, o.* FROM ${storage} o;
   END IF;

@@ -247,34 +247,89 @@ async function storageFor(
     session,
     [
       "SELECT to_jsonb(pg_advisory_xact_lock(1835625581, ($1 ->> 'source')::integer) IS NULL)",
-      `SELECT coalesce(jsonb_agg(jsonb_build_object('id', s.id, 'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state) ORDER BY s.id DESC), '[]')
+      `SELECT coalesce(jsonb_agg(jsonb_build_object('id', s.id, 'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state, 'extends', s.extends,
+                                'sound', NOT EXISTS (SELECT FROM millrace.table_version v JOIN millrace.relation r ON r.id = v.relation_id
+                                                      WHERE v.storage_id = s.id AND r.state = 'error' AND r.error ? 'resync')) ORDER BY s.id DESC), '[]')
          FROM millrace.storage s
         WHERE s.source_id = ($1 ->> 'source')::bigint AND s.origin_oid = ($1 ->> 'oid')::oid
           AND s.state IN ('new', 'copying', 'copied', 'live')`,
     ],
     { source: sourceId, oid: origin.oid },
-  )) as Pick<Storage, 'id' | 'columns' | 'keyAttnums' | 'state'>[];
-  const sameKey = existing.filter((storage) => JSON.stringify([...storage.keyAttnums]) === JSON.stringify([...origin.identityKey]));
+  )) as KnownStorage[];
+  const withKey = existing.filter((storage) => JSON.stringify([...storage.keyAttnums]) === JSON.stringify([...origin.identityKey]));
+  const sameKey = withKey.filter((storage) => storage.extends === null);
   const fitting = sameKey.filter((storage) =>
-    needed.every((column) =>
-      storage.columns.some((has) => has.attnum === column.attnum && has.type === column.type && has.originType === column.originType),
-    ),
+    needed.every((column) => storage.columns.some((has) => isSame(has, column) && has.filling === undefined)),
   );
   const chosen = fitting.find((storage) => storage.state === 'live') ?? fitting[0];
   if (chosen !== undefined) return { id: chosen.id, ready: chosen.state === 'live' };
 
+  const extension = extensionFor(withKey, needed);
+  if (extension?.kind === 'there') return { id: extension.id, ready: false };
+  if (extension?.kind === 'new')
+    return await newStorage(context, session, sourceId, origin, { columns: extension.columns, extends: extension.of, supersedes: null });
   const newest = sameKey[0];
   const current = new Map(origin.columns.map((column) => [column.attnum, column.formattedType]));
-  const carried = (newest?.columns ?? []).filter(
+  const whole = (newest?.columns ?? []).map(({ filling: _, ...column }): StorageColumn => column);
+  const carried = whole.filter(
     (column) => !needed.some((has) => has.attnum === column.attnum) && current.get(column.attnum) === column.originType,
   );
-  const clash = (newest?.columns ?? []).some((column) => needed.some((has) => has.attnum === column.attnum && has.type !== column.type));
+  const clash = [newest, ...withKey.filter((storage) => storage.extends === newest?.id)].some((storage) =>
+    storage?.columns.some((column) => needed.some((has) => has.attnum === column.attnum && has.type !== column.type)),
+  );
   const columns = [...needed, ...carried].sort((a, b) => a.attnum - b.attnum);
   // Versions that show the same column as different types (TEXT COLUMNS in one of them) need a storage each.
   const supersedes =
     newest !== undefined && !clash && newest.columns.every((column) => columns.some((has) => has.attnum === column.attnum))
       ? newest.id
       : null;
+  return await newStorage(context, session, sourceId, origin, { columns, supersedes, extends: null });
+}
+
+interface KnownStorage extends Pick<Storage, 'id' | 'columns' | 'keyAttnums' | 'state' | 'extends'> {
+  /** No version of it waits for a resynchronisation: its rows are what the origin has. */
+  readonly sound: boolean;
+}
+
+const isSame = (has: StorageColumn, column: StorageColumn): boolean =>
+  has.attnum === column.attnum && has.type === column.type && has.originType === column.originType;
+
+/**
+ * A storage that lacks only columns gets those, copied into a storage that extends it: the one there is or is to be made. Null: there is no such storage,
+ * or the columns that it has are of other types, or rows cannot be told apart and so have to be copied whole.
+ */
+function extensionFor(
+  storages: readonly KnownStorage[],
+  needed: readonly StorageColumn[],
+):
+  | { readonly kind: 'there'; readonly id: number }
+  | { readonly kind: 'new'; readonly of: number; readonly columns: StorageColumn[] }
+  | null {
+  const base = storages.find((storage) => storage.extends === null);
+  if (base === undefined || base.keyAttnums.length === 0 || !base.sound) return null;
+  const under = storages.filter((storage) => storage.extends === base.id);
+  const there = under.find((storage) => storage.sound && needed.every((column) => storage.columns.some((has) => isSame(has, column))));
+  if (there !== undefined) return { kind: 'there', id: there.id };
+  const clash = [base, ...under].some(({ columns }) =>
+    columns.some((has) => needed.some((column) => column.attnum === has.attnum && !isSame(has, column))),
+  );
+  if (clash) return null;
+  const columns = needed.map((column): StorageColumn => {
+    const has = base.columns.find(({ attnum }) => attnum === column.attnum);
+    if (has === undefined || has.filling !== undefined) return column;
+    return base.keyAttnums.includes(column.attnum) ? has : { ...has, elsewhere: true };
+  });
+  return { kind: 'new', of: base.id, columns: columns.sort((a, b) => a.attnum - b.attnum) };
+}
+
+async function newStorage(
+  context: StatementContext,
+  session: CallerSession,
+  sourceId: string,
+  origin: OriginTable,
+  wanted: { readonly columns: readonly StorageColumn[]; readonly supersedes: number | null; readonly extends: number | null },
+): Promise<{ readonly id: number; readonly ready: false }> {
+  const { columns } = wanted;
   const id = Number(await perform(context, session, ["SELECT to_jsonb(nextval('millrace.object_id'))"]));
   const shape = { id, columns, keyAttnums: origin.identityKey };
   await perform(
@@ -284,9 +339,9 @@ async function storageFor(
       ...createStorage(shape),
       createStaging(shape),
       createSpool(shape),
-      `INSERT INTO millrace.storage (id, source_id, origin_oid, origin_schema, origin_name, columns, key_attnums, supersedes, rows_estimate)
+      `INSERT INTO millrace.storage (id, source_id, origin_oid, origin_schema, origin_name, columns, key_attnums, supersedes, extends, rows_estimate)
        VALUES (($1 ->> 'id')::bigint, ($1 ->> 'source')::bigint, ($1 ->> 'oid')::oid, $1 ->> 'schema', $1 ->> 'name', $1 -> 'columns',
-               ARRAY(SELECT jsonb_array_elements_text($1 -> 'key')::integer), ($1 ->> 'supersedes')::bigint, ($1 ->> 'estimate')::bigint)`,
+               ARRAY(SELECT jsonb_array_elements_text($1 -> 'key')::integer), ($1 ->> 'supersedes')::bigint, ($1 ->> 'extends')::bigint, ($1 ->> 'estimate')::bigint)`,
     ],
     {
       id,
@@ -296,7 +351,8 @@ async function storageFor(
       name: origin.name,
       columns,
       key: origin.identityKey.map(String),
-      supersedes,
+      supersedes: wanted.supersedes,
+      extends: wanted.extends,
       estimate: origin.rowsEstimate,
     },
   );

@@ -3,9 +3,10 @@
  * and pieces that were in are not copied again, unless the table has changed so that they are of no use.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import pg from 'pg';
+import type pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type ExtendedClient, extendedClient, startEngine, type TestEngine, texts } from '../support/engine.ts';
+import { patientClient, startHardWrites } from '../support/hard-writes.ts';
 import { startPostgres, type TestPostgres } from '../support/postgres.ts';
 
 const rounds = Number(process.env['MILLRACE_COPY_ROUNDS'] ?? 2);
@@ -20,7 +21,7 @@ let engine: TestEngine;
 beforeAll(async () => {
   origin = await startPostgres({ settings: { wal_level: 'logical' } });
   upstream = await startPostgres({});
-  admin = await connect();
+  admin = await patientClient(origin.url);
   await admin.query("CREATE COLLATION backwards (provider = icu, locale = 'en-u-kf-upper'); CREATE PUBLICATION p FOR ALL TABLES");
   extended = await extendedClient(upstream.address);
   await extended.run(`CREATE CONNECTION c TO POSTGRES (HOST '${origin.host}', PORT ${origin.port}, USER postgres, DATABASE postgres)`);
@@ -36,13 +37,8 @@ afterAll(async () => {
   await Promise.all([origin?.stop(), upstream?.stop()]);
 });
 
-async function connect(): Promise<pg.Client> {
-  const client = new pg.Client({ connectionString: origin.url });
-  // A test that failed leaves writers behind, and their server goes.
-  client.on('error', () => undefined);
-  await client.connect();
-  return client;
-}
+const startWriters = (table: string, count: number): ReturnType<typeof startHardWrites> =>
+  startHardWrites({ url: origin.url, table, rows }, count);
 
 /** A key of text, in an order that the upstream does not know, and of a number; now and then a value that is stored apart and left out of updates. */
 async function makeTable(name: string): Promise<void> {
@@ -52,47 +48,6 @@ async function makeTable(name: string): Promise<void> {
     INSERT INTO ${name} SELECT (ARRAY['a', 'B', 'b', 'Ä', 'é', 'Z', '~', ''])[1 + g % 8] || g / 8 % 300, g, 0,
            CASE WHEN g % 10 = 0 THEN repeat(md5(g::text), 70) END, ARRAY[g::text] FROM generate_series(1, ${rows}) g;
     ANALYZE ${name}`);
-}
-
-/** Writers that do what is hardest on a copy, to rows all over the table. Each row is somebody's all the time: they lock, and go on. */
-function startWriters(table: string, count: number): { stop(): Promise<number> } {
-  let isGoing = true;
-  let transactions = 0;
-  const pick = (): number => 1 + Math.floor(Math.random() * rows);
-  const write = async (): Promise<void> => {
-    const client = await connect();
-    while (isGoing) {
-      const [i, j] = [pick(), pick()];
-      const statements = [
-        `UPDATE ${table} SET n = n + 1 WHERE i = ${i}`,
-        // To another place in the table; what is stored apart stays where it is.
-        `UPDATE ${table} SET k = 'm' || ${j}, n = n + 1 WHERE i = ${i}`,
-        `UPDATE ${table} SET k = chr(${65 + (j % 50)}) WHERE i = ${i}`,
-        `UPDATE ${table} SET big = repeat(md5('${j}'), 80) WHERE i = ${i}`,
-        `UPDATE ${table} SET tags = tags || '${j}'::text WHERE i = ${i}`,
-        `BEGIN; DELETE FROM ${table} WHERE i = ${i}; INSERT INTO ${table} VALUES ('r' || ${j}, ${i}, 1, repeat(md5('${i}'), 75), NULL) ON CONFLICT DO NOTHING; COMMIT`,
-        // Away and back, and another row where it was.
-        `BEGIN; UPDATE ${table} SET i = i + 10000000 WHERE i = ${i}; UPDATE ${table} t SET i = ${i}, n = n + 1 WHERE i = ${j} AND NOT EXISTS (SELECT FROM ${table} x WHERE x.i = ${i}); COMMIT`,
-        `UPDATE ${table} SET i = i - 10000000 WHERE i > 10000000 AND NOT EXISTS (SELECT FROM ${table} x WHERE x.i = ${table}.i - 10000000)`,
-        `DELETE FROM ${table} WHERE i = ${i}`,
-        `INSERT INTO ${table} VALUES ('n' || ${j}, ${i}, 0, CASE WHEN ${j} % 2 = 0 THEN repeat('n', 2500) END, '{}') ON CONFLICT DO NOTHING`,
-      ];
-      await client.query(statements[Math.floor(Math.random() * statements.length)] ?? '').catch(async (error: unknown) => {
-        if (!(error instanceof pg.DatabaseError)) throw error;
-        await client.query('ROLLBACK');
-      });
-      transactions++;
-    }
-    await client.end();
-  };
-  const work = Promise.all(Array.from({ length: count }, write));
-  return {
-    stop: async () => {
-      isGoing = false;
-      await work;
-      return transactions;
-    },
-  };
 }
 
 const digest = (table: string): string =>
@@ -182,3 +137,25 @@ test('of a publication with a row filter the pieces have what it publishes', asy
   await expect.poll(() => texts(extended.client, digest('part')), { timeout: 30_000, interval: 200 }).toEqual(wanted);
   await extended.run('DROP TABLE part');
 }, 180_000);
+
+test('the type of a column gets another name amid the pieces, and once more before it is seen that it had', async () => {
+  await extended.client.query("CREATE TYPE mood AS ENUM ('good', 'bad')");
+  await admin.query(`CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TABLE felt (i integer PRIMARY KEY, m mood);
+    INSERT INTO felt SELECT g, (ARRAY['good', 'bad'])[1 + g % 2]::mood FROM generate_series(1, 100000) g; ANALYZE felt`);
+  await extended.run('CREATE TABLE felt FROM SOURCE s (REFERENCE public.felt)');
+  const begun = (await chunks()).length;
+  await expect.poll(async () => (await chunks()).length, { timeout: 60_000, interval: 10 }).toBeGreaterThan(begun + 3);
+  await admin.query("ALTER TYPE mood RENAME TO temper; INSERT INTO felt VALUES (0, 'bad')");
+  await expect
+    .poll(() => texts(extended.client, "SELECT columns -> 1 ->> 'originType' FROM millrace.storage WHERE origin_name = 'felt'"), {
+      timeout: 30_000,
+    })
+    .toEqual([['public.temper']]);
+  await engine.restart();
+  await admin.query("ALTER TYPE temper RENAME TO humour; INSERT INTO felt VALUES (-1, 'good')");
+  await expect.poll(() => stateOf('felt'), { timeout: 60_000, interval: 100 }).toBe('ready');
+  const counted = 'SELECT m, count(*), sum(i) FROM felt GROUP BY m ORDER BY m';
+  const wanted = await texts(admin, counted);
+  await expect.poll(() => texts(extended.client, counted), { timeout: 30_000, interval: 200 }).toEqual(wanted);
+  await extended.run('DROP TABLE felt');
+}, 120_000);

@@ -79,6 +79,12 @@ const stimuli: Readonly<Record<Area, () => Promise<unknown>>> = {
     expect(await texts(reader, 'SELECT (SELECT sum(n) FROM live.pair) - (SELECT count(*) FROM live.ledger)')).toEqual([['0']]);
     await extended.run('DROP TABLE live.pair');
   },
+  column: async () => {
+    await extended.run('CREATE TABLE live.narrow FROM SOURCE ledger (REFERENCE public.pair) WITH (EXCLUDE COLUMNS (n))');
+    await extended.run('CREATE TABLE live.pair FROM SOURCE ledger (REFERENCE public.pair)');
+    expect(await texts(reader, 'SELECT (SELECT sum(n) FROM live.pair) - (SELECT count(*) FROM live.ledger)')).toEqual([['0']]);
+    await extended.run('DROP TABLE live.narrow; DROP TABLE live.pair');
+  },
   fill: async () => {
     const query = 'SELECT giver, sum(amount) AS given, max(n) AS last FROM live.ledger GROUP BY giver';
     await extended.run(`CREATE MATERIALIZED VIEW live.given AS ${query}`);

@@ -1,7 +1,7 @@
 /** An origin and an upstream, each a server of its own, with a client to either: what tests of the engine begin with. */
 import pg from 'pg';
 import { type ExtendedClient, extendedClient, type TestEngine } from './engine.ts';
-import { startPostgres, type TestPostgres } from './postgres.ts';
+import { type PostgresMajor, startPostgres, type TestPostgres } from './postgres.ts';
 
 export interface OriginPair {
   readonly origin: TestPostgres;
@@ -14,10 +14,10 @@ export interface OriginPair {
   stop(engine: TestEngine | undefined): Promise<void>;
 }
 
-/** Starts them; `schema` is run at the origin before anything connects to it as `role`. */
-export async function startOriginPair(schema: string, role = 'postgres'): Promise<OriginPair> {
-  const origin = await startPostgres({ settings: { wal_level: 'logical' } });
-  const upstream = await startPostgres({});
+/** Starts them, both of one version; `schema` is run at the origin before anything connects to it as `role`. */
+export async function startOriginPair(schema: string, role = 'postgres', version: PostgresMajor = 18): Promise<OriginPair> {
+  const origin = await startPostgres({ version, settings: { wal_level: 'logical' } });
+  const upstream = await startPostgres({ version });
   const admin = new pg.Client({ connectionString: origin.url });
   await admin.connect();
   await admin.query(schema);

@@ -90,6 +90,8 @@ CREATE TABLE millrace.storage (
     key_attnums   integer[] NOT NULL,      -- empty: no key, rows are told apart by rid and found by h
     state         text   NOT NULL DEFAULT 'new' CHECK (state IN ('new', 'copying', 'copied', 'live', 'failed', 'dropped')),
     supersedes    bigint,                  -- storage with fewer columns that this one replaces once live
+    extends       bigint REFERENCES millrace.storage, -- storage that gets this one's columns (but for those marked "elsewhere") once they are live; then this one goes
+    merged_to     text[],                  -- key up to which it has got them
     copy_snapshot text,                    -- pg_snapshot: what it sees need not be taken from the spool
     copy_lsn      pg_lsn,                  -- no transaction of the copy ended after this
     rows_copied   bigint NOT NULL DEFAULT 0,
@@ -495,7 +497,7 @@ CREATE VIEW millrace.relations AS
      WHERE r.state <> 'dropped';
 
 CREATE VIEW millrace.snapshot_progress AS
-    SELECT r.schema, r.name, s.state, s.rows_copied, s.rows_estimate, s.bytes_copied,
+    SELECT r.schema, r.name, CASE WHEN s.state = 'live' AND s.extends IS NOT NULL THEN 'merging' ELSE s.state END AS state, s.rows_copied, s.rows_estimate, s.bytes_copied,
            CASE WHEN s.state IN ('copied', 'live') THEN 100.0
                 WHEN s.rows_estimate > 0 THEN least(99.9, round(100.0 * s.rows_copied / s.rows_estimate, 1)) END AS percent,
            c.copied AS chunks_copied, greatest(c.planned, CASE WHEN s.state IN ('new', 'copying') THEN s.chunks_estimate END) AS chunks,

@@ -3,7 +3,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type ExtendedClient, startEngine, type TestEngine, texts } from '../../support/engine.ts';
 import { type OriginPair, startOriginPair } from '../../support/origin-pair.ts';
-import type { TestPostgres } from '../../support/postgres.ts';
+import type { PostgresMajor, TestPostgres } from '../../support/postgres.ts';
 
 let pair: OriginPair;
 let upstream: TestPostgres;
@@ -11,8 +11,12 @@ let admin: pg.Client;
 let extended: ExtendedClient;
 let engine: TestEngine;
 
-const stage = async (role: string): Promise<void> => {
-  pair = await startOriginPair(`CREATE ROLE reader LOGIN REPLICATION IN ROLE pg_read_all_data; CREATE PUBLICATION p FOR ALL TABLES`, role);
+const stage = async (role: string, version: PostgresMajor = 18): Promise<void> => {
+  pair = await startOriginPair(
+    `CREATE ROLE reader LOGIN REPLICATION IN ROLE pg_read_all_data; CREATE PUBLICATION p FOR ALL TABLES`,
+    role,
+    version,
+  );
   ({ upstream, admin, extended } = pair);
   engine = startEngine(upstream.address);
   await extended.run("CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p'); CREATE SCHEMA v1");
@@ -27,8 +31,8 @@ const shows = (sql: string, wanted: readonly string[]): Promise<void> =>
 const typesOf = (relation: string): string =>
   `SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = to_regclass('${relation}') AND attnum > 0 ORDER BY attnum`;
 
-describe('an origin that tells of its DDL', () => {
-  beforeAll(() => stage('postgres'), 120_000);
+describe.each<PostgresMajor>([15, 18])('an origin that tells of its DDL, PostgreSQL %i', (version) => {
+  beforeAll(() => stage('postgres', version), 120_000);
   afterAll(clear);
 
   test('integer to bigint, around rows of one transaction: the table, a live view and a plain view with all that belongs to it', async () => {

@@ -34,6 +34,8 @@ const storage: Storage = {
   keyAttnums: [1],
   state: 'copying',
   supersedes: null,
+  extends: null,
+  mergedTo: null,
   resyncs: null,
   stale: false,
   copySnapshot: null,

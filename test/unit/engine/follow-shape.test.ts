@@ -20,6 +20,8 @@ const storage = (keyAttnums: number[], ...types: string[]): Storage => ({
   keyAttnums,
   state: 'live',
   supersedes: null,
+  extends: null,
+  mergedTo: null,
   resyncs: null,
   stale: false,
   copySnapshot: null,

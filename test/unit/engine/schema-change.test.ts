@@ -20,6 +20,8 @@ const storage: Storage = {
   keyAttnums: [1],
   state: 'live',
   supersedes: null,
+  extends: null,
+  mergedTo: null,
   resyncs: null,
   stale: false,
   copySnapshot: null,
