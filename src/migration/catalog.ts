@@ -4,7 +4,7 @@
 import type { Client } from 'pg';
 import type { RawConnection } from '../replication/session-contract.ts';
 import type { Key } from './change-feed.ts';
-import type { Migration, MigrationOptions, MigrationPhase, MigrationProblem } from './model.ts';
+import type { Migration, MigrationOptions, MigrationPhase, MigrationProblem, MigrationRequest } from './model.ts';
 
 /** Those that the engine has to do something about. */
 export async function readMigrations(client: Client): Promise<readonly Migration[]> {
@@ -17,6 +17,8 @@ export async function readMigrations(client: Client): Promise<readonly Migration
 }
 
 export interface Progress {
+  readonly phase: MigrationPhase;
+  readonly request: MigrationRequest | null;
   readonly copiedTo: Key | null;
   readonly verifiedTo: Key | null;
   readonly found: number;
@@ -32,13 +34,17 @@ export async function readProgress(client: Client, id: number): Promise<Progress
     found: string;
     passes: number;
     ends: number | null;
+    phase: MigrationPhase;
+    request: MigrationRequest | null;
   }>(
-    `SELECT p.copied_to, p.verified_to, p.found, p.passes, (extract(epoch FROM m.window_ends_at) * 1000)::float8 AS ends
+    `SELECT m.phase, m.request, p.copied_to, p.verified_to, p.found, p.passes, (extract(epoch FROM m.window_ends_at) * 1000)::float8 AS ends
        FROM millrace.migration_progress p JOIN millrace.migration m ON m.id = p.migration_id WHERE p.migration_id = $1`,
     [id],
   );
   const [row] = rows;
   return {
+    phase: row?.phase ?? 'cancelled',
+    request: row?.request ?? null,
     copiedTo: row?.copied_to ?? null,
     verifiedTo: row?.verified_to ?? null,
     found: Number(row?.found ?? 0),

@@ -46,9 +46,18 @@ export function cutoverSql(migration: Migration): readonly string[] {
     ...(targetName(source, definition) === null ? [] : relocate({ schema: dataSchema, name: homeName(id) }, target)),
     ...belongings(migration, sourcePlace(id, source, definition, 'target'), target),
     ...(definition.kind === 'move' ? [addForeignKey(migration)] : []),
-    `ALTER PUBLICATION ${quoteIdentifier(publicationName(id))} SET TABLE ${qualified(target)}`,
+    `ALTER PUBLICATION ${quoteIdentifier(publicationName(id))} SET TABLE ${followed(migration).map(qualified).join(', ')}`,
     ...settleSql(migration, 'target'),
   ];
+}
+
+/**
+ * Whose changes tell what to look at after the cutover. What is left of the source by a move takes its old columns along when its key changes, and the
+ * target says nothing of that where it has no row.
+ */
+function followed({ id, source, definition }: Migration): readonly TableName[] {
+  const target = targetPlace(id, source, definition, 'target');
+  return definition.kind === 'move' ? [target, sourcePlace(id, source, definition, 'target')] : [target];
 }
 
 /** The source is the truth again. As for the cutover. */

@@ -40,7 +40,10 @@ export async function applyWaiting(f: Following): Promise<number> {
     return await applyOnce(f, false);
   } catch (error) {
     await rollback(f.sessions.work);
-    if (!(error instanceof PostgresError) || error.code !== '23505') throw error;
+    if (!(error instanceof PostgresError)) throw error;
+    // Somebody has locked a row: it is us who give way, and come back.
+    if (error.code === '55P03' || error.code === '40P01') return 0;
+    if (error.code !== '23505') throw error;
     // Unique values have changed places: at one point in time, and with every row out of the way, there is room for all of them.
     return await applyOnce(f, true);
   }
@@ -100,18 +103,38 @@ export async function repairAll(f: Following): Promise<number> {
 
 /** A piece of the first copy. Null: nothing is left. */
 export async function copyPiece(f: Following, after: Key | null, rows: number): Promise<Key | null> {
-  const { work } = f.sessions;
-  await begin(work, 'REPEATABLE READ', 0);
-  const { border, made } = await asOwner(work, f.migration.source.owner.name, async () => {
-    const [found] = (await work.query(f.sync.border(after, rows)))[0]?.rows ?? [];
+  try {
+    return await copyOnce(f, after, rows, false);
+  } catch (error) {
+    await rollback(f.sessions.work);
+    if (!(error instanceof PostgresError) || error.code !== '23505') throw error;
+    // A unique value has come to a row of this piece from one that was copied earlier, and is still there.
+    return await copyOnce(f, after, rows, true);
+  }
+}
+
+/** `exactly`: everything that the snapshot sees is applied before, so that what is there already is as the piece finds it. */
+async function copyOnce(f: Following, after: Key | null, rows: number, exactly: boolean): Promise<Key | null> {
+  const { sessions, feed, sync, migration } = f;
+  const { work } = sessions;
+  const snapshot = await begin(work, 'REPEATABLE READ', 0);
+  if (exactly) await catchUp(sessions.beside, feed);
+  const taken = exactly ? feed.visible(snapshot) : [];
+  const { border, made } = await asOwner(work, migration.source.owner.name, async () => {
+    if (taken.length > 0) {
+      await work.query(byIndex);
+      await applyKeys(work, sync.applyAnew, keysOf(taken), sync.width);
+    }
+    const [found] = (await work.query(sync.border(after, rows)))[0]?.rows ?? [];
     const upTo = found === undefined ? null : (found as Key);
-    const [copied] = await work.query(f.sync.copy({ after, upTo }));
+    const [copied] = await work.query(sync.copy({ after, upTo }));
     return { border: upTo, made: Number(copied?.tag.split(' ').at(-1) ?? 0) };
   });
   // Of the last piece it is not known how many rows of the source were looked at, but how many there are in the target.
   const counted = border === null ? `greatest(rows_total, rows_copied + ${made})` : `rows_copied + ${rows}`;
-  await noteProgress(work, f.migration.id, `copied_to = ${keySql(border)}, rows_copied = ${counted}`);
+  await noteProgress(work, migration.id, `copied_to = ${keySql(border)}, rows_copied = ${counted}`);
   await work.query('COMMIT');
+  feed.taken(taken);
   return border;
 }
 

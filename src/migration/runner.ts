@@ -109,6 +109,9 @@ export class MigrationRunner {
 
   async #work(sessions: MigrationSessions): Promise<'ended' | 'again'> {
     const progress = await readProgress(sessions.beside, this.#migration.id);
+    // A process that was killed may have gone further than this one was told.
+    this.#migration = { ...this.#migration, phase: progress.phase, request: progress.request };
+    if (progress.phase === 'finished' || progress.phase === 'cancelled') return await this.#cleared(sessions);
     if (this.#migration.request === 'cancel' && this.#migration.phase !== 'cut_over') return await this.#end(sessions, 'cancel');
     if (this.#migration.phase === 'creating') await this.#setUp(sessions);
     const lost = await this.#ensureSlot(sessions);
@@ -151,7 +154,7 @@ export class MigrationRunner {
     );
   }
 
-  /** Both tables: only the truth is published. */
+  /** Both tables: which of them is published is what the cutover says. */
   #followed(): readonly { oid: number; keyNames: readonly string[] }[] {
     const { id, source, definition, targetOid } = this.#migration;
     return [
@@ -357,7 +360,7 @@ export class MigrationRunner {
   }
 
   async #end(sessions: MigrationSessions, how: 'finalize' | 'cancel'): Promise<'ended' | 'again'> {
-    const { log, databaseOid, wake } = this.#services;
+    const { log } = this.#services;
     const { id, name } = this.#migration;
     const outcome = await endMigration(sessions, this.#migration, how);
     if (!outcome.done) {
@@ -369,9 +372,15 @@ export class MigrationRunner {
       );
       return 'again';
     }
-    await noteProblem(sessions.beside, id, null);
-    await dropSlot(sessions.beside, slotName(databaseOid, id), { terminate: true });
     log.info({ migration: name }, how === 'finalize' ? 'the migration is finished' : 'the migration was cancelled');
+    return await this.#cleared(sessions);
+  }
+
+  /** It is over: what is left of it outside of the database's tables goes, too. */
+  async #cleared({ beside }: MigrationSessions): Promise<'ended'> {
+    const { databaseOid, wake } = this.#services;
+    await noteProblem(beside, this.#migration.id, null);
+    await dropSlot(beside, slotName(databaseOid, this.#migration.id), { terminate: true });
     wake();
     return 'ended';
   }

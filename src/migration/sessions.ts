@@ -30,6 +30,7 @@ export async function openSessions(address: ServerAddress, database: string, id:
     await work.query('SET session_replication_role = replica').catch(() => undefined);
     const beside = await openOrigin(address, { database, applicationName: `millrace migration ${id} beside` });
     beside.on('error', () => undefined);
+    await endFormer(beside, id, work.backendPid);
     return {
       work,
       beside,
@@ -41,6 +42,18 @@ export async function openSessions(address: ServerAddress, database: string, id:
   } catch (error) {
     work.destroy();
     throw error;
+  }
+}
+
+/** A session of a process that was killed may still be at work: with what it was last told, which may be to change names. */
+async function endFormer(beside: Client, id: number, own: number): Promise<void> {
+  for (;;) {
+    const { rowCount } = await beside.query(
+      'SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE application_name = $1 AND pid <> $2 AND datname = current_database()',
+      [`millrace migration ${id}`, own],
+    );
+    if (rowCount === 0) return;
+    await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
 

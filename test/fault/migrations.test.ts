@@ -52,23 +52,27 @@ async function state(): Promise<Record<string, unknown>> {
 }
 
 async function until(phase: string): Promise<void> {
-  for (let i = 0; i < 6000; i++) {
+  for (let i = 0; i < 4000; i++) {
     const now = await state();
     if (now['phase'] === phase && now['request'] === null) return;
     await sleep(20);
   }
-  throw new Error(`never ${phase}: ${JSON.stringify(await state())}`);
+  const activity = await direct.query(
+    "SELECT pid, application_name, state, wait_event_type, wait_event, pg_blocking_pids(pid) AS blocked, left(query, 100) AS query, now() - xact_start AS open FROM pg_stat_activity WHERE datname = current_database()",
+  );
+  throw new Error(`never ${phase}: ${JSON.stringify([await state(), ...activity.rows], null, 1)}\n${millrace.log().slice(-20000)}`);
 }
 
 /** Everybody stops, and what is there is compared with the ledger; also what follows with what is followed. */
 async function check(witnesses: readonly Witness[], people: string): Promise<void> {
   await Promise.all(witnesses.map((witness) => witness.pause()));
-  expect((await direct.query(witnessQuery(people))).rows).toEqual([]);
+  const wrong = (await direct.query(witnessQuery(people))).rows; if (wrong.length) { (await import('node:fs')).writeFileSync('/tmp/scratch/wrong.json', JSON.stringify([wrong, (await direct.query('select * from ledger order by id,n')).rows.filter((r: any) => wrong.some((w: any) => w.row.startsWith('(' + r.id + ',')))], null, 1) + millrace.log()); }
+  expect(wrong).toEqual([]);
   expect(witnesses.flatMap((witness) => witness.errors)).toEqual([]);
   const { phase } = await state();
   if (phase === 'ready' || phase === 'cut_over') {
     await say('ALTER MIGRATION move_mail VERIFY');
-    expect(await state()).toMatchObject({ differences: '0', repaired: '0' });
+    expect(await state(), millrace.log().split('\n').filter((line) => line.includes('as they should be')).join('\n')).toMatchObject({ differences: '0', repaired: '0' });
   }
   for (const witness of witnesses) witness.resume();
 }
@@ -131,7 +135,7 @@ describe('moving columns', () => {
     const killer = (async () => {
       while (going) {
         await millrace.waitReady().catch(() => undefined);
-        await sleep(50 + Math.random() * 2000);
+        await sleep(300 + Math.random() * 3000);
         for (const pid of millrace.enginePids()) {
           try {
             process.kill(pid, 'SIGKILL');
