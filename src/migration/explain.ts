@@ -38,37 +38,61 @@ interface Step {
   readonly lock: string;
 }
 
-function steps({ definition, facts, options }: Examined): readonly string[] {
-  const { table } = facts;
+/** Foreign keys of the user stay with a table whose columns are moved; those of a table that is replaced go to the new one. */
+function foreignKeySteps({ definition, facts }: Examined, hold: string): readonly Step[] {
+  const { foreignKeysIn, foreignKeysOut } = facts.table;
+  if (definition.kind === 'move') {
+    return [
+      {
+        what: 'Validate the foreign key of the new table to the old one, which the cutover adds NOT VALID',
+        lock: 'ROW SHARE; on the new table SHARE UPDATE EXCLUSIVE',
+      },
+    ];
+  }
+  if (foreignKeysIn.length === 0 && foreignKeysOut.length === 0) return [];
+  return [
+    {
+      what: 'Lead foreign keys to the new table: NOT VALID within the cutover, then validated',
+      lock: `ACCESS EXCLUSIVE on the tables at their other ends, within the cutover and its ${hold}; then SHARE UPDATE EXCLUSIVE and ROW SHARE`,
+    },
+  ];
+}
+
+function steps(examined: Examined): readonly string[] {
+  const { definition, options } = examined;
   const hold = shownAge(options.maxHoldMs);
-  const referenced = table.foreignKeysIn.length > 0 || table.foreignKeysOut.length > 0;
+  const moves = definition.kind === 'move';
   const list: Step[] = [
-    { what: 'Create the target table, empty, and the views of both shapes', lock: 'ACCESS SHARE, to the end of the statement' },
+    {
+      what: `Create the target table, empty, and views of the new shape (before the cutover ${quoteIdentifier(options.oldVersion)} is empty: the table has the old one)`,
+      lock: 'ACCESS SHARE, to the end of the transaction',
+    },
     {
       what: 'Publish the table and begin to read its changes from the WAL',
       lock: 'SHARE UPDATE EXCLUSIVE, a moment; nobody who reads or writes waits',
     },
     {
       what: `Copy in pieces of ${bytes(options.chunkBytes)} by the key, and apply changes meanwhile`,
-      lock: 'ROW SHARE; rows of the piece under copy wait for it when they are updated',
+      lock: 'ACCESS SHARE; no row is locked',
     },
-    { what: 'Verify by checksum, repair, and verify again until a whole pass is clean', lock: 'ACCESS SHARE' },
+    {
+      what: 'Compare all rows piece by piece, each at one snapshot, repair, and compare again until a whole pass is clean',
+      lock: 'ACCESS SHARE; no row is locked',
+    },
     {
       what: 'Cut over, when nothing is behind',
-      lock: `ACCESS EXCLUSIVE, waited for at most ${shownAge(options.lockTimeoutMs)} and held at most ${hold}, else given up and tried again; statements through Millrace wait for it`,
+      lock: `ACCESS EXCLUSIVE, waited for at most ${shownAge(options.lockTimeoutMs)} and held at most ${hold}, else given up and tried again; the first tries last 5 ms, in either order`,
     },
-    ...(definition.kind !== 'move' && referenced
-      ? [
-          {
-            what: 'Lead foreign keys to the new table: NOT VALID, then validated',
-            lock: 'SHARE ROW EXCLUSIVE, a moment; then SHARE UPDATE EXCLUSIVE',
-          },
-        ]
-      : []),
-    { what: 'Keep the old shape current, until FINALIZE', lock: 'ROW SHARE' },
+    ...foreignKeySteps(examined, hold),
     {
-      what: definition.kind === 'move' ? 'Drop the moved columns from the old table' : 'Drop the old table',
-      lock: 'ACCESS EXCLUSIVE, a moment',
+      what: 'Keep the old shape current, until FINALIZE',
+      lock: moves
+        ? 'ROW EXCLUSIVE and locks of the rows that are written back; gives way when one is not to be had in 100 ms, and comes back'
+        : 'ACCESS SHARE; what is written is the old table, which nobody else uses',
+    },
+    {
+      what: moves ? 'Drop the moved columns from the old table' : 'Drop the old table',
+      lock: 'ACCESS EXCLUSIVE, a moment, waited for as at the cutover',
     },
   ];
   return ['Steps:', ...list.flatMap(({ what, lock }, i) => [`  ${i + 1}. ${what}`, `       Lock: ${lock}`])];
