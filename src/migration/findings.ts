@@ -212,7 +212,9 @@ function surroundingFindings({ table, surroundings }: MigrationFacts, definition
       warning('published', `publication "${name}" contains the table`, {
         detail: allTables
           ? 'It is FOR ALL TABLES: subscribers also get the rows of the new table, before the cutover too.'
-          : 'The table that has its place after the cutover is put into it then; subscribers need the new shape by that time.',
+          : definition.kind === 'move'
+            ? 'It keeps the table, under the name that this has until FINALIZE. The new table is for you to add.'
+            : 'The table that has its place after the cutover is put into it then; subscribers need the new shape by that time.',
       }),
     ),
     ...found(
@@ -230,8 +232,8 @@ function surroundingFindings({ table, surroundings }: MigrationFacts, definition
         detail: 'CHUNK counts the bytes of the source, so few rows are copied at a time.',
       }),
     ),
-    info('on_conflict', 'INSERT .. ON CONFLICT on a table that is a view at the moment works through Millrace only', {
-      detail: 'Postgres refuses it on views with INSTEAD OF triggers; on a direct connection write MERGE, or INSERT and UPDATE.',
+    info('on_conflict', 'INSERT .. ON CONFLICT does not work on what is a view at the moment', {
+      detail: 'Postgres refuses it on views with INSTEAD OF triggers: of the new shape before the cutover, of the old one after it. Write INSERT and UPDATE.',
     }),
   ];
 }

@@ -131,7 +131,7 @@ async function copyOnce(f: Following, after: Key | null, rows: number, exactly: 
     return { border: upTo, made: Number(copied?.tag.split(' ').at(-1) ?? 0) };
   });
   // Of the last piece it is not known how many rows of the source were looked at, but how many there are in the target.
-  const counted = border === null ? `greatest(rows_total, rows_copied + ${made})` : `rows_copied + ${rows}`;
+  const counted = border === null ? `greatest(coalesce(rows_total, 0), rows_copied + ${made})` : `rows_copied + ${rows}`;
   await noteProgress(work, migration.id, `copied_to = ${keySql(border)}, rows_copied = ${counted}`);
   await work.query('COMMIT');
   feed.taken(taken);

@@ -83,7 +83,7 @@ export interface MigrationOptions {
   readonly maxLagMs: number;
   /** Bytes of the source that one statement copies. */
   readonly chunkBytes: number;
-  /** Schemas in which either shape can be had at any time, by search_path or millrace.version. */
+  /** Schemas by which either shape can be had at any time: put in front of the search_path. */
   readonly newVersion: string;
   readonly oldVersion: string;
 }

@@ -182,7 +182,7 @@ export class MigrationRunner {
     await createSlot(upstream, slotName(databaseOid, id), { database });
     await sessions.work.query(
       `UPDATE millrace.migration_progress SET rows_copied = 0, copied_to = NULL, verified_to = NULL, found = 0,
-              rows_total = (SELECT greatest(sum(c.reltuples), 0)::bigint FROM pg_catalog.pg_class c WHERE c.oid = ${source.oid} OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(${source.oid}))) WHERE migration_id = ${id}`,
+              rows_total = (SELECT nullif(sum(greatest(c.reltuples, 0)), 0)::bigint FROM pg_catalog.pg_class c WHERE c.oid = ${source.oid} OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(${source.oid}))) WHERE migration_id = ${id}`,
     );
     await this.#enter(sessions, 'copying');
   }

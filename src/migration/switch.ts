@@ -151,7 +151,7 @@ async function lockAll(sessions: MigrationSessions, tables: readonly string[], l
     try {
       // One limit for all of them together.
       await work.query(`SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = ${waitMs}`);
-      const [, since] = await work.query(`${lockSql(order)}; SELECT pg_catalog.clock_timestamp()`);
+      const [, , since] = await work.query(`${lockSql(order)}; SET LOCAL statement_timeout = 0; SELECT pg_catalog.clock_timestamp()`);
       return { had: true, since: since?.rows[0]?.[0] ?? '' };
     } catch (error) {
       if (!(error instanceof PostgresError) || !['55P03', '57014', '40P01'].includes(error.code)) throw error;
