@@ -3,6 +3,7 @@
  * Invariant: everything belongs to the source's owner, and nothing of it can be reached by anyone before the shapes are opened (shape-views.ts).
  */
 import { quoteBody, quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import { likenessSql } from './belongings.ts';
 import type { MigrationDefinition, MigrationOptions, MoveDefinition, SourceTable } from './model.ts';
 import { dataSchema, downView, homeName, qualified, shortened, targetPlace, upView } from './places.ts';
 import { copyRights, copyUsage } from './rights-sql.ts';
@@ -25,7 +26,8 @@ export function createSql(id: number, source: SourceTable, definition: Migration
 }
 
 function targetSql(id: number, source: SourceTable, definition: MigrationDefinition): readonly string[] {
-  const target = qualified({ schema: dataSchema, name: homeName(id) });
+  const home = { schema: dataSchema, name: homeName(id) };
+  const target = qualified(home);
   const from = qualified(source);
   switch (definition.kind) {
     case 'move': {
@@ -54,16 +56,19 @@ function targetSql(id: number, source: SourceTable, definition: MigrationDefinit
     case 'alter':
       return [
         `CREATE TABLE ${target} (LIKE ${from} INCLUDING ALL)`,
+        likenessSql(id, source, home),
         ...definition.columns.map(({ column, type }) => {
           const name = quoteIdentifier(column);
           const text = source.columns.find((one) => one.name === column)?.defaultText ?? null;
-          const again = text === null ? '' : `, ALTER COLUMN ${name} SET DEFAULT (${text})::${type}`;
-          return `ALTER TABLE ${target} ALTER COLUMN ${name} DROP DEFAULT, ALTER COLUMN ${name} TYPE ${type} USING NULL::${type}${again}`;
+          const [drop, again] =
+            text === null ? ['', ''] : [`ALTER COLUMN ${name} DROP DEFAULT, `, `, ALTER COLUMN ${name} SET DEFAULT (${text})::${type}`];
+          return `ALTER TABLE ${target} ${drop}ALTER COLUMN ${name} TYPE ${type} USING NULL::${type}${again}`;
         }),
       ];
     case 'split':
       return [
         `CREATE TABLE ${target} (LIKE ${from} INCLUDING ALL)`,
+        likenessSql(id, source, home),
         `ALTER TABLE ${target} DROP COLUMN ${quoteIdentifier(definition.column)}${definition.into
           .map(({ name, type }) => `, ADD COLUMN ${quoteIdentifier(name)} ${type}`)
           .join('')}`,

@@ -43,9 +43,11 @@ export function conversionTriggers(
   const backOf = (columnName: string): string =>
     back.find((column) => column.name === columnName)?.expression ?? quoteIdentifier(columnName);
   const image = columns.map(({ name: column, expression }) => `${expression} AS ${quoteIdentifier(column)}`).join(', ');
-  const keyVariables = key.map((_, i) => `k${i + 1}`);
-  const declareKeys = key.map((column, i) => `    k${i + 1} ${back.find((one) => one.name === column)?.type ?? 'text'};`).join('\n');
-  const keyIs = key.map((column, i) => `p.${quoteIdentifier(column)} = k${i + 1}`).join(' AND ');
+  const keyVariables = key.map((_, i) => `millrace_k${i + 1}`);
+  const declareKeys = key
+    .map((column, i) => `    millrace_k${i + 1} ${back.find((one) => one.name === column)?.type ?? 'text'};`)
+    .join('\n');
+  const keyIs = key.map((column, i) => `p.${quoteIdentifier(column)} = millrace_k${i + 1}`).join(' AND ');
   const readKeys = (row: string): string =>
     `SELECT ${key.map(backOf).join(', ')} INTO ${keyVariables.join(', ')} FROM (SELECT (${row}).*) AS n;`;
   const readBack = `SELECT i.* INTO NEW FROM (SELECT ${image} FROM ${table} p WHERE ${keyIs}) i;`;
@@ -75,7 +77,7 @@ export function conversionTriggers(
     ...together.map((group) => ({ own: own(group), theirs: theirs(group) })),
   ];
   const conflict = groups
-    .map((group) => `(${differ(group.own, 'NEW', 'OLD')} AND ${differ(group.own, 'cur', 'OLD')})`)
+    .map((group) => `(${differ(group.own, 'NEW', 'OLD')} AND ${differ(group.own, 'millrace_now', 'OLD')})`)
     .join('\n       OR ');
   const sets = groups.flatMap((group) =>
     group.theirs.map(
@@ -92,9 +94,9 @@ export function conversionTriggers(
     createTrigger(name, 'INSERT', insertFunction),
     createFunction(
       updateFunction,
-      `${declareKeys}\n    cur record;`,
+      `${declareKeys}\n    millrace_now record;`,
       `    ${readKeys('OLD')}
-    SELECT i.* INTO cur FROM (SELECT ${image} FROM ${table} p WHERE ${keyIs} FOR UPDATE) i;
+    SELECT i.* INTO millrace_now FROM (SELECT ${image} FROM ${table} p WHERE ${keyIs} FOR UPDATE) i;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;

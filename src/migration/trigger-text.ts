@@ -15,6 +15,7 @@ export function createTrigger(view: TableName, event: 'INSERT' | 'UPDATE' | 'DEL
 /** A trigger's function. */
 export function createFunction(name: string, declare: string, body: string): string {
   return `CREATE OR REPLACE FUNCTION ${name}() RETURNS trigger LANGUAGE plpgsql AS ${quoteBody(`
+#variable_conflict use_column
 ${declare === '' ? '' : `DECLARE\n${declare}\n`}BEGIN
 ${body}
 END `)}`;
