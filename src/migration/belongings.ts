@@ -109,11 +109,16 @@ ${exchangeIndexes(same)}
         EXECUTE format('ALTER STATISTICS %s RENAME TO %I', x.new_name, x.name);
         EXECUTE format('ALTER STATISTICS %I.%I SET SCHEMA %I', x.its_schema, x.name, x.schema);
     END LOOP;
-    FOR x IN SELECT q.old_sequence, c.relname AS name, q.new_sequence, format('${home}_q%s', q.new_sequence::oid) AS aside, s.seqmax, s.seqmin
+    FOR x IN SELECT q.old_sequence, c.relname AS name, q.new_sequence, format('${home}_q%s', q.new_sequence::oid) AS aside, s.seqmax, s.seqmin,
+                    o.seqincrement > 0 AND o.seqmax = (2::numeric ^ (8 * t.typlen - 1) - 1) AND s.seqmax = o.seqmax AND s.seqtypid <> o.seqtypid AS widens
                FROM (SELECT pg_get_serial_sequence(former_name, a.attname)::regclass AS old_sequence, pg_get_serial_sequence(present_name, b.attname)::regclass AS new_sequence
                        FROM pg_attribute a JOIN pg_attribute b ON b.attrelid = present AND b.attname = a.attname AND b.attidentity <> '' WHERE a.attrelid = former AND a.attidentity <> '') q
                JOIN pg_class c ON c.oid = q.old_sequence JOIN pg_sequence s ON s.seqrelid = q.new_sequence
+               JOIN pg_sequence o ON o.seqrelid = q.old_sequence JOIN pg_type t ON t.oid = o.seqtypid
     LOOP
+        IF x.widens THEN
+            EXECUTE format('ALTER SEQUENCE %s NO MAXVALUE', x.new_sequence);
+        END IF;
         EXECUTE format('SELECT setval(%L, greatest(least(last_value, %s), %s), is_called) FROM %s', x.new_sequence, x.seqmax, x.seqmin, x.old_sequence);
         EXECUTE format('ALTER SEQUENCE %s RENAME TO %I', x.old_sequence, x.aside);
         EXECUTE format('ALTER SEQUENCE %s RENAME TO %I', x.new_sequence, x.name);

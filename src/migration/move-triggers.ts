@@ -5,7 +5,7 @@
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import type { MoveDefinition, SourceTable, TableName } from './model.ts';
 import { columnList, triggerFunction } from './places.ts';
-import { changedMeanwhile, createFunction, createTrigger, differ } from './trigger-text.ts';
+import { changedMeanwhile, createFunction, createTrigger, differ, updateChanged } from './trigger-text.ts';
 
 /** Of the target as a view of the source, which is `table` (quoted): rows come by setting the moved columns, and go by setting them to null. */
 export function moveInsertAndDelete(id: number, definition: MoveDefinition, view: TableName, table: string): readonly string[] {
@@ -138,7 +138,7 @@ export function movedTriggers(
     createTrigger(view, 'INSERT', insertFunction),
     createFunction(
       updateFunction,
-      '    millrace_now record;\n    millrace_moved record;',
+      '    millrace_now record;\n    millrace_moved record;\n    millrace_sets text;',
       `    ${lock}
     IF ${[...changed, ...changedMoved].join('\n       OR ')} THEN
         ${changedMeanwhile(table)}
@@ -146,14 +146,15 @@ export function movedTriggers(
     ${
       stayingNames.length === 0
         ? ''
-        : `IF ${differ(stayingNames, 'NEW', 'OLD')} THEN
-        UPDATE ${table} p SET ${stayingNames
-          .map(
-            (name) =>
-              `${quoteIdentifier(name)} = CASE WHEN ${differ([name], 'NEW', 'OLD')} THEN NEW.${quoteIdentifier(name)} ELSE p.${quoteIdentifier(name)} END`,
+        : updateChanged(
+            table,
+            stayingNames.map((name) => ({
+              when: differ([name], 'NEW', 'OLD'),
+              set: [`${quoteIdentifier(name)} = ($1).${quoteIdentifier(name)}`],
+            })),
+            definition.key.map(({ column }) => `p.${quoteIdentifier(column)} = ($2).${quoteIdentifier(column)}`).join(' AND '),
+            ['OLD'],
           )
-          .join(', ')} WHERE ${keyOf('p', 'OLD')};
-    END IF;`
     }
     IF ${differ(moved, 'NEW', 'OLD')} THEN
         ${merged.join('\n        ')}

@@ -56,6 +56,7 @@ ALTER TABLE orders DISABLE TRIGGER asleep;
 COMMENT ON TRIGGER stamped ON orders IS 'when';
 INSERT INTO orders (customer_id, code, price) SELECT 1 + i % 2, 'c' || i, i FROM generate_series(1, 20) i;
 UPDATE orders SET parent = 1 WHERE id = 2;
+SET CONSTRAINTS ALL IMMEDIATE;
 INSERT INTO order_items VALUES (1, 'pen'), (2, 'ink');
 CREATE VIEW open_orders WITH (security_barrier = true) AS SELECT code, price, state FROM orders WHERE state = 'new';
 GRANT SELECT ON open_orders TO clerk;
