@@ -231,3 +231,28 @@ export function belongingsSql(former: TableName, present: TableName): string {
     END LOOP;`,
   );
 }
+
+/** Names of indexes and statistics that begin with the one prefix begin with the other, where nobody has that name. Statistics stand in `schema` then. */
+export function renameParts(table: TableName, from: string, to: string, schema: string): string {
+  const name = (of: string): string => `left(${quoteLiteral(to)} || substr(${of}, ${[...from].length + 1}), 63)`;
+  return block(
+    '',
+    `    FOR x IN SELECT c.oid::regclass AS index, n.name
+               FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid, LATERAL (SELECT ${name('c.relname')} AS name) n
+              WHERE i.indrelid = ${quoteLiteral(qualified(table))}::regclass AND starts_with(c.relname, ${quoteLiteral(from)})
+                AND NOT EXISTS (SELECT FROM pg_class o WHERE o.relnamespace = c.relnamespace AND o.relname = n.name)
+    LOOP
+        EXECUTE format('ALTER INDEX %s RENAME TO %I', x.index, x.name);
+    END LOOP;
+    FOR x IN SELECT format('%I.%I', o.nspname, s.stxname) AS statistics, o.nspname, n.name
+               FROM pg_statistic_ext s JOIN pg_namespace o ON o.oid = s.stxnamespace, LATERAL (SELECT ${name('s.stxname')} AS name) n
+              WHERE s.stxrelid = ${quoteLiteral(qualified(table))}::regclass AND starts_with(s.stxname, ${quoteLiteral(from)})
+                AND NOT EXISTS (SELECT FROM pg_statistic_ext e JOIN pg_namespace k ON k.oid = e.stxnamespace WHERE k.nspname = ${quoteLiteral(schema)} AND e.stxname = n.name)
+    LOOP
+        EXECUTE format('ALTER STATISTICS %s RENAME TO %I', x.statistics, x.name);
+        IF x.nspname <> ${quoteLiteral(schema)} THEN
+            EXECUTE format('ALTER STATISTICS %I.%I SET SCHEMA %I', x.nspname, x.name, ${quoteLiteral(schema)});
+        END IF;
+    END LOOP;`,
+  );
+}

@@ -2,11 +2,11 @@
  * What CREATE MIGRATION makes: the target, empty, and the views through which its rows are seen in the source and the other way round. Pure.
  * Invariant: everything belongs to the source's owner, and nothing of it can be reached by anyone before the shapes are opened (shape-views.ts).
  */
-import { quoteBody, quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import { quoteIdentifier } from '../sql/quote.ts';
 import { likenessSql } from './belongings.ts';
 import type { MigrationDefinition, MigrationOptions, MoveDefinition, SourceTable } from './model.ts';
 import { dataSchema, downView, homeName, qualified, shortened, targetPlace, upView } from './places.ts';
-import { copyRights, copyUsage } from './rights-sql.ts';
+import { copyRights, copyUsage, takeRights } from './rights-sql.ts';
 import { lastingSql, layoutSql } from './shape-views.ts';
 import { keyParts, type ShapeColumn, sourceShape, targetShape } from './shapes.ts';
 
@@ -50,7 +50,6 @@ function targetSql(id: number, source: SourceTable, definition: MigrationDefinit
         `CREATE TABLE ${target} (LIKE ${draft} INCLUDING ALL)`,
         `DROP TABLE ${draft}`,
         `ALTER TABLE ${target} ADD CONSTRAINT ${quoteIdentifier(cut(`${definition.target.name}_present`))} CHECK (${present(definition, '')})`,
-        renameIndexes(id, definition.target.name),
       ];
     }
     case 'alter':
@@ -84,20 +83,6 @@ export function present(definition: MoveDefinition, of: string): string {
 /** Names as Postgres has them hold 63 bytes. */
 const cut = (name: string): string => shortened(name, 63);
 
-/** Names that LIKE has made up from the home's name begin with the target's instead. */
-function renameIndexes(id: number, name: string): string {
-  return `DO ${quoteBody(`
-DECLARE i record;
-BEGIN
-    FOR i IN SELECT c.oid::regclass AS index, left(${quoteLiteral(name)} || substr(c.relname, ${homeName(id).length + 1}), 63) AS name
-               FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid
-              WHERE x.indrelid = ${quoteLiteral(qualified({ schema: dataSchema, name: homeName(id) }))}::regclass AND starts_with(c.relname, ${quoteLiteral(`${homeName(id)}_`)})
-    LOOP
-        EXECUTE format('ALTER INDEX %s RENAME TO %I', i.index, i.name);
-    END LOOP;
-END `)}`;
-}
-
 /** The images: views by which the engine reads one table's rows as the other has them. They follow OIDs, so they stay right when tables are renamed. */
 function imageSql(id: number, source: SourceTable, definition: MigrationDefinition): readonly string[] {
   const owner = quoteIdentifier(source.owner.name);
@@ -120,6 +105,9 @@ function imageSql(id: number, source: SourceTable, definition: MigrationDefiniti
   return [
     `CREATE VIEW ${upView(id)} AS SELECT ${up} FROM ${qualified(source)}${where}`,
     `CREATE VIEW ${downView(id)} AS SELECT ${down} FROM ${qualified(target)}`,
-    ...[upView(id), downView(id)].map((view) => `ALTER VIEW ${view} OWNER TO ${owner}`),
+    ...['up', 'down'].flatMap((way) => {
+      const view = { schema: dataSchema, name: `${homeName(id)}_${way}` };
+      return [`ALTER VIEW ${qualified(view)} OWNER TO ${owner}`, takeRights(view)];
+    }),
   ];
 }

@@ -4,7 +4,7 @@
  * a part of it. What belongs to a table's place and not to the table (foreign keys, triggers, sequences, publications, names of indexes) goes along.
  */
 import { quoteBody, quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
-import { belongingsSql, exchangeNames, letGo, takeUp } from './belongings.ts';
+import { belongingsSql, exchangeNames, letGo, renameParts, takeUp } from './belongings.ts';
 import type { Migration, TableName } from './model.ts';
 import { foreignKeyName } from './move-triggers.ts';
 import {
@@ -50,7 +50,9 @@ export function cutoverSql(migration: Migration): readonly string[] {
     ...relocate(source, sourcePlace(id, source, definition, 'target')),
     ...(targetName(source, definition) === null ? [] : relocate(home, target)),
     ...(definition.kind === 'move' ? [] : [belongingsSql(sourcePlace(id, source, definition, 'target'), target)]),
-    ...(definition.kind === 'move' ? [addForeignKey(migration)] : []),
+    ...(definition.kind === 'move'
+      ? [renameParts(target, `${home.name}_`, `${target.name}_`, target.schema), addForeignKey(migration)]
+      : []),
     `ALTER PUBLICATION ${quoteIdentifier(publicationName(id))} SET TABLE ${followed(migration).map(qualified).join(', ')}`,
     ...settleSql(migration, 'target'),
     ...(definition.kind === 'move' ? [] : [takeUp(source)]),
@@ -76,7 +78,10 @@ export function revertSql(migration: Migration): readonly string[] {
     ...(definition.kind === 'move' ? [] : [letGo(source), exchangeNames(id, target, sourcePlace(id, source, definition, 'target'))]),
     dropViews(migration, 'target'),
     ...(definition.kind === 'move'
-      ? [`ALTER TABLE ${qualified(target)} DROP CONSTRAINT IF EXISTS ${quoteIdentifier(foreignKeyName(definition))}`]
+      ? [
+          `ALTER TABLE ${qualified(target)} DROP CONSTRAINT IF EXISTS ${quoteIdentifier(foreignKeyName(definition))}`,
+          renameParts(target, `${target.name}_`, `${home.name}_`, home.schema),
+        ]
       : []),
     ...(targetName(source, definition) === null ? [] : relocate(target, home)),
     ...relocate(sourcePlace(id, source, definition, 'target'), source),

@@ -112,8 +112,8 @@ for (const version of [18, 15] as const) {
             `UPDATE ${moved} SET "E-Mail $millrace$" = 'e${n}@' WHERE "E-Mail $millrace$" = 'd${n}@' RETURNING "E-Mail $millrace$"`,
           ),
         ).toEqual([[`e${n}@`]]);
-        expect(await clerk.failure(`UPDATE ${table} SET "E-Mail $millrace$" = '' WHERE "select" = 'a'`)).toMatch(/23514/);
-        expect(await clerk.failure(`INSERT INTO ${table} ("E-Mail $millrace$") VALUES ('a@')`)).toMatch(/23505/);
+        expect(await clerk.failure(`UPDATE ${table} SET "E-Mail $millrace$" = '' WHERE "select" = 'c${n}'`)).toMatch(/23514/);
+        expect(await clerk.failure(`INSERT INTO ${table} ("E-Mail $millrace$") VALUES ('e${n}@')`)).toMatch(/23505/);
         expect(await clerk.rows(`SELECT "NEW" FROM ${odd}."A View" WHERE s = 'c${n}'`)).toEqual([['n']]);
       };
       await work(1);
@@ -198,6 +198,31 @@ for (const version of [18, 15] as const) {
       await expectRows(upstream, 'SELECT * FROM busy.t', "(1, 'held')");
       await alter('busy', 'FINALIZE');
       await expectRows(upstream, 'SELECT * FROM busy.mails', "(1, 'held')");
+      expect(await leftBehind(upstream)).toEqual([]);
+    });
+
+    test('two tables of one name in two schemas at once, with statistics and options', { timeout: 60_000 }, async () => {
+      for (const schema of ['one', 'two']) {
+        await upstream.query(`CREATE SCHEMA ${schema}; CREATE TABLE ${schema}.t (id int PRIMARY KEY, mail text UNIQUE, seen date, cur int, k1 int, found text) WITH (fillfactor = 80); CREATE STATISTICS ${schema}.s ON mail, seen FROM ${schema}.t;
+          CREATE INDEX ON ${schema}.t (cur); INSERT INTO ${schema}.t VALUES (1, '${schema}', NULL, 1, 1, 'f')`);
+        await client.query(
+          `CREATE MIGRATION ${schema} MOVE COLUMNS (mail, seen) FROM ${schema}.t TO TABLE ${schema}.mails KEY (id AS cur) ABSENT WHEN NULL WITH (CUTOVER = MANUAL)`,
+        );
+      }
+      for (const what of ['CUTOVER', 'REVERT', 'VERIFY', 'CUTOVER']) for (const schema of ['one', 'two']) await alter(schema, what);
+      for (const schema of ['one', 'two']) {
+        await client.query(`UPDATE ${schema}.t SET mail = mail || '!', found = 'g', cur = 2 WHERE found = 'f'`);
+        await alter(schema, 'FINALIZE');
+      }
+      await expectRows(upstream, 'SELECT * FROM one.mails UNION ALL SELECT * FROM two.mails', "(1, 'one!', NULL::date), (1, 'two!', NULL)");
+      await expectRows(upstream, 'SELECT * FROM one.t UNION ALL SELECT * FROM two.t', "(1, 2, 1, 'g'), (1, 2, 1, 'g')");
+      expect((await factsOf(upstream, 'one')).filter((line) => /INDEX|STATISTICS/.test(line))).toEqual([
+        expect.stringContaining('CREATE INDEX t_cur_idx ON one.t '),
+        expect.stringContaining('CREATE STATISTICS one.mails_mail_seen_stat ON mail, seen FROM one.mails'),
+        expect.stringContaining('CREATE UNIQUE INDEX mails_mail_key ON one.mails '),
+        expect.stringContaining('CREATE UNIQUE INDEX mails_pkey ON one.mails '),
+        expect.stringContaining('CREATE UNIQUE INDEX t_pkey ON one.t '),
+      ]);
       expect(await leftBehind(upstream)).toEqual([]);
     });
 
