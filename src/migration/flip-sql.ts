@@ -35,7 +35,8 @@ export const lockedAtEnd = (migration: Migration, truth: Truth): readonly TableN
   ...toBeLocked(migration, truth),
 ];
 
-export const lockSql = (tables: readonly TableName[]): string => `LOCK TABLE ${tables.map(qualified).join(', ')} IN ACCESS EXCLUSIVE MODE`;
+/** `tables`: quoted. */
+export const lockSql = (tables: readonly string[]): string => `LOCK TABLE ${tables.join(', ')} IN ACCESS EXCLUSIVE MODE`;
 
 /** The target becomes the truth. The views of the new layout were made ahead of time (aheadSql). */
 export function cutoverSql(migration: Migration): readonly string[] {
@@ -200,5 +201,6 @@ SELECT format('CREATE OR REPLACE VIEW %s%s AS %s', n.name, coalesce(' WITH (' ||
        format('CREATE OR REPLACE VIEW %s AS SELECT %s', n.name,
               (SELECT string_agg(format('NULL::%s%s AS %I', format_type(a.atttypid, a.atttypmod),
                                         CASE WHEN a.attcollation <> 0 THEN (SELECT format(' COLLATE %I.%I', s.nspname, c.collname) FROM pg_collation c JOIN pg_namespace s ON s.oid = c.collnamespace WHERE c.oid = a.attcollation) ELSE '' END,
-                                        a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = v.oid AND a.attnum > 0 AND NOT a.attisdropped)) AS detach
+                                        a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = v.oid AND a.attnum > 0 AND NOT a.attisdropped)) AS detach,
+       n.name
   FROM dependent JOIN pg_catalog.pg_class v USING (oid), LATERAL (SELECT millrace.qualified_name(v.oid) AS name) n ORDER BY v.oid`;

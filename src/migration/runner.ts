@@ -4,15 +4,16 @@
  */
 import type { ServerAddress } from '../config.ts';
 import type { Logger } from '../log.ts';
-import { PostgresError } from '../replication/postgres-error.ts';
 import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../replication/slots.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import { noteProblem, noteProgress, phaseSql, readProgress, requestDone } from './catalog.ts';
-import { ChangeFeed, type Key } from './change-feed.ts';
+import { ChangeFeed } from './change-feed.ts';
+import { Course } from './course.ts';
 import { unvalidatedSql } from './flip-sql.ts';
 import { applyWaiting, copyPiece, type Following, repairAll, verifyPiece } from './follow.ts';
 import type { Migration, MigrationPhase, MigrationProblem } from './model.ts';
 import { publicationName, qualified, slotName, targetPlace } from './places.ts';
+import { problemOf } from './problems.ts';
 import { type MigrationSessions, openSessions } from './sessions.ts';
 import { endMigration, type Hold, type SwitchOutcome, switchTruth } from './switch.ts';
 import { syncSql } from './sync-sql.ts';
@@ -384,66 +385,4 @@ export class MigrationRunner {
     wake();
     return 'ended';
   }
-}
-
-/** Where it is, as long as its sessions last. */
-class Course {
-  readonly sessions: MigrationSessions;
-  readonly feed: ChangeFeed;
-  copiedTo: Key | null;
-  verifiedTo: Key | null;
-  found: number;
-  windowEndsAt: number | null;
-  /** Of the next piece. */
-  rows = 2_000;
-  mostRows: number | null = null;
-  attempts = 0;
-  /** By performance.now(). */
-  notBefore = 0;
-  nextLook = 0;
-  nextNote = 0;
-  noted = '';
-  #throttle: string | null = null;
-
-  constructor(
-    sessions: MigrationSessions,
-    feed: ChangeFeed,
-    copiedTo: Key | null,
-    verifiedTo: Key | null,
-    found: number,
-    windowEndsAt: number | null,
-  ) {
-    this.sessions = sessions;
-    this.feed = feed;
-    this.copiedTo = copiedTo;
-    this.verifiedTo = verifiedTo;
-    this.found = found;
-    this.windowEndsAt = windowEndsAt;
-  }
-
-  async noteThrottle(id: number, reason: string | null): Promise<void> {
-    if (reason === this.#throttle) return;
-    this.#throttle = reason;
-    await noteProgress(this.sessions.work, id, `throttled_by = ${reason === null ? 'NULL' : quoteLiteral(reason)}`);
-  }
-}
-
-function problemOf(error: unknown, { name, source }: Migration): MigrationProblem {
-  const message = error instanceof Error ? error.message : String(error);
-  const code = error instanceof PostgresError ? error.code : error instanceof Error && 'code' in error ? String(error.code) : '';
-  if (['42P01', '42703', '42804'].includes(code)) {
-    return {
-      message,
-      detail: `${qualified(source)} is not as it was when the migration began.`,
-      hint: `Undo that, and it goes on by itself; or ALTER MIGRATION ${quoteIdentifier(name)} CANCEL;`,
-    };
-  }
-  if (code === '55P03') {
-    return {
-      message,
-      detail: 'Capture begins when every transaction that is open now has ended.',
-      hint: 'SELECT pid, xact_start, query FROM pg_stat_activity WHERE xact_start IS NOT NULL ORDER BY 2;',
-    };
-  }
-  return { message, hint: 'It is tried again by itself.' };
 }

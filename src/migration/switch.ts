@@ -8,7 +8,7 @@ import { heldSql, phaseSql, requestDone, windowSql } from './catalog.ts';
 import { arrayText } from './change-feed.ts';
 import { cancelSql, cutoverSql, dependentsSql, finalizeSql, lockedAtEnd, lockSql, revertSql, toBeLocked } from './flip-sql.ts';
 import { applyWaiting, type Following, keysOf } from './follow.ts';
-import type { Migration, TableName } from './model.ts';
+import type { Migration } from './model.ts';
 import { downView, qualified, upView } from './places.ts';
 import { applyKeys, asOwner, byIndex, catchUp, type MigrationSessions, rollback } from './sessions.ts';
 import { aheadSql, aheadViews, lastingViewNames, layoutViews } from './shape-views.ts';
@@ -43,7 +43,7 @@ export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutco
     await sessions.work.query(['BEGIN', ...aheadSql(migration, forward ? 'target' : 'source')].join(';\n'));
     const dependents = await dependentsOf(sessions, migration, involved);
     release = await hold(involved, lockTimeoutMs + maxHoldMs);
-    const lock = await lockAll(sessions, toBeLocked(migration, f.truth), lockTimeoutMs);
+    const lock = await lockAll(sessions, [...dependents.map(({ name }) => name), ...involved], lockTimeoutMs);
     if (!lock.had) {
       blockers = lock.blockers;
       throw new DeadlineError();
@@ -109,19 +109,21 @@ export async function endMigration(sessions: MigrationSessions, migration: Migra
   const truth = how === 'finalize' ? 'target' : 'source';
   try {
     await sessions.work.query('BEGIN');
-    const lock = await lockAll(sessions, lockedAtEnd(migration, truth), lockTimeoutMs);
+    const views = [...layoutViews(migration, truth), ...lastingViewNames(migration)].map(qualified);
+    const dependents = await dependentsOf(sessions, migration, views);
+    const lock = await lockAll(
+      sessions,
+      [...dependents.map(({ name }) => name), ...lockedAtEnd(migration, truth).map(qualified)],
+      lockTimeoutMs,
+    );
     if (!lock.had) {
       await rollback(sessions.work);
       return { done: false, reason: 'the locks were not to be had', blockers: lock.blockers };
     }
     const locked = performance.now();
-    const views = [...layoutViews(migration, truth), ...lastingViewNames(migration)].map(qualified);
-    await changeNames(
-      sessions,
-      await dependentsOf(sessions, migration, views),
-      how === 'finalize' ? finalizeSql(migration) : cancelSql(migration),
-      [phaseSql(migration.id, how === 'finalize' ? 'finished' : 'cancelled', ['ended_at = clock_timestamp()', 'request = NULL'])],
-    );
+    await changeNames(sessions, dependents, how === 'finalize' ? finalizeSql(migration) : cancelSql(migration), [
+      phaseSql(migration.id, how === 'finalize' ? 'finished' : 'cancelled', ['ended_at = clock_timestamp()', 'request = NULL']),
+    ]);
     return { done: true, heldMs: performance.now() - locked };
   } catch (error) {
     await rollback(sessions.work);
@@ -138,7 +140,7 @@ const tries = [5, 10, 10, 20, 20, 40, 40, 100, 100, 1000];
  * Gets all locks, or none. Statements lock a view and then what it reads, transactions one relation and then another: whatever order we take, somebody
  * may hold the one that we want while he wants one that we hold. So tries are short, in another order each time, and after each everybody goes on.
  */
-async function lockAll(sessions: MigrationSessions, tables: readonly TableName[], lockTimeoutMs: number): Promise<Lock> {
+async function lockAll(sessions: MigrationSessions, tables: readonly string[], lockTimeoutMs: number): Promise<Lock> {
   const { work } = sessions;
   let blockers: readonly Blocker[] = [];
   await work.query('SAVEPOINT locks');
@@ -179,6 +181,7 @@ async function gate(f: Following): Promise<SwitchOutcome | null> {
 
 /** A view of the user: how to make it again with the names of then, and how to keep it out of the way until then. */
 interface Dependent {
+  readonly name: string;
   readonly create: string;
   readonly detach: string;
 }
@@ -191,12 +194,12 @@ async function dependentsOf(
   const { id } = migration;
   const ours = [
     ...(['source', 'target'] as const).flatMap((truth) => layoutViews(migration, truth).map(qualified)),
-    ...aheadViews(migration).map(qualified),
+    ...[...lastingViewNames(migration), ...aheadViews(migration)].map(qualified),
     upView(id),
     downView(id),
   ];
   const { rows } = await work.execute('dependents', dependentsSql, [arrayText(relations), arrayText(ours)]);
-  return rows.map(([create, detach]) => ({ create: create?.replace(/;\s*$/, '') ?? '', detach: detach ?? '' }));
+  return rows.map(([create, detach, name]) => ({ name: name ?? '', create: create?.replace(/;\s*$/, '') ?? '', detach: detach ?? '' }));
 }
 
 /** The names change, views of the user that read what has moved are taken along, the phase is written, and all of it commits. */

@@ -58,7 +58,7 @@ async function until(phase: string): Promise<void> {
     await sleep(20);
   }
   const activity = await direct.query(
-    "SELECT pid, application_name, state, wait_event_type, wait_event, pg_blocking_pids(pid) AS blocked, left(query, 100) AS query, now() - xact_start AS open FROM pg_stat_activity WHERE datname = current_database()",
+    'SELECT pid, application_name, state, wait_event_type, wait_event, pg_blocking_pids(pid) AS blocked, left(query, 100) AS query, now() - xact_start AS open FROM pg_stat_activity WHERE datname = current_database()',
   );
   throw new Error(`never ${phase}: ${JSON.stringify([await state(), ...activity.rows], null, 1)}\n${millrace.log().slice(-20000)}`);
 }
@@ -66,13 +66,20 @@ async function until(phase: string): Promise<void> {
 /** Everybody stops, and what is there is compared with the ledger; also what follows with what is followed. */
 async function check(witnesses: readonly Witness[], people: string): Promise<void> {
   await Promise.all(witnesses.map((witness) => witness.pause()));
-  const wrong = (await direct.query(witnessQuery(people))).rows; if (wrong.length) { (await import('node:fs')).writeFileSync('/tmp/scratch/wrong.json', JSON.stringify([wrong, (await direct.query('select * from ledger order by id,n')).rows.filter((r: any) => wrong.some((w: any) => w.row.startsWith('(' + r.id + ',')))], null, 1) + millrace.log()); }
+  const wrong = (await direct.query(witnessQuery(people))).rows;
   expect(wrong).toEqual([]);
   expect(witnesses.flatMap((witness) => witness.errors)).toEqual([]);
   const { phase } = await state();
   if (phase === 'ready' || phase === 'cut_over') {
     await say('ALTER MIGRATION move_mail VERIFY');
-    expect(await state(), millrace.log().split('\n').filter((line) => line.includes('as they should be')).join('\n')).toMatchObject({ differences: '0', repaired: '0' });
+    expect(
+      await state(),
+      millrace
+        .log()
+        .split('\n')
+        .filter((line) => line.includes('as they should be'))
+        .join('\n'),
+    ).toMatchObject({ differences: '0', repaired: '0' });
   }
   for (const witness of witnesses) witness.resume();
 }
