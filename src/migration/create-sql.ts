@@ -2,10 +2,11 @@
  * What CREATE MIGRATION makes: the target, empty, and the views through which its rows are seen in the source and the other way round. Pure.
  * Invariant: everything belongs to the source's owner, and nothing of it can be reached by anyone before the shapes are opened (shape-views.ts).
  */
-import { quoteBody, quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import { quoteIdentifier } from '../sql/quote.ts';
+import { likenessSql } from './belongings.ts';
 import type { MigrationDefinition, MigrationOptions, MoveDefinition, SourceTable } from './model.ts';
 import { dataSchema, downView, homeName, qualified, shortened, targetPlace, upView } from './places.ts';
-import { copyRights, copyUsage } from './rights-sql.ts';
+import { copyRights, copyUsage, takeRights } from './rights-sql.ts';
 import { lastingSql, layoutSql } from './shape-views.ts';
 import { keyParts, type ShapeColumn, sourceShape, targetShape } from './shapes.ts';
 
@@ -25,7 +26,8 @@ export function createSql(id: number, source: SourceTable, definition: Migration
 }
 
 function targetSql(id: number, source: SourceTable, definition: MigrationDefinition): readonly string[] {
-  const target = qualified({ schema: dataSchema, name: homeName(id) });
+  const home = { schema: dataSchema, name: homeName(id) };
+  const target = qualified(home);
   const from = qualified(source);
   switch (definition.kind) {
     case 'move': {
@@ -48,22 +50,24 @@ function targetSql(id: number, source: SourceTable, definition: MigrationDefinit
         `CREATE TABLE ${target} (LIKE ${draft} INCLUDING ALL)`,
         `DROP TABLE ${draft}`,
         `ALTER TABLE ${target} ADD CONSTRAINT ${quoteIdentifier(cut(`${definition.target.name}_present`))} CHECK (${present(definition, '')})`,
-        renameIndexes(id, definition.target.name),
       ];
     }
     case 'alter':
       return [
         `CREATE TABLE ${target} (LIKE ${from} INCLUDING ALL)`,
+        likenessSql(id, source, home),
         ...definition.columns.map(({ column, type }) => {
           const name = quoteIdentifier(column);
           const text = source.columns.find((one) => one.name === column)?.defaultText ?? null;
-          const again = text === null ? '' : `, ALTER COLUMN ${name} SET DEFAULT (${text})::${type}`;
-          return `ALTER TABLE ${target} ALTER COLUMN ${name} DROP DEFAULT, ALTER COLUMN ${name} TYPE ${type} USING NULL::${type}${again}`;
+          const [drop, again] =
+            text === null ? ['', ''] : [`ALTER COLUMN ${name} DROP DEFAULT, `, `, ALTER COLUMN ${name} SET DEFAULT (${text})::${type}`];
+          return `ALTER TABLE ${target} ${drop}ALTER COLUMN ${name} TYPE ${type} USING NULL::${type}${again}`;
         }),
       ];
     case 'split':
       return [
         `CREATE TABLE ${target} (LIKE ${from} INCLUDING ALL)`,
+        likenessSql(id, source, home),
         `ALTER TABLE ${target} DROP COLUMN ${quoteIdentifier(definition.column)}${definition.into
           .map(({ name, type }) => `, ADD COLUMN ${quoteIdentifier(name)} ${type}`)
           .join('')}`,
@@ -78,20 +82,6 @@ export function present(definition: MoveDefinition, of: string): string {
 
 /** Names as Postgres has them hold 63 bytes. */
 const cut = (name: string): string => shortened(name, 63);
-
-/** Names that LIKE has made up from the home's name begin with the target's instead. */
-function renameIndexes(id: number, name: string): string {
-  return `DO ${quoteBody(`
-DECLARE i record;
-BEGIN
-    FOR i IN SELECT c.oid::regclass AS index, left(${quoteLiteral(name)} || substr(c.relname, ${homeName(id).length + 1}), 63) AS name
-               FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid
-              WHERE x.indrelid = ${quoteLiteral(qualified({ schema: dataSchema, name: homeName(id) }))}::regclass AND starts_with(c.relname, ${quoteLiteral(`${homeName(id)}_`)})
-    LOOP
-        EXECUTE format('ALTER INDEX %s RENAME TO %I', i.index, i.name);
-    END LOOP;
-END `)}`;
-}
 
 /** The images: views by which the engine reads one table's rows as the other has them. They follow OIDs, so they stay right when tables are renamed. */
 function imageSql(id: number, source: SourceTable, definition: MigrationDefinition): readonly string[] {
@@ -115,6 +105,9 @@ function imageSql(id: number, source: SourceTable, definition: MigrationDefiniti
   return [
     `CREATE VIEW ${upView(id)} AS SELECT ${up} FROM ${qualified(source)}${where}`,
     `CREATE VIEW ${downView(id)} AS SELECT ${down} FROM ${qualified(target)}`,
-    ...[upView(id), downView(id)].map((view) => `ALTER VIEW ${view} OWNER TO ${owner}`),
+    ...['up', 'down'].flatMap((way) => {
+      const view = { schema: dataSchema, name: `${homeName(id)}_${way}` };
+      return [`ALTER VIEW ${qualified(view)} OWNER TO ${owner}`, takeRights(view)];
+    }),
   ];
 }

@@ -5,7 +5,7 @@
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import type { MoveDefinition, SourceTable, TableName } from './model.ts';
 import { columnList, triggerFunction } from './places.ts';
-import { changedMeanwhile, createFunction, createTrigger, differ } from './trigger-text.ts';
+import { changedMeanwhile, createFunction, createTrigger, differ, updateChanged } from './trigger-text.ts';
 
 /** Of the target as a view of the source, which is `table` (quoted): rows come by setting the moved columns, and go by setting them to null. */
 export function moveInsertAndDelete(id: number, definition: MoveDefinition, view: TableName, table: string): readonly string[] {
@@ -110,19 +110,20 @@ export function movedTriggers(
         ${insertOf(writable, identity.identity === 'always' ? ' OVERRIDING SYSTEM VALUE' : '')}
     END IF;`;
   const stayingNames = writable.filter((column) => column.identity !== 'always').map(({ name }) => name);
-  const changed = stayingNames.map((name) => `(${differ([name], 'NEW', 'OLD')} AND ${differ([name], 'cur', 'OLD')})`);
-  const changedMoved = moved.map((name) => `(${differ([name], 'NEW', 'OLD')} AND ${differ([name], 'tcur', 'OLD')})`);
+  const changed = stayingNames.map((name) => `(${differ([name], 'NEW', 'OLD')} AND ${differ([name], 'millrace_now', 'OLD')})`);
+  const changedMoved = moved.map((name) => `(${differ([name], 'NEW', 'OLD')} AND ${differ([name], 'millrace_moved', 'OLD')})`);
   const merged = moved.map(
-    (name) => `IF NOT (${differ([name], 'NEW', 'OLD')}) THEN NEW.${quoteIdentifier(name)} := tcur.${quoteIdentifier(name)}; END IF;`,
+    (name) =>
+      `IF NOT (${differ([name], 'NEW', 'OLD')}) THEN NEW.${quoteIdentifier(name)} := millrace_moved.${quoteIdentifier(name)}; END IF;`,
   );
   const lock = `SELECT ${columnList(
     staying.map(({ name }) => name),
     'p',
-  )} INTO cur FROM ${table} p WHERE ${keyOf('p', 'OLD')} FOR UPDATE;
+  )} INTO millrace_now FROM ${table} p WHERE ${keyOf('p', 'OLD')} FOR UPDATE;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    SELECT ${columnList(moved, 't')} INTO tcur FROM ${target} t WHERE ${targetKeyOf('t', 'OLD')} FOR UPDATE;`;
+    SELECT ${columnList(moved, 't')} INTO millrace_moved FROM ${target} t WHERE ${targetKeyOf('t', 'OLD')} FOR UPDATE;`;
   return [
     createFunction(
       insertFunction,
@@ -137,7 +138,7 @@ export function movedTriggers(
     createTrigger(view, 'INSERT', insertFunction),
     createFunction(
       updateFunction,
-      '    cur record;\n    tcur record;',
+      '    millrace_now record;\n    millrace_moved record;\n    millrace_sets text;',
       `    ${lock}
     IF ${[...changed, ...changedMoved].join('\n       OR ')} THEN
         ${changedMeanwhile(table)}
@@ -145,14 +146,15 @@ export function movedTriggers(
     ${
       stayingNames.length === 0
         ? ''
-        : `IF ${differ(stayingNames, 'NEW', 'OLD')} THEN
-        UPDATE ${table} p SET ${stayingNames
-          .map(
-            (name) =>
-              `${quoteIdentifier(name)} = CASE WHEN ${differ([name], 'NEW', 'OLD')} THEN NEW.${quoteIdentifier(name)} ELSE p.${quoteIdentifier(name)} END`,
+        : updateChanged(
+            table,
+            stayingNames.map((name) => ({
+              when: differ([name], 'NEW', 'OLD'),
+              set: [`${quoteIdentifier(name)} = ($1).${quoteIdentifier(name)}`],
+            })),
+            definition.key.map(({ column }) => `p.${quoteIdentifier(column)} = ($2).${quoteIdentifier(column)}`).join(' AND '),
+            ['OLD'],
           )
-          .join(', ')} WHERE ${keyOf('p', 'OLD')};
-    END IF;`
     }
     IF ${differ(moved, 'NEW', 'OLD')} THEN
         ${merged.join('\n        ')}
@@ -163,7 +165,7 @@ export function movedTriggers(
             DELETE FROM ${target} t WHERE ${targetKeyOf('t', 'NEW')};
         END IF;
     ELSE
-        ${moved.map((name) => `NEW.${quoteIdentifier(name)} := tcur.${quoteIdentifier(name)};`).join(' ')}
+        ${moved.map((name) => `NEW.${quoteIdentifier(name)} := millrace_moved.${quoteIdentifier(name)};`).join(' ')}
     END IF;
     ${readStaying('NEW')}
     RETURN NEW;`,
@@ -171,15 +173,15 @@ export function movedTriggers(
     createTrigger(view, 'UPDATE', updateFunction),
     createFunction(
       deleteFunction,
-      '    cur record;\n    tcur record;',
+      '    millrace_now record;\n    millrace_moved record;',
       `    ${lock}
     IF ${[
       differ(
         staying.map(({ name }) => name),
-        'cur',
+        'millrace_now',
         'OLD',
       ),
-      differ(moved, 'tcur', 'OLD'),
+      differ(moved, 'millrace_moved', 'OLD'),
     ].join(' OR ')} THEN
         ${changedMeanwhile(table)}
     END IF;

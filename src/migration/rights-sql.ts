@@ -3,7 +3,27 @@ import { quoteBody, quoteLiteral } from '../sql/quote.ts';
 import type { TableName } from './model.ts';
 import { qualified } from './places.ts';
 
-/** Gives `to` the rights that roles have on `from`: on the whole table, and on columns that both have. `columns`: only these; null: all. */
+/** Nobody but its owner has rights on `target`: not even those that default privileges give. */
+const revoked = `    FOR g IN SELECT DISTINCT CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS grantee
+               FROM pg_class c, LATERAL (SELECT e.grantee FROM aclexplode(c.relacl) e UNION ALL
+                                         SELECT e.grantee FROM pg_attribute a, aclexplode(a.attacl) e WHERE a.attrelid = c.oid) acl
+              WHERE c.oid = target::regclass AND acl.grantee <> c.relowner
+    LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM %s CASCADE', target, g.grantee);
+    END LOOP;
+`;
+
+/** Takes all rights on a relation from everybody but its owner. */
+export function takeRights(relation: TableName): string {
+  return `DO ${quoteBody(`
+DECLARE
+    g record;
+    target CONSTANT text := ${quoteLiteral(qualified(relation))};
+BEGIN
+${revoked}END `)}`;
+}
+
+/** Gives `to` the rights that roles have on `from`, and no others: on the whole table, and on columns that both have. `columns`: only these; null: all. */
 export function copyRights(from: TableName, to: TableName, columns: readonly string[] | null): string {
   const listed = columns === null ? 'true' : `a.attname IN (${columns.map(quoteLiteral).join(', ')})`;
   return `DO ${quoteBody(`
@@ -12,9 +32,9 @@ DECLARE
     source CONSTANT regclass := ${quoteLiteral(qualified(from))}::regclass;
     target CONSTANT text := ${quoteLiteral(qualified(to))};
 BEGIN
-    FOR g IN SELECT acl.privilege_type, acl.is_grantable, CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS grantee, NULL::name AS column_name
+${revoked}    FOR g IN SELECT acl.privilege_type, acl.is_grantable, CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS grantee, NULL::name AS column_name
                FROM pg_class c, aclexplode(c.relacl) acl
-              WHERE c.oid = source AND acl.grantee <> c.relowner AND acl.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER')
+              WHERE c.oid = source AND acl.grantee <> c.relowner AND acl.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER', 'MAINTAIN')
              UNION ALL
              SELECT acl.privilege_type, acl.is_grantable, CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END, a.attname
                FROM pg_attribute a, aclexplode(a.attacl) acl

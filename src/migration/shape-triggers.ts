@@ -6,7 +6,7 @@ import { quoteIdentifier } from '../sql/quote.ts';
 import type { TableName } from './model.ts';
 import { columnList, triggerFunction } from './places.ts';
 import type { ShapeColumn } from './shapes.ts';
-import { changedMeanwhile, createFunction, createTrigger, differ } from './trigger-text.ts';
+import { changedMeanwhile, createFunction, createTrigger, differ, updateChanged } from './trigger-text.ts';
 
 /** A view of one shape over the table that has the other. */
 export interface MappedView {
@@ -43,9 +43,11 @@ export function conversionTriggers(
   const backOf = (columnName: string): string =>
     back.find((column) => column.name === columnName)?.expression ?? quoteIdentifier(columnName);
   const image = columns.map(({ name: column, expression }) => `${expression} AS ${quoteIdentifier(column)}`).join(', ');
-  const keyVariables = key.map((_, i) => `k${i + 1}`);
-  const declareKeys = key.map((column, i) => `    k${i + 1} ${back.find((one) => one.name === column)?.type ?? 'text'};`).join('\n');
-  const keyIs = key.map((column, i) => `p.${quoteIdentifier(column)} = k${i + 1}`).join(' AND ');
+  const keyVariables = key.map((_, i) => `millrace_k${i + 1}`);
+  const declareKeys = key
+    .map((column, i) => `    millrace_k${i + 1} ${back.find((one) => one.name === column)?.type ?? 'text'};`)
+    .join('\n');
+  const keyIs = key.map((column, i) => `p.${quoteIdentifier(column)} = millrace_k${i + 1}`).join(' AND ');
   const readKeys = (row: string): string =>
     `SELECT ${key.map(backOf).join(', ')} INTO ${keyVariables.join(', ')} FROM (SELECT (${row}).*) AS n;`;
   const readBack = `SELECT i.* INTO NEW FROM (SELECT ${image} FROM ${table} p WHERE ${keyIs}) i;`;
@@ -75,33 +77,29 @@ export function conversionTriggers(
     ...together.map((group) => ({ own: own(group), theirs: theirs(group) })),
   ];
   const conflict = groups
-    .map((group) => `(${differ(group.own, 'NEW', 'OLD')} AND ${differ(group.own, 'cur', 'OLD')})`)
+    .map((group) => `(${differ(group.own, 'NEW', 'OLD')} AND ${differ(group.own, 'millrace_now', 'OLD')})`)
     .join('\n       OR ');
-  const sets = groups.flatMap((group) =>
-    group.theirs.map(
-      (column) =>
-        `${quoteIdentifier(column)} = CASE WHEN ${differ(group.own, 'NEW', 'OLD')} THEN ${backValue(view, column)} ELSE p.${quoteIdentifier(column)} END`,
-    ),
-  );
-  const settable = sets.filter((_, i) => {
-    const column = groups.flatMap((group) => group.theirs)[i];
-    return back.some((one) => one.name === column && one.identity !== 'always');
+  const settable = (column: string): boolean => back.some((one) => one.name === column && one.identity !== 'always');
+  const sets = groups.flatMap((group) => {
+    const set = group.theirs.filter(settable).map((column) => `${quoteIdentifier(column)} = ${backValue(view, column)}`);
+    return set.length === 0 ? [] : [{ when: differ(group.own, 'NEW', 'OLD'), set }];
   });
+  const keyGiven = key.map((column, i) => `p.${quoteIdentifier(column)} = $${i + 2}`).join(' AND ');
   return [
     createFunction(insertFunction, declareKeys, `${insert}\n    ${readBack}\n    RETURN NEW;`),
     createTrigger(name, 'INSERT', insertFunction),
     createFunction(
       updateFunction,
-      `${declareKeys}\n    cur record;`,
+      `${declareKeys}\n    millrace_now record;\n    millrace_sets text;`,
       `    ${readKeys('OLD')}
-    SELECT i.* INTO cur FROM (SELECT ${image} FROM ${table} p WHERE ${keyIs} FOR UPDATE) i;
+    SELECT i.* INTO millrace_now FROM (SELECT ${image} FROM ${table} p WHERE ${keyIs} FOR UPDATE) i;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
     IF ${conflict} THEN
         ${changedMeanwhile(table)}
     END IF;
-    UPDATE ${table} p SET ${settable.join(',\n        ')} WHERE ${keyIs};
+    ${updateChanged(table, sets, keyGiven, keyVariables)}
     ${readKeys('NEW')}
     ${readBack}
     RETURN NEW;`,
@@ -110,9 +108,9 @@ export function conversionTriggers(
   ];
 }
 
-/** The value of a column of the table for the row that the statement wants. */
+/** The value of a column of the table for the row that the statement wants, which is $1. */
 function backValue({ back }: MappedView, column: string): string {
   const found = back.find((one) => one.name === column);
-  if (found === undefined || found.shared !== null) return `NEW.${quoteIdentifier(found?.shared ?? column)}`;
-  return `(SELECT ${found.expression} FROM (SELECT (NEW).*) AS n)`;
+  if (found === undefined || found.shared !== null) return `($1).${quoteIdentifier(found?.shared ?? column)}`;
+  return `(SELECT ${found.expression} FROM (SELECT ($1).*) AS n)`;
 }

@@ -65,16 +65,19 @@ export function layoutViews(layout: Layout, truth: Truth): readonly TableName[] 
 }
 
 function makeSql(layout: Layout, truth: Truth, standing: Standing): readonly string[] {
-  // Rights are those on the source, wherever that stands at the moment.
-  const now = standing.reads.source === tables(layout, truth).source ? truth : otherTruth(truth);
-  return opened(layout, viewsOf(layout, truth, standing), now);
+  const ahead = standing.reads.source !== tables(layout, truth).source;
+  const { definition } = layout;
+  // The target as a view gets the rights on the target as a table, once it was one.
+  const like = definition.kind === 'move' && truth === 'source' && ahead ? definition.target : layout.source;
+  return opened(layout, viewsOf(layout, truth, standing), like);
 }
 
-function opened({ id, source, definition }: Layout, views: readonly ShapeView[], now: Truth): readonly string[] {
+/** `like`: whose rights they get: what has the source's name, whatever it is at the moment. */
+function opened({ source }: Layout, views: readonly ShapeView[], like: TableName): readonly string[] {
   return views.flatMap(({ name, create, more }) => [
     create,
     `ALTER VIEW ${qualified(name)} OWNER TO ${quoteIdentifier(source.owner.name)}`,
-    copyRights(sourcePlace(id, source, definition, now), name, null),
+    copyRights(like, name, null),
     ...more,
   ]);
 }
@@ -136,7 +139,7 @@ function lastingViews({ id, source, definition, options }: Layout): readonly Sha
 export const lastingViewNames = (layout: Layout): readonly TableName[] => lastingViews(layout).map(({ name }) => name);
 
 /** Statements that make them, while the source is the truth. */
-export const lastingSql = (layout: Layout): readonly string[] => opened(layout, lastingViews(layout), 'source');
+export const lastingSql = (layout: Layout): readonly string[] => opened(layout, lastingViews(layout), layout.source);
 
 /** Columns of one table or view as they are: Postgres writes through it by itself. */
 function plain(name: TableName, from: string, columns: readonly string[], source: SourceTable): ShapeView {
