@@ -233,7 +233,8 @@ function surroundingFindings({ table, surroundings }: MigrationFacts, definition
       }),
     ),
     info('on_conflict', 'INSERT .. ON CONFLICT does not work on what is a view at the moment', {
-      detail: 'Postgres refuses it on views with INSTEAD OF triggers: of the new shape before the cutover, of the old one after it. Write INSERT and UPDATE.',
+      detail:
+        'Postgres refuses it on views with INSTEAD OF triggers: of the new shape before the cutover, of the old one after it. Write INSERT and UPDATE.',
     }),
   ];
 }
