@@ -76,7 +76,7 @@ export interface TableFacts {
   readonly statistics: readonly WithColumns[];
   /** Views over it directly or through other views; `columns`: what it names of the table itself. */
   readonly dependents: readonly Dependent[];
-  /** `columns` empty: all of them. */
+  /** `columns`: those that its column list or its row filter names. */
   readonly publications: readonly (WithColumns & { readonly allTables: boolean })[];
 }
 
@@ -159,7 +159,8 @@ const dependentsSql = list(`
            WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid)`);
 
 const publicationsSql = list(`
-  SELECT p.pubname AS name, p.puballtables AS "allTables", ${named('pr.prattrs::smallint[]')} AS columns
+  SELECT p.pubname AS name, p.puballtables AS "allTables",
+         ${referred("d.classid = 'pg_publication_rel'::regclass AND d.objid = pr.oid")} AS columns
     FROM pg_publication p LEFT JOIN pg_publication_rel pr ON pr.prpubid = p.oid AND pr.prrelid = t.oid
    WHERE NOT p.pubname ~ '^millrace' AND (p.puballtables OR pr.oid IS NOT NULL
       OR EXISTS (SELECT FROM pg_publication_namespace pn WHERE pn.pnpubid = p.oid AND pn.pnnspid = t.relnamespace))

@@ -61,6 +61,11 @@ function splitFindings(table: TableFacts, { column, into }: SplitDefinition): re
     ...table.triggers
       .filter(goes)
       .map(({ name }) => vanishing('trigger', 'trigger', name, `DROP TRIGGER ${quoteIdentifier(name)} ON ${tableName(table)};`)),
+    ...table.publications
+      .filter(goes)
+      .map(({ name }) =>
+        vanishing('publication', 'publication', name, `ALTER PUBLICATION ${quoteIdentifier(name)} SET TABLE ..; without that column.`),
+      ),
     ...table.indexes
       .filter((one) => !one.primary && goes(one))
       .map((one) =>

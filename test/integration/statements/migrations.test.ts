@@ -201,6 +201,7 @@ describe('refused', () => {
     ['CREATE TABLE app.bad (id int PRIMARY KEY, b text); ALTER TABLE app.bad REPLICA IDENTITY NOTHING', 'replica_identity'],
     ['CREATE TABLE app.bad (id int PRIMARY KEY, b text); CREATE TABLE app.child () INHERITS (app.bad)', 'inheritance'],
     ['CREATE TABLE app.bad (id int PRIMARY KEY, b text); CREATE PUBLICATION p FOR TABLE app.bad', null],
+    ['CREATE TABLE app.bad (id int PRIMARY KEY, b text); CREATE PUBLICATION p FOR TABLE app.bad (id, b)', null],
     ['CREATE TABLE app.bad (id int PRIMARY KEY, b text) PARTITION BY RANGE (id)', null],
   ])('%s', async (made, code) => {
     await upstream.query(made);
@@ -209,6 +210,7 @@ describe('refused', () => {
     else expect(got).toContain(`BLOCKER ${code}`);
     if (made.includes('PARTITION')) expect(await codes('ALTER TABLE bad ALTER id TYPE bigint')).toContain('BLOCKER partitioned_table');
     if (made.includes('PUBLICATION')) expect(got).toEqual(['WARNING published']);
+    if (made.includes('(id, b)')) expect(await codes('SPLIT COLUMN bad.b INTO (c text AS b) DOWN (c)')).toContain('BLOCKER publication');
     await upstream.query(`DROP PUBLICATION IF EXISTS p; DROP ${made.startsWith('CREATE VIEW') ? 'VIEW' : 'TABLE'} app.bad CASCADE`);
   });
 
