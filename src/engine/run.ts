@@ -233,7 +233,6 @@ class EngineLoop {
       database: this.#config.database,
       databaseOid: engine.databaseOid,
       log: this.#log,
-      hold: () => Promise.resolve(() => undefined),
       wake: engine.wake,
     });
     await cutovers.recover();

@@ -22,7 +22,6 @@ export interface Progress {
   readonly copiedTo: Key | null;
   readonly verifiedTo: Key | null;
   readonly found: number;
-  readonly passes: number;
   readonly windowEndsAt: number | null;
 }
 
@@ -32,12 +31,11 @@ export async function readProgress(client: Client, id: number): Promise<Progress
     copied_to: string[] | null;
     verified_to: string[] | null;
     found: string;
-    passes: number;
     ends: number | null;
     phase: MigrationPhase;
     request: MigrationRequest | null;
   }>(
-    `SELECT m.phase, m.request, p.copied_to, p.verified_to, p.found, p.passes, (extract(epoch FROM m.window_ends_at) * 1000)::float8 AS ends
+    `SELECT m.phase, m.request, p.copied_to, p.verified_to, p.found, (extract(epoch FROM m.window_ends_at) * 1000)::float8 AS ends
        FROM millrace.migration_progress p JOIN millrace.migration m ON m.id = p.migration_id WHERE p.migration_id = $1`,
     [id],
   );
@@ -48,7 +46,6 @@ export async function readProgress(client: Client, id: number): Promise<Progress
     copiedTo: row?.copied_to ?? null,
     verifiedTo: row?.verified_to ?? null,
     found: Number(row?.found ?? 0),
-    passes: row?.passes ?? 0,
     windowEndsAt: row?.ends ?? null,
   };
 }

@@ -1,6 +1,6 @@
 /** What one run of a migration knows of itself. Invariant: all of it can be had from the catalog again; nothing here outlives the sessions. */
 import { quoteLiteral } from '../sql/quote.ts';
-import { noteProgress } from './catalog.ts';
+import { noteProgress, type Progress } from './catalog.ts';
 import type { ChangeFeed, Key } from './change-feed.ts';
 import type { MigrationSessions } from './sessions.ts';
 
@@ -23,14 +23,7 @@ export class Course {
   noted = '';
   #throttle: string | null = null;
 
-  constructor(
-    sessions: MigrationSessions,
-    feed: ChangeFeed,
-    copiedTo: Key | null,
-    verifiedTo: Key | null,
-    found: number,
-    windowEndsAt: number | null,
-  ) {
+  constructor(sessions: MigrationSessions, feed: ChangeFeed, { copiedTo, verifiedTo, found, windowEndsAt }: Progress) {
     this.sessions = sessions;
     this.feed = feed;
     this.copiedTo = copiedTo;

@@ -4,11 +4,11 @@
  */
 import { quoteIdentifier } from '../sql/quote.ts';
 import { likenessSql } from './belongings.ts';
-import type { MigrationDefinition, MigrationOptions, MoveDefinition, SourceTable } from './model.ts';
+import type { MigrationDefinition, MigrationOptions, SourceTable } from './model.ts';
 import { dataSchema, downView, homeName, qualified, shortened, targetPlace, upView } from './places.ts';
 import { copyRights, copyUsage, takeRights } from './rights-sql.ts';
 import { lastingSql, layoutSql } from './shape-views.ts';
-import { keyParts, type ShapeColumn, sourceShape, targetShape } from './shapes.ts';
+import { keyParts, present, type ShapeColumn, sourceShape, targetShape } from './shapes.ts';
 
 /** Statements for the catalog's owner, in the caller's transaction. After them the target is `millrace_data.m<id>`. */
 export function createSql(id: number, source: SourceTable, definition: MigrationDefinition, options: MigrationOptions): readonly string[] {
@@ -49,7 +49,7 @@ function targetSql(id: number, source: SourceTable, definition: MigrationDefinit
           .map(({ column, as }) => `ALTER TABLE ${draft} RENAME COLUMN ${quoteIdentifier(column)} TO ${quoteIdentifier(as)}`),
         `CREATE TABLE ${target} (LIKE ${draft} INCLUDING ALL)`,
         `DROP TABLE ${draft}`,
-        `ALTER TABLE ${target} ADD CONSTRAINT ${quoteIdentifier(cut(`${definition.target.name}_present`))} CHECK (${present(definition, '')})`,
+        `ALTER TABLE ${target} ADD CONSTRAINT ${quoteIdentifier(cut(`${definition.target.name}_present`))} CHECK (${present(definition)})`,
       ];
     }
     case 'alter':
@@ -75,11 +75,6 @@ function targetSql(id: number, source: SourceTable, definition: MigrationDefinit
   }
 }
 
-/** Whether a row of the source has a row in the target. `of`: alias of the source's row, with its dot. */
-export function present(definition: MoveDefinition, of: string): string {
-  return definition.columns.map((name) => `${of}${quoteIdentifier(name)} IS NOT NULL`).join(' OR ');
-}
-
 /** Names as Postgres has them hold 63 bytes. */
 const cut = (name: string): string => shortened(name, 63);
 
@@ -101,7 +96,7 @@ function imageSql(id: number, source: SourceTable, definition: MigrationDefiniti
     key.map((part) => part.target),
     sourceShape(source, definition),
   );
-  const where = definition.kind === 'move' ? ` WHERE ${present(definition, '')}` : '';
+  const where = definition.kind === 'move' ? ` WHERE ${present(definition)}` : '';
   return [
     `CREATE VIEW ${upView(id)} AS SELECT ${up} FROM ${qualified(source)}${where}`,
     `CREATE VIEW ${downView(id)} AS SELECT ${down} FROM ${qualified(target)}`,

@@ -63,11 +63,7 @@ async function applyOnce(f: Following, exactly: boolean): Promise<number> {
   await asOwner(sessions.work, migration.source.owner.name, () =>
     applyKeys(sessions.work, exactly ? sync.applyAnew : sync.apply, keys, sync.width),
   );
-  await noteProgress(
-    sessions.work,
-    migration.id,
-    `applied_keys = applied_keys + ${keys.length}, lag_ms = ${Math.max(0, Date.now() - (taken[0]?.committedAt ?? Date.now()))}, backlog_bytes = ${feed.backlogBytes}`,
-  );
+  await noteProgress(sessions.work, migration.id, `applied_keys = applied_keys + ${keys.length}`);
   await sessions.work.query('COMMIT');
   feed.taken(taken);
   return taken.length;
@@ -149,8 +145,9 @@ export async function verifyPiece(f: Following, after: Key | null, rows: number)
   const { sessions, feed, migration } = f;
   const snapshot = await begin(sessions.work, 'REPEATABLE READ', 0);
   await catchUp(sessions.beside, feed);
-  const pending = new Set(feed.visible(snapshot).flatMap(({ keys }) => (keys === null ? [] : [...keys.keys()])));
-  const everything = feed.visible(snapshot).some(({ keys }) => keys === null);
+  const waiting = feed.visible(snapshot);
+  const pending = new Set(waiting.flatMap(({ keys }) => (keys === null ? [] : [...keys.keys()])));
+  const everything = waiting.some(({ keys }) => keys === null);
   const { differences, end } = await compared(f, after, rows);
   await sessions.work.query('COMMIT');
   const wrong = everything ? [] : differences.filter((key) => !pending.has(key.join('\u0000')));
@@ -165,7 +162,7 @@ export async function verifyPiece(f: Following, after: Key | null, rows: number)
     migration.id,
     `verified_to = ${keySql(next)}, found = found + ${wrong.length}, repaired = repaired + ${wrong.length}`,
   );
-  return { end: differences.length >= mostDifferences ? after : end, found: wrong.length };
+  return { end: next, found: wrong.length };
 }
 
 async function compare(f: Following, after: Key | null, rows: number): Promise<{ differences: readonly Key[]; end: Key | null }> {

@@ -12,11 +12,11 @@ import { Course } from './course.ts';
 import { unvalidatedSql } from './flip-sql.ts';
 import { applyWaiting, copyPiece, type Following, repairAll, verifyPiece } from './follow.ts';
 import type { Migration, MigrationPhase, MigrationProblem } from './model.ts';
-import { publicationName, qualified, slotName, targetPlace } from './places.ts';
+import { publicationName, qualified, slotName, type Truth, targetPlace } from './places.ts';
 import { problemOf } from './problems.ts';
 import { type MigrationSessions, openSessions } from './sessions.ts';
-import { endMigration, type Hold, type SwitchOutcome, switchTruth } from './switch.ts';
-import { syncSql } from './sync-sql.ts';
+import { endMigration, type SwitchOutcome, switchTruth } from './switch.ts';
+import { type SyncSql, syncSql } from './sync-sql.ts';
 import { nextRows, readLoad, restMs, whyRest } from './throttle.ts';
 
 export interface RunnerServices {
@@ -24,7 +24,6 @@ export interface RunnerServices {
   readonly database: string;
   readonly databaseOid: number;
   readonly log: Logger;
-  readonly hold: Hold;
   /** The catalog has changed. */
   readonly wake: () => void;
 }
@@ -38,6 +37,8 @@ const noteEveryMs = 500;
 
 export class MigrationRunner {
   readonly #services: RunnerServices;
+  /** By which table is the truth. They depend on nothing that changes. */
+  readonly #syncs: Readonly<Record<Truth, SyncSql>>;
   #migration: Migration;
   #stopped = false;
   #woken = false;
@@ -49,6 +50,8 @@ export class MigrationRunner {
   constructor(services: RunnerServices, migration: Migration) {
     this.#services = services;
     this.#migration = migration;
+    const { id, source, definition } = migration;
+    this.#syncs = { source: syncSql(id, source, definition, 'source'), target: syncSql(id, source, definition, 'target') };
     this.#ended = this.#run();
   }
 
@@ -124,7 +127,7 @@ export class MigrationRunner {
     try {
       await feed.start();
       await noteProblem(sessions.beside, this.#migration.id, null);
-      const state = new Course(sessions, feed, progress.copiedTo, progress.verifiedTo, progress.found, progress.windowEndsAt);
+      const state = new Course(sessions, feed, progress);
       if (lost && this.#migration.phase !== 'copying') await repairAll(this.#following(state));
       while (!this.#stopped) {
         if (broken !== null) throw broken;
@@ -157,17 +160,16 @@ export class MigrationRunner {
 
   /** Both tables: which of them is published is what the cutover says. */
   #followed(): readonly { oid: number; keyNames: readonly string[] }[] {
-    const { id, source, definition, targetOid } = this.#migration;
+    const { source, targetOid } = this.#migration;
     return [
-      { oid: source.oid, keyNames: syncSql(id, source, definition, 'source').keyNames },
-      { oid: targetOid, keyNames: syncSql(id, source, definition, 'target').keyNames },
+      { oid: source.oid, keyNames: this.#syncs.source.keyNames },
+      { oid: targetOid, keyNames: this.#syncs.target.keyNames },
     ];
   }
 
   #following({ sessions, feed }: Course): Following {
-    const { id, source, definition, phase } = this.#migration;
-    const truth = phase === 'cut_over' ? 'target' : 'source';
-    return { migration: this.#migration, truth, sync: syncSql(id, source, definition, truth), sessions, feed, log: this.#services.log };
+    const truth = this.#migration.phase === 'cut_over' ? 'target' : 'source';
+    return { migration: this.#migration, truth, sync: this.#syncs[truth], sessions, feed, log: this.#services.log };
   }
 
   /** Publication and slot. A slot is made while the publication is there, so that it has every change that is not in what is copied. */
@@ -291,9 +293,9 @@ export class MigrationRunner {
   }
 
   async #switch(course: Course, following: Following): Promise<void> {
-    const { log, wake, hold } = this.#services;
+    const { log, wake } = this.#services;
     if (course.attempts === 0) await noteProgress(course.sessions.work, this.#migration.id, 'attempts = 0');
-    const outcome = await switchTruth(following, hold);
+    const outcome = await switchTruth(following);
     await this.#noteAttempt(course, outcome);
     if (!outcome.done) {
       log.info({ migration: this.#migration.name, reason: outcome.reason, blockers: outcome.blockers }, 'the cutover is tried again');

@@ -71,7 +71,7 @@ export async function rollback(work: RawConnection): Promise<void> {
   if (work.transactionStatus !== 'I') await work.query('ROLLBACK').catch(() => undefined);
 }
 
-/** Runs work of the user's table as its owner, within a transaction. `path`: schemas in which operators of the key's types are found. */
+/** Runs work of the user's table as its owner, within a transaction. */
 export async function asOwner<T>(work: RawConnection, owner: string, task: () => Promise<T>): Promise<T> {
   await work.query(`SET LOCAL ROLE ${quoteIdentifier(owner)}`);
   const result = await task();

@@ -10,7 +10,7 @@ import { movedTriggers, moveInsertAndDelete } from './move-triggers.ts';
 import { columnList, dataSchema, homeName, qualified, sourcePlace, type Truth, targetPlace } from './places.ts';
 import { copyRights } from './rights-sql.ts';
 import { conversionTriggers, type MappedView } from './shape-triggers.ts';
-import { type ShapeColumn, sourceShape, targetShape } from './shapes.ts';
+import { present, type ShapeColumn, sourceShape, targetShape } from './shapes.ts';
 
 /** What one view needs: its name, its query, what stands beside it. */
 interface ShapeView {
@@ -185,10 +185,9 @@ const intoNames = (definition: SplitDefinition): readonly string[] => definition
 /** Before the cutover: the target, as a view of the source. Its key is written so that nobody can update the source's key through it. */
 function movedView(id: number, definition: MoveDefinition, place: TableName, from: string, later: string): ShapeView {
   const key = definition.key.map(({ column, as }) => `CASE WHEN true THEN ${quoteIdentifier(column)} END AS ${quoteIdentifier(as)}`);
-  const where = definition.columns.map((name) => `${quoteIdentifier(name)} IS NOT NULL`).join(' OR ');
   return {
     name: place,
-    create: `CREATE VIEW ${qualified(place)} WITH (security_invoker = true, check_option = local) AS SELECT ${[...key, columnList(definition.columns)].join(', ')} FROM ${from} WHERE ${where}`,
+    create: `CREATE VIEW ${qualified(place)} WITH (security_invoker = true, check_option = local) AS SELECT ${[...key, columnList(definition.columns)].join(', ')} FROM ${from} WHERE ${present(definition)}`,
     more: moveInsertAndDelete(id, definition, place, later),
   };
 }

@@ -77,6 +77,9 @@ export function keyParts(source: SourceTable, definition: MigrationDefinition): 
   });
 }
 
+/** Whether a row of the source has a row in the target. */
+export const present = ({ columns }: MoveDefinition): string => columns.map((name) => `${quoteIdentifier(name)} IS NOT NULL`).join(' OR ');
+
 /** Names of the columns that are written. */
 export const written = (columns: readonly ShapeColumn[]): readonly string[] =>
   columns.filter(({ generated }) => !generated).map(({ name }) => name);

@@ -24,25 +24,23 @@ export type SwitchOutcome =
   | { readonly done: true; readonly heldMs: number }
   | { readonly done: false; readonly reason: string; readonly blockers: readonly Blocker[] };
 
-/** New statements of clients wait while it lasts, instead of in front of the lock. Answers what lets them go on. */
-export type Hold = (relations: readonly string[], ms: number) => Promise<() => void>;
+/** Waited too long for a lock, or for a statement, or for each other. */
+const lockCodes: readonly string[] = ['55P03', '57014', '40P01'];
 
 /** One attempt. Throws what is not a matter of waiting: a dependent view that does not fit, say. */
-export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutcome> {
+export async function switchTruth(f: Following): Promise<SwitchOutcome> {
   const { migration, sessions, feed, sync } = f;
   const { lockTimeoutMs, maxHoldMs } = migration.options;
   const early = await gate(f);
   if (early !== null) return early;
   const forward = f.truth === 'source';
   const involved = toBeLocked(migration, f.truth).map(qualified);
-  let release = (): void => undefined;
   let blockers: readonly Blocker[] = [];
   let locked = 0;
   try {
     // Whatever can be made before is: it takes longer than the rest, and locks nothing that anyone waits for.
     await sessions.work.query(['BEGIN', ...aheadSql(migration, forward ? 'target' : 'source')].join(';\n'));
     const dependents = await dependentsOf(sessions, migration, involved);
-    release = await hold(involved, lockTimeoutMs + maxHoldMs);
     const lock = await lockAll(sessions, [...dependents.map(({ name }) => name), ...involved], lockTimeoutMs);
     if (!lock.had) {
       blockers = lock.blockers;
@@ -91,15 +89,13 @@ export async function switchTruth(f: Following, hold: Hold): Promise<SwitchOutco
     return { done: true, heldMs: performance.now() - locked };
   } catch (error) {
     await rollback(sessions.work);
-    const late = error instanceof DeadlineError || (error instanceof PostgresError && ['55P03', '57014', '40P01'].includes(error.code));
+    const late = error instanceof DeadlineError || (error instanceof PostgresError && lockCodes.includes(error.code));
     if (!late) throw error;
     return {
       done: false,
       reason: locked === 0 ? 'the locks were not to be had' : `it would have held its locks for more than ${maxHoldMs} ms`,
       blockers,
     };
-  } finally {
-    release();
   }
 }
 
@@ -154,7 +150,7 @@ async function lockAll(sessions: MigrationSessions, tables: readonly string[], l
       const [, , since] = await work.query(`${lockSql(order)}; SET LOCAL statement_timeout = 0; SELECT pg_catalog.clock_timestamp()`);
       return { had: true, since: since?.rows[0]?.[0] ?? '' };
     } catch (error) {
-      if (!(error instanceof PostgresError) || !['55P03', '57014', '40P01'].includes(error.code)) throw error;
+      if (!(error instanceof PostgresError) || !lockCodes.includes(error.code)) throw error;
       watch.end();
       const found = await watch.found();
       if (found.length > 0) blockers = found;
