@@ -15,6 +15,7 @@ import { broughtColumns, extensionsOf, mergeSql, pieceEndSql } from './column-me
 import type { CatalogState, EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { reach } from './fault-points.ts';
+import { takeHeld } from './held-stream.ts';
 import { isPassing } from './passing.ts';
 import { relationGate, revived } from './relation-errors.ts';
 import { copySettings } from './session-settings.ts';
@@ -63,11 +64,7 @@ export async function joinStream(
     return { reached: null, joined: false };
   }
   await epoch.run(['SET LOCAL lock_timeout = 0']);
-  let reached: Lsn | null = null;
-  for (let batch = runner.take(); batch !== null; batch = runner.take()) {
-    await epoch.apply(batch);
-    reached = batch.endLsn ?? reached;
-  }
+  const reached = await takeHeld(epoch, runner);
   const base = epoch.storage(extended.id) ?? extended;
   const joined = !epoch.isCopiedAgain(extension.id) && !epoch.hasFailed(base.id) && agree(extension, base);
   if (joined) {
@@ -94,7 +91,7 @@ export async function joinStream(
       `UPDATE millrace.storage SET state = 'live', copy_snapshot = NULL, error = NULL, merged_to = NULL WHERE id = ${extension.id} AND state = 'copied'`,
     ]);
   }
-  await epoch.commit(reached === null ? new Map() : new Map([[extension.sourceId, reached]]));
+  await epoch.commit(new Map([[extension.sourceId, reached]]));
   reach('column.joined');
   return { reached, joined };
 }

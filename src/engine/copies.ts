@@ -98,7 +98,7 @@ export class Copies {
     if (!goesOn) await runner.retarget();
     const origin = await describe();
     if (origin === null && storage.resyncs !== null) {
-      await this.#leave(storage.id, storage.resyncs);
+      await this.#leave(storage.id);
       return;
     }
     const current = await this.#engine.exclusively(() => this.#widened(storage, origin));
@@ -118,12 +118,13 @@ export class Copies {
       );
   }
 
-  /** The table is gone: a resynchronisation goes on without it, and its versions say so. */
-  async #leave(copy: number, resyncs: number): Promise<void> {
+  /**
+   * The table is gone: a resynchronisation goes on without it, and its versions say so. The storage, which has the rows of an earlier table,
+   * goes on without those that the stream may still have of this one.
+   */
+  async #leave(copy: number): Promise<void> {
     await this.#engine.exclusively(async () => {
-      await this.#engine.session.query(
-        `BEGIN; UPDATE millrace.storage SET state = 'dropped' WHERE id = ${copy}; UPDATE millrace.storage SET stale = false WHERE id = ${resyncs}; COMMIT`,
-      );
+      await this.#engine.session.query(`UPDATE millrace.storage SET state = 'dropped' WHERE id = ${copy}`);
       await this.#reload();
     });
   }

@@ -10,6 +10,7 @@ import { forgetColumns, imageOf, without } from './apply-sql.ts';
 import type { CatalogState, EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { reach } from './fault-points.ts';
+import { takeHeld } from './held-stream.ts';
 import { relationGate, revived } from './relation-errors.ts';
 import { freePlanner } from './session-settings.ts';
 import type { SourceRunner } from './source-runner.ts';
@@ -17,22 +18,18 @@ import { applySpool } from './spool.ts';
 
 /**
  * Makes a copied storage live, in one epoch with what its stream, held between two transactions, still had to give.
- * The stream must have applied up to the copy's LSN. Answers the position reached, when it moved.
+ * The stream must have applied up to the copy's LSN. Answers the position reached.
  * Versions on a superseded storage move to this one in the same epoch.
  * `lost`: columns of a storage without key that the origin has no more: rows spooled before and after that must look alike.
  */
-export async function goLive(engine: EngineContext, copied: Storage, runner: SourceRunner, lost: readonly number[]): Promise<Lsn | null> {
+export async function goLive(engine: EngineContext, copied: Storage, runner: SourceRunner, lost: readonly number[]): Promise<Lsn> {
   const { state } = engine;
   const storage = without(copied, lost);
   reach('copy.held');
   const epoch = await Epoch.begin(engine);
-  let reached: Lsn | null = null;
-  for (let batch = runner.take(); batch !== null; batch = runner.take()) {
-    await epoch.apply(batch);
-    reached = batch.endLsn ?? reached;
-  }
+  const reached = await takeHeld(epoch, runner);
   if (epoch.isCopiedAgain(copied.id)) {
-    await epoch.commit(reached === null ? new Map() : new Map([[storage.sourceId, reached]]));
+    await epoch.commit(new Map([[storage.sourceId, reached]]));
     return reached;
   }
   if (lost.length > 0) await epoch.run(forgetColumns(copied, lost));
@@ -63,7 +60,7 @@ export async function goLive(engine: EngineContext, copied: Storage, runner: Sou
   );
   await epoch.run(statements);
   reach('copy.gates-open');
-  await epoch.commit(reached === null ? new Map() : new Map([[storage.sourceId, reached]]));
+  await epoch.commit(new Map([[storage.sourceId, reached]]));
   reach('copy.live');
   return reached;
 }

@@ -12,6 +12,7 @@ import { forgetColumns, imageOf, isRehashed, rowHash, without } from './apply-sq
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { reach } from './fault-points.ts';
+import { takeHeld } from './held-stream.ts';
 import { revived } from './relation-errors.ts';
 import { storagesOf } from './relation-targets.ts';
 import { brokenVersions, lostColumns, versionsOf } from './schema-change.ts';
@@ -48,9 +49,7 @@ export async function beginResync(
     const successor = gone.get(storage.originOid);
     if (successor === null) {
       // There is nothing to copy: what it has said goes on being said.
-      statements.push(
-        `UPDATE millrace.storage SET ${storage.resyncs === null ? 'stale = false' : "state = 'dropped'"} WHERE id = ${storage.id}`,
-      );
+      if (storage.resyncs !== null) statements.push(`UPDATE millrace.storage SET state = 'dropped' WHERE id = ${storage.id}`);
       continue;
     }
     if (successor !== undefined)
@@ -62,7 +61,7 @@ export async function beginResync(
       // From the beginning: the storage that it extends is not what it was when its versions were given up, if they were.
       statements.push(...afresh(storage), ...waitAgain(engine, storage));
     } else if (storage.state === 'live') {
-      const copy = storages.find((other) => other.resyncs === storage.id);
+      const copy = storages.find((other) => other.resyncs === storage.id && other.state !== 'dropped');
       statements.push(`UPDATE millrace.storage SET stale = true WHERE id = ${storage.id}`);
       if (copy === undefined) statements.push(...(await createCopy(engine, storage)));
     } else if (storage.state === 'copying' || storage.state === 'copied') {
@@ -100,23 +99,19 @@ async function createCopy(engine: EngineContext, storage: Storage): Promise<stri
 
 /**
  * Writes what differs, in one epoch with what the stream, held between two transactions, still had to give. All copies of the source are in,
- * and the stream has applied up to the last of them. `shapes`: the origin's tables now, by OID. Answers the position reached, when it moved.
+ * and the stream has applied up to the last of them. `shapes`: the origin's tables now, by OID. Answers the position reached.
  */
 export async function finishResync(
   engine: EngineContext,
   copies: readonly Storage[],
   runner: SourceRunner,
   shapes: ReadonlyMap<number, TableShape>,
-): Promise<Lsn | null> {
+): Promise<Lsn> {
   const { state } = engine;
   const epoch = await Epoch.begin(engine);
-  let reached: Lsn | null = null;
-  for (let batch = runner.take(); batch !== null; batch = runner.take()) {
-    await epoch.apply(batch);
-    reached = batch.endLsn ?? reached;
-  }
+  const reached = await takeHeld(epoch, runner);
   if (copies.some(({ id }) => epoch.isCopiedAgain(id))) {
-    await epoch.commit(reached === null ? new Map() : new Map([[runner.source.id, reached]]));
+    await epoch.commit(new Map([[runner.source.id, reached]]));
     return reached;
   }
   await epoch.run([freePlanner]);
@@ -155,7 +150,7 @@ export async function finishResync(
     'SET LOCAL lock_timeout = 0',
   ]);
   reach('resync.copies-dropped');
-  await epoch.commit(reached === null ? new Map() : new Map([[runner.source.id, reached]]));
+  await epoch.commit(new Map([[runner.source.id, reached]]));
   reach('resync.finished');
   return reached;
 }

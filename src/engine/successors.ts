@@ -61,10 +61,12 @@ export async function isMendable(
   source: SourceRow,
   tables: ReadonlyMap<number, OriginTable>,
 ): Promise<boolean> {
-  const waiting = storagesOf(engine, source.id).filter(
+  const storages = storagesOf(engine, source.id);
+  const waiting = storages.filter(
     (storage) =>
       storage.state === 'live' &&
-      !storage.stale &&
+      // Being mended.
+      !storages.some(({ resyncs, state }) => resyncs === storage.id && state !== 'dropped') &&
       [...engine.state.tables.values()].some((table) => table.storageId === storage.id && table.error?.resync === true),
   );
   if (waiting.length === 0) return false;

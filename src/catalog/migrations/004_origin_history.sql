@@ -46,6 +46,6 @@ ALTER TABLE millrace.storage
 CREATE FUNCTION millrace.resync_state(source bigint)
 RETURNS TABLE (is_pending boolean, error text, code text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT s.resync_requested OR EXISTS (SELECT FROM millrace.storage t WHERE t.source_id = s.id AND t.stale), s.error, s.details ->> 'code'
+    SELECT s.resync_requested OR EXISTS (SELECT FROM millrace.storage t WHERE t.source_id = s.id AND t.resyncs IS NOT NULL AND t.state <> 'dropped'), s.error, s.details ->> 'code'
       FROM millrace.source s WHERE s.id = source AND s.status <> 'dropped'
 $$;
