@@ -3,8 +3,8 @@
  */
 import type { Client } from 'pg';
 import type { RawConnection } from '../replication/session-contract.ts';
-import type { Key } from './change-feed.ts';
 import type { Migration, MigrationOptions, MigrationPhase, MigrationProblem, MigrationRequest } from './model.ts';
+import type { Key } from './touched.ts';
 
 /** Those that the engine has to do something about. */
 export async function readMigrations(client: Client): Promise<readonly Migration[]> {

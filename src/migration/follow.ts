@@ -6,11 +6,12 @@ import type { Logger } from '../log.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import { isVisible } from '../replication/snapshot-visibility.ts';
 import { noteProgress } from './catalog.ts';
-import type { ChangeFeed, Key, TouchingTransaction } from './change-feed.ts';
+import type { ChangeFeed } from './change-feed.ts';
 import type { Migration } from './model.ts';
 import type { Truth } from './places.ts';
 import { applyKeys, asOwner, begin, byIndex, catchUp, type Isolation, keySql, type MigrationSessions, rollback } from './sessions.ts';
 import type { SyncSql } from './sync-sql.ts';
+import type { Key, TouchingTransaction } from './touched.ts';
 
 export interface Following {
   readonly migration: Migration;
@@ -34,8 +35,8 @@ const isolation = ({ migration, truth }: Following): Isolation =>
 
 /** Applies what waits. Answers how many transactions were taken: 0 means that nothing waits, or that nothing that waits can be seen yet. */
 export async function applyWaiting(f: Following): Promise<number> {
-  if (f.feed.waiting.length === 0) return 0;
-  if (f.feed.waiting.some(({ keys }) => keys === null)) return await applyEverything(f);
+  if (f.feed.touched.count === 0) return 0;
+  if (f.feed.touched.all().some(({ keys }) => keys === null)) return await applyEverything(f);
   try {
     return await applyOnce(f, false);
   } catch (error) {
@@ -53,7 +54,7 @@ async function applyOnce(f: Following, exactly: boolean): Promise<number> {
   const { sessions, feed, migration, sync } = f;
   const snapshot = await begin(sessions.work, isolation(f), rowLockMs);
   if (exactly) await catchUp(sessions.beside, feed);
-  const taken = exactly ? feed.visible(snapshot) : upTo(feed.visible(snapshot), mostKeys);
+  const taken = exactly ? feed.touched.visible(snapshot) : upTo(feed.touched.visible(snapshot), mostKeys);
   if (taken.length === 0) {
     await sessions.work.query('COMMIT');
     return 0;
@@ -71,7 +72,7 @@ async function applyOnce(f: Following, exactly: boolean): Promise<number> {
 
 /** After TRUNCATE, or a transaction too large to be told key by key: every row is compared. */
 async function applyEverything(f: Following): Promise<number> {
-  const taken = f.feed.waiting.filter(({ keys }) => keys === null);
+  const taken = f.feed.touched.all().filter(({ keys }) => keys === null);
   for (;;) {
     const snapshot = await begin(f.sessions.work, 'REPEATABLE READ', rowLockMs);
     await f.sessions.work.query('COMMIT');
@@ -115,7 +116,7 @@ async function copyOnce(f: Following, after: Key | null, rows: number, exactly: 
   const { work } = sessions;
   const snapshot = await begin(work, 'REPEATABLE READ', 0);
   if (exactly) await catchUp(sessions.beside, feed);
-  const taken = exactly ? feed.visible(snapshot) : [];
+  const taken = exactly ? feed.touched.visible(snapshot) : [];
   const { border, made } = await asOwner(work, migration.source.owner.name, async () => {
     if (taken.length > 0) {
       await work.query(byIndex);
@@ -145,7 +146,7 @@ export async function verifyPiece(f: Following, after: Key | null, rows: number)
   const { sessions, feed, migration } = f;
   const snapshot = await begin(sessions.work, 'REPEATABLE READ', 0);
   await catchUp(sessions.beside, feed);
-  const waiting = feed.visible(snapshot);
+  const waiting = feed.touched.visible(snapshot);
   const pending = new Set(waiting.flatMap(({ keys }) => (keys === null ? [] : [...keys.keys()])));
   const everything = waiting.some(({ keys }) => keys === null);
   const { differences, end } = await compared(f, after, rows);

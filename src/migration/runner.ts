@@ -6,6 +6,7 @@ import type { ServerAddress } from '../config.ts';
 import type { Logger } from '../log.ts';
 import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../replication/slots.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import { Wakeup } from '../wakeup.ts';
 import { noteProblem, noteProgress, phaseSql, readProgress, requestDone } from './catalog.ts';
 import { ChangeFeed } from './change-feed.ts';
 import { Course } from './course.ts';
@@ -41,8 +42,7 @@ export class MigrationRunner {
   readonly #syncs: Readonly<Record<Truth, SyncSql>>;
   #migration: Migration;
   #stopped = false;
-  #woken = false;
-  #wakeUp: (() => void) | null = null;
+  readonly #wakeup = new Wakeup();
   /** And the catalog has not been read since: it is not to cut over again by itself. */
   #isReverted = false;
   readonly #ended: Promise<void>;
@@ -59,32 +59,13 @@ export class MigrationRunner {
   update(migration: Migration): void {
     if (migration.options.cutover === 'manual') this.#isReverted = false;
     this.#migration = { ...migration, phase: this.#migration.phase };
-    this.#kick();
+    this.#wakeup.wake();
   }
 
   async stop(): Promise<void> {
     this.#stopped = true;
-    this.#kick();
+    this.#wakeup.wake();
     await this.#ended;
-  }
-
-  #kick(): void {
-    this.#woken = true;
-    this.#wakeUp?.();
-  }
-
-  async #pause(ms: number): Promise<void> {
-    if (!this.#woken && ms > 0) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, ms);
-        this.#wakeUp = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
-      this.#wakeUp = null;
-    }
-    this.#woken = false;
   }
 
   async #run(): Promise<void> {
@@ -103,7 +84,7 @@ export class MigrationRunner {
         await sessions?.close();
       }
       if (Date.now() - began > longestRetryMs) retryMs = firstRetryMs;
-      await this.#pause(retryMs);
+      await this.#wakeup.pause(retryMs);
     }
   }
 
@@ -122,7 +103,7 @@ export class MigrationRunner {
     let broken: Error | null = null;
     const feed = this.#feed((error) => {
       broken = error;
-      this.#kick();
+      this.#wakeup.wake();
     });
     try {
       await feed.start();
@@ -154,7 +135,7 @@ export class MigrationRunner {
     return new ChangeFeed(
       { address: upstream, database, slot: slotName(databaseOid, id), publication: publicationName(id) },
       this.#followed(),
-      { arrived: () => this.#kick(), lost },
+      { arrived: () => this.#wakeup.wake(), lost },
     );
   }
 
@@ -225,7 +206,7 @@ export class MigrationRunner {
     if (!paused && phase === 'verifying') return await this.#verify(course, following, true);
     const verifies = request === 'verify' || (!paused && performance.now() >= course.nextLook);
     if (verifies && (phase === 'ready' || phase === 'cut_over')) return await this.#verify(course, following, request === 'verify');
-    if (applied === 0) await this.#pause(following.feed.waiting.length > 0 ? 2 : idleMs);
+    if (applied === 0) await this.#wakeup.pause(following.feed.touched.count > 0 ? 2 : idleMs);
   }
 
   async #copy(course: Course, following: Following): Promise<void> {
@@ -233,14 +214,14 @@ export class MigrationRunner {
     const load = await readLoad(sessions.beside);
     const reason = whyRest(feed, load, this.#migration.options.maxLagMs, Date.now());
     await course.noteThrottle(this.#migration.id, reason);
-    if (reason !== null) return await this.#pause(20);
+    if (reason !== null) return await this.#wakeup.pause(20);
     course.mostRows ??= await this.#rowsOf(course, this.#migration.options.chunkBytes);
     const rows = Math.min(course.rows, course.mostRows);
     const began = performance.now();
     course.copiedTo = await copyPiece(following, course.copiedTo, rows);
     const took = performance.now() - began;
     course.rows = nextRows(rows, took, course.mostRows);
-    if (course.copiedTo !== null) return await this.#pause(restMs(took, load));
+    if (course.copiedTo !== null) return await this.#wakeup.pause(restMs(took, load));
     await sessions.work.query(
       `ANALYZE ${qualified(targetPlace(this.#migration.id, this.#migration.source, this.#migration.definition, 'source'))}`,
     );
@@ -267,7 +248,7 @@ export class MigrationRunner {
     course.found += found;
     course.nextLook = performance.now() + verifyEveryMs;
     if (end !== null) {
-      if (hurry) await this.#pause(restMs(took, await readLoad(course.sessions.beside)));
+      if (hurry) await this.#wakeup.pause(restMs(took, await readLoad(course.sessions.beside)));
       return;
     }
     const clean = course.found === 0;
@@ -350,7 +331,7 @@ export class MigrationRunner {
   async #noteLag(course: Course): Promise<void> {
     if (performance.now() < course.nextNote) return;
     course.nextNote = performance.now() + noteEveryMs;
-    const [oldest] = course.feed.waiting;
+    const { oldest } = course.feed.touched;
     const lag = oldest === undefined ? 0 : Math.max(0, Date.now() - oldest.committedAt);
     const set = `lag_ms = ${lag}, backlog_bytes = ${course.feed.backlogBytes}`;
     if (set === course.noted) return;

@@ -5,13 +5,15 @@
  */
 import type { Client } from 'pg';
 import type { ServerAddress } from '../config.ts';
+import { writeMarker } from '../replication/markers.ts';
 import { openOrigin } from '../replication/origin.ts';
 import { connectRaw } from '../replication/raw-connection.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
 import { pinnedSettings } from '../replication/settings.ts';
 import { parseSnapshot, type Snapshot } from '../replication/snapshot-visibility.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
-import { arrayText, type ChangeFeed, type Key, markerPrefix } from './change-feed.ts';
+import { arrayText, type ChangeFeed, markerPrefix } from './change-feed.ts';
+import type { Key } from './touched.ts';
 
 export interface MigrationSessions {
   readonly work: RawConnection;
@@ -107,10 +109,7 @@ export async function catchUp(beside: Client, feed: ChangeFeed): Promise<void> {
   const passed = feed.passed(content);
   // A rejection before the marker is written has nobody waiting yet.
   passed.catch(() => undefined);
-  await beside.query("SELECT set_config('synchronous_commit', 'local', true), pg_catalog.pg_logical_emit_message(true, $1, $2)", [
-    markerPrefix,
-    content,
-  ]);
+  await writeMarker(beside, markerPrefix, content);
   await passed;
 }
 

@@ -51,7 +51,7 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
     await sessions.work.query(`SET LOCAL statement_timeout = ${maxHoldMs}`);
     const left = (): number => maxHoldMs - (performance.now() - locked);
     await within(catchUp(sessions.beside, feed), left());
-    const taken = feed.waiting;
+    const taken = feed.touched.all();
     if (taken.some(({ keys }) => keys === null)) {
       await rollback(sessions.work);
       return { done: false, reason: 'every row has to be compared first: of a TRUNCATE, or a very large transaction', blockers: [] };
@@ -170,7 +170,7 @@ async function gate(f: Following): Promise<SwitchOutcome | null> {
     await catchUp(f.sessions.beside, f.feed);
     const took = performance.now() - began;
     await applyWaiting(f);
-    if (took < f.migration.options.maxHoldMs / 2 && f.feed.waiting.length < 1000) return null;
+    if (took < f.migration.options.maxHoldMs / 2 && f.feed.touched.count < 1000) return null;
   }
   return { done: false, reason: 'changes come faster than they can be applied', blockers: [] };
 }
