@@ -242,7 +242,7 @@ class EngineLoop {
         cutovers.run();
         subscriptions.run();
         sinks.follow();
-        await migrations.follow(this.#admin);
+        migrations.follow(catalog.migrations);
       }
       for (const task of this.#tasks.splice(0)) await task();
       await this.#failBroken(reconciler);

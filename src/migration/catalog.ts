@@ -3,18 +3,14 @@
  */
 import type { Client } from 'pg';
 import type { RawConnection } from '../replication/session-contract.ts';
-import type { Migration, MigrationOptions, MigrationPhase, MigrationProblem, MigrationRequest } from './model.ts';
+import type { MigrationOptions, MigrationPhase, MigrationProblem, MigrationRequest } from './model.ts';
 import type { Key } from './touched.ts';
 
-/** Those that the engine has to do something about. */
-export async function readMigrations(client: Client): Promise<readonly Migration[]> {
-  const { rows } = await client.query<Omit<Migration, 'id' | 'targetOid'> & { id: string; targetOid: string }>(
-    `SELECT m.id, m.name, jsonb_build_object('oid', m.owner::bigint, 'name', pg_get_userbyid(m.owner)) AS owner, m.source, m.target_oid::bigint AS "targetOid",
-            m.definition, m.options, m.phase, m.paused, m.request
-       FROM millrace.migration m WHERE m.phase NOT IN ('finished', 'cancelled') ORDER BY m.id`,
-  );
-  return rows.map((row) => ({ ...row, id: Number(row.id), targetOid: Number(row.targetOid) }));
-}
+/** Those that the engine has to do something about, as a jsonb array of Migration. */
+export const migrationsSql = `(SELECT coalesce(jsonb_agg(jsonb_build_object(
+                 'id', m.id, 'name', m.name, 'owner', jsonb_build_object('oid', m.owner::bigint, 'name', pg_get_userbyid(m.owner)), 'source', m.source,
+                 'targetOid', m.target_oid::bigint, 'definition', m.definition, 'options', m.options, 'phase', m.phase, 'paused', m.paused, 'request', m.request) ORDER BY m.id), '[]')
+                 FROM millrace.migration m WHERE m.phase NOT IN ('finished', 'cancelled'))`;
 
 export interface Progress {
   readonly phase: MigrationPhase;

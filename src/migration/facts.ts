@@ -21,6 +21,11 @@ export interface IndexFact extends WithColumns {
   readonly valid: boolean;
 }
 
+export interface ForeignKeyOut extends WithColumns {
+  /** The table that is referred to. */
+  readonly table: string;
+}
+
 export interface ForeignKeyIn extends WithColumns {
   /** The table that refers, and by which of its columns; `columns` are those referred to. */
   readonly table: string;
@@ -70,7 +75,7 @@ export interface TableFacts {
   /** Generated columns, and what they are made of. */
   readonly generated: readonly WithColumns[];
   readonly checks: readonly WithColumns[];
-  readonly foreignKeysOut: readonly WithColumns[];
+  readonly foreignKeysOut: readonly ForeignKeyOut[];
   readonly foreignKeysIn: readonly ForeignKeyIn[];
   readonly indexes: readonly IndexFact[];
   readonly statistics: readonly WithColumns[];
@@ -132,7 +137,8 @@ const typeOf = `format_type(a.atttypid, a.atttypmod) ||
   CASE WHEN a.attcollation NOT IN (0, ty.typcollation) THEN (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname)
     FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) ELSE '' END`;
 
-const columnsSql = list(`
+/** Columns of the table `t` (pg_class), as SourceColumn. */
+export const columnsSql = list(`
   SELECT a.attnum, a.attname AS name, ${typeOf} AS type, a.attnotnull AS "notNull",
          CASE a.attidentity WHEN 'a' THEN 'always' WHEN 'd' THEN 'by default' END AS identity,
          CASE a.attgenerated WHEN 's' THEN 'stored' WHEN 'v' THEN 'virtual' END AS generated,
@@ -196,7 +202,7 @@ SELECT jsonb_build_object(
     )} AS columns FROM pg_attribute ga WHERE ga.attrelid = t.oid AND ga.attgenerated <> ''`,
   )},
   'checks', ${list(`SELECT k.conname AS name, ${named('k.conkey')} AS columns FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'c'`)},
-  'foreignKeysOut', ${list(`SELECT k.conname AS name, ${named('k.conkey')} AS columns FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'f'`)},
+  'foreignKeysOut', ${list(`SELECT k.conname AS name, k.confrelid::regclass::text AS table, ${named('k.conkey')} AS columns FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'f' AND k.conparentid = 0`)},
   'foreignKeysIn', ${list(`SELECT k.conname AS name, k.conrelid::regclass::text AS table, ${named('k.confkey')} AS columns, ${named('k.conkey', 'k.conrelid')} AS from,
        (SELECT jsonb_agg(format_type(a.atttypid, a.atttypmod) ORDER BY x.place) FROM unnest(k.conkey) WITH ORDINALITY AS x(attnum, place)
           JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = x.attnum) AS types

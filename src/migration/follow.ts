@@ -9,7 +9,7 @@ import { noteProgress } from './catalog.ts';
 import type { ChangeFeed } from './change-feed.ts';
 import type { Migration } from './model.ts';
 import type { Truth } from './places.ts';
-import { applyKeys, asOwner, begin, byIndex, catchUp, type Isolation, keySql, type MigrationSessions, rollback } from './sessions.ts';
+import { applyKeys, asOwner, begin, catchUp, type Isolation, keySql, type MigrationSessions, rollback } from './sessions.ts';
 import type { SyncSql } from './sync-sql.ts';
 import type { Key, TouchingTransaction } from './touched.ts';
 
@@ -60,10 +60,7 @@ async function applyOnce(f: Following, exactly: boolean): Promise<number> {
     return 0;
   }
   const keys = keysOf(taken);
-  await sessions.work.query(byIndex);
-  await asOwner(sessions.work, migration.source.owner.name, () =>
-    applyKeys(sessions.work, exactly ? sync.applyAnew : sync.apply, keys, sync.width),
-  );
+  await applyKeys(sessions.work, migration.source.owner.name, sync, exactly ? sync.applyAnew : sync.apply, keys);
   await noteProgress(sessions.work, migration.id, `applied_keys = applied_keys + ${keys.length}`);
   await sessions.work.query('COMMIT');
   feed.taken(taken);
@@ -117,11 +114,8 @@ async function copyOnce(f: Following, after: Key | null, rows: number, exactly: 
   const snapshot = await begin(work, 'REPEATABLE READ', 0);
   if (exactly) await catchUp(sessions.beside, feed);
   const taken = exactly ? feed.touched.visible(snapshot) : [];
+  if (taken.length > 0) await applyKeys(work, migration.source.owner.name, sync, sync.applyAnew, keysOf(taken));
   const { border, made } = await asOwner(work, migration.source.owner.name, async () => {
-    if (taken.length > 0) {
-      await work.query(byIndex);
-      await applyKeys(work, sync.applyAnew, keysOf(taken), sync.width);
-    }
     const [found] = (await work.query(sync.border(after, rows)))[0]?.rows ?? [];
     const upTo = found === undefined ? null : (found as Key);
     const [copied] = await work.query(sync.copy({ after, upTo }));
@@ -186,8 +180,7 @@ async function compared(f: Following, after: Key | null, rows: number): Promise<
 async function repair(f: Following, keys: readonly Key[]): Promise<number> {
   const { work } = f.sessions;
   await begin(work, isolation(f), rowLockMs);
-  await work.query(byIndex);
-  const changed = await asOwner(work, f.migration.source.owner.name, () => applyKeys(work, f.sync.applyAnew, keys, f.sync.width));
+  const changed = await applyKeys(work, f.migration.source.owner.name, f.sync, f.sync.applyAnew, keys);
   await work.query('COMMIT');
   return changed;
 }

@@ -12,6 +12,7 @@ import { ChangeFeed } from './change-feed.ts';
 import { Course } from './course.ts';
 import { unvalidatedSql } from './flip-sql.ts';
 import { applyWaiting, copyPiece, type Following, repairAll, verifyPiece } from './follow.ts';
+import { keepUp } from './keep-up.ts';
 import type { Migration, MigrationPhase, MigrationProblem } from './model.ts';
 import { publicationName, qualified, slotName, type Truth, targetPlace } from './places.ts';
 import { problemOf } from './problems.ts';
@@ -108,6 +109,9 @@ export class MigrationRunner {
     try {
       await feed.start();
       await noteProblem(sessions.beside, this.#migration.id, null);
+      await this.#validate(sessions);
+      // What is of no use any more could keep rows from being copied.
+      await keepUp(sessions, this.#migration, this.#truth());
       const state = new Course(sessions, feed, progress);
       if (lost && this.#migration.phase !== 'copying') await repairAll(this.#following(state));
       while (!this.#stopped) {
@@ -148,8 +152,12 @@ export class MigrationRunner {
     ];
   }
 
+  #truth(): Truth {
+    return this.#migration.phase === 'cut_over' ? 'target' : 'source';
+  }
+
   #following({ sessions, feed }: Course): Following {
-    const truth = this.#migration.phase === 'cut_over' ? 'target' : 'source';
+    const truth = this.#truth();
     return { migration: this.#migration, truth, sync: this.#syncs[truth], sessions, feed, log: this.#services.log };
   }
 
@@ -279,7 +287,10 @@ export class MigrationRunner {
     const outcome = await switchTruth(following);
     await this.#noteAttempt(course, outcome);
     if (!outcome.done) {
-      log.info({ migration: this.#migration.name, reason: outcome.reason, blockers: outcome.blockers }, 'the cutover is tried again');
+      log.info(
+        { migration: this.#migration.name, reason: outcome.problem.message, blockers: outcome.blockers },
+        'the cutover is tried again',
+      );
       return;
     }
     const forward = following.truth === 'source';
@@ -295,7 +306,7 @@ export class MigrationRunner {
         ? Date.now() + this.#migration.options.reverseWindowMs
         : null;
     wake();
-    await this.#validate(course);
+    await this.#validate(course.sessions);
   }
 
   async #noteAttempt(course: Course, outcome: SwitchOutcome): Promise<void> {
@@ -307,25 +318,22 @@ export class MigrationRunner {
     }
     const pauseMs = Math.min(100 * 1.5 ** course.attempts++, 2_000) * (0.75 + Math.random() / 2);
     course.notBefore = performance.now() + pauseMs;
-    const problem: MigrationProblem = { message: outcome.reason, hint: 'It is tried again by itself.' };
     await noteProgress(
       sessions.work,
       id,
-      `attempts = attempts + 1, next_try_at = clock_timestamp() + ${pauseMs} * interval '1 millisecond', blocked_by = ${quoteLiteral(JSON.stringify(outcome.blockers))}::jsonb, error = ${quoteLiteral(JSON.stringify(problem))}::jsonb`,
+      `attempts = attempts + 1, next_try_at = clock_timestamp() + ${pauseMs} * interval '1 millisecond', blocked_by = ${quoteLiteral(JSON.stringify(outcome.blockers))}::jsonb, error = ${quoteLiteral(JSON.stringify(outcome.problem))}::jsonb`,
     );
   }
 
-  /** Foreign keys of which the cutover said NOT VALID. */
-  async #validate({ sessions }: Course): Promise<void> {
-    const { source, targetOid } = this.#migration;
-    for (const oid of [source.oid, targetOid]) {
-      const { rows } = await sessions.work.execute('unvalidated', unvalidatedSql, [String(oid)]);
-      for (const [sql] of rows) {
-        await sessions.work.query(sql ?? '').catch((error: unknown) => {
-          this.#services.log.warn({ migration: this.#migration.name, err: error }, 'a foreign key could not be validated');
-        });
-      }
+  /** Foreign keys of which the cutover said NOT VALID; this one, or one after which the process was killed. */
+  async #validate(sessions: MigrationSessions): Promise<void> {
+    const { rows } = await sessions.work.execute('unvalidated', unvalidatedSql, [String(this.#migration.id)]);
+    for (const [sql] of rows) {
+      await sessions.work.query(sql ?? '').catch((error: unknown) => {
+        this.#services.log.warn({ migration: this.#migration.name, err: error }, 'a foreign key could not be validated');
+      });
     }
+    if (rows.length > 0) await noteProgress(sessions.work, this.#migration.id, 'to_validate = NULL');
   }
 
   async #noteLag(course: Course): Promise<void> {
@@ -348,11 +356,10 @@ export class MigrationRunner {
     const { id, name } = this.#migration;
     const outcome = await endMigration(sessions, this.#migration, how);
     if (!outcome.done) {
-      const problem: MigrationProblem = { message: outcome.reason, hint: 'It is tried again by itself.' };
       await noteProgress(
         sessions.work,
         id,
-        `attempts = attempts + 1, blocked_by = ${quoteLiteral(JSON.stringify(outcome.blockers))}::jsonb, error = ${quoteLiteral(JSON.stringify(problem))}::jsonb`,
+        `attempts = attempts + 1, blocked_by = ${quoteLiteral(JSON.stringify(outcome.blockers))}::jsonb, error = ${quoteLiteral(JSON.stringify(outcome.problem))}::jsonb`,
       );
       return 'again';
     }

@@ -116,7 +116,7 @@ describe('moving columns', () => {
       const killer = (async () => {
         while (going) {
           await round.millrace.waitReady().catch(() => undefined);
-          await sleep(300 + Math.random() * 3000);
+          await sleep(500 + Math.random() * 4500);
           killEngines();
         }
       })();
@@ -136,6 +136,68 @@ describe('moving columns', () => {
       expect(await round.ask("SELECT FROM pg_replication_slots WHERE slot_name LIKE 'millrace_migration%'")).toEqual([]);
     } finally {
       going = false;
+      await Promise.all(all.map((witness) => witness.stop()));
+    }
+  });
+});
+
+describe('the upstream is killed', () => {
+  /** As a power cut leaves it, some time after something was asked for. */
+  const killUpstream = async (afterMs: number): Promise<void> => {
+    await sleep(afterMs);
+    await round.upstream.kill9();
+    await round.upstream.restart();
+    await round.ask('SELECT 1');
+    await round.millrace.waitReady();
+  };
+  /** Looks often, because phases may be short. */
+  const reached = async (phases: readonly string[]): Promise<void> => {
+    while (!phases.includes(String((await round.state())['phase']))) await sleep(2);
+  };
+
+  test('while it copies, verifies, is ready, cuts over, has cut over, reverts, is finished', { timeout: 400_000 }, async () => {
+    await round.ask(peopleTables({ partitioned: false }));
+    await round.ask(
+      `INSERT INTO people (id, name, email) SELECT 8 * i + 7, 'early', i || '@' FROM generate_series(1, 20000) i;
+       INSERT INTO ledger (writer, n, id, state) SELECT 7, 1, id, to_jsonb(p) - 'shouted' FROM people p`,
+    );
+    const old = start(peopleStep, [
+      [0, 'old', 'direct'],
+      [1, 'old', 'millrace'],
+    ]);
+    const all = [...old];
+    try {
+      await sleep(stretchMs / 2);
+      await round.say(`SET millrace.wait = off; ${createMove}`);
+      await reached(['copying', 'verifying', 'ready']);
+      await killUpstream(20);
+      await reached(['verifying', 'ready']);
+      await killUpstream(0);
+      await round.until('ready');
+      await killUpstream(100);
+      all.push(
+        ...start(peopleStep, [
+          [2, 'new', 'direct'],
+          [3, 'new', 'millrace'],
+        ]),
+      );
+      await round.check(all, oldPeople);
+      for (const [request, phase] of steps) {
+        await sleep(stretchMs / 2);
+        await round.say(`SET millrace.wait = off; ALTER MIGRATION m ${request}`);
+        await killUpstream(Math.random() * 120);
+        await round.until(phase);
+        await sleep(stretchMs / 2);
+        await round.check(all, oldPeople);
+        await killUpstream(100);
+      }
+      await Promise.all(old.map((witness) => witness.stop()));
+      await round.say('SET millrace.wait = off; ALTER MIGRATION m FINALIZE');
+      await killUpstream(Math.random() * 60);
+      await round.until('finished');
+      await round.check(all, [[paths.new, peopleQuery(peopleJoined)]]);
+      expect(await round.ask("SELECT FROM pg_replication_slots WHERE slot_name LIKE 'millrace_migration%'")).toEqual([]);
+    } finally {
       await Promise.all(all.map((witness) => witness.stop()));
     }
   });

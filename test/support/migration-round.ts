@@ -4,7 +4,7 @@ import pg from 'pg';
 import { expect } from 'vitest';
 import { startMillrace, type TestMillrace } from './millrace.ts';
 import { startPostgres, type TestPostgres } from './postgres.ts';
-import { nothingLeft, type Witness } from './witness.ts';
+import { connectionCodes, nothingLeft, type Witness } from './witness.ts';
 
 export interface Round {
   readonly upstream: TestPostgres;
@@ -29,7 +29,7 @@ export interface Round {
 export async function startRound(migration: string): Promise<Round> {
   const upstream = await startPostgres({ settings: { wal_level: 'logical', max_prepared_transactions: '50', max_connections: '80' } });
   const millrace = await startMillrace({ upstream: upstream.address });
-  const on = async <T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> => {
+  const once = async <T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> => {
     const client = new pg.Client({ connectionString: url });
     client.on('error', () => undefined);
     await client.connect();
@@ -37,6 +37,17 @@ export async function startRound(migration: string): Promise<Round> {
       return await work(client);
     } finally {
       await client.end();
+    }
+  };
+  /** Again while the server is not there: what is said is asked for only once it is. */
+  const on: typeof once = async (url, work) => {
+    for (const end = Date.now() + 30_000; ; await sleep(50)) {
+      try {
+        return await once(url, work);
+      } catch (error) {
+        const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+        if (!connectionCodes.has(code) || Date.now() > end) throw error;
+      }
     }
   };
   const ask: Round['ask'] = (sql, searchPath = 'public') =>

@@ -87,7 +87,7 @@ export const someOf = <T>(list: Iterable<T>): T | undefined => {
 export const bigText = (): string => Array.from({ length: 400 }, () => Math.random().toString(36)).join('');
 
 /** Lost with its server or its Millrace: whether it committed is read from the ledger. */
-const connectionCodes = new Set(['57P01', '57P02', '57P03', '08006', '08001', '08003', 'ECONNRESET', 'ECONNREFUSED', 'EPIPE']);
+export const connectionCodes = new Set(['57P01', '57P02', '57P03', '08006', '08001', '08003', 'ECONNRESET', 'ECONNREFUSED', 'EPIPE']);
 
 export function startWitness<Row extends object>(options: WitnessOptions<Row>): Witness {
   const { number } = options;

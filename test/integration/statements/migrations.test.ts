@@ -51,7 +51,9 @@ describe('EXPLAIN', () => {
       '  Cutover: by ALTER MIGRATION m CUTOVER',
       '  Until FINALIZE the old shape is kept current, so REVERT loses nothing; finalized by itself 24 h after the cutover',
     ]);
-    expect(lines.join('\n')).toMatch(/Lock: ACCESS EXCLUSIVE, waited for at most 100 ms and held at most 200 ms/);
+    expect(lines.join('\n')).toMatch(
+      /Lock: ACCESS EXCLUSIVE on the table and its views, waited for at most 100 ms and held at most 200 ms/,
+    );
     expect(lines.join('\n')).toMatch(/Rows: about 100; table \d+ bytes, indexes \d+ kB/);
     expect(lines).toContain('Findings: nothing stands in the way');
   });
