@@ -70,7 +70,7 @@ export const requestDone = (id: number, request: string): string =>
 export const windowSql = ({ reverseWindowMs }: MigrationOptions): string =>
   reverseWindowMs === null ? 'NULL' : `clock_timestamp() + ${reverseWindowMs} * interval '1 millisecond'`;
 
-/** The attempt that succeeds says how long it has held its locks, which it had at `since`. */
-export const heldSql = (id: number, since: string): string =>
-  `UPDATE millrace.migration_progress SET attempts = attempts + 1, blocked_by = NULL, next_try_at = NULL, error = NULL,
+/** The attempt that succeeds says how long it has held its locks, which it had at `since`, and how many keys it has looked at. */
+export const heldSql = (id: number, since: string, keys: number): string =>
+  `UPDATE millrace.migration_progress SET attempts = attempts + 1, applied_keys = applied_keys + ${keys}, blocked_by = NULL, next_try_at = NULL, error = NULL,
           hold_ms = 1000 * extract(epoch FROM pg_catalog.clock_timestamp() - '${since}'::timestamptz) WHERE migration_id = ${id}`;

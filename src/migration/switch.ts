@@ -80,7 +80,8 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
       await rollback(sessions.work);
       return later('every row has to be compared first: of a TRUNCATE, or a very large transaction');
     }
-    if (taken.length > 0) await applyKeys(sessions.work, migration.source.owner.name, sync, sync.applyAnew, keysOf(taken));
+    const keys = keysOf(taken);
+    if (keys.length > 0) await applyKeys(sessions.work, migration.source.owner.name, sync, sync.applyAnew, keys);
     if (left() <= 0) throw new DeadlineError();
     if ((await lacking(sessions, migration, f.truth)).length > 0) {
       await rollback(sessions.work);
@@ -98,7 +99,7 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
               `window_ends_at = ${windowSql(migration.options)}`,
             ]),
             requestDone(migration.id, 'cutover'),
-            heldSql(migration.id, since),
+            heldSql(migration.id, since, keys.length),
           ]
         : [
             phaseSql(migration.id, 'verifying', [
@@ -107,7 +108,7 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
               `options = jsonb_set(options, '{cutover}', '"manual"')`,
             ]),
             requestDone(migration.id, 'revert'),
-            heldSql(migration.id, since),
+            heldSql(migration.id, since, keys.length),
           ],
     );
     feed.taken(taken);

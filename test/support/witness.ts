@@ -206,6 +206,8 @@ export function startWitness<Row extends object>(options: WitnessOptions<Row>): 
       try {
         client ??= await connect();
         await transaction(client);
+        // So long transactions must leave room for others.
+        if (options.slow === true) await sleep(500 + pick(1000));
       } catch (error) {
         const code = error instanceof Error && 'code' in error ? String(error.code) : '';
         const message = error instanceof Error ? error.message : String(error);
@@ -214,7 +216,7 @@ export function startWitness<Row extends object>(options: WitnessOptions<Row>): 
           await client?.query('ROLLBACK').catch(() => undefined);
           continue;
         }
-        const lost = connectionCodes.has(code) || /terminated|closed|ended/i.test(message);
+        const lost = connectionCodes.has(code) || /terminated|closed|ended|connection error/i.test(message);
         if (!lost) {
           errors.push(`writer ${number} (${options.searchPath}) ${code}: ${message}`);
           if (errors.length > 20) going = false;

@@ -109,7 +109,13 @@ for (const version of [18, 15] as const) {
         again,
       );
       await client.query('SET millrace.wait = on');
-      await alter('stops', 'CANCEL');
+      await upstream.query('ALTER TABLE stops.t ALTER COLUMN b SET NOT NULL');
+      client.takeNotices();
+      await alter('stops', 'CUTOVER');
+      expect(client.takeNotices().join('\n')).toMatch(/has not cut over yet[^]*column "b" of \S+ was altered/);
+      await upstream.query('ALTER TABLE stops.t ALTER COLUMN b DROP NOT NULL');
+      await vi.waitFor(async () => expect(await state('stops', 'phase, request')).toEqual(['cut_over', null]), 10_000);
+      await alter('stops', 'FINALIZE');
     });
 
     test('foreign keys that were NOT VALID stay so, the others are validated', { timeout: 60_000 }, async () => {
