@@ -4,13 +4,17 @@
 import type { Client } from 'pg';
 import type { RawConnection } from '../replication/session-contract.ts';
 import type { MigrationOptions, MigrationPhase, MigrationProblem, MigrationRequest } from './model.ts';
+import { slotPrefix } from './places.ts';
 import type { Key } from './touched.ts';
 
-/** Those that the engine has to do something about, as a jsonb array of Migration. */
+/** Those that the engine has to do something about, as a jsonb array of Migration. When one has ended its slot goes after the commit, or after a restart. */
 export const migrationsSql = `(SELECT coalesce(jsonb_agg(jsonb_build_object(
                  'id', m.id, 'name', m.name, 'owner', jsonb_build_object('oid', m.owner::bigint, 'name', pg_get_userbyid(m.owner)), 'source', m.source,
                  'targetOid', m.target_oid::bigint, 'definition', m.definition, 'options', m.options, 'phase', m.phase, 'paused', m.paused, 'request', m.request) ORDER BY m.id), '[]')
-                 FROM millrace.migration m WHERE m.phase NOT IN ('finished', 'cancelled'))`;
+                 FROM millrace.migration m
+                WHERE m.phase NOT IN ('finished', 'cancelled')
+                   OR m.id IN (SELECT substring(s.slot_name FROM '[0-9]+$')::bigint FROM pg_replication_slots s
+                                WHERE s.slot_name ~ '^${slotPrefix}_[0-9]+_[0-9]+$' AND s.database = current_database()))`;
 
 export interface Progress {
   readonly phase: MigrationPhase;

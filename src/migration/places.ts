@@ -22,7 +22,8 @@ export const triggerFunction = (id: number, view: string, event: string): string
 
 export const publicationName = (id: number): string => `millrace_migration_${id}`;
 /** Slots are known to the whole server. */
-export const slotName = (databaseOid: number, id: number): string => `millrace_migration_${databaseOid}_${id}`;
+export const slotName = (databaseOid: number, id: number): string => `${slotPrefix}_${databaseOid}_${id}`;
+export const slotPrefix = 'millrace_migration';
 
 export const qualified = ({ schema, name }: TableName): string => quoteQualified(schema, name);
 export const columnList = (names: readonly string[], of = ''): string =>
