@@ -8,9 +8,13 @@ import { quoteBody, quoteLiteral } from '../sql/quote.ts';
 import type { TableName } from './model.ts';
 import { dataSchema, homeName, qualified } from './places.ts';
 
-const block = (declare: string, body: string): string => `DO ${quoteBody(`\nDECLARE\n    x record;\n${declare}BEGIN\n${body}\nEND `)}`;
+export const block = (declare: string, body: string): string =>
+  `DO ${quoteBody(`\nDECLARE\n    x record;\n${declare}BEGIN\n${body}\nEND `)}`;
 
-const both = (former: TableName, present: TableName): string => `    former CONSTANT oid := ${quoteLiteral(qualified(former))}::regclass;
+export const both = (
+  former: TableName,
+  present: TableName,
+): string => `    former CONSTANT oid := ${quoteLiteral(qualified(former))}::regclass;
     present CONSTANT oid := ${quoteLiteral(qualified(present))}::regclass;
     former_name CONSTANT text := ${quoteLiteral(qualified(former))};
     present_name CONSTANT text := ${quoteLiteral(qualified(present))};

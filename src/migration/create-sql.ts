@@ -5,6 +5,7 @@
 import { quoteIdentifier } from '../sql/quote.ts';
 import { likenessSql } from './belongings.ts';
 import type { MigrationDefinition, MigrationOptions, SourceTable } from './model.ts';
+import { likeSql, partitionsSql } from './partitions.ts';
 import { dataSchema, downView, homeName, presentCheck, qualified, targetPlace, upView } from './places.ts';
 import { copyRights, copyUsage, takeRights } from './rights-sql.ts';
 import { lastingSql, layoutSql } from './shape-views.ts';
@@ -54,7 +55,7 @@ function targetSql(id: number, source: SourceTable, definition: MigrationDefinit
     }
     case 'alter':
       return [
-        `CREATE TABLE ${target} (LIKE ${from} INCLUDING ALL)`,
+        likeSql(source, home),
         likenessSql(id, source, home),
         ...definition.columns.map(({ column, type }) => {
           const name = quoteIdentifier(column);
@@ -63,14 +64,16 @@ function targetSql(id: number, source: SourceTable, definition: MigrationDefinit
             text === null ? ['', ''] : [`ALTER COLUMN ${name} DROP DEFAULT, `, `, ALTER COLUMN ${name} SET DEFAULT (${text})::${type}`];
           return `ALTER TABLE ${target} ${drop}ALTER COLUMN ${name} TYPE ${type} USING NULL::${type}${again}`;
         }),
+        ...partitionsSql(id, source, home),
       ];
     case 'split':
       return [
-        `CREATE TABLE ${target} (LIKE ${from} INCLUDING ALL)`,
+        likeSql(source, home),
         likenessSql(id, source, home),
         `ALTER TABLE ${target} DROP COLUMN ${quoteIdentifier(definition.column)}${definition.into
           .map(({ name, type }) => `, ADD COLUMN ${quoteIdentifier(name)} ${type}`)
           .join('')}`,
+        ...partitionsSql(id, source, home),
       ];
   }
 }

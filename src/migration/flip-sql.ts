@@ -6,6 +6,7 @@
 import { quoteBody, quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import { belongingsSql, exchangeNames, letGo, renameParts, takeUp, toValidateSql } from './belongings.ts';
 import type { Migration, TableName } from './model.ts';
+import { exchangePartitions } from './partitions.ts';
 import {
   columnList,
   dataSchema,
@@ -46,7 +47,9 @@ export function cutoverSql(migration: Migration): readonly string[] {
   return [
     // Rights are those on what has the name, whatever it is at the moment.
     copyRights(definition.kind === 'move' ? definition.target : source, home, null),
-    ...(definition.kind === 'move' ? [] : [letGo(source), exchangeNames(id, source, home)]),
+    ...(definition.kind === 'move'
+      ? []
+      : [letGo(source), exchangeNames(id, source, home), ...exchangePartitions(id, source, source, home)]),
     dropViews(migration, 'source'),
     ...relocate(source, sourcePlace(id, source, definition, 'target')),
     ...(targetName(source, definition) === null ? [] : relocate(home, target)),
@@ -76,7 +79,7 @@ export function revertSql(migration: Migration): readonly string[] {
   const home = { schema: dataSchema, name: homeName(id) };
   return [
     copyRights(source, sourcePlace(id, source, definition, 'target'), null),
-    ...(definition.kind === 'move' ? [] : [letGo(source), exchangeNames(id, target, sourcePlace(id, source, definition, 'target'))]),
+    ...(definition.kind === 'move' ? [] : exchangeBack(migration, target)),
     dropViews(migration, 'target'),
     ...(definition.kind === 'move'
       ? [
@@ -91,6 +94,11 @@ export function revertSql(migration: Migration): readonly string[] {
     ...settleSql(migration, 'source'),
     ...(definition.kind === 'move' ? [] : [takeUp(source)]),
   ];
+}
+
+function exchangeBack({ id, source, definition }: Migration, target: TableName): readonly string[] {
+  const old = sourcePlace(id, source, definition, 'target');
+  return [letGo(source), exchangeNames(id, target, old), ...exchangePartitions(id, source, target, old)];
 }
 
 /** Nothing is left of the old shape. */

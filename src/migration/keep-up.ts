@@ -6,13 +6,14 @@ import { PostgresError } from '../replication/postgres-error.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import { columnsSql } from './facts.ts';
 import type { Migration, MigrationProblem, SourceColumn } from './model.ts';
+import { partitionsApartSql } from './partitions.ts';
 import { homeName, presentCheck, qualified, sourcePlace, type Truth, targetPlace } from './places.ts';
 import type { MigrationSessions } from './sessions.ts';
 import { targetShape } from './shapes.ts';
 
 /** Makes what the table that follows lacks, and takes away what the other has no more. Answers what cannot come along. */
 export async function keepUp(sessions: MigrationSessions, migration: Migration, truth: Truth): Promise<MigrationProblem | null> {
-  const changed = await changedColumns(sessions, migration, truth);
+  const changed = (await changedColumns(sessions, migration, truth)) ?? (await changedPartitions(sessions, migration, truth));
   if (changed !== null) return changed;
   for (const { kind, name, sql } of await lacking(sessions, migration, truth)) {
     try {
@@ -116,5 +117,24 @@ async function changedColumns({ work }: MigrationSessions, migration: Migration,
       truth === 'source'
         ? `Undo that; or ${give} CANCEL; and create the migration again.`
         : `Undo that; or ${give} FINALIZE; which does not need the other table.`,
+  };
+}
+
+/** Attaching and detaching are not in the stream of changes. */
+async function changedPartitions({ work }: MigrationSessions, migration: Migration, truth: Truth): Promise<MigrationProblem | null> {
+  const { id, source, definition, name } = migration;
+  if (definition.kind === 'move' || !source.partitioned) return null;
+  const places = [sourcePlace(id, source, definition, truth), targetPlace(id, source, definition, truth)] as const;
+  const [former, present] = truth === 'source' ? places : ([places[1], places[0]] as const);
+  const [found] = await work.query(partitionsApartSql(former, present));
+  const [row] = found?.rows ?? [];
+  if (row === undefined) return null;
+  return {
+    message: `a partition of ${qualified(former)} was ${row[1]} after the migration began`,
+    detail: row[1] === 'attached' ? `It is "${row[0]}".` : 'The other table still has its rows.',
+    hint:
+      truth === 'source'
+        ? `Undo that; or ALTER MIGRATION ${quoteIdentifier(name)} CANCEL; and create the migration again.`
+        : `Undo that; or ALTER MIGRATION ${quoteIdentifier(name)} FINALIZE; which does not need the other table.`,
   };
 }

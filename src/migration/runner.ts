@@ -4,6 +4,7 @@
  */
 import type { ServerAddress } from '../config.ts';
 import type { Logger } from '../log.ts';
+import { PostgresError } from '../replication/postgres-error.ts';
 import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../replication/slots.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import { Wakeup } from '../wakeup.ts';
@@ -16,7 +17,7 @@ import { keepUp } from './keep-up.ts';
 import type { Migration, MigrationPhase, MigrationProblem } from './model.ts';
 import { publicationName, qualified, slotName, type Truth, targetPlace } from './places.ts';
 import { problemOf } from './problems.ts';
-import { type MigrationSessions, openSessions } from './sessions.ts';
+import { type MigrationSessions, openSessions, rollback } from './sessions.ts';
 import { endMigration, type SwitchOutcome, switchTruth } from './switch.ts';
 import { type SyncSql, syncSql } from './sync-sql.ts';
 import { nextRows, readLoad, restMs, whyRest } from './throttle.ts';
@@ -80,13 +81,21 @@ export class MigrationRunner {
       } catch (error) {
         if (this.#stopped) return;
         log.warn({ migration: this.#migration.name, err: error }, 'the migration is tried again');
-        await this.#note(sessions, problemOf(error, this.#migration));
+        await this.#note(sessions, await this.#problem(sessions, error));
       } finally {
         await sessions?.close();
       }
       if (Date.now() - began > longestRetryMs) retryMs = firstRetryMs;
       await this.#wakeup.pause(retryMs);
     }
+  }
+
+  /** What the error comes of, where it is known: the table may have been changed. */
+  async #problem(sessions: MigrationSessions | null, error: unknown): Promise<MigrationProblem> {
+    const known = error instanceof PostgresError && sessions !== null && this.#migration.phase !== 'creating';
+    if (known) await rollback(sessions.work);
+    const cause = known ? await keepUp(sessions, this.#migration, this.#truth()).catch(() => null) : null;
+    return cause ?? problemOf(error, this.#migration);
   }
 
   async #note(sessions: MigrationSessions | null, problem: MigrationProblem): Promise<void> {

@@ -210,7 +210,7 @@ describe('refused', () => {
     const got = await codes('MOVE COLUMNS (b) FROM bad TO TABLE app.x KEY (id) ABSENT WHEN NULL');
     if (code === null) expect(got.filter((one) => one.startsWith('BLOCKER'))).toEqual([]);
     else expect(got).toContain(`BLOCKER ${code}`);
-    if (made.includes('PARTITION')) expect(await codes('ALTER TABLE bad ALTER id TYPE bigint')).toContain('BLOCKER partitioned_table');
+    if (made.includes('PARTITION')) expect(await codes('ALTER TABLE bad ALTER id TYPE bigint')).toContain('BLOCKER partition_key');
     if (made.includes('PUBLICATION')) expect(got).toEqual(['WARNING published']);
     if (made.includes('(id, b)')) expect(await codes('SPLIT COLUMN bad.b INTO (c text AS b) DOWN (c)')).toContain('BLOCKER publication');
     await upstream.query(`DROP PUBLICATION IF EXISTS p; DROP ${made.startsWith('CREATE VIEW') ? 'VIEW' : 'TABLE'} app.bad CASCADE`);
