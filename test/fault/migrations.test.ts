@@ -205,7 +205,10 @@ describe('the upstream is killed', () => {
 
 /** A slot that nobody reads would hold WAL until the disk is full. It goes after the commit that ends the migration. */
 const slotsGone = (): Promise<void> =>
-  vi.waitFor(async () => expect(await round.ask("SELECT slot_name FROM pg_replication_slots WHERE slot_name ~ '^millrace_migration'")).toEqual([]), 20_000);
+  vi.waitFor(
+    async () => expect(await round.ask("SELECT slot_name FROM pg_replication_slots WHERE slot_name ~ '^millrace_migration'")).toEqual([]),
+    20_000,
+  );
 
 function killEngines(): void {
   for (const pid of round.millrace.enginePids()) {
@@ -218,13 +221,15 @@ function killEngines(): void {
 }
 
 describe('another shape', () => {
-  for (const [reshaping, key] of [
-    ['alter', 'text COLLATE nocase'],
-    ['split', 'text'],
+  for (const [reshaping, key, partitioned] of [
+    ['alter', 'text COLLATE nocase', false],
+    ['split', 'text', true],
   ] as const) {
     const shapes = (['old', 'new'] as const).map((shape) => [paths[shape], itemsQuery(reshaping, shape)] as const);
-    test(`${reshaping} of a table with a key of two columns (${key}) and foreign keys both ways`, { timeout: 400_000 }, async () => {
-      await round.ask(itemsTables({ key }));
+    test(`${reshaping} of a ${partitioned ? 'partitioned ' : ''}table with a key of two columns (${key}) and foreign keys both ways`, {
+      timeout: 400_000,
+    }, async () => {
+      await round.ask(itemsTables({ key, partitioned }));
       const step = (shape: Shape): ReturnType<typeof itemsStep> => itemsStep(reshaping, shape);
       const old = start(step, [
         [0, 'old', 'millrace'],
