@@ -111,6 +111,24 @@ test('a column that has got a wider type at the origin', async () => {
   expect(await typesOf('sums')).toBe('numeric, bigint');
 });
 
+test('one that is kept within the writing statements', async () => {
+  await client.query('CREATE TABLE hit (id int PRIMARY KEY, page text, n int); INSERT INTO hit VALUES (1, $$a$$, 1), (2, $$b$$, 2)');
+  await create('hits', 'SELECT page, sum(n) AS n FROM hit GROUP BY page', ", refresh_mode => 'IMMEDIATE'");
+  await client.query('ALTER TABLE hit ALTER COLUMN n TYPE bigint; INSERT INTO hit VALUES (3, $$a$$, 5000000000)');
+  await becomes('hits', 'ERROR');
+  await client.query("SELECT pgtrickle.reinitialize_stream_table('hits')");
+  await client.query("BEGIN; INSERT INTO hit VALUES (4, 'b', 5000000000)");
+  expect(await client.rows('SELECT * FROM hits ORDER BY page')).toEqual([
+    ['a', '5000000001'],
+    ['b', '5000000002'],
+  ]);
+  await client.query('COMMIT');
+  await client.query('ALTER TABLE hit ADD COLUMN seconds int DEFAULT 3');
+  await create('seconds', 'SELECT sum(seconds) AS n FROM hit', ", refresh_mode => 'IMMEDIATE'");
+  await client.query("INSERT INTO hit VALUES (5, 'c', 1, 10)");
+  expect(await client.rows('SELECT * FROM seconds')).toEqual([['22']]);
+});
+
 test('another role cannot', async () => {
   await client.query('CREATE ROLE other LOGIN');
   const other = await stage.connect('other');
