@@ -1,26 +1,22 @@
 /** What others do to a table, and to tables around it, while it is being migrated. */
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import { changesOf, factsOf, leftBehind } from './migrations-stage.ts';
-import { type Stage, startStage, type TestClient } from './stage.ts';
+import { changesOf, factsOf, leftBehind, type MigrationStage, startMigrationStage } from './migrations-stage.ts';
+import type { TestClient } from './stage.ts';
 
 for (const version of [18, 15] as const) {
   describe(`meanwhile, on ${version}`, () => {
-    let stage: Stage;
+    let on: MigrationStage;
     let client: TestClient;
     let upstream: TestClient;
 
     beforeAll(async () => {
-      stage = await startStage({ upstream: { version, settings: { wal_level: 'logical' } } });
-      client = await stage.connect();
-      upstream = await stage.direct(stage.upstream);
+      on = await startMigrationStage(version);
+      ({ client, upstream } = on);
     }, 180_000);
-    afterAll(() => stage?.stop());
+    afterAll(() => on?.stage.stop());
 
-    const state = async (name: string, columns: string): Promise<unknown> =>
-      (await upstream.rows(`SELECT ${columns} FROM millrace.migrations WHERE name = '${name}' ORDER BY id DESC LIMIT 1`))[0];
-    const alter = async (name: string, ...steps: readonly string[]): Promise<void> => {
-      for (const step of steps) await client.query(`ALTER MIGRATION ${name} ${step}`);
-    };
+    const state: MigrationStage['state'] = (name, columns) => on.state(name, columns);
+    const alter: MigrationStage['alter'] = (name, ...steps) => on.alter(name, ...steps);
 
     test('indexes and checks that were made or dropped come along, to the new table and back', { timeout: 60_000 }, async () => {
       await upstream.query(`CREATE SCHEMA made; CREATE TABLE made.t (id int PRIMARY KEY, n int NOT NULL, a text, b text, CONSTRAINT small CHECK (n < 1000));
@@ -215,7 +211,7 @@ for (const version of [18, 15] as const) {
         /ACCESS EXCLUSIVE on the table, its views, ends\.a and ends\.c/,
       );
       await client.query(create);
-      const holder = await stage.direct(stage.upstream);
+      const holder = await on.stage.direct(on.stage.upstream);
       const [pid] = (await holder.rows('SELECT pg_backend_pid()'))[0] ?? [];
       for (const table of ['ends.a', 'ends.c']) {
         await holder.query(`BEGIN; SELECT FROM ${table}`);

@@ -1,6 +1,49 @@
-/** What tests of running migrations share: a schema's catalog as lines of text, and what a migration may not leave behind. */
+/** What tests of running migrations share: a stage, a schema's catalog as lines of text, and what a migration may not leave behind. */
 import { expect } from 'vitest';
-import type { TestClient } from './stage.ts';
+import { type Stage, startStage, type TestClient } from './stage.ts';
+
+export interface MigrationStage {
+  readonly stage: Stage;
+  /** Through Millrace; straight to the upstream; through Millrace as a role that owns nothing. */
+  readonly client: TestClient;
+  readonly upstream: TestClient;
+  readonly clerk: TestClient;
+  /** Columns of the last migration of a name. */
+  state(name: string, columns?: string): Promise<unknown>;
+  /** ALTER MIGRATION, step by step. */
+  alter(name: string, ...steps: readonly string[]): Promise<void>;
+  /** Both tables have the same rows, and always had. */
+  clean(name: string): Promise<void>;
+  /** The upstream is restarted; the answer has new sessions. */
+  restarted(): Promise<MigrationStage>;
+}
+
+export async function startMigrationStage(version: 15 | 18): Promise<MigrationStage> {
+  const stage = await startStage({ upstream: { version, settings: { wal_level: 'logical' } } });
+  const upstream = await stage.direct(stage.upstream);
+  await upstream.query("CREATE ROLE clerk LOGIN PASSWORD 'secret'");
+  return await sessionsOf(stage, upstream);
+}
+
+async function sessionsOf(stage: Stage, upstream: TestClient): Promise<MigrationStage> {
+  const client = await stage.connect();
+  const state: MigrationStage['state'] = async (name, columns = 'phase, error') =>
+    (await upstream.rows(`SELECT ${columns} FROM millrace.migrations WHERE name = '${name}' ORDER BY id DESC LIMIT 1`))[0];
+  const alter: MigrationStage['alter'] = async (name, ...steps) => {
+    for (const step of steps) await client.query(`ALTER MIGRATION ${name} ${step}`);
+  };
+  return {
+    ...{ stage, client, upstream, clerk: await stage.connect('clerk'), state, alter },
+    clean: async (name) => {
+      await alter(name, 'VERIFY');
+      expect(await state(name, 'error, differences, repaired')).toEqual([null, '0', '0']);
+    },
+    restarted: async () => {
+      await stage.upstream.restart();
+      return await sessionsOf(stage, await stage.direct(stage.upstream));
+    },
+  };
+}
 
 /** Everything the catalog says of a schema's relations by name, one fact a line, in order. Values of sequences are not in it. */
 export async function factsOf(client: TestClient, schema: string): Promise<string[]> {
