@@ -37,8 +37,22 @@ interface Lacking {
   readonly sql: string;
 }
 
-/** What differs now. Nothing in most cases: it is asked again while the locks are held. */
-export async function lacking({ work }: MigrationSessions, migration: Migration, truth: Truth): Promise<readonly Lacking[]> {
+/** What the truth is made of, in a word that changes with it: quickly told, while locks are held. */
+export async function definitionOf({ work }: MigrationSessions, { id, source, definition }: Migration, truth: Truth): Promise<string> {
+  const place = truth === 'source' ? sourcePlace(id, source, definition, truth) : targetPlace(id, source, definition, truth);
+  const { rows } = await work.execute('definition', definitionSql, [qualified(place)]);
+  return rows[0]?.[0] ?? '';
+}
+
+const definitionSql = `WITH t AS (SELECT to_regclass($1) AS oid)
+SELECT md5(concat_ws('/',
+         (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attnotnull, a.attidentity, a.attgenerated, d.oid), ';' ORDER BY a.attnum)
+            FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped),
+         (SELECT string_agg(concat_ws(' ', i.indexrelid, i.indisvalid), ';' ORDER BY i.indexrelid) FROM pg_index i WHERE i.indrelid = t.oid AND i.indislive),
+         (SELECT string_agg(concat_ws(' ', k.oid, k.convalidated), ';' ORDER BY k.oid) FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'c'),
+         (SELECT string_agg(l.relid::oid::text, ';' ORDER BY l.relid::oid) FROM pg_partition_tree(t.oid) l))) FROM t`;
+
+async function lacking({ work }: MigrationSessions, migration: Migration, truth: Truth): Promise<readonly Lacking[]> {
   const [result] = await work.query(lackingSql(migration, truth));
   return (result?.rows ?? []).map(([kind, name, sql]) => ({ kind: kind ?? '', name: name ?? '', sql: sql ?? '' }));
 }

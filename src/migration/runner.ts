@@ -337,12 +337,14 @@ export class MigrationRunner {
   /** Foreign keys of which the cutover said NOT VALID; this one, or one after which the process was killed. */
   async #validate(sessions: MigrationSessions): Promise<void> {
     const { rows } = await sessions.work.execute('unvalidated', unvalidatedSql, [String(this.#migration.id)]);
+    let failed = false;
     for (const [sql] of rows) {
       await sessions.work.query(sql ?? '').catch((error: unknown) => {
+        failed = true;
         this.#services.log.warn({ migration: this.#migration.name, err: error }, 'a foreign key could not be validated');
       });
     }
-    if (rows.length > 0) await noteProgress(sessions.work, this.#migration.id, 'to_validate = NULL');
+    if (rows.length > 0 && !failed) await noteProgress(sessions.work, this.#migration.id, 'to_validate = NULL');
   }
 
   async #noteLag(course: Course): Promise<void> {

@@ -18,7 +18,7 @@ import {
   toBeLocked,
 } from './flip-sql.ts';
 import { applyWaiting, type Following, keysOf } from './follow.ts';
-import { keepUp, lacking } from './keep-up.ts';
+import { definitionOf, keepUp } from './keep-up.ts';
 import type { Migration, MigrationProblem } from './model.ts';
 import { downView, qualified, sourcePlace, targetPlace, upView } from './places.ts';
 import { triedAgain } from './problems.ts';
@@ -52,6 +52,7 @@ const lockCodes: readonly string[] = ['55P03', '57014', '40P01'];
 export async function switchTruth(f: Following): Promise<SwitchOutcome> {
   const { migration, sessions, feed, sync } = f;
   const { lockTimeoutMs, maxHoldMs } = migration.options;
+  const seen = await definitionOf(sessions, migration, f.truth);
   const cannot = await keepUp(sessions, migration, f.truth);
   if (cannot !== null) return { done: false, problem: cannot, blockers: [] };
   const early = await gate(f);
@@ -83,9 +84,9 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
     const keys = keysOf(taken);
     if (keys.length > 0) await applyKeys(sessions.work, migration.source.owner.name, sync, sync.applyAnew, keys);
     if (left() <= 0) throw new DeadlineError();
-    if ((await lacking(sessions, migration, f.truth)).length > 0) {
+    if ((await definitionOf(sessions, migration, f.truth)) !== seen) {
       await rollback(sessions.work);
-      return later('an index or a constraint was made while the locks were waited for');
+      return later('the definition of the table was changed while the locks were waited for');
     }
     await changeNames(
       sessions,
