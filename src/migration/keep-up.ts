@@ -5,7 +5,7 @@
 import { PostgresError } from '../replication/postgres-error.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import { columnsSql } from './facts.ts';
-import type { Migration, MigrationProblem, SourceColumn } from './model.ts';
+import type { Migration, MigrationProblem, MoveDefinition, SourceColumn } from './model.ts';
 import { partitionsApartSql } from './partitions.ts';
 import { homeName, presentCheck, qualified, sourcePlace, type Truth, targetPlace } from './places.ts';
 import type { MigrationSessions } from './sessions.ts';
@@ -15,6 +15,8 @@ import { targetShape } from './shapes.ts';
 export async function keepUp(sessions: MigrationSessions, migration: Migration, truth: Truth): Promise<MigrationProblem | null> {
   const changed = (await changedColumns(sessions, migration, truth)) ?? (await changedPartitions(sessions, migration, truth));
   if (changed !== null) return changed;
+  const hindrance = await hindered(sessions, migration, truth);
+  if (hindrance !== null) return hindrance;
   for (const { kind, name, sql } of await lacking(sessions, migration, truth)) {
     try {
       await sessions.work.query(sql);
@@ -151,4 +153,50 @@ async function changedPartitions({ work }: MigrationSessions, migration: Migrati
         ? `Undo that; or ALTER MIGRATION ${quoteIdentifier(name)} CANCEL; and create the migration again.`
         : `Undo that; or ALTER MIGRATION ${quoteIdentifier(name)} FINALIZE; which does not need the other table.`,
   };
+}
+
+/** What would have kept the migration from beginning (findings.ts), had it been there. */
+async function hindered({ work }: MigrationSessions, migration: Migration, truth: Truth): Promise<MigrationProblem | null> {
+  const { id, source, definition, name } = migration;
+  const place = qualified(truth === 'source' ? sourcePlace(id, source, definition, truth) : targetPlace(id, source, definition, truth));
+  const [result] = await work.query(
+    definition.kind === 'move' && truth === 'source'
+      ? `${guardsSql(place)} UNION ALL ${tornSql(place, definition)}`
+      : definition.kind === 'move'
+        ? guardsSql(place)
+        : `${guardsSql(place)} UNION ALL ${tiedSql(place)}`,
+  );
+  const [row] = result?.rows ?? [];
+  if (row === undefined) return null;
+  return {
+    message: `${row[0]} cannot go along with what of ${place} takes another place`,
+    detail: 'It was not there when the migration began.',
+    hint: `Drop it; or ALTER MIGRATION ${quoteIdentifier(name)} ${truth === 'source' ? 'CANCEL' : 'FINALIZE'};`,
+  };
+}
+
+/** What watches over a table, and would not over another. */
+const guardsSql = (
+  place: string,
+): string => `SELECT 'row-level security' FROM pg_class c WHERE c.oid = ${quoteLiteral(place)}::regclass AND c.relrowsecurity
+UNION ALL SELECT format('rule %I', w.rulename) FROM pg_rewrite w WHERE w.ev_class = ${quoteLiteral(place)}::regclass AND w.rulename <> '_RETURN'`;
+
+/** What Postgres ties to the table itself, and cannot be made again. */
+const tiedSql = (
+  place: string,
+): string => `SELECT format('materialized view %s', c.oid::regclass) FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid JOIN pg_class c ON c.oid = w.ev_class AND c.relkind = 'm'
+  WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ${quoteLiteral(place)}::regclass
+UNION ALL SELECT format('function %s', d.objid::regprocedure) FROM pg_depend d
+  WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ${quoteLiteral(place)}::regclass`;
+
+/** What uses moved columns beside columns that stay, or in a way that cannot be moved. */
+function tornSql(place: string, { columns, key }: MoveDefinition): string {
+  const names = (list: readonly string[]): string => `ARRAY[${list.map(quoteLiteral).join(', ')}]::name[]`;
+  const used = `SELECT d.classid, d.objid, array_agg(DISTINCT a.attname) AS columns FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                 WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ${quoteLiteral(place)}::regclass AND d.refobjsubid > 0 AND d.objid <> d.refobjid GROUP BY 1, 2`;
+  const uses = `u.columns && ${names(columns)}`;
+  const torn = `${uses} AND NOT u.columns <@ ${names([...columns, ...key.map(({ column }) => column)])}`;
+  return `SELECT format('trigger %I', g.tgname) FROM (${used}) u JOIN pg_trigger g ON g.oid = u.objid AND u.classid = 'pg_trigger'::regclass AND NOT g.tgisinternal WHERE ${uses}
+UNION ALL SELECT format('constraint %I', k.conname) FROM (${used}) u JOIN pg_constraint k ON k.oid = u.objid AND u.classid = 'pg_constraint'::regclass WHERE k.contype = 'f' AND ${uses} OR ${torn}
+UNION ALL SELECT format('index %I', c.relname) FROM (${used}) u JOIN pg_class c ON c.oid = u.objid AND u.classid = 'pg_class'::regclass AND c.relkind IN ('i', 'I') WHERE ${torn}`;
 }

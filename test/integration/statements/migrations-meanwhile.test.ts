@@ -42,13 +42,36 @@ for (const version of [18, 15] as const) {
       expect(await leftBehind(upstream)).toEqual([]);
     });
 
-    test('an index on moved columns comes along', { timeout: 60_000 }, async () => {
+    test('an index on moved columns comes along; what spans them and others, or watches over the table, does not', {
+      timeout: 60_000,
+    }, async () => {
       await upstream.query(
         "CREATE SCHEMA moves; CREATE TABLE moves.t (id int PRIMARY KEY, mail text, n int); INSERT INTO moves.t VALUES (1, 'M', 1), (2, NULL, 2)",
       );
       await client.query(
         'CREATE MIGRATION moves MOVE COLUMNS (mail) FROM moves.t TO TABLE moves.mails KEY (id) ABSENT WHEN NULL WITH (CUTOVER = MANUAL)',
       );
+      for (const [make, undo, error] of [
+        ['CREATE INDEX torn ON moves.t (mail, n)', 'DROP INDEX moves.torn', /^index torn cannot go along/],
+        [
+          'ALTER TABLE moves.t ADD CONSTRAINT torn CHECK (n > 0 OR mail IS NULL)',
+          'ALTER TABLE moves.t DROP CONSTRAINT torn',
+          /^constraint torn/,
+        ],
+        [
+          'CREATE FUNCTION moves.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$; CREATE TRIGGER g AFTER UPDATE OF mail ON moves.t FOR EACH ROW EXECUTE FUNCTION moves.f()',
+          'DROP TRIGGER g ON moves.t',
+          /^trigger g/,
+        ],
+        ['ALTER TABLE moves.t ENABLE ROW LEVEL SECURITY', 'ALTER TABLE moves.t DISABLE ROW LEVEL SECURITY', /^row-level security/],
+      ] as const) {
+        await upstream.query(make);
+        await alter('moves', 'CUTOVER');
+        expect(await state('moves', 'phase, error')).toEqual(['ready', expect.stringMatching(error)]);
+        await upstream.query(undo);
+        await vi.waitFor(async () => expect(await state('moves', 'phase, request')).toEqual(['cut_over', null]), 10_000);
+        await alter('moves', 'REVERT', 'VERIFY');
+      }
       await upstream.query(
         'CREATE INDEX ON moves.t (lower(mail)); CREATE INDEX stays ON moves.t (n); ALTER TABLE moves.t ADD UNIQUE (mail)',
       );
