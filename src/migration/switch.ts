@@ -215,14 +215,12 @@ async function gate(f: Following): Promise<SwitchOutcome | null> {
 }
 
 async function isOverIn(work: Promise<void>, ms: number): Promise<boolean> {
-  let timer: NodeJS.Timeout | undefined;
-  const waited = new Promise<boolean>((resolve) => {
-    timer = setTimeout(() => resolve(false), ms);
-  });
   try {
-    return await Promise.race([work.then(() => true), waited]);
-  } finally {
-    clearTimeout(timer);
+    await within(work, ms);
+    return true;
+  } catch (error) {
+    if (error instanceof DeadlineError) return false;
+    throw error;
   }
 }
 
