@@ -1,4 +1,5 @@
 /** What tests of running migrations share: a stage, a schema's catalog as lines of text, and what a migration may not leave behind. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'vitest';
 import { type Stage, startStage, type TestClient } from './stage.ts';
 
@@ -88,9 +89,15 @@ export function changesOf(before: readonly string[], after: readonly string[]): 
   return { gone: before.filter((line) => !after.includes(line)), come: after.filter((line) => !before.includes(line)) };
 }
 
-/** Names of all that a migration makes beside the user's tables. Empty, when none is under way. */
+/** Names of all that a migration makes beside the user's tables. Empty, when none is under way. A slot goes after the commit that ends its migration. */
 export async function leftBehind(client: TestClient): Promise<unknown[][]> {
-  return await client.rows(`
+  for (const end = Date.now() + 20_000; ; await sleep(50)) {
+    const found = await client.rows(leftBehindSql);
+    if (found.every(([kind]) => kind !== 'slot') || Date.now() > end) return found;
+  }
+}
+
+const leftBehindSql = `
 SELECT 'relation', c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'millrace' AND (c.relname ~ '^m[0-9]+(_|$)' OR c.relname ~ '_m[0-9]+$' OR n.nspname = 'millrace_data' AND c.relname !~ '^(d[0-9]|epoch)')
 UNION ALL SELECT 'function', oid::regprocedure::text FROM pg_proc WHERE proname ~ '^m[0-9]+_'
@@ -99,8 +106,7 @@ UNION ALL SELECT 'schema', nspname::text FROM pg_namespace WHERE nspname ~ '_(ol
 UNION ALL SELECT 'publication', pubname::text FROM pg_publication WHERE pubname ~ '^millrace_migration'
 UNION ALL SELECT 'constraint', conname || ' of ' || conrelid::regclass FROM pg_constraint WHERE conname ~ '^m[0-9]+_'
 UNION ALL SELECT 'type', typname::text FROM pg_type WHERE typname ~ '^_?m[0-9]+(_|$)'
-UNION ALL SELECT 'slot', slot_name::text FROM pg_replication_slots WHERE slot_name ~ '^millrace_migration'`);
-}
+UNION ALL SELECT 'slot', slot_name::text FROM pg_replication_slots WHERE slot_name ~ '^millrace_migration'`;
 
 /** A query's rows are these (a VALUES list), each as often as there. Postgres compares them. */
 export async function expectRows(client: TestClient, query: string, values: string): Promise<void> {
