@@ -43,7 +43,15 @@ async function main(config: SinkThreadConfig): Promise<void> {
     const session = await connectRaw(config.upstream, {
       database: config.database,
       applicationName: 'millrace sink',
-      settings: { ...pinnedSettings, search_path: '', statement_timeout: '0', cursor_tuple_fraction: '1', jit: 'off' },
+      settings: {
+        ...pinnedSettings,
+        search_path: '',
+        statement_timeout: '0',
+        jit: 'off',
+        // A batch is sorted in memory, by one process.
+        work_mem: '64MB',
+        max_parallel_workers_per_gather: '0',
+      },
     });
     session.onClose((error) => {
       if (error !== undefined) fail(error);

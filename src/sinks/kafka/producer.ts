@@ -295,22 +295,29 @@ function partitionKey(topic: string, partition: number): string {
 }
 
 function intoQueues(records: readonly KafkaProduce[], maxBatchBytes: number): Map<string, PartitionQueue> {
-  const queues = new Map<string, PartitionQueue & { size: number }>();
+  const queues = new Map<string, PartitionQueue>();
+  const sizes = new Map<PartitionQueue, number>();
+  /** The queues of the topic that the last record was for, by partition: most records follow one of the same topic. */
+  let ofTopic: { readonly topic: string; readonly queues: (PartitionQueue | undefined)[] } = { topic: '', queues: [] };
+  const queueOf = ({ topic, partition }: KafkaProduce): PartitionQueue => {
+    if (ofTopic.topic !== topic) ofTopic = { topic, queues: [] };
+    const known = ofTopic.queues[partition];
+    if (known !== undefined) return known;
+    const key = partitionKey(topic, partition);
+    const queue = queues.get(key) ?? { topic, partition, records: [], slices: [] };
+    queues.set(key, queue);
+    ofTopic.queues[partition] = queue;
+    return queue;
+  };
   for (const record of records) {
-    const key = partitionKey(record.topic, record.partition);
-    let queue = queues.get(key);
-    if (queue === undefined) {
-      queue = { topic: record.topic, partition: record.partition, records: [], slices: [], size: 0 };
-      queues.set(key, queue);
-    }
+    const queue = queueOf(record);
     const size = recordSizeBound(record);
     const begun = queue.slices.at(-1)?.to ?? 0;
-    if (queue.size + size > maxBatchBytes && queue.records.length > begun) {
-      queue.slices.push({ from: begun, to: queue.records.length });
-      queue.size = 0;
-    }
+    const waiting = sizes.get(queue) ?? 0;
+    const isFull = waiting + size > maxBatchBytes && queue.records.length > begun;
+    if (isFull) queue.slices.push({ from: begun, to: queue.records.length });
+    sizes.set(queue, isFull ? size : waiting + size);
     queue.records.push(record);
-    queue.size += size;
   }
   for (const { slices, records: all } of queues.values()) slices.push({ from: slices.at(-1)?.to ?? 0, to: all.length });
   return queues;
