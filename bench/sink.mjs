@@ -36,16 +36,19 @@ try {
 
 async function run() {
   const [broker] = kafka.brokers;
-  const server = await startPostgres({ wal_level: 'logical', max_wal_size: '8GB' });
-  const millrace = await startMillrace(server.port);
+  // A server each, as in life: what the upstream writes is not for the origin to decode.
+  const origin = await startPostgres({ wal_level: 'logical', max_wal_size: '8GB' });
+  const upstream = await startPostgres({ wal_level: 'logical', max_wal_size: '8GB' });
+  const millrace = await startMillrace(upstream.port);
   const connect = async (port, database = 'postgres') => {
     const client = new pg.Client({ host: '127.0.0.1', port, user: 'postgres', password: 'bench', database });
     await client.connect();
     return client;
   };
-  const admin = await connect(server.port);
+  const admin = await connect(origin.port);
   await admin.query('CREATE DATABASE shop');
-  const shop = await connect(server.port, 'shop');
+  const shop = await connect(origin.port, 'shop');
+  const inside = await connect(upstream.port);
   const client = await connect(millrace.port);
   await shop.query(`
     CREATE TABLE item (id integer PRIMARY KEY, name text NOT NULL, price numeric(10,2) NOT NULL, stock integer NOT NULL, changed timestamptz NOT NULL DEFAULT now(), note text);
@@ -54,7 +57,7 @@ async function run() {
     CREATE PUBLICATION p FOR ALL TABLES`);
   await client.query("CREATE SECRET pw AS 'bench'");
   await client.query(
-    `CREATE CONNECTION origin TO POSTGRES (HOST '127.0.0.1', PORT ${server.port}, USER postgres, PASSWORD SECRET pw, DATABASE shop, SSL MODE disable)`,
+    `CREATE CONNECTION origin TO POSTGRES (HOST '127.0.0.1', PORT ${origin.port}, USER postgres, PASSWORD SECRET pw, DATABASE shop, SSL MODE disable)`,
   );
   await client.query(`CREATE CONNECTION kafka TO KAFKA (BROKER '${broker}', SECURITY PROTOCOL 'PLAINTEXT')`);
   await client.query("CREATE SOURCE s FROM POSTGRES CONNECTION origin (PUBLICATION 'p')");
@@ -63,7 +66,7 @@ async function run() {
 
   const sinkOptions = 'KEY (id) FORMAT JSON ENVELOPE UPSERT';
   const snapshots = [];
-  const costs = await cpuOf(admin, millrace.pid);
+  const costs = await cpuOf([admin, inside], millrace.pid);
   for (let round = 0; round < (wanted('snapshot') ? rounds : 1); round++) {
     if (round > 0) await client.query('DROP SINK snap');
     const begun = performance.now();
@@ -82,8 +85,8 @@ async function run() {
   }
   if (wanted('cutover')) await cutovers(client);
   if (wanted('lateness')) await lateness(client, shop, broker);
-  if (wanted('changes')) await sustained(client, shop, peer, await cpuOf(admin, millrace.pid));
-  for (const session of [client, shop, admin]) await session.end();
+  if (wanted('changes')) await sustained(client, shop, peer, await cpuOf([admin, inside], millrace.pid));
+  for (const session of [client, shop, admin, inside]) await session.end();
 }
 
 /** The peer: records of about the size ours have. */
@@ -195,12 +198,15 @@ async function sustained(client, shop, peer, costs) {
 }
 
 /** What a unit of work costs whom: answers what prints the CPU used since, in microseconds by process, or by thread of Millrace. */
-async function cpuOf(admin, pid) {
+async function cpuOf(servers, pid) {
   const spent = async () => {
-    const { rows: sessions } = await admin.query(
-      "SELECT pid, concat_ws(' ', backend_type, datname, nullif(application_name, '')) AS name FROM pg_stat_activity",
-    );
-    const names = new Map(sessions.map((session) => [session.pid, session.name]));
+    const names = new Map();
+    for (const server of servers) {
+      const { rows: sessions } = await server.query(
+        "SELECT pid, concat_ws(' ', backend_type, datname, nullif(application_name, '')) AS name FROM pg_stat_activity",
+      );
+      for (const session of sessions) names.set(session.pid, session.name);
+    }
     const found = new Map();
     for (const process of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry))) {
       try {

@@ -48,8 +48,7 @@ async function main(config: SinkThreadConfig): Promise<void> {
         search_path: '',
         statement_timeout: '0',
         jit: 'off',
-        // A batch is sorted in memory, by one process.
-        work_mem: '64MB',
+        // Other sessions need the processors.
         max_parallel_workers_per_gather: '0',
       },
     });
