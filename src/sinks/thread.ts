@@ -48,8 +48,10 @@ async function main(config: SinkThreadConfig): Promise<void> {
         search_path: '',
         statement_timeout: '0',
         jit: 'off',
-        // Other sessions need the processors.
         max_parallel_workers_per_gather: '0',
+        // An outbox has grown and shrunk since it was last analyzed, and most of its pages are full of what is out: what is read is found by the index.
+        enable_seqscan: 'off',
+        enable_bitmapscan: 'off',
       },
     });
     session.onClose((error) => {
