@@ -18,6 +18,8 @@ const backslash = 0x5c;
 /** CopyData: type byte and length. */
 const header = 5;
 
+type CopySession = Pick<RawConnection, 'copyOut' | 'pause' | 'resume'>;
+
 export type RowsHandler = (rows: readonly OutboxRow[]) => Promise<void>;
 
 /** What a line is: weight, partition, a number, then columns. */
@@ -30,11 +32,11 @@ export interface LineShape {
 }
 
 export class LineReader {
-  readonly #session: RawConnection;
+  readonly #session: CopySession;
   readonly #shape: LineShape;
   #last: number | null = null;
 
-  constructor(session: RawConnection, shape: LineShape) {
+  constructor(session: CopySession, shape: LineShape) {
     this.#session = session;
     this.#shape = shape;
   }

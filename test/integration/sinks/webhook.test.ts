@@ -232,6 +232,7 @@ it('a webhook that does not answer is given up after a while', async () => {
     accepted: new Set(),
     patienceMs: 200,
   });
+  await target.describe([]);
   await target.begin();
   await target.write([{ ts: 1, before: null, after: rowLine(['1']), partition: null }]);
   await expect(target.commit({ version: 1, ts: 1, backfillSeq: null })).rejects.toMatchObject({
