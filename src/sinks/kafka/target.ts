@@ -13,7 +13,8 @@ import type { Position } from '../positions.ts';
 import { type Target, TargetError } from '../target.ts';
 import { connectKafka, type KafkaAddress, type KafkaConnection } from './client.ts';
 import { KafkaError } from './failure.ts';
-import type { KafkaProduce, TransactionalProducer } from './producer.ts';
+import type { KafkaProduce } from './partition-queue.ts';
+import type { TransactionalProducer } from './producer.ts';
 import type { KafkaHeader } from './record-batch.ts';
 import { seahashModulo } from './seahash.ts';
 

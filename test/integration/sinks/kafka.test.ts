@@ -5,7 +5,8 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
 import { connectKafka, type KafkaConnection } from '../../../src/sinks/kafka/client.ts';
-import type { KafkaProduce, TransactionalProducer } from '../../../src/sinks/kafka/producer.ts';
+import type { KafkaProduce } from '../../../src/sinks/kafka/partition-queue.ts';
+import type { TransactionalProducer } from '../../../src/sinks/kafka/producer.ts';
 import { startKafka } from '../../support/kafka.ts';
 import { plainAddress, readTopic } from '../../support/kafka-topic.ts';
 
