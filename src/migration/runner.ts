@@ -11,6 +11,7 @@ import { ChangeFeed } from './change-feed.ts';
 import { Course } from './course.ts';
 import { unvalidatedSql } from './flip-sql.ts';
 import { applyWaiting, copyPiece, type Following, repairAll, verifyPiece } from './follow.ts';
+import type { HoldStatements } from './hold.ts';
 import type { Migration, MigrationPhase, MigrationProblem } from './model.ts';
 import { publicationName, qualified, slotName, type Truth, targetPlace } from './places.ts';
 import { problemOf } from './problems.ts';
@@ -26,6 +27,7 @@ export interface RunnerServices {
   readonly log: Logger;
   /** The catalog has changed. */
   readonly wake: () => void;
+  readonly hold: HoldStatements | null;
 }
 
 const firstRetryMs = 500;
@@ -169,7 +171,15 @@ export class MigrationRunner {
 
   #following({ sessions, feed }: Course): Following {
     const truth = this.#migration.phase === 'cut_over' ? 'target' : 'source';
-    return { migration: this.#migration, truth, sync: this.#syncs[truth], sessions, feed, log: this.#services.log };
+    return {
+      migration: this.#migration,
+      truth,
+      sync: this.#syncs[truth],
+      sessions,
+      feed,
+      log: this.#services.log,
+      hold: this.#services.hold,
+    };
   }
 
   /** Publication and slot. A slot is made while the publication is there, so that it has every change that is not in what is copied. */
@@ -365,7 +375,7 @@ export class MigrationRunner {
   async #end(sessions: MigrationSessions, how: 'finalize' | 'cancel'): Promise<'ended' | 'again'> {
     const { log } = this.#services;
     const { id, name } = this.#migration;
-    const outcome = await endMigration(sessions, this.#migration, how);
+    const outcome = await endMigration(sessions, this.#migration, how, this.#services.hold);
     if (!outcome.done) {
       const problem: MigrationProblem = { message: outcome.reason, hint: 'It is tried again by itself.' };
       await noteProgress(

@@ -11,6 +11,7 @@ import type { Pool } from './pool/pool.ts';
 import type { Pools } from './pool/pools.ts';
 import type { CommandOutcome, WorkerCommand } from './pool/report.ts';
 import type { Session, SessionIdentity } from './session.ts';
+import type { StatementHolds } from './statement-holds.ts';
 
 /** How often PAUSE and WAIT_CLOSE look whether they are done. */
 const look = 20;
@@ -19,16 +20,24 @@ export class LiveCommands {
   readonly #clients: LiveClients;
   readonly #pools: Pools;
   readonly #tls: ClientTls;
+  readonly #holds: StatementHolds;
   readonly #cutOff: (session: Session, error: ErrorFields) => void;
   #pausedAll = false;
   readonly #paused = new Set<string>();
   readonly #disabled = new Set<string>();
 
   /** `cutOff` ends a session in the middle of whatever it does. */
-  constructor(clients: LiveClients, pools: Pools, tls: ClientTls, cutOff: (session: Session, error: ErrorFields) => void) {
+  constructor(
+    clients: LiveClients,
+    pools: Pools,
+    tls: ClientTls,
+    holds: StatementHolds,
+    cutOff: (session: Session, error: ErrorFields) => void,
+  ) {
     this.#clients = clients;
     this.#pools = pools;
     this.#tls = tls;
+    this.#holds = holds;
     this.#cutOff = cutOff;
   }
 
@@ -105,6 +114,13 @@ export class LiveCommands {
         waiting?.socket.destroy();
         return { found: client !== undefined || waiting !== undefined };
       }
+      case 'hold':
+        this.#holds.begin(command.order);
+        return { found: true };
+      case 'let_go':
+        if (command.id === null) this.#holds.endAll(command.database);
+        else this.#holds.end(command.id);
+        return { found: true };
     }
   }
 

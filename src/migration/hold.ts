@@ -1,0 +1,54 @@
+/**
+ * Statements of Millrace's clients that wait while the locks of a migration are sought and held.
+ * Invariant: it spares waiting and failures and nothing hangs on it: whoever is not held, or not long enough, meets the locks.
+ */
+import { arrayText } from './change-feed.ts';
+import type { MigrationSessions } from './sessions.ts';
+
+/**
+ * From now on new requests that may touch relations of these names wait, `ms` at most, until the answer is called. `unknown`: those that do not say
+ * what they touch, too.
+ */
+export type HoldStatements = (names: readonly string[], unknown: boolean, ms: number) => Promise<() => void>;
+
+/** Tries that last longer concern only who names the tables. */
+const longestUnknownMs = 10;
+
+/** The relations, what stands at the other end of their foreign keys, partitions, and all views that read any of these. `$1`: quoted names. */
+const namesSql = `WITH RECURSIVE locked AS (SELECT to_regclass(n)::oid AS oid FROM unnest($1::text[]) n),
+       touched AS (SELECT oid FROM locked
+                    UNION SELECT CASE WHEN conrelid = oid THEN confrelid ELSE conrelid END FROM pg_catalog.pg_constraint k JOIN locked ON oid IN (conrelid, confrelid) WHERE k.contype = 'f'),
+       reached AS (SELECT oid FROM touched
+                    UNION SELECT other.oid FROM reached, LATERAL (SELECT r.ev_class AS oid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
+                                                                   WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = reached.oid
+                                                                   UNION ALL SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = reached.oid) other)
+SELECT DISTINCT c.relname FROM reached JOIN pg_catalog.pg_class c ON c.oid = reached.oid AND c.relnamespace <> to_regnamespace('millrace_data')`;
+
+export interface Holding {
+  /** Before a try for the locks that lasts `tryMs`. */
+  begin(tryMs: number): Promise<void>;
+  end(): void;
+}
+
+/** `relations`: quoted. `maxHoldMs`: how long the locks are held, once they are had. */
+export async function holding(
+  hold: HoldStatements | null,
+  { work }: MigrationSessions,
+  relations: readonly string[],
+  maxHoldMs: number,
+): Promise<Holding> {
+  if (hold === null) return { begin: async () => undefined, end: () => undefined };
+  const { rows } = await work.execute('held', namesSql, [arrayText(relations)]);
+  const names = rows.map(([name]) => name ?? '');
+  let end: (() => void) | null = null;
+  return {
+    begin: async (tryMs) => {
+      end?.();
+      end = await hold(names, tryMs <= longestUnknownMs, tryMs + maxHoldMs);
+    },
+    end: () => {
+      end?.();
+      end = null;
+    },
+  };
+}
