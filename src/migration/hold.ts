@@ -17,7 +17,7 @@ const longestUnknownMs = 10;
 /** The relations, what stands at the other end of their foreign keys, partitions, and all views that read any of these. `$1`: quoted names. */
 const namesSql = `WITH RECURSIVE locked AS (SELECT to_regclass(n)::oid AS oid FROM unnest($1::text[]) n),
        touched AS (SELECT oid FROM locked
-                    UNION SELECT CASE WHEN conrelid = oid THEN confrelid ELSE conrelid END FROM pg_catalog.pg_constraint k JOIN locked ON oid IN (conrelid, confrelid) WHERE k.contype = 'f'),
+                    UNION SELECT CASE WHEN k.conrelid = l.oid THEN k.confrelid ELSE k.conrelid END FROM locked l JOIN pg_catalog.pg_constraint k ON k.contype = 'f' AND l.oid IN (k.conrelid, k.confrelid)),
        reached AS (SELECT oid FROM touched
                     UNION SELECT other.oid FROM reached, LATERAL (SELECT r.ev_class AS oid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
                                                                    WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = reached.oid

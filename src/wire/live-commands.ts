@@ -15,6 +15,8 @@ import type { StatementHolds } from './statement-holds.ts';
 
 /** How often PAUSE and WAIT_CLOSE look whether they are done. */
 const look = 20;
+/** How long a cutover lets short transactions end before it asks for locks, in ms. */
+const longestSettling = 5;
 
 export class LiveCommands {
   readonly #clients: LiveClients;
@@ -116,12 +118,28 @@ export class LiveCommands {
       }
       case 'hold':
         this.#holds.begin(command.order);
+        if (command.order.unknown) await this.#settled(command.order.database);
         return { found: true };
       case 'let_go':
         if (command.id === null) this.#holds.endAll(command.database);
         else this.#holds.end(command.id);
         return { found: true };
     }
+  }
+
+  /**
+   * Transactions under way have ended, or will take longer. A statement that has just gone out may not have its locks yet: whoever asks for them now
+   * would come before it.
+   */
+  async #settled(database: string): Promise<void> {
+    const busy = this.#of(database).filter(({ session, identity }) => !identity.replication && !session.isHeld && session.facts().busy);
+    const under = busy.map(({ session }) => ({ session, transactions: session.facts().transactions }));
+    const deadline = performance.now() + longestSettling;
+    const isOver = ({ session, transactions }: (typeof under)[number]): boolean => {
+      const facts = session.facts();
+      return !facts.busy || session.isHeld || facts.transactions !== transactions;
+    };
+    while (!under.every(isOver) && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 1));
   }
 
   async #pause(database: string | null): Promise<void> {

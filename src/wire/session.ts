@@ -240,6 +240,11 @@ export class Session implements DriverPort {
     this.#between.resume();
   }
 
+  /** A request of the client waits for tables that change. */
+  get isHeld(): boolean {
+    return this.#kept !== null;
+  }
+
   /** A request that waits for tables that change goes on now, to wait at their locks. */
   letGo(): void {
     this.#kept?.letGo();
