@@ -15,8 +15,8 @@ import type { StatementHolds } from './statement-holds.ts';
 
 /** How often PAUSE and WAIT_CLOSE look whether they are done. */
 const look = 20;
-/** How long a cutover lets short transactions end before it asks for locks, in ms. */
-const longestSettling = 5;
+/** How long a cutover lets statements be answered before it asks for locks, in ms. */
+const longestSettling = 3;
 
 export class LiveCommands {
   readonly #clients: LiveClients;
@@ -128,17 +128,13 @@ export class LiveCommands {
   }
 
   /**
-   * Transactions under way have ended, or will take longer. A statement that has just gone out may not have its locks yet: whoever asks for them now
-   * would come before it.
+   * What has just gone out has been answered, or takes longer. It may not have its locks yet: whoever asks for them now would come before it.
    */
   async #settled(database: string): Promise<void> {
-    const busy = this.#of(database).filter(({ session, identity }) => !identity.replication && !session.isHeld && session.facts().busy);
-    const under = busy.map(({ session }) => ({ session, transactions: session.facts().transactions }));
+    const asked = this.#of(database).filter(({ session, identity }) => !identity.replication && session.isWaitedFor);
+    const under = asked.map(({ session }) => ({ session, answered: session.ledger.answered }));
     const deadline = performance.now() + longestSettling;
-    const isOver = ({ session, transactions }: (typeof under)[number]): boolean => {
-      const facts = session.facts();
-      return !facts.busy || session.isHeld || facts.transactions !== transactions;
-    };
+    const isOver = ({ session, answered }: (typeof under)[number]): boolean => !session.isWaitedFor || session.ledger.answered !== answered;
     while (!under.every(isOver) && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 1));
   }
 

@@ -240,9 +240,9 @@ export class Session implements DriverPort {
     this.#between.resume();
   }
 
-  /** A request of the client waits for tables that change. */
-  get isHeld(): boolean {
-    return this.#kept !== null;
+  /** The upstream has a request of the client to answer. Those that are taken over are none: one of them may be what the others wait for. */
+  get isWaitedFor(): boolean {
+    return !this.#intake.holding && !this.ledger.quiet;
   }
 
   /** A request that waits for tables that change goes on now, to wait at their locks. */
