@@ -69,8 +69,8 @@ export type ChildMessage =
   | { readonly type: 'ask'; readonly id: number; readonly request: AdminRequest }
   /** An engine is about to lock relations: requests that may touch them are to wait; answered by `held`. */
   | { readonly type: 'hold'; readonly id: number; readonly names: readonly string[]; readonly unknown: boolean; readonly ms: number }
-  /** They go on. */
-  | { readonly type: 'let-go'; readonly id: number };
+  /** They go on. `changed`: names of relations that are others now. */
+  | { readonly type: 'let-go'; readonly id: number; readonly changed: readonly string[] };
 
 /** Messages from the main process to children. */
 export type ParentMessage =

@@ -7,9 +7,9 @@ import type { MigrationSessions } from './sessions.ts';
 
 /**
  * From now on new requests that may touch relations of these names wait, `ms` at most, until the answer is called. `unknown`: those that do not say
- * what they touch, too.
+ * what they touch, too. `changed`: the names stand for something else now.
  */
-export type HoldStatements = (names: readonly string[], unknown: boolean, ms: number) => Promise<() => void>;
+export type HoldStatements = (names: readonly string[], unknown: boolean, ms: number) => Promise<(changed: boolean) => void>;
 
 /** Tries that last longer concern only who names the tables. */
 const longestUnknownMs = 10;
@@ -27,7 +27,8 @@ SELECT DISTINCT c.relname FROM reached JOIN pg_catalog.pg_class c ON c.oid = rea
 export interface Holding {
   /** Before a try for the locks that lasts `tryMs`. */
   begin(tryMs: number): Promise<void>;
-  end(): void;
+  /** `changed`: the names have changed hands. Again, it does nothing. */
+  end(changed?: boolean): void;
 }
 
 /** `relations`: quoted. `maxHoldMs`: how long the locks are held, once they are had. */
@@ -40,14 +41,14 @@ export async function holding(
   if (hold === null) return { begin: async () => undefined, end: () => undefined };
   const { rows } = await work.execute('held', namesSql, [arrayText(relations)]);
   const names = rows.map(([name]) => name ?? '');
-  let end: (() => void) | null = null;
+  let end: ((changed: boolean) => void) | null = null;
   return {
     begin: async (tryMs) => {
-      end?.();
+      end?.(false);
       end = await hold(names, tryMs <= longestUnknownMs, tryMs + maxHoldMs);
     },
-    end: () => {
-      end?.();
+    end: (changed = false) => {
+      end?.(changed);
       end = null;
     },
   };

@@ -89,6 +89,7 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
             heldSql(migration.id, since),
           ],
     );
+    held.end(true);
     feed.taken(taken);
     return { done: true, heldMs: performance.now() - locked };
   } catch (error) {
@@ -130,6 +131,7 @@ export async function endMigration(
     await changeNames(sessions, dependents, how === 'finalize' ? finalizeSql(migration) : cancelSql(migration), [
       phaseSql(migration.id, how === 'finalize' ? 'finished' : 'cancelled', ['ended_at = clock_timestamp()', 'request = NULL']),
     ]);
+    held.end(true);
     return { done: true, heldMs: performance.now() - locked };
   } catch (error) {
     await rollback(sessions.work);

@@ -26,6 +26,6 @@ export function createHoldLink(): HoldStatements {
       tell({ type: 'hold', id, names, unknown, ms });
     });
     waiting.delete(id);
-    return () => tell({ type: 'let-go', id });
+    return (changed) => tell({ type: 'let-go', id, changed: changed ? names : [] });
   };
 }

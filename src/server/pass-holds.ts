@@ -26,12 +26,12 @@ export function passHolds(workers: Pick<WorkerGroup, 'command'>, database: strin
           .command({ command: 'hold', order: { id: idOf(id), database, names, unknown, ms } }, patience)
           .then(() => answer({ type: 'held', id }));
       } else if (message.type === 'let-go') {
-        void workers.command({ command: 'let_go', database, id: idOf(message.id) }, patience);
+        void workers.command({ command: 'let_go', database, id: idOf(message.id), changed: message.changed }, patience);
       }
     },
     ended() {
       lastLife++;
-      void workers.command({ command: 'let_go', database, id: null }, patience);
+      void workers.command({ command: 'let_go', database, id: null, changed: [] }, patience);
     },
   };
 }

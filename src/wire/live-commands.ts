@@ -121,6 +121,7 @@ export class LiveCommands {
         if (command.order.unknown) await this.#settled(command.order.database);
         return { found: true };
       case 'let_go':
+        if (command.changed.length > 0) this.#pools.changed(command.database, command.changed);
         if (command.id === null) this.#holds.endAll(command.database);
         else this.#holds.end(command.id);
         return { found: true };

@@ -102,8 +102,8 @@ export type WorkerCommand =
   | { readonly command: 'reload'; readonly settings: ProxySettings }
   /** Requests that may touch these tables wait. For the engine; no operator says it. */
   | { readonly command: 'hold'; readonly order: HoldOrder }
-  /** They go on. `id` null: all of the database. */
-  | { readonly command: 'let_go'; readonly database: string; readonly id: string | null };
+  /** They go on. `id` null: all of the database. `changed`: the relations that are others now. */
+  | { readonly command: 'let_go'; readonly database: string; readonly id: string | null; readonly changed: readonly string[] };
 
 export interface CommandOutcome {
   /** False when what was named is not known to this worker. */

@@ -22,7 +22,7 @@ const begin = async (
   const { unknown = true, ms = 60_000, database = 'postgres' } = order;
   await proxy.command({ command: 'hold', order: { id: '1', database, names: ['users', 'user_emails'], unknown, ms } });
 };
-const end = (proxy: Worker): Promise<unknown> => proxy.command({ command: 'let_go', database: 'postgres', id: '1' });
+const end = (proxy: Worker): Promise<unknown> => proxy.command({ command: 'let_go', database: 'postgres', id: '1', changed: [] });
 const waiting = async (proxy: Worker, count: number): Promise<void> =>
   await eventually(() => proxy.metrics()['millrace_held_requests_total'] === count, `${count} were held`);
 
@@ -153,9 +153,9 @@ describe.each(['session', 'transaction'] as const)('in %s mode', (poolMode) => {
     await begin(proxy);
     const counted = one.query('SELECT FROM users');
     await waiting(proxy, 1);
-    await proxy.command({ command: 'let_go', database: 'another', id: null });
+    await proxy.command({ command: 'let_go', database: 'another', id: null, changed: [] });
     expect(await Promise.race([counted.then(() => 'done'), sleep(50).then(() => 'waits')])).toBe('waits');
-    await proxy.command({ command: 'let_go', database: 'postgres', id: null });
+    await proxy.command({ command: 'let_go', database: 'postgres', id: null, changed: [] });
     await counted;
   });
 
