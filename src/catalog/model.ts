@@ -154,6 +154,8 @@ export interface StreamTable {
   readonly replacesWith: number | null;
   /** It has triggers (IMMEDIATE), or had when it was suspended. */
   readonly triggered: boolean;
+  /** Types of the columns of its base tables when its query was planned: by id of the base table, by attnum. */
+  readonly plannedTypes: Readonly<Record<string, Readonly<Record<string, string>>>>;
   /** Schema and name of its facade, for alerts. */
   readonly schema: string;
   readonly name: string;

@@ -76,6 +76,8 @@ SELECT jsonb_build_object(
                  'deltaLost', coalesce(s.delta_lost, (SELECT i.lost FROM millrace.immediate i WHERE i.relation_id = s.relation_id)), 'nextRefreshAt', floor(extract(epoch FROM s.next_refresh_at) * 1000),
                  'lastRefreshAt', floor(extract(epoch FROM s.last_refresh_at) * 1000),
                  'replaces', s.replaces, 'replacesWith', s.replaces_with, 'triggered', EXISTS (SELECT FROM millrace.immediate i WHERE i.relation_id = s.relation_id),
+                 'plannedTypes', (SELECT coalesce(jsonb_object_agg(b.relation_id, p.types), '{}') FROM millrace.stream_table_source p JOIN millrace.base_table b ON b.table_oid = p.source
+                                   WHERE p.relation_id = s.relation_id AND p.types IS NOT NULL),
                  'schema', n.nspname, 'name', c.relname)), '[]')
                  FROM millrace.stream_table s JOIN millrace.relation r ON r.id = s.relation_id
                  LEFT JOIN pg_class c ON c.oid = coalesce(r.facade, (SELECT x.facade FROM millrace.relation x WHERE x.id = s.replaces))
@@ -164,6 +166,7 @@ interface RawStream {
   replaces: number | null;
   replacesWith: number | null;
   triggered: boolean;
+  plannedTypes: Record<string, Record<string, string>>;
   schema: string | null;
   name: string | null;
 }

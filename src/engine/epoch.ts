@@ -237,7 +237,7 @@ export class Epoch {
         code: reason.code,
         message: `table cannot be kept up to date: ${reason.message}`,
         detail: `A change of ${storage.originSchema}.${storage.originName} could not be stored.`,
-        hint: 'DROP TABLE {relation} CASCADE; and create it again, with TEXT COLUMNS for the column named above if its values do not fit.',
+        hint: `ALTER SOURCE ${this.#engine.state.sources.get(storage.sourceId)?.name} RESYNC; once nothing stands in its way, or DROP TABLE {relation} CASCADE; and create it again, with TEXT COLUMNS for the column named above if its values do not fit.`,
       });
     }
   }

@@ -15,17 +15,7 @@ import { EpochChanges } from './base/epoch-changes.ts';
 import { loseDeltas } from './base/facts.ts';
 import { addCounts, allColumns, type MaskCounts } from './base/masks.ts';
 import { type BaseRunner, StreamLostError } from './base/runner.ts';
-import {
-  type BaseShape,
-  baseError,
-  baseProblem,
-  baseStorage,
-  notedColumns,
-  sameColumns,
-  shapesOf,
-  usedAttnums,
-  usedByAny,
-} from './base/shapes.ts';
+import { type BaseShape, baseError, baseProblem, baseStorage, notedColumns, sameColumns, shapesOf, usedByAny } from './base/shapes.ts';
 import type { BaseRows, BaseTransaction } from './base/transactions.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { Epoch, type EpochSnapshot, LockRefusedError, requireStatementError } from './epoch.ts';
@@ -90,6 +80,8 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
     const looked = run.saw(answers.slice(0, shapes.length));
     log.learn(answers.slice(shapes.length));
     await Promise.all([looked, marker?.passed]);
+    const gated = run.gated();
+    if (gated.length > 0) throw new GatedError(gated);
     return await run.run(tables);
   } catch (thrown) {
     const error: unknown = (await epoch?.failure(thrown)) ?? thrown;
@@ -102,6 +94,11 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
       const without = reading.filter((view) => base !== undefined && view.inputs.includes(base.id)).map((view) => view.id);
       return { kind: 'again', without, reason: error.message };
     }
+    if (error instanceof GatedError) {
+      await session.query('ROLLBACK');
+      engine.wake();
+      return { kind: 'again', without: error.views, reason: error.message };
+    }
     // The capture of a table may end, with its tables of changes, at any time: the catalog says so by now.
     const passing = /^(40001|40P01|42P01)$/;
     if (error instanceof StreamLostError || (error instanceof PostgresError && passing.test(error.code))) {
@@ -110,6 +107,15 @@ export async function refreshEpoch(engine: EngineContext, memory: StreamMemory, 
       return { kind: 'again', without: [], reason: error.message };
     }
     throw error;
+  }
+}
+
+/** A table that some of the views read has been gated since the catalog was read: the snapshot may have a part of what is being loaded. */
+class GatedError extends Error {
+  readonly views: readonly number[];
+  constructor(views: readonly number[]) {
+    super('a source is gated');
+    this.views = views;
   }
 }
 
@@ -303,7 +309,7 @@ class RefreshRun {
       if (sameColumns(base.columns, noted) && noted.length === shape.columns.length) continue;
       for (const view of state.views.values()) {
         if (!view.inputs.includes(shape.id) || view.state === 'error' || this.#broken.has(view.id)) continue;
-        const problem = baseProblem(base, shape, usedAttnums(view.plan, shape.id));
+        const problem = baseProblem(base, shape, { plan: view.plan, planned: state.streams.get(view.id)?.plannedTypes });
         if (problem !== null) await this.#suspend(view, problem);
       }
       if (shape.name !== null && !sameColumns(base.columns, noted)) {
@@ -313,6 +319,14 @@ class RefreshRun {
         ]);
       }
     }
+  }
+
+  /** Views that are due by themselves and read a table that is gated as of the snapshot. */
+  gated(): readonly number[] {
+    return [...this.#request.due].flatMap(([id, reason]) => {
+      const inputs = this.#engine.state.views.get(id)?.inputs ?? [];
+      return reason !== 'manual' && inputs.some((input) => this.#shapes.get(input)?.gated === true) ? [id] : [];
+    });
   }
 
   async #suspend(view: LiveView<ViewPlan>, problem: string): Promise<void> {

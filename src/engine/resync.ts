@@ -60,9 +60,9 @@ export async function beginResync(
       if (storage.state !== 'live' && storage.state !== 'copying' && storage.state !== 'copied') continue;
       // From the beginning: the storage that it extends is not what it was when its versions were given up, if they were.
       statements.push(...afresh(storage), ...waitAgain(engine, storage));
-    } else if (storage.state === 'live') {
+    } else if (storage.state === 'live' || isGivenUp(storage)) {
       const copy = storages.find((other) => other.resyncs === storage.id && other.state !== 'dropped');
-      statements.push(`UPDATE millrace.storage SET stale = true WHERE id = ${storage.id}`);
+      statements.push(`UPDATE millrace.storage SET state = 'live', stale = true, error = NULL WHERE id = ${storage.id}`);
       if (copy === undefined) statements.push(...(await createCopy(engine, storage)));
     } else if (storage.state === 'copying' || storage.state === 'copied') {
       statements.push(...afresh(storage));
@@ -72,6 +72,9 @@ export async function beginResync(
   await epoch.run(statements);
   await epoch.commit(new Map());
 }
+
+/** Its rows are those of the last change that could be stored. One whose first copy failed has none, and is tried again by itself. */
+const isGivenUp = ({ state, resyncs, retryInMs }: Storage): boolean => state === 'failed' && resyncs === null && retryInMs === null;
 
 /** Versions that a resynchronisation mends, and what was given up because of them, wait for the copy of an extension. */
 function waitAgain({ state }: EngineContext, extension: Storage, broken: ReadonlySet<number> = new Set()): string[] {

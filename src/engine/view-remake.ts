@@ -59,7 +59,7 @@ async function suspendStream(engine: EngineContext, epoch: WithinEpoch, viewId: 
     code: '42804',
     message: 'stream table is suspended: a column that it uses has changed at the origin',
     detail: 'A type has become wider, or a value of an enum has got another name; what it holds was made before.',
-    hint: `SELECT pgtrickle.drop_stream_table('${name}'); and create it again.`,
+    hint: `SELECT pgtrickle.reinitialize_stream_table('${name}'); plans and fills it again for the column as it is now.`,
   });
 }
 

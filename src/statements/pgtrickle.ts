@@ -11,7 +11,7 @@ import { firstRow, requireCatalog, type StatementContext } from './context.ts';
 import { explainDeltas, explainStreamTable, validateQuery } from './pgtrickle-explain.ts';
 import { awaitRefreshes } from './refresh-wait.ts';
 import { type Arguments, invalidArgument, requiredText } from './stream-table-options.ts';
-import { alterStreamTable, createStreamTable } from './stream-tables.ts';
+import { alterStreamTable, createStreamTable, planAgain } from './stream-tables.ts';
 import { isWaiting } from './wait.ts';
 
 type Work = (context: StatementContext, session: CallerSession, given: Arguments) => Promise<unknown>;
@@ -33,6 +33,7 @@ const carried: ReadonlyMap<string, Carried> = new Map<string, Carried>([
     { writes: true, work: (context, session, given) => createStreamTable(context, session, given, 'replace') },
   ],
   ['alter_stream_table', { writes: true, work: alterStreamTable }],
+  ['reinitialize_stream_table', { writes: true, work: planAgain }],
   ['bulk_create', { writes: true, work: bulkCreate }],
   ['bulk_alter_stream_tables', { writes: true, work: bulkAlter }],
   ['exec_stream_ddl', { writes: true, work: streamDdl }],

@@ -159,7 +159,9 @@ async function remake(context: StatementContext, session: CallerSession, role: C
     if (error instanceof UpstreamError || error instanceof MillraceError) throw refused(root, reader, error.message);
     throw error;
   }
-  if (!(await haveSameColumns(session, reader.id, id))) throw refused(root, reader, 'its columns would be others');
+  // One that cannot be read shows nobody its columns.
+  if (reader.state !== 'error' && !(await haveSameColumns(session, reader.id, id)))
+    throw refused(root, reader, 'its columns would be others');
   return { old: reader, id, wanted };
 }
 

@@ -272,6 +272,7 @@ export function sourceRows(sources: Sources): readonly Record<string, unknown>[]
       attnums: table.used,
       names: table.columns.filter((column) => table.used.includes(column.attnum)).map((column) => column.name),
       name: quoteQualified(table.schema, table.name),
+      types: Object.fromEntries(table.columns.map(({ attnum, type }) => [attnum, type])),
     }));
   const others = sources.read
     .filter((relation) => relation.kind !== 'ordinary')
@@ -286,7 +287,7 @@ export function sourceRows(sources: Sources): readonly Record<string, unknown>[]
 }
 
 export const insertSources = `
-INSERT INTO millrace.stream_table_source (relation_id, source, source_type, attnums, names, name)
+INSERT INTO millrace.stream_table_source (relation_id, source, source_type, attnums, names, name, types)
 SELECT ($1 ->> 'id')::bigint, (s ->> 'oid')::oid, s ->> 'type', ARRAY(SELECT jsonb_array_elements_text(s -> 'attnums')::integer),
-       ARRAY(SELECT jsonb_array_elements_text(s -> 'names')), s ->> 'name'
+       ARRAY(SELECT jsonb_array_elements_text(s -> 'names')), s ->> 'name', s -> 'types'
   FROM jsonb_array_elements($1 -> 'sources') s`.trim();

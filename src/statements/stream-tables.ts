@@ -8,9 +8,9 @@ import { MillraceError, millraceError } from '../errors.ts';
 import type { QualifiedName } from '../sql/ast.ts';
 import { quoteQualified } from '../sql/quote.ts';
 import type { CallerSession } from './caller-session.ts';
-import { callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
+import { type CallerRole, callerRole, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
 import { facadeTriggers } from './facades.ts';
-import { creationNamespace, findLive, requireOwner } from './names.ts';
+import { creationNamespace, findLive, type LiveObject, requireOwner } from './names.ts';
 import { makeStreamTable, type Wanted, waitForIt } from './stream-table-making.ts';
 import {
   type Arguments,
@@ -18,6 +18,7 @@ import {
   checkedSchedule,
   invalidArgument,
   isGiven,
+  type RefreshMode,
   refreshMode,
   requiredText,
   requireImmediateOptions,
@@ -82,40 +83,77 @@ function spaced(query: string): string {
   return query.replace(/\s+/g, ' ').trim();
 }
 
-/** alter_stream_table: NULL means unchanged. */
-export async function alterStreamTable(context: StatementContext, session: CallerSession, given: Arguments): Promise<void> {
+interface OwnStreamTable {
+  readonly role: CallerRole;
+  readonly found: LiveObject & { readonly shown: string };
+  /** As its user has typed it, and as Postgres prints it with every relation named in full. */
+  readonly query: string;
+  readonly definition: string;
+  readonly schedule: string;
+  readonly mode: RefreshMode;
+}
+
+/** One of the caller's, by the name in argument `name`. Raises when it is not there or another's. */
+async function ownStreamTable(context: StatementContext, session: CallerSession, given: Arguments): Promise<OwnStreamTable> {
   await requireCatalog(context, session);
   const role = await callerRole(session);
   const typed = requiredText(given, 'name');
   const found = await findLive(session, await parsedName(session, typed));
   const row = await firstRow(
     session,
-    "SELECT s.pgt_id, s.original_query, coalesce(s.schedule, 'calculated'), s.requested_mode, s.status FROM pgtrickle.pgt_stream_tables s WHERE s.pgt_relid = $1::oid",
+    "SELECT s.original_query, s.defining_query, coalesce(s.schedule, 'calculated'), s.requested_mode FROM pgtrickle.pgt_stream_tables s WHERE s.pgt_relid = $1::oid",
     [found?.facade ?? '0'],
   );
   if (found === null || row === null) throw millraceError('stream_table_not_found', { name: typed });
   const shown = `${found.schema}.${found.name}`;
   await requireOwner(session, 'stream table', shown, found.owner, role);
-  const [, query, oldSchedule, oldMode] = row;
-  const options = checkedOptions(given);
-  const mode = isGiven(given['refresh_mode']) ? refreshMode(given['refresh_mode']) : refreshMode(oldMode);
+  const [query, definition, schedule, mode] = row;
+  return {
+    role,
+    found: { ...found, shown },
+    query: query ?? '',
+    definition: definition ?? '',
+    schedule: schedule ?? 'calculated',
+    mode: refreshMode(mode),
+  };
+}
+
+/** alter_stream_table: NULL means unchanged. */
+export async function alterStreamTable(context: StatementContext, session: CallerSession, given: Arguments): Promise<void> {
+  const { role, found, query, ...old } = await ownStreamTable(context, session, given);
+  const mode = isGiven(given['refresh_mode']) ? refreshMode(given['refresh_mode']) : old.mode;
   if (mode === 'IMMEDIATE') requireImmediateOptions(given);
-  const kept = mode === 'IMMEDIATE' ? null : (oldSchedule ?? 'calculated');
+  const kept = mode === 'IMMEDIATE' ? null : old.schedule;
   const schedule = isGiven(given['schedule']) ? checkedSchedule(given['schedule'], mode) : kept;
-  await perform(
+  const options = (await perform(
     context,
     session,
     [
       `UPDATE millrace.stream_table SET schedule = $1 ->> 'schedule', options = options || ($1 -> 'options'),
               next_refresh_at = CASE WHEN schedule IS DISTINCT FROM $1 ->> 'schedule' THEN NULL ELSE next_refresh_at END
         WHERE relation_id = ($1 ->> 'id')::bigint`,
+      optionsSql,
     ],
-    { id: found.id, schedule, options },
-  );
-  await alterStatus(session, typed, given['status']);
-  const newQuery = isGiven(given['query']) ? requiredText(given, 'query') : (query ?? '');
-  if (newQuery === query && mode === oldMode) return;
-  await replaceQuery(context, session, role, { ...found, shown }, { query: newQuery, schedule, mode, options }, oldMode ?? '');
+    { id: found.id, schedule, options: checkedOptions(given) },
+  )) as Arguments;
+  await alterStatus(session, requiredText(given, 'name'), given['status']);
+  const newQuery = isGiven(given['query']) ? requiredText(given, 'query') : query;
+  // The query that it has, said again, is asked for anew when it could not be kept for what its tables had become.
+  const isSame = newQuery === query && (found.state !== 'error' || !isGiven(given['query']));
+  if (isSame && mode === old.mode) return;
+  await replaceQuery(context, session, role, found, { query: newQuery, schedule, mode, options }, old.mode);
+}
+
+/** As they were given when it was made, or later. That it was not to be filled at first is no matter any more. */
+const optionsSql = "SELECT options - 'initialize' FROM millrace.stream_table WHERE relation_id = ($1 ->> 'id')::bigint";
+
+/** reinitialize_stream_table of one whose sources are no longer what it was planned for: the same query, planned for what they are now. */
+export async function planAgain(context: StatementContext, session: CallerSession, given: Arguments): Promise<boolean> {
+  const { role, found, query, definition, schedule, mode } = await ownStreamTable(context, session, given);
+  const options = (await perform(context, session, [optionsSql], { id: found.id })) as Arguments;
+  const wanted: Wanted = { query: definition, typed: query, schedule: mode === 'IMMEDIATE' ? null : schedule, mode, options };
+  await replaceQuery(context, session, role, found, wanted, mode);
+  return true;
 }
 
 async function alterStatus(session: CallerSession, name: string, status: unknown): Promise<void> {

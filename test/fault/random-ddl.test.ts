@@ -3,12 +3,12 @@
  * shows the columns it was made with as the origin has them, or says that one of them is gone or has changed.
  * MILLRACE_KILL_ROUNDS: rounds (default 4); MILLRACE_SEED: the seed.
  */
-import pg from 'pg';
+import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { quoteIdentifier } from '../../src/sql/quote.ts';
 import { type Random, seeded } from '../property/ivm/random.ts';
-import { type ExtendedClient, extendedClient, startEngine, type TestEngine, texts } from '../support/engine.ts';
-import { startPostgres, type TestPostgres } from '../support/postgres.ts';
+import { type ExtendedClient, startEngine, type TestEngine, texts } from '../support/engine.ts';
+import { type OriginPair, startOriginPair } from '../support/origin-pair.ts';
 
 const rounds = Number(process.env['MILLRACE_KILL_ROUNDS'] ?? 4);
 const seed = Number(process.env['MILLRACE_SEED'] ?? Date.now() % 1_000_000_000);
@@ -36,38 +36,32 @@ describe.each([
   const tells = role === 'postgres';
   const tables: Table[] = [];
   const versions: Version[] = [];
-  let origin: TestPostgres;
-  let upstream: TestPostgres;
+  let pair: OriginPair;
   let admin: pg.Client;
   let extended: ExtendedClient;
   let engine: TestEngine;
 
   beforeAll(async () => {
-    origin = await startPostgres({ settings: { wal_level: 'logical' } });
-    upstream = await startPostgres({});
-    admin = new pg.Client({ connectionString: origin.url });
-    await admin.connect();
-    await admin.query(`CREATE ROLE reader LOGIN REPLICATION IN ROLE pg_read_all_data; CREATE SCHEMA other;
+    pair = await startOriginPair(
+      `CREATE ROLE reader LOGIN REPLICATION IN ROLE pg_read_all_data; CREATE SCHEMA other;
       CREATE TYPE mood AS ENUM ('sad', 'ok', 'glad');
       CREATE TABLE keyed (id integer PRIMARY KEY, a integer, b text, c numeric(8,2), m mood, s smallint);
       CREATE TABLE bag (a integer, b text, c text, m mood, v character varying(20), n numeric(6,2)); ALTER TABLE bag REPLICA IDENTITY FULL;
       CREATE TABLE again (id integer PRIMARY KEY, a integer);
-      CREATE PUBLICATION p FOR ALL TABLES`);
+      CREATE PUBLICATION p FOR ALL TABLES`,
+      role,
+    );
+    ({ admin, extended } = pair);
     for (const name of ['keyed', 'bag', 'again']) {
       const [row] = await texts(admin, `SELECT '${name}'::regclass::oid`);
       tables.push({ oid: row?.[0] ?? '', isReplaced: false });
     }
-    extended = await extendedClient(upstream.address);
-    await extended.run(`CREATE CONNECTION c TO POSTGRES (HOST '${origin.host}', PORT ${origin.port}, USER ${role}, DATABASE postgres)`);
     await extended.client.query("CREATE TYPE public.mood AS ENUM ('sad', 'ok', 'glad')");
-    engine = startEngine(upstream.address);
+    engine = startEngine(pair.upstream.address);
     await extended.run("CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p')");
   }, 120_000);
   afterAll(async () => {
-    await engine?.stop();
-    await extended?.end();
-    await admin?.end();
-    await Promise.all([origin?.stop(), upstream?.stop()]);
+    await pair?.stop(engine);
   });
 
   const nameOf = async ({ oid }: Table): Promise<string> => (await texts(admin, `SELECT ${oid}::regclass`))[0]?.[0] ?? '';

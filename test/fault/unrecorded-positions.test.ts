@@ -9,7 +9,7 @@ import { type OriginPair, startOriginPair } from '../support/origin-pair.ts';
 
 let pair: OriginPair;
 let engine: TestEngine;
-let locker: pg.Client;
+let upstream: pg.Client;
 
 beforeAll(async () => {
   // A role that may not create event triggers: where DDL is told of, telling moves the position too.
@@ -24,23 +24,26 @@ beforeAll(async () => {
   );
   engine = startEngine(pair.upstream.address);
   await pair.extended.run("CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p')");
-  locker = new pg.Client({ connectionString: pair.upstream.url });
-  await locker.connect();
+  upstream = new pg.Client({ connectionString: pair.upstream.url });
+  await upstream.connect();
+  await upstream.query(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$`);
 }, 120_000);
 
 afterAll(async () => {
-  await locker?.end();
+  await upstream?.end();
   await pair?.stop(engine);
 });
 
 /** Does something while the engine cannot write down a position but by an epoch, and kills it then. */
 async function withoutRecord(work: () => Promise<void>): Promise<void> {
-  await locker.query('BEGIN; LOCK TABLE millrace.source_position IN EXCLUSIVE MODE');
+  await upstream.query(
+    'CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON millrace.source_position FOR EACH ROW EXECUTE FUNCTION public.refuse()',
+  );
   await work();
   const dead = engine.pid();
   engine.kill();
   await expect.poll(() => engine.pid(), { timeout: 20_000 }).not.toBe(dead);
-  await locker.query('COMMIT');
+  await upstream.query('DROP TRIGGER refuse ON millrace.source_position');
 }
 
 /** Everything that the origin has said is in storage: a row written last is. */

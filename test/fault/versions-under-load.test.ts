@@ -4,40 +4,33 @@
  */
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type ExtendedClient, extendedClient, startEngine, type TestEngine, texts } from '../support/engine.ts';
-import { startPostgres, type TestPostgres } from '../support/postgres.ts';
+import { type ExtendedClient, startEngine, type TestEngine, texts } from '../support/engine.ts';
+import { type OriginPair, startOriginPair } from '../support/origin-pair.ts';
+import type { TestPostgres } from '../support/postgres.ts';
 
 const rounds = Number(process.env['MILLRACE_VERSION_ROUNDS'] ?? 4);
 
+let pair: OriginPair;
 let origin: TestPostgres;
-let upstream: TestPostgres;
 let admin: pg.Client;
 let extended: ExtendedClient;
 let engine: TestEngine;
 
 beforeAll(async () => {
-  origin = await startPostgres({ settings: { wal_level: 'logical' } });
-  upstream = await startPostgres({});
-  admin = new pg.Client({ connectionString: origin.url });
-  await admin.connect();
-  await admin.query(`
+  pair = await startOriginPair(`
     CREATE TABLE item (id integer PRIMARY KEY, n integer);
     INSERT INTO item SELECT g, g % 10 FROM generate_series(1, 20000) g;
     CREATE TABLE entry (n integer, label text);
     ALTER TABLE entry REPLICA IDENTITY FULL;
     INSERT INTO entry SELECT g % 50, 'x' || g % 7 FROM generate_series(1, 5000) g;
     CREATE PUBLICATION p FOR ALL TABLES`);
-  extended = await extendedClient(upstream.address);
-  await extended.run(`CREATE CONNECTION c TO POSTGRES (HOST '${origin.host}', PORT ${origin.port}, USER postgres, DATABASE postgres)`);
-  engine = startEngine(upstream.address);
+  ({ origin, admin, extended } = pair);
+  engine = startEngine(pair.upstream.address);
   await extended.run("CREATE SOURCE s FROM POSTGRES CONNECTION c (PUBLICATION 'p')");
 }, 120_000);
 
 afterAll(async () => {
-  await engine?.stop();
-  await extended?.end();
-  await admin?.end();
-  await Promise.all([origin?.stop(), upstream?.stop()]);
+  await pair?.stop(engine);
 });
 
 let next = 100_000;

@@ -14,6 +14,7 @@ CREATE TABLE millrace.stream_table_source (
     attnums     integer[] NOT NULL,     -- columns the query uses
     names       text[] NOT NULL,        -- what they were called
     name        text   NOT NULL,        -- what it was called
+    types       jsonb,                  -- of its columns, by attnum, when the query was planned; NULL: not a table of users
     PRIMARY KEY (relation_id, source)
 );
 
@@ -562,14 +563,32 @@ LANGUAGE sql AS $$
      WHERE t.status IN ('PAUSED', 'SUSPENDED')
 $$;
 
+-- Whether it is suspended because its sources are no longer what it was planned for.
+CREATE FUNCTION millrace.is_outgrown(id bigint) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM millrace.stream_table t JOIN millrace.relation r ON r.id = t.relation_id
+                    WHERE coalesce(t.pgt_id, t.relation_id) = is_outgrown.id AND r.state = 'error'
+                      AND r.error ->> 'code' IN ('42703', '42804') AND NOT r.error ? 'cause')
+$$;
+
 CREATE FUNCTION pgtrickle.reinitialize_stream_table(name text) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
     id bigint := millrace.own_stream_table_named(name);
+    told jsonb := nullif(pg_catalog.current_setting('millrace.call', true), '')::jsonb;
+    arguments jsonb := pg_catalog.jsonb_build_object('name', name);
     populated boolean;
     shown text;
 BEGIN
     SELECT s.is_populated, pg_catalog.format('%s.%s', s.pgt_schema, s.pgt_name) INTO populated, shown FROM pgtrickle.pgt_stream_tables s WHERE s.pgt_id = id;
+    IF told ? 'asked' THEN
+        IF millrace.is_outgrown(id) THEN
+            PERFORM millrace.carried_out('reinitialize_stream_table', arguments);
+        END IF;
+        RETURN NULL;
+    ELSIF told -> 'answers' ? ('reinitialize_stream_table ' || arguments::text) THEN
+        RETURN pg_catalog.format('stream table %s is planned and filled again for its sources as they are now', shown);
+    END IF;
     UPDATE millrace.own_stream_table SET reinitialize = true, consecutive_errors = 0 WHERE pgt_id = id;
     -- It may have been suspended: what it was suspended for is made good by computing it anew, or is told again.
     PERFORM millrace.set_stream_status(id, CASE WHEN populated THEN 'ACTIVE' ELSE 'INITIALIZING' END, NULL);

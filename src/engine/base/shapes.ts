@@ -2,7 +2,7 @@
  * What a change of a base table's columns means for those who read it, and how it is read. Pure.
  * Invariant: columns are known by attnum, so a rename changes nothing; a view loses its footing only with a column that it uses.
  */
-import type { BaseColumn, BaseTable, RelationError } from '../../catalog/model.ts';
+import type { BaseColumn, BaseTable, RelationError, StreamTable } from '../../catalog/model.ts';
 import { storageColumn } from '../../catalog/model.ts';
 import type { ViewPlan } from '../../ivm/plans.ts';
 import type { RelationMessage } from '../../replication/pgoutput.ts';
@@ -17,6 +17,8 @@ export interface BaseShape {
   readonly columns: readonly BaseColumn[];
   /** Its partitions and their files; null: it has none. */
   readonly parts: string | null;
+  /** Refreshes that nobody asks for are held back: what it has is not complete. */
+  readonly gated?: boolean;
 }
 
 /** SQL expression of a partitioned table's partitions and their files. TRUNCATE of one, ATTACH and DETACH are in no stream, but here. */
@@ -37,7 +39,7 @@ export const columnsSql = (oid: string): string =>
 export const shapesOf = (ids: readonly number[]): Execution => ({
   name: 'shapes',
   sql: `SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.relation_id, 'name', millrace.qualified_name(b.table_oid),
-    'parts', ${partsSql('b.table_oid')}, 'columns',
+    'parts', ${partsSql('b.table_oid')}, 'gated', EXISTS (SELECT FROM millrace.source_gate g WHERE g.source = b.table_oid AND g.gated), 'columns',
     ${columnsSql('b.table_oid')}) ORDER BY b.relation_id), '[]')
   FROM millrace.base_table b WHERE b.relation_id = ANY ($1::bigint[])`,
   params: [`{${ids.join(',')}}`],
@@ -78,15 +80,25 @@ export function usedAttnums(plan: ViewPlan, input: number): ReadonlySet<number> 
   return used;
 }
 
-/** Why a view that uses these columns can no longer be kept; null: it can. `now` null: the table is gone. */
-export function baseProblem(base: BaseTable, now: BaseShape | null, used: ReadonlySet<number>): string | null {
+/**
+ * Why a view over a base table can no longer be kept; null: it can. `now` null: the table is gone. Its columns must have the types that the view
+ * was planned with, whatever has been noted of the table since.
+ */
+export function baseProblem(
+  base: BaseTable,
+  now: BaseShape | null,
+  { plan, planned }: { readonly plan: ViewPlan; readonly planned: StreamTable['plannedTypes'] | undefined },
+): string | null {
+  const used = usedAttnums(plan, base.id);
+  const types = planned?.[base.id] ?? {};
   const shown = now?.name ?? base.name ?? `table ${base.tableOid}`;
   if (now === null || now.name === null) return `a table it reads was dropped (${shownBefore(base)})`;
   for (const column of base.columns) {
     if (!used.has(column.attnum)) continue;
     const current = now.columns.find((one) => one.attnum === column.attnum);
     if (current === undefined) return `column "${column.name}" of ${shown} was dropped`;
-    if (current.type !== column.type) return `column "${column.name}" of ${shown} changed from type ${column.type} to ${current.type}`;
+    const before = types[column.attnum] ?? column.type;
+    if (current.type !== before) return `column "${column.name}" of ${shown} changed from type ${before} to ${current.type}`;
   }
   return null;
 }
@@ -122,8 +134,8 @@ export function baseError(problem: string, name: string): RelationError {
   return {
     code: '42703',
     message: `stream table is suspended: ${problem}`,
-    detail: 'Its query cannot be computed any more; other stream tables over the same table go on.',
-    hint: `SELECT pgtrickle.alter_stream_table('${name}', query => $$SELECT ...$$); with a query for the table as it is now, or SELECT pgtrickle.drop_stream_table('${name}');`,
+    detail: 'What it holds was computed for the table as it was; other stream tables over the same table go on.',
+    hint: `SELECT pgtrickle.reinitialize_stream_table('${name}'); if the query can be run on the table as it is now, else SELECT pgtrickle.alter_stream_table('${name}', query => $$SELECT ...$$); with one that can, or SELECT pgtrickle.drop_stream_table('${name}');`,
   };
 }
 

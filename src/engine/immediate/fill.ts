@@ -32,7 +32,7 @@ export async function fillImmediate(engine: EngineContext, viewId: number, reloa
   const view = engine.state.views.get(viewId);
   const stream = engine.state.streams.get(viewId);
   if (view?.state !== 'pending' || stream === undefined) return;
-  const bases = view.inputs.flatMap((input) => engine.state.bases.get(input) ?? []);
+  const bases = view.inputs.flatMap((input) => asPlanned(engine.state.bases.get(input), stream.plannedTypes));
   const filler = await connectRaw(engine.config.upstream, {
     database: engine.config.database,
     applicationName: 'millrace populate',
@@ -52,6 +52,14 @@ export async function fillImmediate(engine: EngineContext, viewId: number, reloa
   } finally {
     await filler.close().catch(() => undefined);
   }
+}
+
+/** The table with the columns that the query was planned for: what has been noted of it may be older, and so may what it is now. */
+function asPlanned(base: BaseTable | undefined, planned: StreamTable['plannedTypes']): BaseTable[] {
+  if (base === undefined) return [];
+  const types = planned[base.id] ?? {};
+  const gone = base.columns.filter(({ attnum }) => !base.columnsNow.some((column) => column.attnum === attnum));
+  return [{ ...base, columns: [...base.columnsNow, ...gone].map((column) => ({ ...column, type: types[column.attnum] ?? column.type })) }];
 }
 
 /** Triggers and what they go by, while nobody has written to the tables and not ended. False: to be tried again. */

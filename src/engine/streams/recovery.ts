@@ -4,7 +4,7 @@
  */
 import type { BaseTable, LiveView, RelationError } from '../../catalog/model.ts';
 import type { ViewPlan } from '../../ivm/plans.ts';
-import { baseError, baseProblem, sameColumns, usedAttnums } from '../base/shapes.ts';
+import { baseError, baseProblem, sameColumns } from '../base/shapes.ts';
 import { briefTransaction } from '../brief-transaction.ts';
 import type { ReadCatalog } from '../catalog-reader.ts';
 import type { EngineContext } from '../context.ts';
@@ -44,7 +44,7 @@ export async function resumeStreams(engine: EngineContext, catalog: ReadCatalog,
     if (!inputsReady) continue;
     resumed = true;
     const bases = view.inputs.flatMap((input) => catalog.bases.get(input) ?? []);
-    const problem = bases.map((base) => problemNow(base, view)).find((found) => found !== null);
+    const problem = bases.map((base) => problemNow(catalog, base, view)).find((found) => found !== null);
     if (problem !== undefined) {
       await suspendNow(engine, reload, view.id, baseError(problem, `${stream.schema}.${stream.name}`));
       continue;
@@ -69,7 +69,7 @@ export async function followBases(engine: EngineContext, catalog: ReadCatalog, r
     if (base.name !== null && sameColumns(base.columns, base.columnsNow)) continue;
     for (const view of catalog.views.values()) {
       if (!view.inputs.includes(base.id) || view.state === 'error') continue;
-      const problem = problemNow(base, view);
+      const problem = problemNow(catalog, base, view);
       if (problem === null) continue;
       const stream = catalog.streams.get(view.id);
       engine.log.error({ view: view.id, name: stream?.name, problem }, 'a stream table is suspended');
@@ -94,6 +94,7 @@ export async function keepImmediate(engine: EngineContext, catalog: ReadCatalog)
 }
 
 /** Why a view over this table, as it is now, cannot be kept; null: it can. */
-function problemNow(base: BaseTable, view: LiveView<ViewPlan>): string | null {
-  return baseProblem(base, { id: base.id, name: base.name, columns: base.columnsNow, parts: null }, usedAttnums(view.plan, base.id));
+function problemNow({ streams }: ReadCatalog, base: BaseTable, view: LiveView<ViewPlan>): string | null {
+  const planned = streams.get(view.id)?.plannedTypes;
+  return baseProblem(base, { id: base.id, name: base.name, columns: base.columnsNow, parts: null }, { plan: view.plan, planned });
 }

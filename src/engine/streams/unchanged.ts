@@ -9,7 +9,7 @@ import type { ViewPlan } from '../../ivm/plans.ts';
 import type { Execution } from '../../replication/session-contract.ts';
 import { maskOf } from '../base/change-logs.ts';
 import type { BaseRunner } from '../base/runner.ts';
-import { type BaseShape, baseProblem, shapesOf, usedAttnums } from '../base/shapes.ts';
+import { type BaseShape, baseProblem, shapesOf } from '../base/shapes.ts';
 import type { EngineContext } from '../context.ts';
 import { requireStatementError } from '../epoch.ts';
 import { fence, leadershipLost } from '../epoch-ends.ts';
@@ -96,6 +96,10 @@ function isAsKnown({ state }: EngineContext, view: LiveView<ViewPlan>, shapes: R
   return view.inputs.every((input) => {
     const base = state.bases.get(input);
     const shape = shapes.get(input) ?? null;
-    return base !== undefined && shape?.parts === null && baseProblem(base, shape, usedAttnums(view.plan, input)) === null;
+    return (
+      base !== undefined &&
+      shape?.parts === null &&
+      baseProblem(base, shape, { plan: view.plan, planned: state.streams.get(view.id)?.plannedTypes }) === null
+    );
   });
 }

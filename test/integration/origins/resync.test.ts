@@ -132,6 +132,23 @@ test('with AUTO RESYNC nobody has to ask; kill -9 amid it begins it again', asyn
   await becomes(/^running/);
 });
 
+test('a table that could not take a change is mended once it can', async () => {
+  const table = `millrace_data.s${await storage('account')}`;
+  await extended.client.query(`ALTER TABLE ${table} ADD CONSTRAINT small CHECK (c1 < 3000)`);
+  await admin.query("INSERT INTO account VALUES (3000, 'large', 1); UPDATE account SET balance = 0 WHERE id = 1");
+  const read = (): Promise<unknown> =>
+    texts(extended.client, 'SELECT count(*) FROM v1.account').catch((error: pg.DatabaseError) => error.hint);
+  await expect
+    .poll(read, { timeout: 15_000 })
+    .toMatch(/^ALTER SOURCE public.s RESYNC; once nothing stands in its way, or DROP TABLE v1.account/);
+  // The others go on.
+  await admin.query("INSERT INTO entry VALUES (1, 'later')");
+  await expect.poll(() => rows(extended.client, "SELECT note FROM v1.entry WHERE note = 'later'"), { timeout: 15_000 }).toEqual(['later']);
+  await extended.client.query(`ALTER TABLE ${table} DROP CONSTRAINT small`);
+  await extended.run('ALTER SOURCE s RESYNC');
+  await same();
+});
+
 test('a slot that someone else has read from is noticed: what they took is missing here', async () => {
   engine.kill();
   await admin.query(changeMuch);

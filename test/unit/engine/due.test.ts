@@ -42,6 +42,7 @@ function catalog(given: readonly Given[]): CatalogState {
       refreshDone: 0,
       reinitialize: false,
       deltaLost: null,
+      plannedTypes: {},
       nextRefreshAt: null,
       lastRefreshAt: null,
       triggered: false,
