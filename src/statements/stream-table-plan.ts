@@ -183,11 +183,13 @@ export async function chooseImmediate(
   id: number,
 ): Promise<Chosen> {
   const { sources } = definition;
-  const live = sources.read.find((relation) => relation.kind === 'table' || relation.kind === 'view');
+  const live = sources.read.find(
+    (relation) => relation.kind === 'table' || (relation.kind === 'view' && !sources.tables.some(({ holds }) => holds === relation)),
+  );
   const problem =
     live === undefined
       ? (sources.tables.map(notTriggerable).find((why) => why !== null) ?? null)
-      : `${quoteQualified(live.schema, live.name)} is kept by Millrace itself: the transactions that write to it are not those of users`;
+      : `${quoteQualified(live.schema, live.name)} is kept by Millrace itself, not within the statements of those who write`;
   if (problem !== null) throw notImmediate(problem);
   const chosen = await choosePlan(context, session, { ...definition, sources: { ...sources, streams: false } }, id);
   if (chosen.mode === 'FULL') throw notImmediate(chosen.reason);

@@ -17,6 +17,7 @@ import { quoteLiteral } from '../../sql/quote.ts';
 import type { EngineContext } from '../context.ts';
 import { Epoch, requireStatementError } from '../epoch.ts';
 import { openView } from '../open-view.ts';
+import { dependentViews } from '../relation-errors.ts';
 import { freePlanner } from '../session-settings.ts';
 import { type Outcome, populationRefused, refreshed, refreshFailed } from '../streams/bookkeeping.ts';
 import { fromMark, immediateTexts } from './templates.ts';
@@ -159,13 +160,18 @@ async function filled(filler: RawConnection, view: LiveView<ViewPlan>, bases: re
   return rows;
 }
 
-/** An epoch that has the view's lock. Null: someone holds it for longer; nothing is open then. */
+/**
+ * An epoch that has the view's lock, and those of the views that are kept over it: its triggers would wait for them without end. In the order of
+ * those who write to tables. Null: someone holds one for longer; nothing is open then.
+ */
 async function locked(engine: EngineContext, viewId: number): Promise<Epoch | null> {
-  const { session } = engine;
+  const { session, state } = engine;
+  const above = dependentViews(state, [viewId]).filter((id) => state.streams.get(id)?.triggered === true);
   const epoch = await Epoch.begin(engine);
   try {
     await session.query(`SET LOCAL lock_timeout = '${viewLockTimeout}'`);
-    await session.query(`LOCK TABLE millrace_data.l${viewId} IN SHARE ROW EXCLUSIVE MODE`);
+    for (const id of [viewId, ...above.sort((a, b) => a - b)])
+      await session.query(`LOCK TABLE millrace_data.l${id} IN SHARE ROW EXCLUSIVE MODE`);
     await session.query('SET LOCAL lock_timeout = 0');
     await session.query(freePlanner);
     return epoch;

@@ -120,7 +120,8 @@ BEGIN
   END IF;
   RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-  IF SQLSTATE ~ '^(40|57|53|55P03)' THEN
+  -- One that is kept over this one has said which it is.
+  IF SQLSTATE ~ '^(40|57|53|55P03)' OR SQLERRM LIKE 'stream table % cannot take this change: %' THEN
     RAISE;
   END IF;
   GET STACKED DIAGNOSTICS mr_detail = PG_EXCEPTION_DETAIL;

@@ -306,7 +306,7 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
     await direct.query(
       'CREATE TABLE plain (id integer PRIMARY KEY, at timestamptz); CREATE TABLE parts (id integer PRIMARY KEY) PARTITION BY RANGE (id)',
     );
-    await create('base_st', 'SELECT id FROM plain');
+    await client.query("SELECT pgtrickle.create_stream_table('base_st', 'SELECT id FROM plain')");
     const refusals: [string, RegExp][] = [
       ['SELECT id FROM parts', /partitioned/],
       ["SELECT id FROM plain WHERE at > now() - interval '1 hour'", /changes with the time/],
@@ -324,6 +324,53 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
         message: expect.stringMatching(reason),
       });
     }
+  });
+
+  test('one over another is kept by the same statement; what goes wrong in it names it, and pauses are made up for', async () => {
+    await direct.query(
+      'CREATE TABLE visit (id integer PRIMARY KEY, page integer, ms integer); INSERT INTO visit SELECT g, g % 4, g FROM generate_series(1, 40) g',
+    );
+    const pages = 'SELECT page, sum(ms) AS ms, count(*) AS n FROM visit GROUP BY page';
+    const speeds = 'SELECT page, 1000 / ms AS speed FROM pages';
+    const fastest = 'SELECT max(speed) AS speed FROM speeds';
+    await create('pages', pages);
+    await create('speeds', speeds);
+    await create('fastest', fastest);
+    const all = async (who = direct): Promise<void> => {
+      for (const [name, query] of Object.entries({ pages, speeds, fastest })) await same(name, query, who);
+    };
+    await direct.query('BEGIN; UPDATE visit SET ms = ms + 3 WHERE page = 1; DELETE FROM visit WHERE id = 8');
+    await all();
+    await direct.query('COMMIT');
+    await direct.query('TRUNCATE visit; INSERT INTO visit VALUES (1, 1, 10), (2, 2, 20)');
+    await all();
+    await expect(direct.query('INSERT INTO visit VALUES (3, 2, -20)')).rejects.toMatchObject({
+      code: '22012',
+      message: 'stream table public.speeds cannot take this change: division by zero',
+    });
+    await all();
+    await client.query("SELECT pgtrickle.pause_stream_table('pages')");
+    await direct.query('INSERT INTO visit VALUES (3, 3, 5)');
+    expect((await direct.query('SELECT * FROM pages WHERE page = 3')).rows).toEqual([]);
+    await client.query("SELECT pgtrickle.resume_stream_table('pages')");
+    const shown = async (): Promise<unknown> => (await direct.query('SELECT speed::int FROM fastest')).rows;
+    await expect.poll(shown, { timeout: 20_000 }).toEqual([{ speed: 200 }]);
+    await all();
+    // Asked for while somebody writes: it waits, and tries again.
+    const writer = new pg.Client({ connectionString: upstream.url });
+    await writer.connect();
+    await writer.query('BEGIN; INSERT INTO visit VALUES (4, 4, 2)');
+    const asked = client.query("SELECT pgtrickle.refresh_stream_table('pages')");
+    await direct.query('SELECT pg_sleep(0.3)');
+    await writer.query('COMMIT');
+    await asked;
+    await writer.end();
+    await all();
+    await expect(client.query("SELECT pgtrickle.drop_stream_table('pages')")).rejects.toMatchObject({ code: '22023' });
+    await client.query("SELECT pgtrickle.drop_stream_table('pages', cascade => true)");
+    await direct.query('DELETE FROM visit');
+    const triggers = "SELECT count(*)::int AS n FROM pg_trigger WHERE tgrelid = 'visit'::regclass";
+    await expect.poll(async () => (await direct.query(triggers)).rows, { timeout: 20_000 }).toEqual([{ n: 0 }]);
   });
 
   test('others read it like a table: what its writers commit late is neither lost nor taken twice', async () => {

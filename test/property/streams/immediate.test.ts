@@ -17,6 +17,21 @@ const queries = {
   nested: 'SELECT x.n, count(*) AS c FROM (SELECT a, count(*) AS n FROM b GROUP BY a) x GROUP BY x.n',
 };
 
+/** Over those, each with its query and what that comes to over the tables. */
+const cascades: Readonly<Record<string, readonly [string, string]>> = {
+  over_grouped: [
+    'SELECT k, n FROM grouped WHERE s > 5',
+    'SELECT a.k, count(*) AS n FROM a JOIN b ON b.a = a.id GROUP BY a.k HAVING sum(b.v) > 5',
+  ],
+  // Over a table and what is kept over that table, and another one: changed by one statement, or by several.
+  diamond: [
+    'SELECT a.id, o.n, g.m FROM a JOIN outer_joined o USING (id) LEFT JOIN grouped g ON g.k = a.k',
+    `SELECT a.id, (SELECT count(*) FROM b WHERE b.a = a.id) AS n, g.m FROM a LEFT JOIN (${queries.grouped}) g ON g.k = a.k`,
+  ],
+  third: ['SELECT sum(n) AS n FROM over_grouped', `SELECT sum(n) AS n FROM (${queries.grouped}) x WHERE s > 5`],
+  over_bag: ['SELECT k, count(*) AS n FROM bag GROUP BY k', 'SELECT k, count(*) AS n FROM loose WHERE v > 2 GROUP BY k'],
+};
+
 const id = fc.integer({ min: 1, max: 12 });
 const value = fc.integer({ min: 0, max: 6 });
 const predicate = fc.oneof(
@@ -84,6 +99,9 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
     for (const [name, query] of Object.entries(queries)) {
       await creator.query(`SELECT pgtrickle.create_stream_table('${name}', $q$${query}$q$, NULL, 'IMMEDIATE')`);
     }
+    for (const [name, [query]] of Object.entries(cascades)) {
+      await creator.query(`SELECT pgtrickle.create_stream_table('${name}', $q$${query}$q$, NULL, 'IMMEDIATE')`);
+    }
     await creator.end();
     writers = [await open(), await open(), await open()];
   }, 120_000);
@@ -108,7 +126,10 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
       );
     }
     try {
-      for (const [name, query] of Object.entries(queries)) {
+      for (const [name, query] of [
+        ...Object.entries(queries),
+        ...Object.entries(cascades).map(([name, [, whole]]) => [name, whole] as const),
+      ]) {
         expect({ name, rows: await sortedRows(reader, `SELECT * FROM ${name}`) }).toEqual({ name, rows: await sortedRows(reader, query) });
       }
     } finally {
