@@ -7,7 +7,6 @@ import { PostgresError } from '../replication/postgres-error.ts';
 import { isVisible } from '../replication/snapshot-visibility.ts';
 import { noteProgress } from './catalog.ts';
 import type { ChangeFeed, Key, TouchingTransaction } from './change-feed.ts';
-import type { HoldStatements } from './hold.ts';
 import type { Migration } from './model.ts';
 import type { Truth } from './places.ts';
 import { applyKeys, asOwner, begin, byIndex, catchUp, type Isolation, keySql, type MigrationSessions, rollback } from './sessions.ts';
@@ -20,7 +19,6 @@ export interface Following {
   readonly sessions: MigrationSessions;
   readonly feed: ChangeFeed;
   readonly log: Logger;
-  readonly hold: HoldStatements | null;
 }
 
 /** Keys of one transaction of ours. */

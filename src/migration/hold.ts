@@ -2,8 +2,8 @@
  * Statements of Millrace's clients that wait while the locks of a migration are sought and held.
  * Invariant: it spares waiting and failures and nothing hangs on it: whoever is not held, or not long enough, meets the locks.
  */
+import type { RawConnection } from '../replication/session-contract.ts';
 import { arrayText } from './change-feed.ts';
-import type { MigrationSessions } from './sessions.ts';
 
 /**
  * From now on new requests that may touch relations of these names wait, `ms` at most, until the answer is called. `unknown`: those that do not say
@@ -24,32 +24,35 @@ const namesSql = `WITH RECURSIVE locked AS (SELECT to_regclass(n)::oid AS oid FR
                                                                    UNION ALL SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = reached.oid) other)
 SELECT DISTINCT c.relname FROM reached JOIN pg_catalog.pg_class c ON c.oid = reached.oid AND c.relnamespace <> to_regnamespace('millrace_data')`;
 
+/** With the locks, the longest that a request waits; what takes longer has it wait at the locks. */
+const mostLockedMs = 1_000;
+
 export interface Holding {
+  /** These relations (quoted) are to be locked. */
+  prepare(relations: readonly string[]): Promise<void>;
   /** Before a try for the locks that lasts `tryMs`. */
   begin(tryMs: number): Promise<void>;
-  /** `changed`: the names have changed hands. Again, it does nothing. */
-  end(changed?: boolean): void;
+  /** `changed`: the names have changed hands. Does nothing when nothing is held. */
+  end(changed: boolean): void;
 }
 
-/** `relations`: quoted. `maxHoldMs`: how long the locks are held, once they are had. */
-export async function holding(
-  hold: HoldStatements | null,
-  { work }: MigrationSessions,
-  relations: readonly string[],
-  maxHoldMs: number,
-): Promise<Holding> {
-  if (hold === null) return { begin: async () => undefined, end: () => undefined };
-  const { rows } = await work.execute('held', namesSql, [arrayText(relations)]);
-  const names = rows.map(([name]) => name ?? '');
-  let end: ((changed: boolean) => void) | null = null;
+export function holding(hold: HoldStatements | null, work: RawConnection): Holding {
+  if (hold === null) return { prepare: async () => undefined, begin: async () => undefined, end: () => undefined };
+  let names: readonly string[] = [];
+  let release: ((changed: boolean) => void) | null = null;
+  const end = (changed: boolean): void => {
+    release?.(changed);
+    release = null;
+  };
   return {
-    begin: async (tryMs) => {
-      end?.(false);
-      end = await hold(names, tryMs <= longestUnknownMs, tryMs + maxHoldMs);
+    end,
+    prepare: async (relations) => {
+      const { rows } = await work.execute('held', namesSql, [arrayText(relations)]);
+      names = rows.map(([name]) => name ?? '');
     },
-    end: (changed = false) => {
-      end?.(changed);
-      end = null;
+    begin: async (tryMs) => {
+      end(false);
+      release = await hold(names, tryMs <= longestUnknownMs, tryMs + mostLockedMs);
     },
   };
 }

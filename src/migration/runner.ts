@@ -95,7 +95,7 @@ export class MigrationRunner {
       let sessions: MigrationSessions | null = null;
       const began = Date.now();
       try {
-        sessions = await openSessions(upstream, database, this.#migration.id);
+        sessions = await openSessions(upstream, database, this.#migration.id, this.#services.hold);
         if ((await this.#work(sessions)) === 'ended') return;
       } catch (error) {
         if (this.#stopped) return;
@@ -171,15 +171,7 @@ export class MigrationRunner {
 
   #following({ sessions, feed }: Course): Following {
     const truth = this.#migration.phase === 'cut_over' ? 'target' : 'source';
-    return {
-      migration: this.#migration,
-      truth,
-      sync: this.#syncs[truth],
-      sessions,
-      feed,
-      log: this.#services.log,
-      hold: this.#services.hold,
-    };
+    return { migration: this.#migration, truth, sync: this.#syncs[truth], sessions, feed, log: this.#services.log };
   }
 
   /** Publication and slot. A slot is made while the publication is there, so that it has every change that is not in what is copied. */
@@ -375,7 +367,7 @@ export class MigrationRunner {
   async #end(sessions: MigrationSessions, how: 'finalize' | 'cancel'): Promise<'ended' | 'again'> {
     const { log } = this.#services;
     const { id, name } = this.#migration;
-    const outcome = await endMigration(sessions, this.#migration, how, this.#services.hold);
+    const outcome = await endMigration(sessions, this.#migration, how);
     if (!outcome.done) {
       const problem: MigrationProblem = { message: outcome.reason, hint: 'It is tried again by itself.' };
       await noteProgress(

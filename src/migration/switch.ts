@@ -8,7 +8,6 @@ import { heldSql, phaseSql, requestDone, windowSql } from './catalog.ts';
 import { arrayText } from './change-feed.ts';
 import { cancelSql, cutoverSql, dependentsSql, finalizeSql, lockedAtEnd, lockSql, revertSql, toBeLocked } from './flip-sql.ts';
 import { applyWaiting, type Following, keysOf } from './follow.ts';
-import { type Holding, type HoldStatements, holding } from './hold.ts';
 import type { Migration } from './model.ts';
 import { downView, qualified, upView } from './places.ts';
 import { applyKeys, asOwner, byIndex, catchUp, type MigrationSessions, rollback } from './sessions.ts';
@@ -38,14 +37,11 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
   const involved = toBeLocked(migration, f.truth).map(qualified);
   let blockers: readonly Blocker[] = [];
   let locked = 0;
-  let held: Holding | null = null;
   try {
     // Whatever can be made before is: it takes longer than the rest, and locks nothing that anyone waits for.
     await sessions.work.query(['BEGIN', ...aheadSql(migration, forward ? 'target' : 'source')].join(';\n'));
     const dependents = await dependentsOf(sessions, migration, involved);
-    const toLock = [...dependents.map(({ name }) => name), ...involved];
-    held = await holding(f.hold, sessions, toLock, maxHoldMs);
-    const lock = await lockAll(sessions, toLock, lockTimeoutMs, held);
+    const lock = await lockAll(sessions, [...dependents.map(({ name }) => name), ...involved], lockTimeoutMs);
     if (!lock.had) {
       blockers = lock.blockers;
       throw new DeadlineError();
@@ -89,7 +85,6 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
             heldSql(migration.id, since),
           ],
     );
-    held.end(true);
     feed.taken(taken);
     return { done: true, heldMs: performance.now() - locked };
   } catch (error) {
@@ -102,27 +97,23 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
       blockers,
     };
   } finally {
-    held?.end();
+    sessions.holding.end(false);
   }
 }
 
 /** What ends a migration: the names change for good. Waits for locks as a cutover does. */
-export async function endMigration(
-  sessions: MigrationSessions,
-  migration: Migration,
-  how: 'finalize' | 'cancel',
-  hold: HoldStatements | null,
-): Promise<SwitchOutcome> {
-  const { lockTimeoutMs, maxHoldMs } = migration.options;
+export async function endMigration(sessions: MigrationSessions, migration: Migration, how: 'finalize' | 'cancel'): Promise<SwitchOutcome> {
+  const { lockTimeoutMs } = migration.options;
   const truth = how === 'finalize' ? 'target' : 'source';
-  let held: Holding | null = null;
   try {
     await sessions.work.query('BEGIN');
     const views = [...layoutViews(migration, truth), ...lastingViewNames(migration)].map(qualified);
     const dependents = await dependentsOf(sessions, migration, views);
-    const toLock = [...dependents.map(({ name }) => name), ...lockedAtEnd(migration, truth).map(qualified)];
-    held = await holding(hold, sessions, toLock, maxHoldMs);
-    const lock = await lockAll(sessions, toLock, lockTimeoutMs, held);
+    const lock = await lockAll(
+      sessions,
+      [...dependents.map(({ name }) => name), ...lockedAtEnd(migration, truth).map(qualified)],
+      lockTimeoutMs,
+    );
     if (!lock.had) {
       await rollback(sessions.work);
       return { done: false, reason: 'the locks were not to be had', blockers: lock.blockers };
@@ -131,13 +122,12 @@ export async function endMigration(
     await changeNames(sessions, dependents, how === 'finalize' ? finalizeSql(migration) : cancelSql(migration), [
       phaseSql(migration.id, how === 'finalize' ? 'finished' : 'cancelled', ['ended_at = clock_timestamp()', 'request = NULL']),
     ]);
-    held.end(true);
     return { done: true, heldMs: performance.now() - locked };
   } catch (error) {
     await rollback(sessions.work);
     throw error;
   } finally {
-    held?.end();
+    sessions.holding.end(false);
   }
 }
 
@@ -150,14 +140,15 @@ const tries = [5, 10, 10, 20, 20, 40, 40, 100, 100, 1000];
  * Gets all locks, or none. Statements lock a view and then what it reads, transactions one relation and then another: whatever order we take, somebody
  * may hold the one that we want while he wants one that we hold. So tries are short, in another order each time, and after each everybody goes on.
  */
-async function lockAll(sessions: MigrationSessions, tables: readonly string[], lockTimeoutMs: number, held: Holding): Promise<Lock> {
+async function lockAll(sessions: MigrationSessions, tables: readonly string[], lockTimeoutMs: number): Promise<Lock> {
   const { work } = sessions;
   let blockers: readonly Blocker[] = [];
+  await sessions.holding.prepare(tables);
   await work.query('SAVEPOINT locks');
   for (const [i, ms] of tries.entries()) {
     const waitMs = Math.min(ms, lockTimeoutMs);
     const order = i % 2 === 0 ? tables : [...tables].reverse();
-    await held.begin(waitMs);
+    await sessions.holding.begin(waitMs);
     const watch = watchBlockers(sessions, waitMs * 0.6);
     try {
       // One limit for all of them together.
@@ -170,7 +161,7 @@ async function lockAll(sessions: MigrationSessions, tables: readonly string[], l
       const found = await watch.found();
       if (found.length > 0) blockers = found;
       await work.query('ROLLBACK TO locks');
-      held.end();
+      sessions.holding.end(false);
       await new Promise((resolve) => setTimeout(resolve, 5 + Math.random() * 20));
     } finally {
       watch.end();
@@ -216,7 +207,7 @@ async function dependentsOf(
 
 /** The names change, views of the user that read what has moved are taken along, the phase is written, and all of it commits. */
 async function changeNames(
-  { work }: MigrationSessions,
+  { work, holding }: MigrationSessions,
   dependents: readonly Dependent[],
   statements: readonly string[],
   after: readonly string[],
@@ -231,6 +222,7 @@ async function changeNames(
       'COMMIT',
     ].join(';\n'),
   );
+  holding.end(true);
 }
 
 class DeadlineError extends Error {}
