@@ -11,6 +11,7 @@ import { ChangeFeed } from './change-feed.ts';
 import { Course } from './course.ts';
 import { unvalidatedSql } from './flip-sql.ts';
 import { applyWaiting, copyPiece, type Following, repairAll, verifyPiece } from './follow.ts';
+import type { HoldStatements } from './hold.ts';
 import type { Migration, MigrationPhase, MigrationProblem } from './model.ts';
 import { publicationName, qualified, slotName, type Truth, targetPlace } from './places.ts';
 import { problemOf } from './problems.ts';
@@ -26,6 +27,7 @@ export interface RunnerServices {
   readonly log: Logger;
   /** The catalog has changed. */
   readonly wake: () => void;
+  readonly hold: HoldStatements | null;
 }
 
 const firstRetryMs = 500;
@@ -93,7 +95,7 @@ export class MigrationRunner {
       let sessions: MigrationSessions | null = null;
       const began = Date.now();
       try {
-        sessions = await openSessions(upstream, database, this.#migration.id);
+        sessions = await openSessions(upstream, database, this.#migration.id, this.#services.hold);
         if ((await this.#work(sessions)) === 'ended') return;
       } catch (error) {
         if (this.#stopped) return;

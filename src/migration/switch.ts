@@ -96,6 +96,8 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
       reason: locked === 0 ? 'the locks were not to be had' : `it would have held its locks for more than ${maxHoldMs} ms`,
       blockers,
     };
+  } finally {
+    sessions.holding.end(false);
   }
 }
 
@@ -124,6 +126,8 @@ export async function endMigration(sessions: MigrationSessions, migration: Migra
   } catch (error) {
     await rollback(sessions.work);
     throw error;
+  } finally {
+    sessions.holding.end(false);
   }
 }
 
@@ -139,10 +143,12 @@ const tries = [5, 10, 10, 20, 20, 40, 40, 100, 100, 1000];
 async function lockAll(sessions: MigrationSessions, tables: readonly string[], lockTimeoutMs: number): Promise<Lock> {
   const { work } = sessions;
   let blockers: readonly Blocker[] = [];
+  await sessions.holding.prepare(tables);
   await work.query('SAVEPOINT locks');
   for (const [i, ms] of tries.entries()) {
     const waitMs = Math.min(ms, lockTimeoutMs);
     const order = i % 2 === 0 ? tables : [...tables].reverse();
+    await sessions.holding.begin(waitMs);
     const watch = watchBlockers(sessions, waitMs * 0.6);
     try {
       // One limit for all of them together.
@@ -155,6 +161,7 @@ async function lockAll(sessions: MigrationSessions, tables: readonly string[], l
       const found = await watch.found();
       if (found.length > 0) blockers = found;
       await work.query('ROLLBACK TO locks');
+      sessions.holding.end(false);
       await new Promise((resolve) => setTimeout(resolve, 5 + Math.random() * 20));
     } finally {
       watch.end();
@@ -200,7 +207,7 @@ async function dependentsOf(
 
 /** The names change, views of the user that read what has moved are taken along, the phase is written, and all of it commits. */
 async function changeNames(
-  { work }: MigrationSessions,
+  { work, holding }: MigrationSessions,
   dependents: readonly Dependent[],
   statements: readonly string[],
   after: readonly string[],
@@ -215,6 +222,7 @@ async function changeNames(
       'COMMIT',
     ].join(';\n'),
   );
+  holding.end(true);
 }
 
 class DeadlineError extends Error {}
