@@ -1,8 +1,10 @@
 /**
  * Sinks into a local Kafka broker, beside the broker's own producer-perf in the same run: a snapshot, changes as fast as they come, how late a change
  * is, and how long a cutover takes. Everything, the broker too, runs on this machine.
- * MILLRACE_BENCH_ROWS (1,000,000), MILLRACE_BENCH_SECONDS (20), MILLRACE_BENCH_RATE (changes a second, 50,000).
+ * MILLRACE_BENCH_ROWS (1,000,000), MILLRACE_BENCH_SECONDS (20), MILLRACE_BENCH_RATE (changes a second, 50,000), MILLRACE_BENCH_ROUNDS (3),
+ * MILLRACE_BENCH_ONLY=perf,snapshot,cutover,lateness,changes.
  */
+import { readdirSync, readFileSync } from 'node:fs';
 import { performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
@@ -15,6 +17,9 @@ import { cleanUp, median, show, startMillrace, startPostgres } from './support/p
 const rows = Number(process.env.MILLRACE_BENCH_ROWS ?? 1_000_000);
 const seconds = Number(process.env.MILLRACE_BENCH_SECONDS ?? 20);
 const rate = Number(process.env.MILLRACE_BENCH_RATE ?? 50_000);
+const rounds = Number(process.env.MILLRACE_BENCH_ROUNDS ?? 3);
+const only = process.env.MILLRACE_BENCH_ONLY?.split(',');
+const wanted = (name) => only === undefined || only.includes(name);
 
 const { module: kafkaSupport } = await runnerImport(new URL('../test/support/kafka.ts', import.meta.url).pathname);
 const kafka = await kafkaSupport.startKafka({ own: true, fast: true, settings: { 'num.partitions': '4' } });
@@ -31,16 +36,19 @@ try {
 
 async function run() {
   const [broker] = kafka.brokers;
-  const server = await startPostgres({ wal_level: 'logical', max_wal_size: '8GB' });
-  const millrace = await startMillrace(server.port);
+  // A server each, as in life: what the upstream writes is not for the origin to decode.
+  const origin = await startPostgres({ wal_level: 'logical', max_wal_size: '8GB' });
+  const upstream = await startPostgres({ wal_level: 'logical', max_wal_size: '8GB' });
+  const millrace = await startMillrace(upstream.port);
   const connect = async (port, database = 'postgres') => {
     const client = new pg.Client({ host: '127.0.0.1', port, user: 'postgres', password: 'bench', database });
     await client.connect();
     return client;
   };
-  const admin = await connect(server.port);
+  const admin = await connect(origin.port);
   await admin.query('CREATE DATABASE shop');
-  const shop = await connect(server.port, 'shop');
+  const shop = await connect(origin.port, 'shop');
+  const inside = await connect(upstream.port);
   const client = await connect(millrace.port);
   await shop.query(`
     CREATE TABLE item (id integer PRIMARY KEY, name text NOT NULL, price numeric(10,2) NOT NULL, stock integer NOT NULL, changed timestamptz NOT NULL DEFAULT now(), note text);
@@ -49,19 +57,45 @@ async function run() {
     CREATE PUBLICATION p FOR ALL TABLES`);
   await client.query("CREATE SECRET pw AS 'bench'");
   await client.query(
-    `CREATE CONNECTION origin TO POSTGRES (HOST '127.0.0.1', PORT ${server.port}, USER postgres, PASSWORD SECRET pw, DATABASE shop, SSL MODE disable)`,
+    `CREATE CONNECTION origin TO POSTGRES (HOST '127.0.0.1', PORT ${origin.port}, USER postgres, PASSWORD SECRET pw, DATABASE shop, SSL MODE disable)`,
   );
   await client.query(`CREATE CONNECTION kafka TO KAFKA (BROKER '${broker}', SECURITY PROTOCOL 'PLAINTEXT')`);
   await client.query("CREATE SOURCE s FROM POSTGRES CONNECTION origin (PUBLICATION 'p')");
   await client.query('CREATE TABLE item FROM SOURCE s (REFERENCE item); CREATE TABLE tick FROM SOURCE s (REFERENCE tick)');
-  await client.query('CREATE MATERIALIZED VIEW other AS SELECT id, name, price, stock, changed, note FROM item');
+  const peer = wanted('perf') ? await producerPerf(broker) : Number.NaN;
 
-  // The peer: records of about the size ours have.
+  const sinkOptions = 'KEY (id) FORMAT JSON ENVELOPE UPSERT';
+  const snapshots = [];
+  const costs = await cpuOf([admin, inside], millrace.pid);
+  for (let round = 0; round < (wanted('snapshot') ? rounds : 1); round++) {
+    if (round > 0) await client.query('DROP SINK snap');
+    const begun = performance.now();
+    await client.query(
+      `CREATE SINK snap FROM item INTO KAFKA CONNECTION kafka (TOPIC 'snap${round}', COMPRESSION TYPE 'none') ${sinkOptions}`,
+    );
+    await until(async () => (await progress(client, 'snap')).messages >= rows);
+    snapshots.push(rows / ((performance.now() - begun) / 1000));
+  }
+  if (wanted('snapshot')) {
+    console.log(
+      `snapshot of ${rows} rows as JSON upserts: ${show(median(snapshots))} rows/s (${show(rows / median(snapshots), 1)} s; ${snapshots.map((one) => show(one)).join(', ')}), ` +
+        `${show(median(snapshots) / peer, 2)} of producer-perf; goal 50,000/s or 0.5`,
+    );
+    await costs(snapshots.length * rows);
+  }
+  if (wanted('cutover')) await cutovers(client);
+  if (wanted('lateness')) await lateness(client, shop, broker);
+  if (wanted('changes')) await sustained(client, shop, peer, await cpuOf([admin, inside], millrace.pid));
+  for (const session of [client, shop, admin, inside]) await session.end();
+}
+
+/** The peer: records of about the size ours have. */
+async function producerPerf(broker) {
   const cluster = await connectKafka({ brokers: [broker], tls: null, sasl: null });
   await cluster.ensureTopic({ name: 'perf', partitions: 4 });
   await cluster.close();
   const perf = [];
-  for (let round = 0; round < 3; round++) {
+  for (let round = 0; round < rounds; round++) {
     const printed = await kafka.tool('org.apache.kafka.tools.ProducerPerformance', [
       ...['--topic', 'perf', '--num-records', String(rows), '--record-size', '170', '--throughput', '-1', '--producer-props'],
       ...[`bootstrap.servers=${broker}`, 'acks=all', 'compression.type=none', 'batch.size=65536', 'linger.ms=5'],
@@ -69,37 +103,22 @@ async function run() {
     perf.push(Number(/([\d.]+) records\/sec[^\n]*99\.9th/.exec(printed)?.[1]));
   }
   const peer = median(perf);
-  console.log(`producer-perf: ${show(peer)} records/s of 170 bytes (median of 3: ${perf.map((one) => show(one)).join(', ')})`);
+  console.log(`producer-perf: ${show(peer)} records/s of 170 bytes (median of ${rounds}: ${perf.map((one) => show(one)).join(', ')})`);
+  return peer;
+}
 
-  const sinkOptions = 'KEY (id) FORMAT JSON ENVELOPE UPSERT';
-  const snapshots = [];
-  for (let round = 0; round < 3; round++) {
-    const begun = performance.now();
-    await client.query(
-      `CREATE SINK snap${round} FROM item INTO KAFKA CONNECTION kafka (TOPIC 'snap${round}', COMPRESSION TYPE 'none') ${sinkOptions}`,
-    );
-    await until(async () => (await progress(client, `snap${round}`)).messages >= rows);
-    snapshots.push(rows / ((performance.now() - begun) / 1000));
-    if (round < 2) await client.query(`DROP SINK snap${round}`);
-  }
-  console.log(
-    `snapshot of ${rows} rows as JSON upserts: ${show(median(snapshots))} rows/s (${show(rows / median(snapshots), 1)} s), ${show(median(snapshots) / peer, 2)} of producer-perf; goal 0.5`,
-  );
-
-  const cutovers = [];
+async function cutovers(client) {
+  await client.query('CREATE MATERIALIZED VIEW other AS SELECT id, name, price, stock, changed, note FROM item');
+  const took = [];
   for (let round = 0; round < 6; round++) {
     const begun = performance.now();
-    await client.query(`ALTER SINK snap2 SET FROM ${round % 2 === 0 ? 'other' : 'item'}`);
-    cutovers.push(performance.now() - begun);
+    await client.query(`ALTER SINK snap SET FROM ${round % 2 === 0 ? 'other' : 'item'}`);
+    took.push(performance.now() - begun);
   }
   console.log(
-    `cutover between relations of ${rows} rows, no backfill: median ${show(median(cutovers))} ms, most ${show(Math.max(...cutovers))} ms; goal 1000 ms`,
+    `cutover between relations of ${rows} rows, no backfill: median ${show(median(took))} ms, most ${show(Math.max(...took))} ms; goal 1000 ms`,
   );
-
   await client.query('DROP MATERIALIZED VIEW other');
-  await lateness(client, shop, broker);
-  await sustained(client, shop, peer);
-  for (const session of [client, shop, admin]) await session.end();
 }
 
 /** From the writer's commit until a consumer of committed messages has the message. */
@@ -152,8 +171,8 @@ async function lateness(client, shop, broker) {
 }
 
 /** Changes at a steady rate; what the sink has sent by the end, and how long it needs for the rest. */
-async function sustained(client, shop, peer) {
-  const before = await progress(client, 'snap2');
+async function sustained(client, shop, peer, costs) {
+  const before = await progress(client, 'snap');
   const begun = performance.now();
   const chunk = Math.ceil(rate / 10);
   let changed = 0;
@@ -168,13 +187,56 @@ async function sustained(client, shop, peer) {
     if (due > performance.now()) await sleep(due - performance.now());
   }
   const wrote = (performance.now() - begun) / 1000;
-  const atEnd = (await progress(client, 'snap2')).messages - before.messages;
-  await until(async () => (await progress(client, 'snap2')).messages - before.messages >= changed);
+  const atEnd = (await progress(client, 'snap')).messages - before.messages;
+  await until(async () => (await progress(client, 'snap')).messages - before.messages >= changed);
   const took = (performance.now() - begun) / 1000;
   console.log(
     `changes: ${show(changed / wrote)} rows/s updated at the origin for ${show(wrote)} s; ${show(atEnd / wrote)}/s in the topic by then, ${show(changed / took)}/s until all were there ` +
       `(${show(changed / took / peer, 2)} of producer-perf); goal 50,000/s or 0.5`,
   );
+  await costs(changed);
+}
+
+/** What a unit of work costs whom: answers what prints the CPU used since, in microseconds by process, or by thread of Millrace. */
+async function cpuOf(servers, pid) {
+  const spent = async () => {
+    const names = new Map();
+    for (const server of servers) {
+      const { rows: sessions } = await server.query(
+        "SELECT pid, concat_ws(' ', backend_type, datname, nullif(application_name, '')) AS name FROM pg_stat_activity",
+      );
+      for (const session of sessions) names.set(session.pid, session.name);
+    }
+    const found = new Map();
+    for (const process of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry))) {
+      try {
+        const cmdline = readFileSync(`/proc/${process}/cmdline`, 'utf8').replaceAll('\0', ' ');
+        const name =
+          names.get(Number(process)) ?? (/kafka\.Kafka /.test(cmdline) ? 'broker' : isChild(Number(process), pid) ? 'millrace' : null);
+        if (name === null) continue;
+        for (const thread of name === 'millrace' ? readdirSync(`/proc/${process}/task`) : [process]) {
+          const file = name === 'millrace' ? `/proc/${process}/task/${thread}/stat` : `/proc/${process}/stat`;
+          const fields = readFileSync(file, 'utf8').split(') ')[1].split(' ');
+          found.set(`${name} ${thread}`, Number(fields[11]) + Number(fields[12]));
+        }
+      } catch {}
+    }
+    return found;
+  };
+  const before = await spent();
+  return async (units) => {
+    const used = [...(await spent())].map(([name, ticks]) => [name, ((ticks - (before.get(name) ?? 0)) * 10_000) / units]);
+    const most = used.filter(([, each]) => each >= 0.1).sort((a, b) => b[1] - a[1]);
+    for (const [name, each] of most) console.log(`  ${show(each, 2).padStart(6)} µs of CPU each: ${name}`);
+  };
+}
+
+function isChild(pid, of) {
+  for (let at = pid; at > 1; ) {
+    if (at === of) return true;
+    at = Number(readFileSync(`/proc/${at}/stat`, 'utf8').split(') ')[1].split(' ')[1]);
+  }
+  return false;
 }
 
 async function progress(client, name) {

@@ -66,7 +66,11 @@ export type ChildMessage =
   /** Answers to questions of the main process, by their id. */
   | WorkerAnswer
   /** A console of this worker asks; the answer comes as `answer` with this id. */
-  | { readonly type: 'ask'; readonly id: number; readonly request: AdminRequest };
+  | { readonly type: 'ask'; readonly id: number; readonly request: AdminRequest }
+  /** An engine is about to lock relations: requests that may touch them are to wait; answered by `held`. */
+  | { readonly type: 'hold'; readonly id: number; readonly names: readonly string[]; readonly unknown: boolean; readonly ms: number }
+  /** They go on. `changed`: names of relations that are others now. */
+  | { readonly type: 'let-go'; readonly id: number; readonly changed: readonly string[] };
 
 /** Messages from the main process to children. */
 export type ParentMessage =
@@ -76,4 +80,6 @@ export type ParentMessage =
   /** To a worker: take no more clients. Those it has may stay until they leave, or until their transactions end. */
   | { readonly type: 'close-door'; readonly until: 'clients' | 'transactions' }
   | WorkerQuestion
-  | { readonly type: 'answer'; readonly id: number; readonly answer: AdminAnswer };
+  | { readonly type: 'answer'; readonly id: number; readonly answer: AdminAnswer }
+  /** To an engine: requests wait, as far as workers could be told. */
+  | { readonly type: 'held'; readonly id: number };

@@ -57,7 +57,7 @@ export function outboxExecutions(state: CatalogState, changed: ReadonlySet<numbe
     executions.push({
       relationId,
       name: `o${relationId}`,
-      sql: `INSERT INTO ${outboxTable(relationId)} SELECT e.ts, s.w${columns} FROM ${deltaTable(storageId)} s, millrace.epoch e`,
+      sql: `INSERT INTO ${outboxTable(relationId)} SELECT (SELECT e.ts FROM millrace.epoch e), s.w${columns} FROM ${deltaTable(storageId)} s`,
     });
   }
   return executions;

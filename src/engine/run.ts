@@ -6,6 +6,7 @@ import type { Client } from 'pg';
 import { ensureCatalog } from '../catalog/install.ts';
 import type { EngineConfig } from '../config.ts';
 import { createLogger } from '../log.ts';
+import type { HoldStatements } from '../migration/hold.ts';
 import { Migrations } from '../migration/migrations.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { connectRaw } from '../replication/raw-connection.ts';
@@ -42,6 +43,8 @@ export interface EngineHooks {
   metrics(values: Record<string, number>): void;
   /** The engine has ended by an error; the process should exit. */
   failed?(error: unknown): void;
+  /** Has statements wait in the proxy while tables change. Default: they meet the locks. */
+  readonly hold?: HoldStatements;
 }
 
 const watchEveryMs = 1000;
@@ -220,6 +223,7 @@ class EngineLoop {
       databaseOid: engine.databaseOid,
       log: this.#log,
       wake: engine.wake,
+      hold: this.#hooks.hold ?? null,
     });
     await cutovers.recover();
     await reconciler.recover();

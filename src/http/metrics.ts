@@ -22,6 +22,8 @@ const help: Readonly<Record<string, string>> = {
   millrace_client_errors_total: 'Errors that Millrace itself sent to clients.',
   millrace_cancel_requests_total: 'Cancel requests received.',
   millrace_extended_statements_total: 'Statements that Millrace carried out itself.',
+  millrace_held_requests_total: 'Requests that waited in Millrace while a migration changed their tables.',
+  millrace_held_request_seconds_total: 'Time they waited.',
   millrace_pool_clients: 'Client connections of a pool, by state.',
   millrace_pool_servers: 'Server connections of a pool, by state.',
   millrace_pool_maxwait_seconds: 'How long the client that has waited longest for a server has waited.',

@@ -13,6 +13,7 @@ import { ChangeFeed } from './change-feed.ts';
 import { Course } from './course.ts';
 import { unvalidatedSql } from './flip-sql.ts';
 import { applyWaiting, copyPiece, type Following, repairAll, verifyPiece } from './follow.ts';
+import type { HoldStatements } from './hold.ts';
 import { keepUp } from './keep-up.ts';
 import type { Migration, MigrationPhase, MigrationProblem } from './model.ts';
 import { publicationName, qualified, slotName, type Truth, targetPlace } from './places.ts';
@@ -29,6 +30,7 @@ export interface RunnerServices {
   readonly log: Logger;
   /** The catalog has changed. */
   readonly wake: () => void;
+  readonly hold: HoldStatements | null;
 }
 
 const firstRetryMs = 500;
@@ -76,7 +78,7 @@ export class MigrationRunner {
       let sessions: MigrationSessions | null = null;
       const began = Date.now();
       try {
-        sessions = await openSessions(upstream, database, this.#migration.id);
+        sessions = await openSessions(upstream, database, this.#migration.id, this.#services.hold);
         if ((await this.#work(sessions)) === 'ended') return;
       } catch (error) {
         if (this.#stopped) return;

@@ -13,16 +13,24 @@ import { pinnedSettings } from '../replication/settings.ts';
 import { parseSnapshot, type Snapshot } from '../replication/snapshot-visibility.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import { arrayText, type ChangeFeed, markerPrefix } from './change-feed.ts';
+import { type Holding, type HoldStatements, holding } from './hold.ts';
 import type { SyncSql } from './sync-sql.ts';
 import type { Key } from './touched.ts';
 
 export interface MigrationSessions {
   readonly work: RawConnection;
   readonly beside: Client;
+  /** What waits in the proxy while `work` seeks and has its locks. */
+  readonly holding: Holding;
   close(): Promise<void>;
 }
 
-export async function openSessions(address: ServerAddress, database: string, id: number): Promise<MigrationSessions> {
+export async function openSessions(
+  address: ServerAddress,
+  database: string,
+  id: number,
+  hold: HoldStatements | null,
+): Promise<MigrationSessions> {
   const work = await connectRaw(address, {
     database,
     applicationName: `millrace migration ${id}`,
@@ -37,6 +45,7 @@ export async function openSessions(address: ServerAddress, database: string, id:
     return {
       work,
       beside,
+      holding: holding(hold, work),
       close: async () => {
         await work.close().catch(() => undefined);
         await beside.end().catch(() => undefined);

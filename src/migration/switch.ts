@@ -119,6 +119,8 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
     const late = error instanceof DeadlineError || (error instanceof PostgresError && lockCodes.includes(error.code));
     if (!late) throw error;
     return later(locked === 0 ? notHad : `it would have held its locks for more than ${maxHoldMs} ms`, blockers);
+  } finally {
+    sessions.holding.end(false);
   }
 }
 
@@ -147,6 +149,8 @@ export async function endMigration(sessions: MigrationSessions, migration: Migra
   } catch (error) {
     await rollback(sessions.work);
     throw error;
+  } finally {
+    sessions.holding.end(false);
   }
 }
 
@@ -162,10 +166,12 @@ const tries = [5, 10, 10, 20, 20, 40, 40, 100, 100, 1000];
 async function lockAll(sessions: MigrationSessions, tables: readonly string[], lockTimeoutMs: number): Promise<Lock> {
   const { work } = sessions;
   let blockers: readonly Blocker[] = [];
+  await sessions.holding.prepare(tables);
   await work.query('SAVEPOINT locks');
   for (const [i, ms] of tries.entries()) {
     const waitMs = Math.min(ms, lockTimeoutMs);
     const order = i % 2 === 0 ? tables : [...tables].reverse();
+    await sessions.holding.begin(waitMs);
     const watch = watchBlockers(sessions, waitMs * 0.6);
     try {
       // One limit for all of them together.
@@ -178,6 +184,7 @@ async function lockAll(sessions: MigrationSessions, tables: readonly string[], l
       const found = await watch.found();
       if (found.length > 0) blockers = found;
       await work.query('ROLLBACK TO locks');
+      sessions.holding.end(false);
       await new Promise((resolve) => setTimeout(resolve, 5 + Math.random() * 20));
     } finally {
       watch.end();
@@ -249,7 +256,7 @@ async function dependentsOf(
 
 /** The names change, views of the user that read what has moved are taken along, the phase is written, and all of it commits. */
 async function changeNames(
-  { work }: MigrationSessions,
+  { work, holding }: MigrationSessions,
   dependents: readonly Dependent[],
   statements: readonly string[],
   after: readonly string[],
@@ -264,6 +271,7 @@ async function changeNames(
       'COMMIT',
     ].join(';\n'),
   );
+  holding.end(true);
 }
 
 class DeadlineError extends Error {}

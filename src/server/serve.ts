@@ -14,6 +14,7 @@ import { type Admin, createAdmin } from './admin.ts';
 import { type DatabaseWatch, watchDatabases } from './databases.ts';
 import { tryBind } from './free-port.ts';
 import { LiveSettings } from './live-settings.ts';
+import { passHolds } from './pass-holds.ts';
 import { loadSecretKey } from './secret-key.ts';
 import { type Supervised, supervise } from './supervise.ts';
 import { embedUpstream, type Upstream, useUpstream } from './upstream.ts';
@@ -89,7 +90,7 @@ export async function serve(config: ServeConfig, hooks: ServeHooks, signal: Abor
     await Promise.race([startedWell, aborted(signal)]);
     engines = watchDatabases(
       upstream.address,
-      (database) => startEngine({ upstream: upstream.address, database, secretKey, copies: config.copies }, log),
+      (database) => startEngine({ upstream: upstream.address, database, secretKey, copies: config.copies }, group, log),
       log,
     );
 
@@ -194,13 +195,17 @@ async function startWorkers(
   await Promise.race([Promise.all(into.map((worker) => worker.started)), failed]);
 }
 
-function startEngine(config: EngineConfig, log: ReturnType<typeof createLogger>): Supervised {
-  return supervise({
+function startEngine(config: EngineConfig, group: WorkerGroup, log: ReturnType<typeof createLogger>): Supervised {
+  const holds = passHolds(group, config.database);
+  const engine = supervise({
     name: `engine of database "${config.database}"`,
     spawn: () => fork(fileURLToPath(new URL('./engine-entry.js', import.meta.url)), [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] }),
     config: () => config,
     log,
+    onMessage: (message) => holds.received(message, (answer) => void engine.tell(answer)),
+    onEnd: () => holds.ended(),
   });
+  return engine;
 }
 
 function describe(workers: readonly Supervised[], engines: DatabaseWatch | undefined, upstream: Upstream): ServiceState {

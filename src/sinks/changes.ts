@@ -4,18 +4,17 @@
  * cancel out, so what is left is the difference between before the epoch and after it. Groups come whole and one after the other.
  * Rows are told apart by how they look, as text: that is what a consumer sees.
  */
-
-/** Values as text, by place. */
-export type Row = readonly (string | null)[];
+import { type RowLine, sameBytes } from './row-lines.ts';
 
 export interface OutboxRow {
   /** Epoch; of a backfill: the cutover's. */
   readonly ts: number;
-  /** Rows that belong together have the same, next to each other. */
-  readonly group: string;
+  /** Rows that belong together have the same bytes here, in the buffer of their line, and come next to each other. */
+  readonly groupStart: number;
+  readonly groupEnd: number;
   /** +1 came, -1 went. */
   readonly weight: number;
-  readonly row: Row;
+  readonly line: RowLine;
   /** What PARTITION BY gives for this row; null: nothing is asked, or it gives NULL. */
   readonly partition: string | null;
 }
@@ -23,8 +22,8 @@ export interface OutboxRow {
 /** One message, or one row of a target table: before null: an insert; after null: a delete. */
 export interface Change {
   readonly ts: number;
-  readonly before: Row | null;
-  readonly after: Row | null;
+  readonly before: RowLine | null;
+  readonly after: RowLine | null;
   readonly partition: string | null;
 }
 
@@ -39,62 +38,68 @@ export type Pairing =
 /** Puts rows together into changes; `flush` gives those of the last group. */
 export class ChangeMaker {
   readonly #pairing: Pairing;
-  #ts = -1;
-  #group = '';
-  #rows: OutboxRow[] = [];
+  readonly #rows: OutboxRow[] = [];
 
   constructor(pairing: Pairing) {
     this.#pairing = pairing;
   }
 
-  /** The changes that are complete with this row: those of the group before it. */
-  add(row: OutboxRow): readonly Change[] {
-    if (row.ts === this.#ts && row.group === this.#group) {
-      this.#rows.push(row);
-      return [];
-    }
-    const done = this.flush();
-    this.#ts = row.ts;
-    this.#group = row.group;
-    this.#rows = [row];
-    return done;
+  /** Adds the changes that are complete with this row to `into`: those of the group before it. */
+  add(row: OutboxRow, into: Change[]): void {
+    const [first] = this.#rows;
+    if (first !== undefined && !isOneGroup(first, row)) this.flush(into);
+    this.#rows.push(row);
   }
 
-  flush(): readonly Change[] {
+  flush(into: Change[]): void {
     const rows = this.#rows;
-    this.#rows = [];
-    if (rows.length === 0) return [];
-    const [only] = rows;
-    if (rows.length === 1 && only !== undefined) return [single(only)];
-    return this.#changes(rows);
+    const [first, second] = rows;
+    if (first === undefined) return;
+    if (second === undefined) into.push(single(first));
+    else if (rows.length > 2 || first.weight === second.weight) into.push(...this.#changes(net(rows)));
+    else if (!first.line.looksLike(second.line)) {
+      const [went, came] = first.weight < 0 ? [first, second] : [second, first];
+      if (this.#pairing === 'upsert') into.push(single(came));
+      else if (this.#pairing === 'pair') into.push(paired(went, came));
+      else into.push(single(went), single(came));
+    }
+    rows.length = 0;
   }
 
-  #changes(rows: readonly OutboxRow[]): Change[] {
-    const { came, went } = net(rows);
+  #changes({ came, went }: Left): Change[] {
     switch (this.#pairing) {
       case 'upsert':
         return came.length > 0 ? came.map(single) : went.slice(0, 1).map(single);
       case 'pair':
-        return Array.from({ length: Math.max(came.length, went.length) }, (_, index) => {
-          const before = went[index];
-          const after = came[index];
-          const row = after ?? before;
-          return { ts: this.#ts, before: before?.row ?? null, after: after?.row ?? null, partition: row?.partition ?? null };
-        });
+        return Array.from({ length: Math.max(came.length, went.length) }, (_, index) => paired(went[index], came[index]));
       case 'each':
         return [...went, ...came].map(single);
     }
   }
 }
 
-const single = ({ ts, row, weight, partition }: OutboxRow): Change =>
-  weight > 0 ? { ts, before: null, after: row, partition } : { ts, before: row, after: null, partition };
+const isOneGroup = (one: OutboxRow, other: OutboxRow): boolean =>
+  sameBytes(one.line.buffer, one.groupStart, one.groupEnd, other.line.buffer, other.groupStart, other.groupEnd);
+
+const single = ({ ts, line, weight, partition }: OutboxRow): Change =>
+  weight > 0 ? { ts, before: null, after: line, partition } : { ts, before: line, after: null, partition };
+
+function paired(went: OutboxRow | undefined, came: OutboxRow | undefined): Change {
+  const row = came ?? went;
+  return { ts: row?.ts ?? 0, before: went?.line ?? null, after: came?.line ?? null, partition: row?.partition ?? null };
+}
+
+interface Left {
+  readonly came: readonly OutboxRow[];
+  readonly went: readonly OutboxRow[];
+}
 
 /** What is left when rows that look the same and came and went are taken away. */
-function net(rows: readonly OutboxRow[]): { readonly came: readonly OutboxRow[]; readonly went: readonly OutboxRow[] } {
+function net(rows: readonly OutboxRow[]): Left {
   const byImage = new Map<string, OutboxRow[]>();
   for (const row of rows) {
-    const image = JSON.stringify(row.row);
+    const { buffer, start, end } = row.line;
+    const image = buffer.toString('latin1', start, end);
     const same = byImage.get(image);
     if (same === undefined) byImage.set(image, [row]);
     else if (same[0]?.weight === row.weight) same.push(row);

@@ -8,7 +8,8 @@ import { backfillTable } from '../catalog/sink-model.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
 import { quoteLiteral } from '../sql/quote.ts';
 import { Wakeup } from '../wakeup.ts';
-import { ChangeMaker, type OutboxRow } from './changes.ts';
+import { type Change, ChangeMaker } from './changes.ts';
+import type { RowsHandler } from './line-reader.ts';
 import { look, type Outlook, type ReadPlan, readBackfill, readChanges } from './outbox-reader.ts';
 import { isLater, type Position } from './positions.ts';
 import type { StoredSink, StoredVersion } from './sink-catalog.ts';
@@ -201,20 +202,24 @@ export class Delivery {
     target: Target,
     version: StoredVersion,
     to: Position | (() => Position),
-    read: (plan: ReadPlan, take: (rows: readonly OutboxRow[]) => Promise<void>) => Promise<void>,
+    read: (plan: ReadPlan, take: RowsHandler) => Promise<void>,
   ): Promise<void> {
     const maker = new ChangeMaker(target.pairing);
     let messages = 0;
     let bytes = 0;
     await target.begin();
-    await read(this.#plan(version), async (rows) => {
-      const changes = rows.flatMap((row) => maker.add(row));
+    const write = async (changes: readonly Change[]): Promise<void> => {
       messages += changes.length;
       if (changes.length > 0) bytes += await target.write(changes);
+    };
+    await read(this.#plan(version), async (rows) => {
+      const changes: Change[] = [];
+      for (const row of rows) maker.add(row, changes);
+      await write(changes);
     });
-    const rest = maker.flush();
-    messages += rest.length;
-    if (rest.length > 0) bytes += await target.write(rest);
+    const rest: Change[] = [];
+    maker.flush(rest);
+    await write(rest);
     const position = typeof to === 'function' ? to() : to;
     // Epochs commit without waiting for the disk. This one does, and what was committed before it is on disk then, too.
     await this.#flush();

@@ -5,14 +5,14 @@
  */
 import type { SinkColumn } from '../catalog/sink-model.ts';
 import { backfillTable, outboxTable } from '../catalog/sink-model.ts';
-import type { RawConnection, StatementResult } from '../replication/session-contract.ts';
+import type { RawConnection } from '../replication/session-contract.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
-import type { OutboxRow } from './changes.ts';
+import { LineReader, type RowsHandler } from './line-reader.ts';
 import type { Position } from './positions.ts';
+import type { LineLayout } from './row-lines.ts';
 
 /** Rows of one batch, unless an epoch alone has more. */
 const batchRows = 50_000;
-const fetchRows = 5_000;
 
 export interface Outlook {
   readonly leads: boolean;
@@ -94,17 +94,14 @@ export async function readChanges(
   relationId: number,
   plan: ReadPlan,
   range: { readonly after: number; readonly upTo: number },
-  take: (rows: readonly OutboxRow[]) => Promise<void>,
+  take: RowsHandler,
 ): Promise<void> {
   const group = groupColumns(plan);
-  const order = ['r.ts', ...group.map((place) => `r.v${place}::text COLLATE "C"`), 'r.w'];
-  const sql = `SELECT r.ts, r.w, ${partition(plan)}${plan.columns.map((_, index) => `, r.v${index + 1}`).join('')}
+  const order = ['r.ts', ...group.map((place) => groupingOrder(plan.columns[place], `r.v${place + 1}`)), 'r.w'];
+  const { list, layout } = lineOf(plan, group);
+  const sql = `SELECT r.w, ${partition(plan)}, r.ts${list}
   FROM ${outboxTable(relationId)} r WHERE r.ts > ${range.after} AND r.ts <= ${range.upTo} ORDER BY ${order.join(', ')}`;
-  const asRow = (values: readonly (string | null)[]): OutboxRow => {
-    const row = values.slice(3);
-    return { ts: Number(values[0]), weight: Number(values[1]), partition: values[2] ?? null, row, group: groupOf(row, group) };
-  };
-  await pages(session, sql, (result) => take(result.rows.map(asRow)));
+  await new LineReader(session, { layout, grouped: group.length, ts: null }).read(sql, take);
 }
 
 /** Rows of a version's backfill after number `after`, whole numbers, about a batch of them. Answers the last number; null: there are no more. */
@@ -114,57 +111,38 @@ export async function readBackfill(
   version: number,
   plan: ReadPlan,
   range: { readonly after: number; readonly ts: number },
-  take: (rows: readonly OutboxRow[]) => Promise<void>,
+  take: RowsHandler,
 ): Promise<number | null> {
-  let last: number | null = null;
-  const sql = `SELECT r.seq, r.w, ${partition(plan)}${plan.columns.map((_, index) => `, r.v${index + 1}`).join('')}
+  const { list, layout } = lineOf(plan, groupColumns(plan));
+  const sql = `SELECT r.w, ${partition(plan)}, r.seq${list}
   FROM ${backfillTable(sinkId, version)} r WHERE r.seq > ${range.after} AND r.seq <= ${range.after + batchRows} ORDER BY r.seq, r.place`;
-  await pages(session, sql, async (result) => {
-    await take(
-      result.rows.map((values) => ({
-        ts: range.ts,
-        weight: Number(values[1]),
-        partition: values[2] ?? null,
-        row: values.slice(3),
-        group: values[0] ?? '',
-      })),
-    );
-    const seq = result.rows.at(-1)?.[0];
-    if (seq !== null && seq !== undefined) last = Number(seq);
-  });
-  return last;
+  const reader = new LineReader(session, { layout, grouped: 0, ts: range.ts });
+  await reader.read(sql, take);
+  return reader.lastNumber;
 }
 
-async function pages(session: RawConnection, sql: string, take: (result: StatementResult) => Promise<void>): Promise<void> {
-  await session.query(`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; DECLARE batch NO SCROLL CURSOR FOR ${sql}`);
-  let ahead = session.query(`FETCH ${fetchRows} FROM batch`);
-  try {
-    for (;;) {
-      const [page] = await ahead;
-      if (page === undefined || page.rows.length === 0) break;
-      const isLast = page.rows.length < fetchRows;
-      // The next page is read while this one is written.
-      if (!isLast) {
-        ahead = session.query(`FETCH ${fetchRows} FROM batch`);
-        ahead.catch(() => undefined);
-      }
-      await take(page);
-      if (isLast) break;
-    }
-  } finally {
-    await ahead.catch(() => undefined);
-    await session.query('ROLLBACK').catch(() => undefined);
-  }
-}
-
-/** Places of the columns by which rows belong together: the key, or all. */
+/** Indexes of the columns by which rows belong together: the key, or all. */
 function groupColumns({ columns, key }: ReadPlan): number[] {
-  if (key === null) return columns.map((_, index) => index + 1);
-  return key.map((name) => columns.findIndex((column) => column.name === name) + 1).filter((place) => place > 0);
+  if (key === null) return columns.map((_, index) => index);
+  return key.map((name) => columns.findIndex((column) => column.name === name)).filter((index) => index >= 0);
 }
 
-function groupOf(row: readonly (string | null)[], places: readonly number[]): string {
-  return JSON.stringify(places.map((place) => row[place - 1]));
+/** The columns as they stand in a line, those by which rows belong together first. */
+function lineOf({ columns }: ReadPlan, group: readonly number[]): { readonly list: string; readonly layout: LineLayout } {
+  const order = [...group, ...columns.keys()].filter((index, at, all) => all.indexOf(index) === at);
+  return { list: order.map((index) => `, r.v${index + 1}`).join(''), layout: { fieldOf: columns.map((_, index) => order.indexOf(index)) } };
+}
+
+/** Types of which equal values have one text, and other values another. */
+const oneText: ReadonlySet<string> = new Set(['int2', 'int4', 'int8', 'oid', 'uuid', 'bool', 'date', 'timestamp', 'timestamptz']);
+
+/** An order that puts values with the same text next to each other. */
+function groupingOrder(column: SinkColumn | undefined, value: string): string {
+  if (column !== undefined && column.element === undefined && (column.typeKind ?? 'b') === 'b') {
+    if (oneText.has(column.typeName)) return value;
+    if (column.typeName === 'text' || column.typeName === 'varchar') return `${value} COLLATE "C"`;
+  }
+  return `${value}::text COLLATE "C"`;
 }
 
 /** The expression reads the columns by their names. */

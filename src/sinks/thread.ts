@@ -43,7 +43,16 @@ async function main(config: SinkThreadConfig): Promise<void> {
     const session = await connectRaw(config.upstream, {
       database: config.database,
       applicationName: 'millrace sink',
-      settings: { ...pinnedSettings, search_path: '', statement_timeout: '0', cursor_tuple_fraction: '1', jit: 'off' },
+      settings: {
+        ...pinnedSettings,
+        search_path: '',
+        statement_timeout: '0',
+        jit: 'off',
+        max_parallel_workers_per_gather: '0',
+        // An outbox has grown and shrunk since it was last analyzed, and most of its pages are full of what is out: what is read is found by the index.
+        enable_seqscan: 'off',
+        enable_bitmapscan: 'off',
+      },
     });
     session.onClose((error) => {
       if (error !== undefined) fail(error);

@@ -6,6 +6,9 @@ export interface Counters {
   bytesFromClients: number;
   bytesToClients: number;
   extendedStatements: number;
+  /** Requests that waited while a migration cut over, and for how long in all. */
+  heldRequests: number;
+  heldMs: number;
   errors: number;
 }
 
@@ -17,6 +20,8 @@ export function newCounters(): Counters {
     bytesFromClients: 0,
     bytesToClients: 0,
     extendedStatements: 0,
+    heldRequests: 0,
+    heldMs: 0,
     errors: 0,
   };
 }
@@ -30,6 +35,8 @@ export function samples(counters: Counters): Record<string, number> {
     millrace_client_received_bytes_total: counters.bytesFromClients,
     millrace_client_sent_bytes_total: counters.bytesToClients,
     millrace_extended_statements_total: counters.extendedStatements,
+    millrace_held_requests_total: counters.heldRequests,
+    millrace_held_request_seconds_total: counters.heldMs / 1e3,
     millrace_client_errors_total: counters.errors,
   };
 }

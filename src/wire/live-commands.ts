@@ -11,24 +11,35 @@ import type { Pool } from './pool/pool.ts';
 import type { Pools } from './pool/pools.ts';
 import type { CommandOutcome, WorkerCommand } from './pool/report.ts';
 import type { Session, SessionIdentity } from './session.ts';
+import type { StatementHolds } from './statement-holds.ts';
 
 /** How often PAUSE and WAIT_CLOSE look whether they are done. */
 const look = 20;
+/** How long a cutover lets statements be answered before it asks for locks, in ms. */
+const longestSettling = 3;
 
 export class LiveCommands {
   readonly #clients: LiveClients;
   readonly #pools: Pools;
   readonly #tls: ClientTls;
+  readonly #holds: StatementHolds;
   readonly #cutOff: (session: Session, error: ErrorFields) => void;
   #pausedAll = false;
   readonly #paused = new Set<string>();
   readonly #disabled = new Set<string>();
 
   /** `cutOff` ends a session in the middle of whatever it does. */
-  constructor(clients: LiveClients, pools: Pools, tls: ClientTls, cutOff: (session: Session, error: ErrorFields) => void) {
+  constructor(
+    clients: LiveClients,
+    pools: Pools,
+    tls: ClientTls,
+    holds: StatementHolds,
+    cutOff: (session: Session, error: ErrorFields) => void,
+  ) {
     this.#clients = clients;
     this.#pools = pools;
     this.#tls = tls;
+    this.#holds = holds;
     this.#cutOff = cutOff;
   }
 
@@ -105,7 +116,27 @@ export class LiveCommands {
         waiting?.socket.destroy();
         return { found: client !== undefined || waiting !== undefined };
       }
+      case 'hold':
+        this.#holds.begin(command.order);
+        if (command.order.unknown) await this.#settled(command.order.database);
+        return { found: true };
+      case 'let_go':
+        if (command.changed.length > 0) this.#pools.changed(command.database, command.changed);
+        if (command.id === null) this.#holds.endAll(command.database);
+        else this.#holds.end(command.id);
+        return { found: true };
     }
+  }
+
+  /**
+   * What has just gone out has been answered, or takes longer. It may not have its locks yet: whoever asks for them now would come before it.
+   */
+  async #settled(database: string): Promise<void> {
+    const asked = this.#of(database).filter(({ session, identity }) => !identity.replication && session.isWaitedFor);
+    const under = asked.map(({ session }) => ({ session, answered: session.ledger.answered }));
+    const deadline = performance.now() + longestSettling;
+    const isOver = ({ session, answered }: (typeof under)[number]): boolean => !session.isWaitedFor || session.ledger.answered !== answered;
+    while (!under.every(isOver) && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 1));
   }
 
   async #pause(database: string | null): Promise<void> {

@@ -24,6 +24,7 @@ import { ReplyWalker } from './replies.ts';
 import { type Gate, RequestWalker } from './requests.ts';
 import type { SessionFacts } from './session-facts.ts';
 import { takeQuery } from './simple-query.ts';
+import type { HeldRequest, StatementHolds } from './statement-holds.ts';
 import type { PeerSocket, StaticReader } from './static-reader.ts';
 import { Reply, Request, Status } from './tags.ts';
 import { restBeforeQuery, type StatementParser, type Taken } from './taken.ts';
@@ -35,6 +36,7 @@ export interface SessionServices {
   readonly mayBeExtended: Gate;
   readonly parseStatements: StatementParser;
   readonly counters: Counters;
+  readonly holds: StatementHolds;
   readonly log: Logger;
 }
 
@@ -50,6 +52,7 @@ export class Session implements DriverPort {
   readonly #client: Socket;
   readonly #upstream: UpstreamLink;
   readonly #services: SessionServices;
+  readonly #holds: StatementHolds;
   readonly #names = new LocalNames();
   readonly #requests: RequestWalker;
   readonly #intake: ClientIntake;
@@ -66,6 +69,8 @@ export class Session implements DriverPort {
   #hearsAlways = false;
   #clientEnded = false;
   #closed = false;
+  /** What the client sent last, when it has to wait for tables that change. */
+  #kept: HeldRequest | null = null;
   #backendKey: Buffer = Buffer.alloc(0);
   /** Transactions that consisted of statements of ours. */
   #ownTransactions = 0;
@@ -81,6 +86,7 @@ export class Session implements DriverPort {
     this.#client = client.socket;
     this.#upstream = upstream;
     this.#services = services;
+    this.#holds = services.holds;
     this.#onAuthenticated = hooks.authenticated;
     this.#requests = new RequestWalker(this.ledger, services.mayBeExtended, this.#names);
     this.#requests.gateOpen = identity.replication;
@@ -234,6 +240,16 @@ export class Session implements DriverPort {
     this.#between.resume();
   }
 
+  /** The upstream has a request of the client to answer. Those that are taken over are none: one of them may be what the others wait for. */
+  get isWaitedFor(): boolean {
+    return !this.#intake.holding && !this.ledger.quiet;
+  }
+
+  /** A request that waits for tables that change goes on now, to wait at their locks. */
+  letGo(): void {
+    this.#kept?.letGo();
+  }
+
   /** Ends the session as soon as no transaction is open. */
   drain(): void {
     this.#replies.alert = true;
@@ -279,6 +295,7 @@ export class Session implements DriverPort {
     client.on('error', () => client.destroy());
     client.on('close', () => {
       // What the client has sent is still delivered, as a server would have read it.
+      this.letGo();
       this.#driver.lost();
       this.#names.transactionEnded();
       upstream.abandon();
@@ -318,7 +335,32 @@ export class Session implements DriverPort {
       else this.toUpstream(chunk);
       return;
     }
+    if (this.#holds.on && this.#isKept(chunk)) return;
     this.#intake.push(chunk);
+  }
+
+  /** Whether the chunk waits until tables that it may touch have changed. Within a transaction nothing does: who changes them waits for its end. */
+  #isKept(chunk: Buffer): boolean {
+    if (this.#intake.gathering || !this.#isIdle) return false;
+    this.#kept = this.#holds.keep(
+      this.#taken.database,
+      chunk,
+      (name) => this.#upstream.preparedText(name),
+      () => {
+        this.#kept = null;
+        if (!this.#client.destroyed && !this.#client.writableEnded) this.#release();
+      },
+    );
+    if (this.#kept === null) return false;
+    this.#intake.hold();
+    this.#intake.push(chunk);
+    return true;
+  }
+
+  /** No transaction is open, and nothing of the client is under way. */
+  get #isIdle(): boolean {
+    if (this.#closed || this.#guard !== null || this.#intake.holding) return false;
+    return this.ledger.quiet && this.ledger.status === Status.idle;
   }
 
   async #takeOver(message: Buffer): Promise<void> {
@@ -376,8 +418,7 @@ export class Session implements DriverPort {
     const session = this;
     return {
       get idle() {
-        if (session.#closed || session.#guard !== null || session.#intake.holding) return false;
-        return session.ledger.quiet && session.ledger.status === Status.idle;
+        return session.#isIdle;
       },
       get halfSent() {
         return session.#intake.gathering;
@@ -400,6 +441,7 @@ export class Session implements DriverPort {
   }
 
   #clientEnd(): void {
+    this.letGo();
     this.#clientEnded = true;
     if (!this.#intake.holding) this.#upstream.end();
     // It left without a word while we work for it: nobody is there to be told, so nothing is committed.

@@ -34,6 +34,8 @@ export interface UpstreamLink {
   /** The client is gone; what it has sent is still delivered. */
   abandon(): void;
   destroy(): void;
+  /** What the client prepared under this name (latin1), if that is kept here. */
+  preparedText(name: string): string | undefined;
   /** While true the session needs the server it has, between transactions too. */
   hold(on: boolean): void;
 }
@@ -67,6 +69,7 @@ export function directLink({ socket, reader }: PeerSocket): UpstreamLink {
       socket.resume();
     },
     destroy: () => void socket.destroy(),
+    preparedText: () => undefined,
     hold: () => undefined,
   };
 }

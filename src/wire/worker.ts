@@ -2,7 +2,7 @@
  * A proxy worker: the data path, alone in its process or one of several under node:cluster.
  * Invariant: after `stop` no client connection is left, and no transaction that could end in time was cut off.
  */
-import { createHmac } from 'node:crypto';
+import { createHmac, timingSafeEqual } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { WorkerConfig } from '../config.ts';
 import type { ErrorFields } from '../errors.ts';
@@ -29,6 +29,7 @@ import { servePooled } from './pool/serve.ts';
 import { poolSamples } from './pool-samples.ts';
 import { sendCancel, serveRelayed } from './relayed.ts';
 import type { Session, SessionServices } from './session.ts';
+import { StatementHolds } from './statement-holds.ts';
 import { watchTimeouts } from './timeouts.ts';
 import { keepAlive } from './upstream.ts';
 
@@ -62,7 +63,8 @@ export interface Worker {
 export async function runWorker(config: WorkerConfig, runner: StatementRunner, options: WorkerOptions = {}): Promise<Worker> {
   const log = options.log ?? createLogger('proxy');
   const counters = newCounters();
-  const services: SessionServices = { runner, mayBeExtended, parseStatements, counters, log };
+  const holds = new StatementHolds(counters);
+  const services: SessionServices = { runner, mayBeExtended, parseStatements, counters, holds, log };
   const sessions = new Set<Session>();
   const sockets = new Set<Socket>();
   /** Those among them that have no session yet. */
@@ -87,7 +89,15 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
     }
     session.cutOff(error);
   };
-  const commands = new LiveCommands(live, pools, tls, cutOff);
+  /** What is held goes to a server, where a cancel request finds it. `key`: process id and secret. */
+  const letGo = (key: Buffer): void => {
+    pools.clients.get(key.readUInt32BE(0))?.session.letGo();
+    for (const session of sessions) {
+      const { backendKey } = session.facts();
+      if (backendKey.length === key.length && timingSafeEqual(backendKey, key)) session.letGo();
+    }
+  };
+  const commands = new LiveCommands(live, pools, tls, holds, cutOff);
   const admission = new Admission(pools, live.waiting, () => live.newId());
   const unwatch = watchTimeouts({
     settings: () => pools.settings,
@@ -110,6 +120,7 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
     cancelHere(key) {
       consoles.cancel(key);
       const packet = Buffer.from(key, 'hex');
+      if (holds.on) letGo(packet);
       pools.cancel(packet.readUInt32BE(0), packet.subarray(4));
     },
   };
@@ -147,8 +158,9 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
     serve,
     async cancel(packet: Buffer) {
       // Those that Millrace gives out begin beyond the process ids of any system; which worker gave it out is not known here.
-      if (packet.readUInt32BE(8) < firstPooledPid) await sendCancel(packet, config.upstream, pools.settings.cancelWaitTimeout, log);
-      else await admin.ask({ ask: 'cancel', key: packet.toString('hex', 8) });
+      const ownServer = packet.readUInt32BE(8) < firstPooledPid;
+      if (!ownServer || holds.on) await admin.ask({ ask: 'cancel', key: packet.toString('hex', 8) });
+      if (ownServer) await sendCancel(packet, config.upstream, pools.settings.cancelWaitTimeout, log);
     },
   };
   const server = createServer({ allowHalfOpen: true, noDelay: true, ...keepAlive }, (client) => {

@@ -12,7 +12,7 @@ import { type SinkRow, type UnsupportedColumn, type ValueKind, ValueNotEncodable
 import { type ArrayElement, arrayElements, bytea, epochMicros, recordValues } from './literals.ts';
 
 /** Writes a value, given as Postgres writes it, as JSON. */
-type JsonWriter = (text: string) => string;
+export type JsonWriter = (text: string) => string;
 
 /** What makes the JSON of the columns with these indexes of a row; or the column that cannot be written. */
 export function jsonObject(
@@ -43,7 +43,8 @@ export function jsonObject(
   };
 }
 
-function writerOf(kind: Exclude<ValueKind, { kind: 'unknown' }>, column: string): JsonWriter {
+/** How values of a kind are written. `column`: named when a value cannot be. */
+export function writerOf(kind: Exclude<ValueKind, { kind: 'unknown' }>, column: string): JsonWriter {
   switch (kind.kind) {
     case 'boolean':
       return (text) => (text === 't' || text === 'true' ? 'true' : 'false');

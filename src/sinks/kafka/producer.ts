@@ -6,25 +6,12 @@
  * The protocol is that of Kafka 3 (KIP-98, KIP-360), which newer brokers speak as well; requests are those an ordinary client may send, so that
  * WRITE on the transactional id and on the topics is all the privilege needed.
  */
-import {
-  addPartitionsToTxnV3,
-  compressionsAlgorithms,
-  createAPI,
-  endTxnV3,
-  findCoordinatorV4,
-  initProducerIdV4,
-  produceV9,
-  Writer,
-} from '@platformatic/kafka';
+import { addPartitionsToTxnV3, compressionsAlgorithms, endTxnV3, findCoordinatorV4, initProducerIdV4 } from '@platformatic/kafka';
 import { KafkaError } from './failure.ts';
-import { type BatchOptions, encodeBatch, type KafkaRecord, recordSizeBound } from './record-batch.ts';
+import { type EncodedBatch, intoQueues, type KafkaProduce, type PartitionQueue, partitionKey } from './partition-queue.ts';
+import { groupByLeader, produceTo, queuesByLeader } from './produce-request.ts';
+import { type BatchOptions, encodeBatch } from './record-batch.ts';
 import type { KafkaTransport } from './transport.ts';
-
-/** A record and where it goes. */
-export interface KafkaProduce extends KafkaRecord {
-  readonly topic: string;
-  readonly partition: number;
-}
 
 export type KafkaCompression = 'none' | 'gzip' | 'snappy' | 'lz4' | 'zstd';
 
@@ -266,55 +253,6 @@ const ENDED_ALREADY: ReadonlySet<string | undefined> = new Set(['INVALID_TXN_STA
 /** Sequence numbers are 31 bits and begin again at 0. */
 const SEQUENCES = 2 ** 31;
 const MAX_REQUEST_BYTES = 8 << 20;
-/** To every replica in sync; a producer with a transactional id may not ask for less. */
-const ACKS_ALL = -1;
-const PRODUCE_TIMEOUT_MS = 25_000;
-
-interface Slice {
-  readonly from: number;
-  readonly to: number;
-}
-
-/** What goes to one partition: its records, cut into batches. */
-interface PartitionQueue {
-  readonly topic: string;
-  readonly partition: number;
-  readonly records: KafkaRecord[];
-  readonly slices: Slice[];
-}
-
-interface EncodedBatch {
-  readonly queue: PartitionQueue;
-  readonly slice: Slice;
-  readonly firstSequence: number;
-  readonly bytes: Buffer;
-}
-
-function partitionKey(topic: string, partition: number): string {
-  return `${topic}:${partition}`;
-}
-
-function intoQueues(records: readonly KafkaProduce[], maxBatchBytes: number): Map<string, PartitionQueue> {
-  const queues = new Map<string, PartitionQueue & { size: number }>();
-  for (const record of records) {
-    const key = partitionKey(record.topic, record.partition);
-    let queue = queues.get(key);
-    if (queue === undefined) {
-      queue = { topic: record.topic, partition: record.partition, records: [], slices: [], size: 0 };
-      queues.set(key, queue);
-    }
-    const size = recordSizeBound(record);
-    const begun = queue.slices.at(-1)?.to ?? 0;
-    if (queue.size + size > maxBatchBytes && queue.records.length > begun) {
-      queue.slices.push({ from: begun, to: queue.records.length });
-      queue.size = 0;
-    }
-    queue.records.push(record);
-    queue.size += size;
-  }
-  for (const { slices, records: all } of queues.values()) slices.push({ from: slices.at(-1)?.to ?? 0, to: all.length });
-  return queues;
-}
 
 async function findCoordinator(transport: KafkaTransport, transactionalId: string): Promise<number> {
   const doing = `find the coordinator of "${transactionalId}"`;
@@ -326,106 +264,6 @@ async function findCoordinator(transport: KafkaTransport, transactionalId: strin
 }
 
 const TRANSACTION = 1;
-
-async function leaderOf(transport: KafkaTransport, topic: string, partition: number): Promise<number> {
-  const placement = await transport.placement(topic);
-  if (placement === undefined) {
-    throw new KafkaError('fatal', 'unknown_topic', `topic "${topic}" does not exist`, { code: 'UNKNOWN_TOPIC_OR_PARTITION' });
-  }
-  const leader = placement.leaders[partition];
-  if (leader === undefined) throw new KafkaError('fatal', 'unknown_topic', `topic "${topic}" has no partition ${partition}`);
-  if (leader < 0) throw new KafkaError('retriable', 'broker', `partition ${partition} of topic "${topic}" has no leader at the moment`);
-  return leader;
-}
-
-async function groupByLeader(transport: KafkaTransport, batches: readonly EncodedBatch[]): Promise<Map<number, EncodedBatch[]>> {
-  const groups = new Map<number, EncodedBatch[]>();
-  for (const batch of batches) {
-    const leader = await leaderOf(transport, batch.queue.topic, batch.queue.partition);
-    const group = groups.get(leader);
-    if (group === undefined) groups.set(leader, [batch]);
-    else group.push(batch);
-  }
-  return groups;
-}
-
-async function queuesByLeader(transport: KafkaTransport, queues: ReadonlyMap<string, PartitionQueue>): Promise<PartitionQueue[][]> {
-  const groups = new Map<number, PartitionQueue[]>();
-  for (const queue of queues.values()) {
-    const leader = await transport.retrying(() => leaderOf(transport, queue.topic, queue.partition));
-    const group = groups.get(leader);
-    if (group === undefined) groups.set(leader, [queue]);
-    else group.push(queue);
-  }
-  return [...groups.values()];
-}
-
-interface ProduceOutcome {
-  readonly done: ReadonlySet<EncodedBatch>;
-  readonly failure?: KafkaError;
-}
-
-type ProduceAnswer = ReturnType<typeof produceV9.parseResponse>;
-
-/** A produce request of batches that are encoded already. */
-const produceApi = createAPI<[transactionalId: string, batches: readonly EncodedBatch[]], ProduceAnswer>(
-  0,
-  9,
-  (transactionalId: string, batches: readonly EncodedBatch[]) => {
-    const topics = new Map<string, EncodedBatch[]>();
-    for (const batch of batches) {
-      const list = topics.get(batch.queue.topic);
-      if (list === undefined) topics.set(batch.queue.topic, [batch]);
-      else list.push(batch);
-    }
-    return Writer.create()
-      .appendString(transactionalId)
-      .appendInt16(ACKS_ALL)
-      .appendInt32(PRODUCE_TIMEOUT_MS)
-      .appendArray([...topics], (ofTopic, [topic, list]) => {
-        ofTopic.appendString(topic).appendArray(list, (ofPartition, { queue, bytes }) => {
-          ofPartition
-            .appendInt32(queue.partition)
-            .appendUnsignedVarInt(bytes.length + 1)
-            .append(bytes);
-        });
-      })
-      .appendTaggedFields();
-  },
-  produceV9.parseResponse,
-);
-
-/** One request to one broker: which batches are stored now, and what failed first if not all are. */
-async function produceTo(
-  transport: KafkaTransport,
-  leader: number,
-  transactionalId: string,
-  batches: readonly EncodedBatch[],
-): Promise<ProduceOutcome> {
-  const names = [...new Set(batches.map(({ queue }) => queue.topic))];
-  const doing = `write to topic "${names.join('", "')}"`;
-  try {
-    await transport.call(leader, produceApi, [transactionalId, batches], doing);
-    return { done: new Set(batches) };
-  } catch (error) {
-    if (!(error instanceof KafkaError) || error.code === undefined) throw error;
-    return partialOutcome(error, batches);
-  }
-}
-
-/** A broker answers for each partition by itself. */
-function partialOutcome(error: KafkaError, batches: readonly EncodedBatch[]): ProduceOutcome {
-  const answer = (error.cause as { readonly response?: ProduceAnswer } | undefined)?.response;
-  const done = new Set<EncodedBatch>();
-  for (const batch of batches) {
-    const topic = answer?.responses.find((one) => one.name === batch.queue.topic);
-    const partition = topic?.partitionResponses.find((one) => one.index === batch.queue.partition);
-    if (partition?.errorCode === 0 || partition?.errorCode === DUPLICATE_SEQUENCE_NUMBER) done.add(batch);
-  }
-  return done.size === batches.length ? { done } : { done, failure: error };
-}
-
-const DUPLICATE_SEQUENCE_NUMBER = 46;
 
 /** Kafka's numbers of compressions, and how it is done here. */
 function compressionOf(name: KafkaCompression): BatchOptions['compression'] {

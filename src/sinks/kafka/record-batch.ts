@@ -43,21 +43,67 @@ export function recordSizeBound(record: KafkaRecord): number {
 /** The records `from` .. `to` (exclusive, at least one) as one batch. */
 export function encodeBatch(records: readonly KafkaRecord[], from: number, to: number, options: BatchOptions): Buffer {
   const first = records[from]?.timestamp ?? options.now;
+  const bodies = new Int32Array(to - from);
+  const headers = new HeaderBytes();
   let latest = first;
   let size = 0;
   for (let i = from; i < to; i++) {
     const record = at(records, i);
     const timestamp = record.timestamp ?? options.now;
     if (timestamp > latest) latest = timestamp;
-    const body = bodySize(record, i - from, timestamp - first);
+    const body =
+      1 +
+      varintSize(timestamp - first) +
+      varintSize(i - from) +
+      bytesSize(record.key) +
+      bytesSize(record.value) +
+      headers.of(record).length;
+    bodies[i - from] = body;
     size += varintSize(body) + body;
   }
   const plain = options.compression === undefined;
   const bytes = Buffer.allocUnsafe(plain ? HEADER_BYTES + size : size);
   let position = plain ? HEADER_BYTES : 0;
-  for (let i = from; i < to; i++) position = writeRecord(bytes, position, at(records, i), i - from, first, options.now);
+  for (let i = from; i < to; i++) {
+    const record = at(records, i);
+    position = writeVarint(bytes, position, bodies[i - from] ?? 0);
+    bytes[position++] = 0; // attributes
+    position = writeVarint(bytes, position, (record.timestamp ?? options.now) - first);
+    position = writeVarint(bytes, position, i - from);
+    position = writeBytes(bytes, position, record.key);
+    position = writeBytes(bytes, position, record.value);
+    position = copyBytes(bytes, position, headers.of(record));
+  }
   if (options.compression === undefined) return finish(bytes, to - from, first, latest, options);
   return finish(Buffer.concat([Buffer.alloc(HEADER_BYTES), options.compression.compress(bytes)]), to - from, first, latest, options);
+}
+
+const noHeaders: readonly KafkaHeader[] = [];
+
+/** Headers as they stand in a record. Records of a batch mostly share one list of them. */
+class HeaderBytes {
+  #headers = noHeaders;
+  #bytes = Buffer.from([0]);
+
+  of(record: KafkaRecord): Buffer {
+    const headers = record.headers ?? noHeaders;
+    if (headers === this.#headers) return this.#bytes;
+    let size = varintSize(headers.length);
+    for (const { name, value } of headers) {
+      const length = Buffer.byteLength(name);
+      size += varintSize(length) + length + bytesSize(value);
+    }
+    const bytes = Buffer.allocUnsafe(size);
+    let position = writeVarint(bytes, 0, headers.length);
+    for (const { name, value } of headers) {
+      position = writeVarint(bytes, position, Buffer.byteLength(name));
+      position += bytes.write(name, position);
+      position = writeBytes(bytes, position, value);
+    }
+    this.#headers = headers;
+    this.#bytes = bytes;
+    return bytes;
+  }
 }
 
 function finish(batch: Buffer, count: number, first: number, latest: number, options: BatchOptions): Buffer {
@@ -77,44 +123,24 @@ function finish(batch: Buffer, count: number, first: number, latest: number, opt
   return batch;
 }
 
-function bodySize(record: KafkaRecord, offset: number, later: number): number {
-  const headers = record.headers ?? [];
-  let size = 1 + varintSize(later) + varintSize(offset) + bytesSize(record.key) + bytesSize(record.value) + varintSize(headers.length);
-  for (const header of headers) {
-    const name = Buffer.byteLength(header.name);
-    size += varintSize(name) + name + bytesSize(header.value);
-  }
-  return size;
-}
-
 function bytesSize(bytes: Buffer | null): number {
   return bytes === null ? 1 : varintSize(bytes.length) + bytes.length;
 }
 
-function writeRecord(into: Buffer, start: number, record: KafkaRecord, offset: number, first: number, now: number): number {
-  const later = (record.timestamp ?? now) - first;
-  const headers = record.headers ?? [];
-  let position = writeVarint(into, start, bodySize(record, offset, later));
-  into[position++] = 0; // attributes
-  position = writeVarint(into, position, later);
-  position = writeVarint(into, position, offset);
-  position = writeBytes(into, position, record.key);
-  position = writeBytes(into, position, record.value);
-  position = writeVarint(into, position, headers.length);
-  for (const header of headers) {
-    position = writeVarint(into, position, Buffer.byteLength(header.name));
-    position += into.write(header.name, position);
-    position = writeBytes(into, position, header.value);
-  }
-  return position;
-}
-
 function writeBytes(into: Buffer, position: number, bytes: Buffer | null): number {
   if (bytes === null) return writeVarint(into, position, -1);
-  const start = writeVarint(into, position, bytes.length);
-  into.set(bytes, start);
-  return start + bytes.length;
+  return copyBytes(into, writeVarint(into, position, bytes.length), bytes);
 }
+
+/** Few bytes are copied sooner than a call into native code is made. */
+function copyBytes(into: Buffer, position: number, bytes: Buffer): number {
+  const { length } = bytes;
+  if (length > SHORT_BYTES) into.set(bytes, position);
+  else for (let i = 0; i < length; i++) into[position + i] = bytes[i] as number;
+  return position + length;
+}
+
+const SHORT_BYTES = 64;
 
 /** Zig-zag, so that small negative numbers are short; beyond 31 bits with the slower arithmetic of doubles. */
 function zigzag(value: number): number {
@@ -124,23 +150,27 @@ function zigzag(value: number): number {
 function varintSize(value: number): number {
   let rest = zigzag(value);
   let size = 1;
-  while (rest >= 0x80) {
+  while (rest >= LONG) {
     rest = Math.floor(rest / 0x80);
     size++;
   }
+  for (; rest >= 0x80; rest >>>= 7) size++;
   return size;
 }
 
 function writeVarint(into: Buffer, position: number, value: number): number {
   let rest = zigzag(value);
   let to = position;
-  while (rest >= 0x80) {
+  while (rest >= LONG) {
     into[to++] = (rest % 0x80) | 0x80;
     rest = Math.floor(rest / 0x80);
   }
+  for (; rest >= 0x80; rest >>>= 7) into[to++] = (rest & 0x7f) | 0x80;
   into[to++] = rest;
   return to;
 }
+
+const LONG = 2 ** 31;
 
 function at(records: readonly KafkaRecord[], index: number): KafkaRecord {
   const record = records[index];

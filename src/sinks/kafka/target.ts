@@ -13,9 +13,10 @@ import type { Position } from '../positions.ts';
 import { type Target, TargetError } from '../target.ts';
 import { connectKafka, type KafkaAddress, type KafkaConnection } from './client.ts';
 import { KafkaError } from './failure.ts';
-import type { KafkaProduce, TransactionalProducer } from './producer.ts';
+import type { KafkaProduce } from './partition-queue.ts';
+import type { TransactionalProducer } from './producer.ts';
 import type { KafkaHeader } from './record-batch.ts';
-import { seahash } from './seahash.ts';
+import { seahashModulo } from './seahash.ts';
 
 /** Longer than a batch takes; as long may readers wait for a process that is gone and that nobody takes over from. */
 const transactionTimeoutMs = 120_000;
@@ -46,25 +47,22 @@ export function kafkaTarget(options: KafkaTargetOptions): Target {
   let headersAt = -1;
   /** What is being sent while the next is made ready. */
   let sending: Promise<void> = Promise.resolve();
-  let stamp: { readonly ts: number; readonly header: KafkaHeader } | null = null;
+  let stamp: { readonly ts: number; readonly headers: readonly KafkaHeader[] } | null = null;
   const writer = (): TransactionalProducer => {
     if (producer === null) throw new TargetError('retriable', 'Kafka is not connected');
     return producer;
   };
 
-  const produced = (change: Change): KafkaProduce[] => {
+  const produce = (change: Change, into: KafkaProduce[]): void => {
     if (encoding === null) throw new TargetError('retriable', 'the columns are not known yet');
     if (stamp?.ts !== change.ts)
-      stamp = { ts: change.ts, header: { name: 'materialize-timestamp', value: Buffer.from(String(change.ts)) } };
-    const headers: KafkaHeader[] = [stamp.header];
-    if (headersAt >= 0) headers.push(...headersOf((change.after ?? change.before)?.[headersAt] ?? null));
-    return encoding.maker.messages(change, encoding.ids).map(({ key: messageKey, value, partitionBy }) => ({
-      topic: target.topic,
-      partition: target.partitionBy === null ? partitionOfKey(partitionBy, partitions) : partitionOf(change.partition, partitions),
-      key: messageKey,
-      value,
-      headers,
-    }));
+      stamp = { ts: change.ts, headers: [{ name: 'materialize-timestamp', value: Buffer.from(String(change.ts)) }] };
+    const headers =
+      headersAt < 0 ? stamp.headers : [...stamp.headers, ...headersOf((change.after ?? change.before)?.values()[headersAt] ?? null)];
+    for (const { key: messageKey, value, partitionBy } of encoding.maker.messagesOfLines(change, encoding.ids)) {
+      const partition = target.partitionBy === null ? partitionOfKey(partitionBy, partitions) : partitionOf(change.partition, partitions);
+      into.push({ topic: target.topic, partition, key: messageKey, value, headers });
+    }
   };
 
   return {
@@ -104,7 +102,8 @@ export function kafkaTarget(options: KafkaTargetOptions): Target {
       }),
     write: (changes) =>
       guarded(async () => {
-        const records = changes.flatMap(produced);
+        const records: KafkaProduce[] = [];
+        for (const change of changes) produce(change, records);
         await sending;
         sending = writer().send(records);
         // Whoever waits for it next hears of a failure.
@@ -147,8 +146,7 @@ export function readPosition(record: Buffer): Position {
   }
 }
 
-const partitionOfKey = (key: Buffer | null, count: number): number =>
-  key === null || count === 1 ? 0 : Number(seahash(key) % BigInt(count));
+const partitionOfKey = (key: Buffer | null, count: number): number => (key === null || count === 1 ? 0 : seahashModulo(key, count));
 
 /** The value of PARTITION BY; NULL, and what is negative, goes to the first. */
 function partitionOf(value: string | null, count: number): number {

@@ -11,8 +11,9 @@ import type { RawConnection } from '../../replication/session-contract.ts';
 import { pinnedSettings } from '../../replication/settings.ts';
 import { TextArray } from '../../replication/text-array.ts';
 import { quoteIdentifier, quoteLiteral, quoteQualified } from '../../sql/quote.ts';
-import type { Change, Row } from '../changes.ts';
+import type { Change } from '../changes.ts';
 import type { Position } from '../positions.ts';
+import type { Row } from '../row-lines.ts';
 import { type Target, TargetError } from '../target.ts';
 import { followColumns } from './follow-schema.ts';
 import {
@@ -211,13 +212,16 @@ async function writeChanges(
     }
   } else {
     const at = key.map((name) => columns.findIndex((column) => column.name === name));
-    const last = new Map(changes.map((change) => [JSON.stringify(at.map((place) => (change.after ?? change.before)?.[place])), change]));
-    for (const { before, after } of last.values()) {
-      const row = after ?? before ?? [];
+    const last = new Map<string, { readonly row: Row; readonly values: Row; readonly isThere: boolean }>();
+    for (const { before, after } of changes) {
+      const row = (after ?? before)?.values() ?? [];
       const values = at.map((place) => row[place] ?? null);
-      if (after !== null) come.push(after);
+      last.set(JSON.stringify(values), { row, values, isThere: after !== null });
+    }
+    for (const { row, values, isThere } of last.values()) {
+      if (isThere) come.push(row);
       // A null conflicts with nothing in a unique index: such a row is replaced by hand.
-      if (after === null || values.includes(null)) gone.push(values);
+      if (!isThere || values.includes(null)) gone.push(values);
     }
   }
   const keyColumns = (key ?? []).flatMap((name) => columns.find((column) => column.name === name) ?? []);
@@ -247,8 +251,8 @@ function copiesOf(changes: readonly Change[]): Iterable<{ readonly row: Row; rea
     else there.copies += by;
   };
   for (const { before, after } of changes) {
-    count(before, -1);
-    count(after, 1);
+    count(before?.values() ?? null, -1);
+    count(after?.values() ?? null, 1);
   }
   return counts.values();
 }

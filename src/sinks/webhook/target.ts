@@ -7,8 +7,9 @@
  */
 import { createHash, createHmac } from 'node:crypto';
 import type { SinkColumn } from '../../catalog/sink-model.ts';
-import type { Change, Row } from '../changes.ts';
+import type { Change } from '../changes.ts';
 import type { Position } from '../positions.ts';
+import type { Row, RowLine } from '../row-lines.ts';
 import { type Target, TargetError } from '../target.ts';
 
 const changesInRequest = 500;
@@ -51,7 +52,7 @@ export function webhookTarget(options: WebhookTargetOptions): Target {
 
   const post = async (changes: readonly Change[]): Promise<number> => {
     const ts = changes[0]?.ts ?? 0;
-    const text = (row: Row | null): string => (row === null ? 'null' : encode(row));
+    const text = (row: RowLine | null): string => (row === null ? 'null' : encode(row.values()));
     const messages = changes.map(({ before, after }) => `{"before":${text(before)},"after":${text(after)}}`);
     const body = `{"sink":${JSON.stringify(name)},"timestamp":${ts},"changes":[${messages.join(',')}]}`;
     const hash = createHash('sha256').update(body).digest('hex').slice(0, 32);

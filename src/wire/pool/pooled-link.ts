@@ -155,6 +155,10 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
     this.#server?.socket.resume();
   }
 
+  preparedText(name: string): string | undefined {
+    return name === '' ? this.statements.unnamed?.toString('latin1') : this.statements.named.get(name)?.key;
+  }
+
   hold(on: boolean): void {
     this.#held = on;
     if (!on) this.#releaseIfDone();

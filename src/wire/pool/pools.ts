@@ -8,6 +8,7 @@ import type { ServerAddress } from '../../config.ts';
 import { type MillraceError, millraceError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import { cancelPacket } from '../encode.ts';
+import { heldText } from '../held-text.ts';
 import { sendCancel } from '../relayed.ts';
 import type { Session } from '../session.ts';
 import { SettingsTable } from './parameters.ts';
@@ -105,6 +106,12 @@ export class Pools {
   /** Cancels what the server does for a client that has to go. */
   interrupt({ pool, link: { server } }: PooledClient): void {
     if (server !== null && !server.expected.quiet) void this.#sendCancel(pool, server);
+  }
+
+  /** Relations of these names have changed: what was prepared over them is prepared anew, where nobody can tell. */
+  changed(database: string, names: readonly string[]): void {
+    const { named } = heldText(names, false);
+    for (const pool of this.of(database)) for (const server of pool.servers) server.statements.outdate(named);
   }
 
   /** The pools of a database, or all. */

@@ -4,6 +4,8 @@
  * never meet. A statement keeps its client's name on the server where it can, so that messages nearly always pass unchanged.
  */
 
+import { Request } from '../tags.ts';
+
 /** A statement: what follows the name in Parse (text, parameter types). Two of the same content have the same key. */
 export interface Prepared {
   readonly key: string;
@@ -20,15 +22,42 @@ export function isReserved(name: string): boolean {
   return name.startsWith('__millrace');
 }
 
+/**
+ * Whether a statement whose tables have changed may be prepared anew for a Bind (its parameters begin at `at`, it ends at `end`), so that the client
+ * does not hear of it. What the server makes of parameters and columns may be another type then. So the client has to be told the columns: it asks for
+ * them right behind; and nothing of its parameters may rest on what it was told of their types: they are text, or of types that it named itself.
+ * Otherwise the server has its say.
+ */
+export function mayPrepareAnew(bytes: Buffer, at: number, end: number, { tail }: Prepared): boolean {
+  if (end >= bytes.length || bytes[end] !== Request.describe || at + 4 > end) return false;
+  const formats = bytes.readUInt16BE(at);
+  const valuesAt = at + 2 + 2 * formats;
+  if (valuesAt + 2 > end) return false;
+  let allText = true;
+  for (let n = 0; n < formats; n++) allText &&= bytes.readUInt16BE(at + 2 + 2 * n) === 0;
+  if (allText) return true;
+  const typesAt = tail.indexOf(0) + 1;
+  if (tail.length < typesAt + 2) return false;
+  const types = tail.readUInt16BE(typesAt);
+  if (tail.length < typesAt + 2 + 4 * types) return false;
+  for (let n = 0; n < types; n++) if (tail.readUInt32BE(typesAt + 2 + 4 * n) === 0) return false;
+  return types >= bytes.readUInt16BE(valuesAt);
+}
+
 interface Placed {
-  readonly statement: Prepared;
+  statement: Prepared;
   used: number;
 }
+
+/** In front of a key that nobody asks for: only the empty text begins with its end. */
+const outdatedMark = '\0';
 
 /** What a server connection has prepared, beyond the unnamed statement. */
 export class ServerStatements {
   readonly #byName = new Map<string, Placed>();
   readonly #byKey = new Map<string, string>();
+  /** As #byKey, of statements that were prepared before their tables changed. */
+  readonly #outdated = new Map<string, string>();
   #clock = 0;
   #counter = 0;
 
@@ -57,6 +86,22 @@ export class ServerStatements {
     return true;
   }
 
+  /** Statements with such a text were prepared before their tables changed. Only `outdated` knows them from now on; their names stay taken. */
+  outdate(texts: RegExp): void {
+    for (const [name, placed] of this.#byName) {
+      const { key, tail } = placed.statement;
+      if (key.startsWith(outdatedMark) || !texts.test(key)) continue;
+      if (this.#byKey.get(key) === name) this.#byKey.delete(key);
+      this.#outdated.set(key, name);
+      placed.statement = { key: outdatedMark + key, tail };
+    }
+  }
+
+  /** Where the statement is as it was before its tables changed. */
+  outdated(statement: Prepared): string | undefined {
+    return this.#outdated.size === 0 ? undefined : this.#outdated.get(statement.key);
+  }
+
   /** A name for a new statement: the wanted one when it is free. */
   freeName(wanted: string): string {
     if (wanted !== '' && !this.#byName.has(wanted)) return wanted;
@@ -80,7 +125,9 @@ export class ServerStatements {
     const placed = this.#byName.get(name);
     if (placed === undefined) return undefined;
     this.#byName.delete(name);
-    if (this.#byKey.get(placed.statement.key) === name) this.#byKey.delete(placed.statement.key);
+    const { key } = placed.statement;
+    if (this.#byKey.get(key) === name) this.#byKey.delete(key);
+    if (key.startsWith(outdatedMark) && this.#outdated.get(key.slice(1)) === name) this.#outdated.delete(key.slice(1));
     return placed.statement;
   }
 
@@ -99,5 +146,6 @@ export class ServerStatements {
   clear(): void {
     this.#byName.clear();
     this.#byKey.clear();
+    this.#outdated.clear();
   }
 }

@@ -2,6 +2,7 @@
  * What a worker tells of its connections, and what it can be told to do: the admin console and /metrics live on this.
  * Plain data: it travels between processes as messages. Times are ms since the epoch unless said otherwise.
  */
+import type { HoldOrder } from '../statement-holds.ts';
 import type { PoolMode, ProxySettings } from './settings.ts';
 
 /** One pool: the server connections of one role to one database. */
@@ -98,7 +99,11 @@ export type WorkerCommand =
   | { readonly command: 'kill_client'; readonly id: string }
   /** Resolves when all server connections that were to be replaced are gone. */
   | { readonly command: 'wait_close'; readonly database: string | null }
-  | { readonly command: 'reload'; readonly settings: ProxySettings };
+  | { readonly command: 'reload'; readonly settings: ProxySettings }
+  /** Requests that may touch these tables wait. For the engine; no operator says it. */
+  | { readonly command: 'hold'; readonly order: HoldOrder }
+  /** They go on. `id` null: all of the database. `changed`: the relations that are others now. */
+  | { readonly command: 'let_go'; readonly database: string; readonly id: string | null; readonly changed: readonly string[] };
 
 export interface CommandOutcome {
   /** False when what was named is not known to this worker. */

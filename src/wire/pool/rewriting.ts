@@ -10,7 +10,7 @@ import { Expect, type Expectation } from './expected.ts';
 import { forgetsStatements, isUncertain, placeNamed } from './names-in-sql.ts';
 import { type SessionEffect, sessionEffects } from './pin.ts';
 import { evict, place, prepareAs, type ServerSide, sendParse } from './placing.ts';
-import { isReserved, type Prepared, prepared } from './prepared.ts';
+import { isReserved, mayPrepareAnew, type Prepared, prepared } from './prepared.ts';
 
 /** The prepared statements of a client, kept between its transactions. The unnamed one as what follows the name in Parse. */
 export interface ClientStatements {
@@ -264,7 +264,7 @@ export class RequestRewriter {
       server.expected.extended(Expect.bind);
       return Step.pass;
     }
-    const found = this.#lookUp(bytes, portalEnd + 1, nameEnd, server);
+    const found = this.#lookUp(bytes, portalEnd + 1, nameEnd, server, next);
     if (found === null) return Step.hold;
     const { instead, name } = found;
     server.expected.extended(Expect.bind);
@@ -290,7 +290,7 @@ export class RequestRewriter {
       return Step.pass;
     }
     if (!describing) return this.#close(bytes.toString('latin1', at + 6, nameEnd), next, server);
-    const found = this.#lookUp(bytes, at + 6, nameEnd, server);
+    const found = this.#lookUp(bytes, at + 6, nameEnd, server, 0);
     if (found === null) return Step.hold;
     const { instead, name } = found;
     expected.extended(kind);
@@ -324,8 +324,11 @@ export class RequestRewriter {
     return this.#replace([], next);
   }
 
-  /** What has to be sent before a message that uses a statement, and the name to use; null when that has to be waited for. */
-  #lookUp(bytes: Buffer, from: number, to: number, server: ServerSide): Found | null {
+  /**
+   * What has to be sent before a message that uses a statement, and the name to use; null when that has to be waited for. `bindEnd`: of a Bind, where
+   * it ends.
+   */
+  #lookUp(bytes: Buffer, from: number, to: number, server: ServerSide, bindEnd: number): Found | null {
     const { expected, statements } = server;
     const client = this.#client;
     if (expected.unbooked) return unchanged();
@@ -358,6 +361,12 @@ export class RequestRewriter {
     }
     let placed = statements.find(statement);
     if (placed === undefined) {
+      const outdated = statements.outdated(statement);
+      if (outdated !== undefined) {
+        if (bindEnd > 0 && !mayPrepareAnew(bytes, to + 1, bindEnd, statement))
+          return { instead, name: outdated === name ? null : outdated };
+        evict(outdated, server, instead);
+      }
       placed = place(name, statement, server, this.#limit(), instead);
       sendParse(placed, statement, server, instead);
     }

@@ -5,11 +5,17 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
 import { connectKafka, type KafkaConnection } from '../../../src/sinks/kafka/client.ts';
-import type { KafkaProduce, TransactionalProducer } from '../../../src/sinks/kafka/producer.ts';
+import type { KafkaProduce } from '../../../src/sinks/kafka/partition-queue.ts';
+import type { TransactionalProducer } from '../../../src/sinks/kafka/producer.ts';
 import { startKafka } from '../../support/kafka.ts';
 import { plainAddress, readTopic } from '../../support/kafka-topic.ts';
 
-const kafka = await startKafka({ own: true, settings: { 'transaction.abort.timed.out.transaction.cleanup.interval.ms': '500' } });
+const settings = {
+  'transaction.abort.timed.out.transaction.cleanup.interval.ms': '500',
+  // Records of 1970 would be gone half a minute after the broker has started.
+  'log.retention.ms': '-1',
+};
+const kafka = await startKafka({ own: true, settings });
 if ('skipped' in kafka) {
   describe.skip(`Kafka (${kafka.skipped})`, () => {
     it('was not tested', () => undefined);

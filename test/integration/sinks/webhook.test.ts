@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { webhookTarget } from '../../../src/sinks/webhook/target.ts';
 import { startWebhookReceiver, type WebhookReceiver, type WebhookRequest } from '../../support/webhook-receiver.ts';
+import { rowLine } from '../../unit/sinks/lines.ts';
 import { eventually, type Stage, simpleSource, startStage, type TestClient } from '../statements/stage.ts';
 
 const secret = `whsec_${Buffer.from('water under the wheel').toString('base64')}`;
@@ -231,8 +232,9 @@ it('a webhook that does not answer is given up after a while', async () => {
     accepted: new Set(),
     patienceMs: 200,
   });
+  await target.describe([]);
   await target.begin();
-  await target.write([{ ts: 1, before: null, after: ['1'], partition: null }]);
+  await target.write([{ ts: 1, before: null, after: rowLine(['1']), partition: null }]);
   await expect(target.commit({ version: 1, ts: 1, backfillSeq: null })).rejects.toMatchObject({
     kind: 'retriable',
     message: 'the webhook has not answered within 0.2 s',

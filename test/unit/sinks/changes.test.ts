@@ -1,22 +1,26 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { type Change, ChangeMaker, type OutboxRow, type Pairing } from '../../../src/sinks/changes.ts';
+import { RowLine } from '../../../src/sinks/row-lines.ts';
 
-const row = (ts: number, weight: number, ...values: string[]): OutboxRow => ({
-  ts,
-  weight,
-  row: values,
-  group: values[0] ?? '',
-  partition: null,
-});
+/** A row whose key is its first value. */
+function row(ts: number, weight: number, ...values: string[]): OutboxRow {
+  const buffer = Buffer.from(`${ts}\t${values.join('\t')}`);
+  const start = `${ts}\t`.length;
+  const line = new RowLine({ fieldOf: [...values.keys()] }, buffer, start, buffer.length);
+  return { ts, weight, line, groupStart: 0, groupEnd: start + (values[0]?.length ?? 0), partition: null };
+}
 
 function made(pairing: Pairing, rows: readonly OutboxRow[]): Change[] {
   const maker = new ChangeMaker(pairing);
-  return [...rows.flatMap((one) => maker.add(one)), ...maker.flush()];
+  const changes: Change[] = [];
+  for (const one of rows) maker.add(one, changes);
+  maker.flush(changes);
+  return changes;
 }
 
 const shown = (changes: readonly Change[]): string[] =>
-  changes.map(({ ts, before, after }) => `${ts} ${before?.join('/') ?? '-'} > ${after?.join('/') ?? '-'}`);
+  changes.map(({ ts, before, after }) => `${ts} ${before?.values().join('/') ?? '-'} > ${after?.values().join('/') ?? '-'}`);
 
 describe('changes of one epoch', () => {
   test('an update of a key is one upsert, a deletion a tombstone', () => {
@@ -66,10 +70,12 @@ describe('changes of one epoch', () => {
                 ofEpoch.push(row(index + 1, 1, key, value));
               }
             }
-            rows.push(...ofEpoch.sort((a, b) => a.group.localeCompare(b.group) || a.weight - b.weight));
+            const key = ({ line }: OutboxRow): string => line.values()[0] ?? '';
+            rows.push(...ofEpoch.sort((a, b) => key(a).localeCompare(key(b)) || a.weight - b.weight));
           });
           const copy = new Map<string, string>();
-          for (const { before, after } of made(pairing, rows)) {
+          for (const change of made(pairing, rows)) {
+            const [before, after] = [change.before?.values() ?? null, change.after?.values() ?? null];
             if (pairing === 'pair' && before !== null) expect(copy.get(before[0] ?? '')).toBe(before[1]);
             if (before !== null && after === null) copy.delete(before[0] ?? '');
             if (after !== null) copy.set(after[0] ?? '', after[1] ?? '');
