@@ -18,6 +18,8 @@ import type {
 } from '../catalog/model.ts';
 import type { ServerAddress } from '../config.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
+import { migrationsSql } from '../migration/catalog.ts';
+import type { Migration } from '../migration/model.ts';
 import { parseLsn } from '../replication/lsn.ts';
 import { columnsSql, partsSql } from './base/shapes.ts';
 import type { CatalogState, SinkState, SubscriptionState } from './context.ts';
@@ -94,7 +96,8 @@ SELECT jsonb_build_object(
                  FROM millrace.sink s LEFT JOIN millrace.sink_progress p ON p.sink_id = s.id),
   'subscriptions', (SELECT coalesce(jsonb_agg(jsonb_build_object(
                  'id', s.id, 'relationId', s.relation_id, 'cutTs', s.cut_ts, 'isRead', s.pid IS NOT NULL)), '[]')
-                 FROM millrace.subscription s)
+                 FROM millrace.subscription s),
+  'migrations', ${migrationsSql}
 ) AS catalog`;
 
 interface RawSource {
@@ -200,12 +203,14 @@ export interface ReadCatalog extends CatalogState {
   readonly baseCapture: boolean;
   /** Base tables that no view reads any more. */
   readonly unusedBases: readonly BaseTable[];
+  readonly migrations: readonly Migration[];
 }
 
 interface RawCatalog {
   outboxes: number[];
   sinks: SinkState[];
   subscriptions: SubscriptionState[];
+  migrations: Migration[];
   sources: RawSource[];
   storages: RawStorage[];
   relations: RawRelation[];
@@ -218,6 +223,7 @@ const emptyCatalog: RawCatalog = {
   outboxes: [],
   sinks: [],
   subscriptions: [],
+  migrations: [],
   sources: [],
   storages: [],
   relations: [],
@@ -285,6 +291,7 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
     outboxes: new Set(raw.outboxes),
     sinks: new Map(raw.sinks.filter(({ status }) => status !== 'dropped').map((sink) => [sink.id, sink])),
     subscriptions: new Map(raw.subscriptions.map((subscription) => [subscription.id, subscription])),
+    migrations: raw.migrations,
     goneSinks: raw.sinks.filter(({ status }) => status === 'dropped'),
     gone,
     undefinedViews,

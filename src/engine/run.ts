@@ -12,6 +12,7 @@ import type { Lsn } from '../replication/lsn.ts';
 import { connectRaw } from '../replication/raw-connection.ts';
 import { connectPg } from '../replication/server-address.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
+import { Wakeup } from '../wakeup.ts';
 import { BaseCapture } from './base/capture.ts';
 import { ChangeLogs } from './base/change-logs.ts';
 import { BaseWatch } from './base/watch.ts';
@@ -83,8 +84,7 @@ class EngineLoop {
   readonly #session: RawConnection;
   #stopping = false;
   #ended: Promise<void> = Promise.resolve();
-  #wakeUp: (() => void) | null = null;
-  #woken = false;
+  readonly #wakeup = new Wakeup();
   #catalogDue = true;
   #tasks: (() => Promise<void>)[] = [];
   #broken: BrokenVersion[] = [];
@@ -137,26 +137,12 @@ class EngineLoop {
   }
 
   #kick(): void {
-    this.#woken = true;
-    const wakeUp = this.#wakeUp;
-    this.#wakeUp = null;
-    wakeUp?.();
-  }
-
-  async #pause(ms: number): Promise<void> {
-    if (this.#woken) return;
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, ms);
-      this.#wakeUp = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
+    this.#wakeup.wake();
   }
 
   async #untilLook(ms: number): Promise<'go on' | 'end'> {
-    this.#woken = this.#stopping;
-    await this.#pause(ms);
+    if (!this.#stopping) this.#wakeup.forget();
+    await this.#wakeup.pause(ms);
     return this.#stopping ? 'end' : 'go on';
   }
 
@@ -249,7 +235,7 @@ class EngineLoop {
 
     const failed = (): unknown => this.#failure;
     while (!this.#stopping) {
-      this.#woken = false;
+      this.#wakeup.forget();
       if (failed() !== null) throw failed();
       if (this.#catalogDue) {
         this.#catalogDue = false;
@@ -260,14 +246,14 @@ class EngineLoop {
         cutovers.run();
         subscriptions.run();
         sinks.follow();
-        await migrations.follow(this.#admin);
+        migrations.follow(catalog.migrations);
       }
       for (const task of this.#tasks.splice(0)) await task();
       await this.#failBroken(reconciler);
       const worked = await this.#work(engine, sources, reconciler, failed);
       const refreshed = !this.#catalogDue && (await refreshes.work());
       if (!worked && !refreshed && !this.#catalogDue && this.#tasks.length === 0)
-        await this.#pause(Math.min(5000, refreshes.pauseMs() ?? 5000));
+        await this.#wakeup.pause(Math.min(5000, refreshes.pauseMs() ?? 5000));
     }
     await capture.stop();
     await sources.stopAll();
@@ -397,10 +383,10 @@ class EngineLoop {
     for (;;) {
       if (failed() !== null) throw failed();
       if (this.#stopping || sources.runner(runner.source.id) !== runner) return null;
-      this.#woken = false;
+      this.#wakeup.forget();
       const batch = runner.take();
       if (batch !== null) return batch;
-      await this.#pause(1000);
+      await this.#wakeup.pause(1000);
     }
   }
 }

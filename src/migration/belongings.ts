@@ -8,9 +8,13 @@ import { quoteBody, quoteLiteral } from '../sql/quote.ts';
 import type { TableName } from './model.ts';
 import { dataSchema, homeName, qualified } from './places.ts';
 
-const block = (declare: string, body: string): string => `DO ${quoteBody(`\nDECLARE\n    x record;\n${declare}BEGIN\n${body}\nEND `)}`;
+export const block = (declare: string, body: string): string =>
+  `DO ${quoteBody(`\nDECLARE\n    x record;\n${declare}BEGIN\n${body}\nEND `)}`;
 
-const both = (former: TableName, present: TableName): string => `    former CONSTANT oid := ${quoteLiteral(qualified(former))}::regclass;
+export const both = (
+  former: TableName,
+  present: TableName,
+): string => `    former CONSTANT oid := ${quoteLiteral(qualified(former))}::regclass;
     present CONSTANT oid := ${quoteLiteral(qualified(present))}::regclass;
     former_name CONSTANT text := ${quoteLiteral(qualified(former))};
     present_name CONSTANT text := ${quoteLiteral(qualified(present))};
@@ -178,12 +182,18 @@ export function takeUp(place: TableName): string {
   );
 }
 
+/** Which foreign keys are NOT VALID only because the cutover had no time to look at rows. `oids`: SQL. */
+export const toValidateSql = (id: number, oids: string): string =>
+  `UPDATE millrace.migration_progress SET to_validate = ${oids} WHERE migration_id = ${id}`;
+
 /** Foreign keys, unvalidated checks, triggers and publications go from the table that was the truth, where it stands now, to the one that is. */
-export function belongingsSql(former: TableName, present: TableName): string {
+export function belongingsSql(id: number, former: TableName, present: TableName): string {
   return block(
-    both(former, present),
+    `${both(former, present)}    awaited oid[] := (SELECT coalesce(p.to_validate, '{}') FROM millrace.migration_progress p WHERE p.migration_id = ${id});
+    unlooked oid[] := '{}';
+`,
     `    -- Foreign keys of the table, and to it. A later VALIDATE looks at the rows that are there.
-    FOR x IN SELECT c.conname, pg_get_constraintdef(c.oid) AS text, c.conrelid = former AS own, format('%I.%I', n.nspname, r.relname) AS holder,
+    FOR x IN SELECT c.conname, c.convalidated OR c.oid = ANY (awaited) AS is_valid, pg_get_constraintdef(c.oid) AS text, c.conrelid = former AS own, format('%I.%I', n.nspname, r.relname) AS holder,
                     c.confrelid = former AS points_here, obj_description(c.oid, 'pg_constraint') AS comment,
                     r.relkind = 'p' AND current_setting('server_version_num')::integer < 180000 AS at_once,
                     (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.i) FROM unnest(c.conkey) WITH ORDINALITY k(attnum, i) JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum) AS columns,
@@ -200,7 +210,11 @@ export function belongingsSql(former: TableName, present: TableName): string {
         IF x.comment IS NOT NULL THEN
             EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', x.conname, CASE WHEN x.own THEN present_name ELSE x.holder END, x.comment);
         END IF;
+        IF x.is_valid THEN
+            unlooked := unlooked || ARRAY(SELECT c.oid FROM pg_constraint c WHERE c.conname = x.conname AND c.conrelid = (CASE WHEN x.own THEN present_name ELSE x.holder END)::regclass);
+        END IF;
     END LOOP;
+    ${toValidateSql(id, 'unlooked')};
     FOR x IN SELECT c.conname, pg_get_constraintdef(c.oid) AS text, obj_description(c.oid, 'pg_constraint') AS comment
                FROM pg_constraint c WHERE c.contype = 'c' AND NOT c.convalidated AND c.conrelid = former
     LOOP

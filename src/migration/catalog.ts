@@ -3,18 +3,18 @@
  */
 import type { Client } from 'pg';
 import type { RawConnection } from '../replication/session-contract.ts';
-import type { Key } from './change-feed.ts';
-import type { Migration, MigrationOptions, MigrationPhase, MigrationProblem, MigrationRequest } from './model.ts';
+import type { MigrationOptions, MigrationPhase, MigrationProblem, MigrationRequest } from './model.ts';
+import { slotPrefix } from './places.ts';
+import type { Key } from './touched.ts';
 
-/** Those that the engine has to do something about. */
-export async function readMigrations(client: Client): Promise<readonly Migration[]> {
-  const { rows } = await client.query<Omit<Migration, 'id' | 'targetOid'> & { id: string; targetOid: string }>(
-    `SELECT m.id, m.name, jsonb_build_object('oid', m.owner::bigint, 'name', pg_get_userbyid(m.owner)) AS owner, m.source, m.target_oid::bigint AS "targetOid",
-            m.definition, m.options, m.phase, m.paused, m.request
-       FROM millrace.migration m WHERE m.phase NOT IN ('finished', 'cancelled') ORDER BY m.id`,
-  );
-  return rows.map((row) => ({ ...row, id: Number(row.id), targetOid: Number(row.targetOid) }));
-}
+/** Those that the engine has to do something about, as a jsonb array of Migration. When one has ended its slot goes after the commit, or after a restart. */
+export const migrationsSql = `(SELECT coalesce(jsonb_agg(jsonb_build_object(
+                 'id', m.id, 'name', m.name, 'owner', jsonb_build_object('oid', m.owner::bigint, 'name', pg_get_userbyid(m.owner)), 'source', m.source,
+                 'targetOid', m.target_oid::bigint, 'definition', m.definition, 'options', m.options, 'phase', m.phase, 'paused', m.paused, 'request', m.request) ORDER BY m.id), '[]')
+                 FROM millrace.migration m
+                WHERE m.phase NOT IN ('finished', 'cancelled')
+                   OR m.id IN (SELECT substring(s.slot_name FROM '[0-9]+$')::bigint FROM pg_replication_slots s
+                                WHERE s.slot_name ~ '^${slotPrefix}_[0-9]+_[0-9]+$' AND s.database = current_database()))`;
 
 export interface Progress {
   readonly phase: MigrationPhase;
@@ -74,7 +74,7 @@ export const requestDone = (id: number, request: string): string =>
 export const windowSql = ({ reverseWindowMs }: MigrationOptions): string =>
   reverseWindowMs === null ? 'NULL' : `clock_timestamp() + ${reverseWindowMs} * interval '1 millisecond'`;
 
-/** The attempt that succeeds says how long it has held its locks, which it had at `since`. */
-export const heldSql = (id: number, since: string): string =>
-  `UPDATE millrace.migration_progress SET attempts = attempts + 1, blocked_by = NULL, next_try_at = NULL, error = NULL,
+/** The attempt that succeeds says how long it has held its locks, which it had at `since`, and how many keys it has looked at. */
+export const heldSql = (id: number, since: string, keys: number): string =>
+  `UPDATE millrace.migration_progress SET attempts = attempts + 1, applied_keys = applied_keys + ${keys}, blocked_by = NULL, next_try_at = NULL, error = NULL,
           hold_ms = 1000 * extract(epoch FROM pg_catalog.clock_timestamp() - '${since}'::timestamptz) WHERE migration_id = ${id}`;

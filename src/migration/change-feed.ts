@@ -1,26 +1,13 @@
 /**
  * Which keys transactions have touched, from the stream of the database's own WAL.
- * Invariant: a transaction waits here, with the keys of all rows it touched (before and after), until `taken`; the slot is acknowledged only up to the
+ * Invariant: a transaction waits in `touched`, with the keys of all rows it touched (before and after), until `taken`; the slot is acknowledged only up to the
  * first one that waits. Values are not kept: the rows are read again (sync-sql.ts).
  */
 import type { ServerAddress } from '../config.ts';
 import type { Lsn } from '../replication/lsn.ts';
-import { type ChangeHandler, PgoutputDecoder, type RelationMessage, type TupleView, valueKind } from '../replication/pgoutput.ts';
-import { isVisible, type Snapshot } from '../replication/snapshot-visibility.ts';
+import { type ChangeHandler, PgoutputDecoder, type RelationMessage, type TupleView, unixMs, valueKind } from '../replication/pgoutput.ts';
 import { type ReplicationStream, startStream } from '../replication/stream.ts';
-
-export type Key = readonly string[];
-
-export interface TouchingTransaction {
-  /** Of the top level, 32 bits. */
-  readonly xid: number;
-  readonly commitLsn: Lsn;
-  readonly endLsn: Lsn;
-  /** Milliseconds of the Unix epoch. */
-  readonly committedAt: number;
-  /** By their text, so that each is there once. Null: too many to be told, or a TRUNCATE. Every key has to be looked at. */
-  readonly keys: ReadonlyMap<string, Key> | null;
-}
+import { type Key, Touched, type TouchingTransaction } from './touched.ts';
 
 export interface FeedOptions {
   readonly address: ServerAddress;
@@ -60,8 +47,7 @@ export class ChangeFeed {
   readonly #lost: (error: Error) => void;
   #tables: readonly FollowedTable[];
   #stream: ReplicationStream | null = null;
-  #waiting: TouchingTransaction[] = [];
-  #keysWaiting = 0;
+  readonly touched = new Touched();
   readonly #markers = new Map<string, Waiter>();
   #reached: Lsn = 0n;
   #acknowledging: NodeJS.Timeout | null = null;
@@ -116,19 +102,10 @@ export class ChangeFeed {
     this.#tables = tables;
   }
 
-  /** Transactions that a snapshot sees, oldest first. */
-  visible(snapshot: Snapshot): TouchingTransaction[] {
-    return this.#waiting.filter(({ xid }) => isVisible(snapshot, xid));
-  }
-
-  get waiting(): readonly TouchingTransaction[] {
-    return this.#waiting;
-  }
-
   /** WAL between what the server was heard of and what is done here. */
   get backlogBytes(): number {
     const received = this.#stream?.received ?? this.#reached;
-    const done = this.#waiting[0]?.commitLsn ?? received;
+    const done = this.touched.oldest?.commitLsn ?? received;
     return Math.max(0, Number(received - done));
   }
 
@@ -143,10 +120,8 @@ export class ChangeFeed {
 
   /** What these touched has been looked at, and that is on disk. */
   taken(transactions: readonly TouchingTransaction[]): void {
-    const gone = new Set(transactions);
-    this.#waiting = this.#waiting.filter((transaction) => !gone.has(transaction));
-    this.#keysWaiting = this.#waiting.reduce((sum, { keys }) => sum + (keys?.size ?? 0), 0);
-    if (this.#keysWaiting <= aheadKeys) this.#resume();
+    this.touched.taken(transactions);
+    if (this.touched.keys <= aheadKeys) this.#resume();
     this.#acknowledge();
   }
 
@@ -161,7 +136,7 @@ export class ChangeFeed {
     if (this.#acknowledging !== null || this.#stopped) return;
     this.#acknowledging = setTimeout(() => {
       this.#acknowledging = null;
-      if (!this.#stopped) this.#stream?.acknowledge(this.#waiting[0]?.commitLsn ?? this.#reached);
+      if (!this.#stopped) this.#stream?.acknowledge(this.touched.oldest?.commitLsn ?? this.#reached);
     }, acknowledgeMs);
   }
 
@@ -201,9 +176,8 @@ export class ChangeFeed {
       commit: (commitLsn, endLsn, time) => {
         this.#isOpen = false;
         if (keys === null || keys.size > 0) {
-          this.#waiting.push({ xid, commitLsn, endLsn, committedAt: Number(time / 1000n) + 946_684_800_000, keys });
-          this.#keysWaiting += keys?.size ?? 0;
-          if (this.#keysWaiting > aheadKeys && this.#markers.size === 0 && !this.#paused) {
+          this.touched.add({ xid, commitLsn, endLsn, committedAt: unixMs(time), keys });
+          if (this.touched.keys > aheadKeys && this.#markers.size === 0 && !this.#paused) {
             this.#paused = true;
             this.#stream?.pause();
           }
@@ -211,7 +185,7 @@ export class ChangeFeed {
         }
         this.#reached = endLsn;
         for (const content of markers.splice(0)) settle(content);
-        if (this.#waiting.length === 0) this.#acknowledge();
+        if (this.touched.count === 0) this.#acknowledge();
       },
       origin: () => undefined,
       type: () => undefined,

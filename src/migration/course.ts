@@ -1,8 +1,9 @@
 /** What one run of a migration knows of itself. Invariant: all of it can be had from the catalog again; nothing here outlives the sessions. */
 import { quoteLiteral } from '../sql/quote.ts';
 import { noteProgress, type Progress } from './catalog.ts';
-import type { ChangeFeed, Key } from './change-feed.ts';
+import type { ChangeFeed } from './change-feed.ts';
 import type { MigrationSessions } from './sessions.ts';
+import type { Key } from './touched.ts';
 
 /** Where it is, as long as its sessions last. */
 export class Course {

@@ -5,7 +5,8 @@
 import { quoteIdentifier } from '../sql/quote.ts';
 import { likenessSql } from './belongings.ts';
 import type { MigrationDefinition, MigrationOptions, SourceTable } from './model.ts';
-import { dataSchema, downView, homeName, qualified, shortened, targetPlace, upView } from './places.ts';
+import { likeSql, partitionsSql } from './partitions.ts';
+import { dataSchema, downView, homeName, presentCheck, qualified, targetPlace, upView } from './places.ts';
 import { copyRights, copyUsage, takeRights } from './rights-sql.ts';
 import { lastingSql, layoutSql } from './shape-views.ts';
 import { keyParts, present, type ShapeColumn, sourceShape, targetShape } from './shapes.ts';
@@ -49,12 +50,12 @@ function targetSql(id: number, source: SourceTable, definition: MigrationDefinit
           .map(({ column, as }) => `ALTER TABLE ${draft} RENAME COLUMN ${quoteIdentifier(column)} TO ${quoteIdentifier(as)}`),
         `CREATE TABLE ${target} (LIKE ${draft} INCLUDING ALL)`,
         `DROP TABLE ${draft}`,
-        `ALTER TABLE ${target} ADD CONSTRAINT ${quoteIdentifier(cut(`${definition.target.name}_present`))} CHECK (${present(definition)})`,
+        `ALTER TABLE ${target} ADD CONSTRAINT ${quoteIdentifier(presentCheck(definition))} CHECK (${present(definition)})`,
       ];
     }
     case 'alter':
       return [
-        `CREATE TABLE ${target} (LIKE ${from} INCLUDING ALL)`,
+        likeSql(source, home),
         likenessSql(id, source, home),
         ...definition.columns.map(({ column, type }) => {
           const name = quoteIdentifier(column);
@@ -63,20 +64,19 @@ function targetSql(id: number, source: SourceTable, definition: MigrationDefinit
             text === null ? ['', ''] : [`ALTER COLUMN ${name} DROP DEFAULT, `, `, ALTER COLUMN ${name} SET DEFAULT (${text})::${type}`];
           return `ALTER TABLE ${target} ${drop}ALTER COLUMN ${name} TYPE ${type} USING NULL::${type}${again}`;
         }),
+        ...partitionsSql(id, source, home),
       ];
     case 'split':
       return [
-        `CREATE TABLE ${target} (LIKE ${from} INCLUDING ALL)`,
+        likeSql(source, home),
         likenessSql(id, source, home),
         `ALTER TABLE ${target} DROP COLUMN ${quoteIdentifier(definition.column)}${definition.into
           .map(({ name, type }) => `, ADD COLUMN ${quoteIdentifier(name)} ${type}`)
           .join('')}`,
+        ...partitionsSql(id, source, home),
       ];
   }
 }
-
-/** Names as Postgres has them hold 63 bytes. */
-const cut = (name: string): string => shortened(name, 63);
 
 /** The images: views by which the engine reads one table's rows as the other has them. They follow OIDs, so they stay right when tables are renamed. */
 function imageSql(id: number, source: SourceTable, definition: MigrationDefinition): readonly string[] {

@@ -38,9 +38,22 @@ interface Step {
   readonly lock: string;
 }
 
+/** Tables at the other ends of foreign keys. */
+const otherEnds = ({ source, foreignKeysIn, foreignKeysOut }: TableFacts): readonly string[] => [
+  ...new Set(
+    [...foreignKeysIn, ...foreignKeysOut].map(({ table }) => table).filter((name) => name !== quoteQualified(source.schema, source.name)),
+  ),
+];
+
+/** What the cutover locks. */
+function cutoverLock({ definition, facts }: Examined): string {
+  const ends = definition.kind === 'move' ? [] : [...otherEnds(facts.table)].sort();
+  const all = ['the table', 'its views', ...ends];
+  return `ACCESS EXCLUSIVE on ${all.slice(0, -1).join(', ')} and ${all.at(-1)}`;
+}
+
 /** Foreign keys of the user stay with a table whose columns are moved; those of a table that is replaced go to the new one. */
-function foreignKeySteps({ definition, facts }: Examined, hold: string): readonly Step[] {
-  const { foreignKeysIn, foreignKeysOut } = facts.table;
+function foreignKeySteps({ definition, facts }: Examined): readonly Step[] {
   if (definition.kind === 'move') {
     return [
       {
@@ -49,11 +62,11 @@ function foreignKeySteps({ definition, facts }: Examined, hold: string): readonl
       },
     ];
   }
-  if (foreignKeysIn.length === 0 && foreignKeysOut.length === 0) return [];
+  if (otherEnds(facts.table).length === 0) return [];
   return [
     {
-      what: 'Lead foreign keys to the new table: NOT VALID within the cutover, then validated',
-      lock: `ACCESS EXCLUSIVE on the tables at their other ends, within the cutover and its ${hold}; then SHARE UPDATE EXCLUSIVE and ROW SHARE`,
+      what: 'Validate foreign keys, which the cutover has led to the new table NOT VALID',
+      lock: 'SHARE UPDATE EXCLUSIVE and ROW SHARE, on the table and those at their other ends',
     },
   ];
 }
@@ -81,9 +94,9 @@ function steps(examined: Examined): readonly string[] {
     },
     {
       what: 'Cut over, when nothing is behind',
-      lock: `ACCESS EXCLUSIVE, waited for at most ${shownAge(options.lockTimeoutMs)} and held at most ${hold}, else given up and tried again; the first tries last 5 ms, in either order`,
+      lock: `${cutoverLock(examined)}, waited for at most ${shownAge(options.lockTimeoutMs)} and held at most ${hold}, else given up and tried again; the first tries last 5 ms, in either order`,
     },
-    ...foreignKeySteps(examined, hold),
+    ...foreignKeySteps(examined),
     {
       what: 'Keep the old shape current, until FINALIZE',
       lock: moves

@@ -21,6 +21,11 @@ export interface IndexFact extends WithColumns {
   readonly valid: boolean;
 }
 
+export interface ForeignKeyOut extends WithColumns {
+  /** The table that is referred to. */
+  readonly table: string;
+}
+
 export interface ForeignKeyIn extends WithColumns {
   /** The table that refers, and by which of its columns; `columns` are those referred to. */
   readonly table: string;
@@ -53,6 +58,10 @@ export interface TableFacts {
   /** In a schema of Postgres's or of Millrace's own. */
   readonly isSystem: boolean;
   readonly isPartition: boolean;
+  /** Columns in the partition key, of whatever level. */
+  readonly partitionKey: readonly string[];
+  /** What partitions have for themselves. */
+  readonly partitionObjects: readonly string[];
   /** Tables that inherit from it, partitions left out; and those it inherits from. */
   readonly children: readonly string[];
   readonly parents: readonly string[];
@@ -70,7 +79,7 @@ export interface TableFacts {
   /** Generated columns, and what they are made of. */
   readonly generated: readonly WithColumns[];
   readonly checks: readonly WithColumns[];
-  readonly foreignKeysOut: readonly WithColumns[];
+  readonly foreignKeysOut: readonly ForeignKeyOut[];
   readonly foreignKeysIn: readonly ForeignKeyIn[];
   readonly indexes: readonly IndexFact[];
   readonly statistics: readonly WithColumns[];
@@ -132,7 +141,8 @@ const typeOf = `format_type(a.atttypid, a.atttypmod) ||
   CASE WHEN a.attcollation NOT IN (0, ty.typcollation) THEN (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname)
     FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) ELSE '' END`;
 
-const columnsSql = list(`
+/** Columns of the table `t` (pg_class), as SourceColumn. */
+export const columnsSql = list(`
   SELECT a.attnum, a.attname AS name, ${typeOf} AS type, a.attnotnull AS "notNull",
          CASE a.attidentity WHEN 'a' THEN 'always' WHEN 'd' THEN 'by default' END AS identity,
          CASE a.attgenerated WHEN 's' THEN 'stored' WHEN 'v' THEN 'virtual' END AS generated,
@@ -166,6 +176,30 @@ const publicationsSql = list(`
       OR EXISTS (SELECT FROM pg_publication_namespace pn WHERE pn.pnpubid = p.oid AND pn.pnnspid = t.relnamespace))
    ORDER BY p.pubname`);
 
+const partitionKeySql = `(SELECT coalesce(jsonb_agg(DISTINCT a.attname), '[]')
+    FROM pg_partition_tree(t.oid) l JOIN pg_partitioned_table k ON k.partrelid = l.relid JOIN pg_attribute a ON a.attrelid = l.relid AND a.attnum > 0
+   WHERE a.attnum = ANY (k.partattrs::smallint[])
+      OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = l.relid AND d.objsubid = 0
+                    AND d.refclassid = 'pg_class'::regclass AND d.refobjid = l.relid AND d.refobjsubid = a.attnum))`;
+
+/** Of the table as a whole each has a part in a partition, which knows it. */
+const partitionObjectsSql = `(SELECT coalesce(jsonb_agg(format('%s of %s', o.what, l.relid::regclass)), '[]')
+    FROM pg_partition_tree(t.oid) l JOIN pg_class c ON c.oid = l.relid, LATERAL (
+      SELECT 'index ' || x.relname FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND NOT x.relispartition
+      UNION ALL SELECT 'trigger ' || g.tgname FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgparentid = 0
+      UNION ALL SELECT 'constraint ' || k.conname FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('c', 'f') AND k.coninhcount = 0 AND k.conparentid = 0
+      UNION ALL SELECT 'foreign key ' || k.conname FROM pg_constraint k WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0
+      UNION ALL SELECT 'publication ' || p.pubname FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = c.oid
+      UNION ALL SELECT 'view ' || w.ev_class::regclass FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid
+                 WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+      UNION ALL SELECT 'default of column ' || a.attname FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+                  JOIN pg_attribute b ON b.attrelid = t.oid AND b.attname = a.attname LEFT JOIN pg_attrdef e ON e.adrelid = b.attrelid AND e.adnum = b.attnum
+                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+                   AND pg_get_expr(d.adbin, d.adrelid) IS DISTINCT FROM pg_get_expr(e.adbin, e.adrelid)
+      UNION ALL SELECT 'row-level security' WHERE c.relrowsecurity
+      UNION ALL SELECT 'the foreign server' WHERE c.relkind = 'f') o(what)
+   WHERE l.level > 0)`;
+
 const tableSql = `
 SELECT jsonb_build_object(
   'source', jsonb_build_object(
@@ -178,6 +212,7 @@ SELECT jsonb_build_object(
   'children', (SELECT coalesce(jsonb_agg(i.inhrelid::regclass::text), '[]') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                 WHERE i.inhparent = t.oid AND NOT c.relispartition AND t.relkind <> 'p'),
   'parents', (SELECT coalesce(jsonb_agg(i.inhparent::regclass::text), '[]') FROM pg_inherits i WHERE i.inhrelid = t.oid),
+  'partitionKey', ${partitionKeySql}, 'partitionObjects', ${partitionObjectsSql},
   'rows', greatest((SELECT sum(greatest(c.reltuples, 0)) FROM files f JOIN pg_class c ON c.oid = f.oid), 0),
   'bytes', (SELECT coalesce(sum(pg_relation_size(f.oid)), 0) FROM files f),
   'indexBytes', (SELECT coalesce(sum(pg_indexes_size(f.oid)), 0) FROM files f),
@@ -196,7 +231,7 @@ SELECT jsonb_build_object(
     )} AS columns FROM pg_attribute ga WHERE ga.attrelid = t.oid AND ga.attgenerated <> ''`,
   )},
   'checks', ${list(`SELECT k.conname AS name, ${named('k.conkey')} AS columns FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'c'`)},
-  'foreignKeysOut', ${list(`SELECT k.conname AS name, ${named('k.conkey')} AS columns FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'f'`)},
+  'foreignKeysOut', ${list(`SELECT k.conname AS name, k.confrelid::regclass::text AS table, ${named('k.conkey')} AS columns FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'f' AND k.conparentid = 0`)},
   'foreignKeysIn', ${list(`SELECT k.conname AS name, k.conrelid::regclass::text AS table, ${named('k.confkey')} AS columns, ${named('k.conkey', 'k.conrelid')} AS from,
        (SELECT jsonb_agg(format_type(a.atttypid, a.atttypmod) ORDER BY x.place) FROM unnest(k.conkey) WITH ORDINALITY AS x(attnum, place)
           JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = x.attnum) AS types

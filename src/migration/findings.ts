@@ -6,7 +6,7 @@ import { quoteIdentifier } from '../sql/quote.ts';
 import type { Examined } from './examined.ts';
 import { type MigrationFacts, type OpenTransaction, type TableFacts, tableName } from './facts.ts';
 import { blocker, type Finding, found, info, overlaps, warning } from './finding.ts';
-import type { MigrationDefinition } from './model.ts';
+import type { MigrationDefinition, MoveDefinition } from './model.ts';
 import { moveFindings } from './move-findings.ts';
 import { reshapeFindings } from './reshape-findings.ts';
 import { typeFindings } from './type-findings.ts';
@@ -64,11 +64,7 @@ function tableFindings(table: TableFacts, definition: MigrationDefinition): read
         hint: 'Name the partitioned table.',
       }),
     ),
-    ...found(source.partitioned && reshapes, () =>
-      blocker('partitioned_table', '0A000', `table ${name} is partitioned`, {
-        detail: 'Columns of a partitioned table can be moved; it cannot be given another shape yet.',
-      }),
-    ),
+    ...(reshapes ? partitionFindings(table, definition) : []),
     ...found(!table.isPartition && table.children.length + table.parents.length > 0, () =>
       blocker('inheritance', '0A000', `table ${name} takes part in inheritance`, {
         detail: [
@@ -94,6 +90,22 @@ function tableFindings(table: TableFacts, definition: MigrationDefinition): read
       blocker('replica_identity', '55000', `the replica identity of table ${name} lacks its key`, {
         detail: `The index has the columns ${table.identityColumns.join(', ')}, the primary key ${source.key.join(', ')}.`,
         hint: `ALTER TABLE ${name} REPLICA IDENTITY DEFAULT;`,
+      }),
+    ),
+  ];
+}
+
+/** Partitions are made anew, as the table they belong to says. */
+function partitionFindings(table: TableFacts, definition: Exclude<MigrationDefinition, MoveDefinition>): readonly Finding[] {
+  const changed = definition.kind === 'split' ? [definition.column] : definition.columns.map(({ column }) => column);
+  return [
+    ...changed
+      .filter((column) => table.partitionKey.includes(column))
+      .map((column) => blocker('partition_key', '0A000', `column "${column}" is in the partition key of table ${tableName(table)}`)),
+    ...table.partitionObjects.map((object) =>
+      blocker('partition_object', '0A000', `${object} is of a partition alone`, {
+        detail: 'The partitions of the new table have what the table as a whole has.',
+        hint: 'Drop it, or make it one of the whole table.',
       }),
     ),
   ];

@@ -4,13 +4,14 @@
  * a part of it. What belongs to a table's place and not to the table (foreign keys, triggers, sequences, publications, names of indexes) goes along.
  */
 import { quoteBody, quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
-import { belongingsSql, exchangeNames, letGo, renameParts, takeUp } from './belongings.ts';
+import { belongingsSql, exchangeNames, letGo, renameParts, takeUp, toValidateSql } from './belongings.ts';
 import type { Migration, TableName } from './model.ts';
-import { foreignKeyName } from './move-triggers.ts';
+import { exchangePartitions } from './partitions.ts';
 import {
   columnList,
   dataSchema,
   downView,
+  foreignKeyName,
   homeName,
   publicationName,
   qualified,
@@ -46,13 +47,15 @@ export function cutoverSql(migration: Migration): readonly string[] {
   return [
     // Rights are those on what has the name, whatever it is at the moment.
     copyRights(definition.kind === 'move' ? definition.target : source, home, null),
-    ...(definition.kind === 'move' ? [] : [letGo(source), exchangeNames(id, source, home)]),
+    ...(definition.kind === 'move'
+      ? []
+      : [letGo(source), exchangeNames(id, source, home), ...exchangePartitions(id, source, source, home)]),
     dropViews(migration, 'source'),
     ...relocate(source, sourcePlace(id, source, definition, 'target')),
     ...(targetName(source, definition) === null ? [] : relocate(home, target)),
-    ...(definition.kind === 'move' ? [] : [belongingsSql(sourcePlace(id, source, definition, 'target'), target)]),
+    ...(definition.kind === 'move' ? [] : [belongingsSql(id, sourcePlace(id, source, definition, 'target'), target)]),
     ...(definition.kind === 'move'
-      ? [renameParts(target, `${home.name}_`, `${target.name}_`, target.schema), addForeignKey(migration)]
+      ? [renameParts(target, `${home.name}_`, `${target.name}_`, target.schema), ...addForeignKey(migration)]
       : []),
     `ALTER PUBLICATION ${quoteIdentifier(publicationName(id))} SET TABLE ${followed(migration).map(qualified).join(', ')}`,
     ...settleSql(migration, 'target'),
@@ -76,7 +79,7 @@ export function revertSql(migration: Migration): readonly string[] {
   const home = { schema: dataSchema, name: homeName(id) };
   return [
     copyRights(source, sourcePlace(id, source, definition, 'target'), null),
-    ...(definition.kind === 'move' ? [] : [letGo(source), exchangeNames(id, target, sourcePlace(id, source, definition, 'target'))]),
+    ...(definition.kind === 'move' ? [] : exchangeBack(migration, target)),
     dropViews(migration, 'target'),
     ...(definition.kind === 'move'
       ? [
@@ -86,11 +89,16 @@ export function revertSql(migration: Migration): readonly string[] {
       : []),
     ...(targetName(source, definition) === null ? [] : relocate(target, home)),
     ...relocate(sourcePlace(id, source, definition, 'target'), source),
-    ...(definition.kind === 'move' ? [] : [belongingsSql(home, source)]),
+    ...(definition.kind === 'move' ? [] : [belongingsSql(id, home, source)]),
     `ALTER PUBLICATION ${quoteIdentifier(publicationName(id))} SET TABLE ${qualified(source)}`,
     ...settleSql(migration, 'source'),
     ...(definition.kind === 'move' ? [] : [takeUp(source)]),
   ];
+}
+
+function exchangeBack({ id, source, definition }: Migration, target: TableName): readonly string[] {
+  const old = sourcePlace(id, source, definition, 'target');
+  return [letGo(source), exchangeNames(id, target, old), ...exchangePartitions(id, source, target, old)];
 }
 
 /** Nothing is left of the old shape. */
@@ -177,18 +185,30 @@ END `)}`,
 }
 
 /** The moved columns' rows go with their row. Checked for what is there already by `validateSql`, when the locks are gone. */
-function addForeignKey({ id, source, definition }: Migration): string {
-  if (definition.kind !== 'move') return '';
+function addForeignKey({ id, source, definition }: Migration): readonly string[] {
+  if (definition.kind !== 'move') return [];
   const target = targetPlace(id, source, definition, 'target');
-  return `ALTER TABLE ${qualified(target)} ADD CONSTRAINT ${quoteIdentifier(foreignKeyName(definition))} FOREIGN KEY (${columnList(
-    definition.key.map(({ as }) => as),
-  )}) REFERENCES ${qualified(sourcePlace(id, source, definition, 'target'))} (${columnList(definition.key.map(({ column }) => column))}) ON UPDATE CASCADE ON DELETE CASCADE NOT VALID`;
+  const name = foreignKeyName(definition);
+  return [
+    `ALTER TABLE ${qualified(target)} ADD CONSTRAINT ${quoteIdentifier(name)} FOREIGN KEY (${columnList(
+      definition.key.map(({ as }) => as),
+    )}) REFERENCES ${qualified(sourcePlace(id, source, definition, 'target'))} (${columnList(definition.key.map(({ column }) => column))}) ON UPDATE CASCADE ON DELETE CASCADE NOT VALID`,
+    toValidateSql(
+      id,
+      `ARRAY(SELECT oid FROM pg_constraint WHERE conrelid = ${quoteLiteral(qualified(target))}::regclass AND conname = ${quoteLiteral(name)})`,
+    ),
+  ];
 }
 
-/** Constraints that were added NOT VALID on or to a table: to be validated one by one, without locks that anyone would notice. */
+/** Foreign keys that the cutover has added NOT VALID: to be validated one by one, without locks that anyone would notice. Those of the user stay so. */
 export const unvalidatedSql = `SELECT format('ALTER TABLE %s VALIDATE CONSTRAINT %I', millrace.qualified_name(c.conrelid), c.conname)
-  FROM pg_catalog.pg_constraint c
- WHERE c.contype = 'f' AND NOT c.convalidated AND (c.conrelid = $1 OR c.confrelid = $1)`;
+  FROM millrace.migration_progress p JOIN pg_catalog.pg_constraint c ON c.oid = ANY (p.to_validate)
+ WHERE p.migration_id = $1 AND NOT c.convalidated ORDER BY c.oid`;
+
+/** Tables at the other ends of foreign keys, which are taken from one table and given to another at a cutover. */
+export const otherEndsSql = `SELECT DISTINCT millrace.qualified_name(o.oid)
+  FROM pg_catalog.pg_constraint c, LATERAL (VALUES (c.conrelid), (c.confrelid)) o(oid)
+ WHERE c.contype = 'f' AND c.conparentid = 0 AND to_regclass($1) IN (c.conrelid, c.confrelid) AND o.oid <> to_regclass($1) ORDER BY 1`;
 
 /** Views of the user that read one of these relations, as texts with the names of now: `create` makes them read what has those names later. */
 export const dependentsSql = `WITH ours AS (SELECT to_regclass(n)::oid AS oid FROM unnest($1::text[]) n WHERE to_regclass(n) IS NOT NULL),

@@ -6,11 +6,12 @@ import type { Logger } from '../log.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import { isVisible } from '../replication/snapshot-visibility.ts';
 import { noteProgress } from './catalog.ts';
-import type { ChangeFeed, Key, TouchingTransaction } from './change-feed.ts';
+import type { ChangeFeed } from './change-feed.ts';
 import type { Migration } from './model.ts';
 import type { Truth } from './places.ts';
-import { applyKeys, asOwner, begin, byIndex, catchUp, type Isolation, keySql, type MigrationSessions, rollback } from './sessions.ts';
+import { applyKeys, asOwner, begin, catchUp, type Isolation, keySql, type MigrationSessions, rollback } from './sessions.ts';
 import type { SyncSql } from './sync-sql.ts';
+import type { Key, TouchingTransaction } from './touched.ts';
 
 export interface Following {
   readonly migration: Migration;
@@ -34,8 +35,8 @@ const isolation = ({ migration, truth }: Following): Isolation =>
 
 /** Applies what waits. Answers how many transactions were taken: 0 means that nothing waits, or that nothing that waits can be seen yet. */
 export async function applyWaiting(f: Following): Promise<number> {
-  if (f.feed.waiting.length === 0) return 0;
-  if (f.feed.waiting.some(({ keys }) => keys === null)) return await applyEverything(f);
+  if (f.feed.touched.count === 0) return 0;
+  if (f.feed.touched.all().some(({ keys }) => keys === null)) return await applyEverything(f);
   try {
     return await applyOnce(f, false);
   } catch (error) {
@@ -53,16 +54,13 @@ async function applyOnce(f: Following, exactly: boolean): Promise<number> {
   const { sessions, feed, migration, sync } = f;
   const snapshot = await begin(sessions.work, isolation(f), rowLockMs);
   if (exactly) await catchUp(sessions.beside, feed);
-  const taken = exactly ? feed.visible(snapshot) : upTo(feed.visible(snapshot), mostKeys);
+  const taken = exactly ? feed.touched.visible(snapshot) : upTo(feed.touched.visible(snapshot), mostKeys);
   if (taken.length === 0) {
     await sessions.work.query('COMMIT');
     return 0;
   }
   const keys = keysOf(taken);
-  await sessions.work.query(byIndex);
-  await asOwner(sessions.work, migration.source.owner.name, () =>
-    applyKeys(sessions.work, exactly ? sync.applyAnew : sync.apply, keys, sync.width),
-  );
+  await applyKeys(sessions.work, migration.source.owner.name, sync, exactly ? sync.applyAnew : sync.apply, keys);
   await noteProgress(sessions.work, migration.id, `applied_keys = applied_keys + ${keys.length}`);
   await sessions.work.query('COMMIT');
   feed.taken(taken);
@@ -71,7 +69,7 @@ async function applyOnce(f: Following, exactly: boolean): Promise<number> {
 
 /** After TRUNCATE, or a transaction too large to be told key by key: every row is compared. */
 async function applyEverything(f: Following): Promise<number> {
-  const taken = f.feed.waiting.filter(({ keys }) => keys === null);
+  const taken = f.feed.touched.all().filter(({ keys }) => keys === null);
   for (;;) {
     const snapshot = await begin(f.sessions.work, 'REPEATABLE READ', rowLockMs);
     await f.sessions.work.query('COMMIT');
@@ -115,12 +113,9 @@ async function copyOnce(f: Following, after: Key | null, rows: number, exactly: 
   const { work } = sessions;
   const snapshot = await begin(work, 'REPEATABLE READ', 0);
   if (exactly) await catchUp(sessions.beside, feed);
-  const taken = exactly ? feed.visible(snapshot) : [];
+  const taken = exactly ? feed.touched.visible(snapshot) : [];
+  if (taken.length > 0) await applyKeys(work, migration.source.owner.name, sync, sync.applyAnew, keysOf(taken));
   const { border, made } = await asOwner(work, migration.source.owner.name, async () => {
-    if (taken.length > 0) {
-      await work.query(byIndex);
-      await applyKeys(work, sync.applyAnew, keysOf(taken), sync.width);
-    }
     const [found] = (await work.query(sync.border(after, rows)))[0]?.rows ?? [];
     const upTo = found === undefined ? null : (found as Key);
     const [copied] = await work.query(sync.copy({ after, upTo }));
@@ -145,7 +140,7 @@ export async function verifyPiece(f: Following, after: Key | null, rows: number)
   const { sessions, feed, migration } = f;
   const snapshot = await begin(sessions.work, 'REPEATABLE READ', 0);
   await catchUp(sessions.beside, feed);
-  const waiting = feed.visible(snapshot);
+  const waiting = feed.touched.visible(snapshot);
   const pending = new Set(waiting.flatMap(({ keys }) => (keys === null ? [] : [...keys.keys()])));
   const everything = waiting.some(({ keys }) => keys === null);
   const { differences, end } = await compared(f, after, rows);
@@ -185,8 +180,7 @@ async function compared(f: Following, after: Key | null, rows: number): Promise<
 async function repair(f: Following, keys: readonly Key[]): Promise<number> {
   const { work } = f.sessions;
   await begin(work, isolation(f), rowLockMs);
-  await work.query(byIndex);
-  const changed = await asOwner(work, f.migration.source.owner.name, () => applyKeys(work, f.sync.applyAnew, keys, f.sync.width));
+  const changed = await applyKeys(work, f.migration.source.owner.name, f.sync, f.sync.applyAnew, keys);
   await work.query('COMMIT');
   return changed;
 }

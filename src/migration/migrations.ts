@@ -1,6 +1,5 @@
 /** All migrations of a database. Invariant: each that is not over has one runner. */
-import type { Client } from 'pg';
-import { readMigrations } from './catalog.ts';
+import type { Migration } from './model.ts';
 import { MigrationRunner, type RunnerServices } from './runner.ts';
 
 export class Migrations {
@@ -11,9 +10,8 @@ export class Migrations {
     this.#services = services;
   }
 
-  /** The catalog may have changed. */
-  async follow(client: Client): Promise<void> {
-    const present = await readMigrations(client);
+  /** What the catalog has now. */
+  follow(present: readonly Migration[]): void {
     for (const migration of present) {
       const runner = this.#runners.get(migration.id);
       if (runner === undefined) this.#runners.set(migration.id, new MigrationRunner(this.#services, migration));

@@ -4,8 +4,16 @@
  */
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import type { MoveDefinition, SourceTable, TableName } from './model.ts';
-import { columnList, triggerFunction } from './places.ts';
-import { changedMeanwhile, createFunction, createTrigger, differ, updateChanged } from './trigger-text.ts';
+import { columnList, foreignKeyName, triggerFunction } from './places.ts';
+import {
+  changedMeanwhile,
+  createFunction,
+  createTrigger,
+  differ,
+  insertWithIdentity,
+  keepIdentity,
+  updateChanged,
+} from './trigger-text.ts';
 
 /** Of the target as a view of the source, which is `table` (quoted): rows come by setting the moved columns, and go by setting them to null. */
 export function moveInsertAndDelete(id: number, definition: MoveDefinition, view: TableName, table: string): readonly string[] {
@@ -58,12 +66,6 @@ export function moveInsertAndDelete(id: number, definition: MoveDefinition, view
   ];
 }
 
-/** What the target's reference to the source is called. */
-export const foreignKeyName = ({ target, key }: MoveDefinition): string =>
-  Buffer.from(`${target.name}_${key.map(({ as }) => as).join('_')}_fkey`)
-    .subarray(0, 63)
-    .toString();
-
 /** Of the source as it was, after the cutover. `table`: what is left of the source; `target`: the moved columns; both quoted. */
 export function movedTriggers(
   id: number,
@@ -92,23 +94,12 @@ export function movedTriggers(
       'p',
     )} INTO ${staying.map(({ name }) => `${row}.${quoteIdentifier(name)}`).join(', ')} FROM ${table} p WHERE ${keyOf('p', 'NEW')};`;
   const upsert = `INSERT INTO ${target} AS t (${columnList(targetColumns)}) VALUES (${[columnList(keyColumns, 'NEW'), columnList(moved, 'NEW')].join(', ')})`;
-  const identity = writable.find((column) => column.identity !== null);
   const insertOf = (columns: readonly { readonly name: string }[], overriding: string): string =>
     `INSERT INTO ${table} AS p (${columnList(columns.map(({ name }) => name))})${overriding} VALUES (${columnList(
       columns.map(({ name }) => name),
       'NEW',
     )}) RETURNING ${columnList(keyColumns, 'p')} INTO ${keyColumns.map((name) => `NEW.${quoteIdentifier(name)}`).join(', ')};`;
-  const insert =
-    identity === undefined
-      ? insertOf(writable, '')
-      : `IF NEW.${quoteIdentifier(identity.name)} IS NULL THEN
-        ${insertOf(
-          writable.filter((column) => column !== identity),
-          '',
-        )}
-    ELSE
-        ${insertOf(writable, identity.identity === 'always' ? ' OVERRIDING SYSTEM VALUE' : '')}
-    END IF;`;
+  const insert = insertWithIdentity(writable, insertOf);
   const stayingNames = writable.filter((column) => column.identity !== 'always').map(({ name }) => name);
   const changed = stayingNames.map((name) => `(${differ([name], 'NEW', 'OLD')} AND ${differ([name], 'millrace_now', 'OLD')})`);
   const changedMoved = moved.map((name) => `(${differ([name], 'NEW', 'OLD')} AND ${differ([name], 'millrace_moved', 'OLD')})`);
@@ -140,6 +131,7 @@ export function movedTriggers(
       updateFunction,
       '    millrace_now record;\n    millrace_moved record;\n    millrace_sets text;',
       `    ${lock}
+    ${keepIdentity(staying)}
     IF ${[...changed, ...changedMoved].join('\n       OR ')} THEN
         ${changedMeanwhile(table)}
     END IF;

@@ -4,7 +4,7 @@
  * and the target is kept in millrace_data, after it the other way round.
  */
 import { quoteIdentifier, quoteQualified } from '../sql/quote.ts';
-import type { MigrationDefinition, SourceTable, TableName } from './model.ts';
+import type { MigrationDefinition, MoveDefinition, SourceTable, TableName } from './model.ts';
 
 export const dataSchema = 'millrace_data';
 
@@ -22,7 +22,8 @@ export const triggerFunction = (id: number, view: string, event: string): string
 
 export const publicationName = (id: number): string => `millrace_migration_${id}`;
 /** Slots are known to the whole server. */
-export const slotName = (databaseOid: number, id: number): string => `millrace_migration_${databaseOid}_${id}`;
+export const slotName = (databaseOid: number, id: number): string => `${slotPrefix}_${databaseOid}_${id}`;
+export const slotPrefix = 'millrace_migration';
 
 export const qualified = ({ schema, name }: TableName): string => quoteQualified(schema, name);
 export const columnList = (names: readonly string[], of = ''): string =>
@@ -43,6 +44,16 @@ export const shortened = (name: string, bytes: number): string =>
     .subarray(0, bytes)
     .toString()
     .replace(/\ufffd+$/, '');
+
+/** Names as Postgres has them hold so many bytes. */
+const nameBytes = 63;
+
+/** The check of a moved table: a row is there while one of the columns is not null. */
+export const presentCheck = ({ target }: MoveDefinition): string => shortened(`${target.name}_present`, nameBytes);
+
+/** What a moved table's reference to the source is called. */
+export const foreignKeyName = ({ target, key }: MoveDefinition): string =>
+  shortened(`${target.name}_${key.map(({ as }) => as).join('_')}_fkey`, nameBytes);
 
 /** What the target is called once it is the truth; null: the name of the source stays with the old shape until FINALIZE. */
 export function targetName(source: SourceTable, definition: MigrationDefinition): TableName | null {

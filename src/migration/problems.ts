@@ -4,6 +4,8 @@ import { quoteIdentifier } from '../sql/quote.ts';
 import type { Migration, MigrationProblem } from './model.ts';
 import { qualified } from './places.ts';
 
+export const triedAgain = 'It is tried again by itself.';
+
 export function problemOf(error: unknown, { name, source }: Migration): MigrationProblem {
   const message = error instanceof Error ? error.message : String(error);
   const code = error instanceof PostgresError ? error.code : error instanceof Error && 'code' in error ? String(error.code) : '';
@@ -21,5 +23,5 @@ export function problemOf(error: unknown, { name, source }: Migration): Migratio
       hint: 'SELECT pid, xact_start, query FROM pg_stat_activity WHERE xact_start IS NOT NULL ORDER BY 2;',
     };
   }
-  return { message, hint: 'It is tried again by itself.' };
+  return { message, hint: triedAgain };
 }

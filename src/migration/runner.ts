@@ -4,18 +4,21 @@
  */
 import type { ServerAddress } from '../config.ts';
 import type { Logger } from '../log.ts';
+import { PostgresError } from '../replication/postgres-error.ts';
 import { createSlot, dropSlot, freeSlot, lookUpSlot } from '../replication/slots.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
+import { Wakeup } from '../wakeup.ts';
 import { noteProblem, noteProgress, phaseSql, readProgress, requestDone } from './catalog.ts';
 import { ChangeFeed } from './change-feed.ts';
 import { Course } from './course.ts';
 import { unvalidatedSql } from './flip-sql.ts';
 import { applyWaiting, copyPiece, type Following, repairAll, verifyPiece } from './follow.ts';
 import type { HoldStatements } from './hold.ts';
+import { keepUp } from './keep-up.ts';
 import type { Migration, MigrationPhase, MigrationProblem } from './model.ts';
 import { publicationName, qualified, slotName, type Truth, targetPlace } from './places.ts';
 import { problemOf } from './problems.ts';
-import { type MigrationSessions, openSessions } from './sessions.ts';
+import { type MigrationSessions, openSessions, rollback } from './sessions.ts';
 import { endMigration, type SwitchOutcome, switchTruth } from './switch.ts';
 import { type SyncSql, syncSql } from './sync-sql.ts';
 import { nextRows, readLoad, restMs, whyRest } from './throttle.ts';
@@ -43,8 +46,7 @@ export class MigrationRunner {
   readonly #syncs: Readonly<Record<Truth, SyncSql>>;
   #migration: Migration;
   #stopped = false;
-  #woken = false;
-  #wakeUp: (() => void) | null = null;
+  readonly #wakeup = new Wakeup();
   /** And the catalog has not been read since: it is not to cut over again by itself. */
   #isReverted = false;
   readonly #ended: Promise<void>;
@@ -61,32 +63,13 @@ export class MigrationRunner {
   update(migration: Migration): void {
     if (migration.options.cutover === 'manual') this.#isReverted = false;
     this.#migration = { ...migration, phase: this.#migration.phase };
-    this.#kick();
+    this.#wakeup.wake();
   }
 
   async stop(): Promise<void> {
     this.#stopped = true;
-    this.#kick();
+    this.#wakeup.wake();
     await this.#ended;
-  }
-
-  #kick(): void {
-    this.#woken = true;
-    this.#wakeUp?.();
-  }
-
-  async #pause(ms: number): Promise<void> {
-    if (!this.#woken && ms > 0) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, ms);
-        this.#wakeUp = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
-      this.#wakeUp = null;
-    }
-    this.#woken = false;
   }
 
   async #run(): Promise<void> {
@@ -100,13 +83,21 @@ export class MigrationRunner {
       } catch (error) {
         if (this.#stopped) return;
         log.warn({ migration: this.#migration.name, err: error }, 'the migration is tried again');
-        await this.#note(sessions, problemOf(error, this.#migration));
+        await this.#note(sessions, await this.#problem(sessions, error));
       } finally {
         await sessions?.close();
       }
       if (Date.now() - began > longestRetryMs) retryMs = firstRetryMs;
-      await this.#pause(retryMs);
+      await this.#wakeup.pause(retryMs);
     }
+  }
+
+  /** What the error comes of, where it is known: the table may have been changed. */
+  async #problem(sessions: MigrationSessions | null, error: unknown): Promise<MigrationProblem> {
+    const known = error instanceof PostgresError && sessions !== null && this.#migration.phase !== 'creating';
+    if (known) await rollback(sessions.work);
+    const cause = known ? await keepUp(sessions, this.#migration, this.#truth()).catch(() => null) : null;
+    return cause ?? problemOf(error, this.#migration);
   }
 
   async #note(sessions: MigrationSessions | null, problem: MigrationProblem): Promise<void> {
@@ -124,11 +115,14 @@ export class MigrationRunner {
     let broken: Error | null = null;
     const feed = this.#feed((error) => {
       broken = error;
-      this.#kick();
+      this.#wakeup.wake();
     });
     try {
       await feed.start();
       await noteProblem(sessions.beside, this.#migration.id, null);
+      await this.#validate(sessions);
+      // What is of no use any more could keep rows from being copied.
+      await keepUp(sessions, this.#migration, this.#truth());
       const state = new Course(sessions, feed, progress);
       if (lost && this.#migration.phase !== 'copying') await repairAll(this.#following(state));
       while (!this.#stopped) {
@@ -156,7 +150,7 @@ export class MigrationRunner {
     return new ChangeFeed(
       { address: upstream, database, slot: slotName(databaseOid, id), publication: publicationName(id) },
       this.#followed(),
-      { arrived: () => this.#kick(), lost },
+      { arrived: () => this.#wakeup.wake(), lost },
     );
   }
 
@@ -169,8 +163,12 @@ export class MigrationRunner {
     ];
   }
 
+  #truth(): Truth {
+    return this.#migration.phase === 'cut_over' ? 'target' : 'source';
+  }
+
   #following({ sessions, feed }: Course): Following {
-    const truth = this.#migration.phase === 'cut_over' ? 'target' : 'source';
+    const truth = this.#truth();
     return { migration: this.#migration, truth, sync: this.#syncs[truth], sessions, feed, log: this.#services.log };
   }
 
@@ -227,7 +225,7 @@ export class MigrationRunner {
     if (!paused && phase === 'verifying') return await this.#verify(course, following, true);
     const verifies = request === 'verify' || (!paused && performance.now() >= course.nextLook);
     if (verifies && (phase === 'ready' || phase === 'cut_over')) return await this.#verify(course, following, request === 'verify');
-    if (applied === 0) await this.#pause(following.feed.waiting.length > 0 ? 2 : idleMs);
+    if (applied === 0) await this.#wakeup.pause(following.feed.touched.count > 0 ? 2 : idleMs);
   }
 
   async #copy(course: Course, following: Following): Promise<void> {
@@ -235,14 +233,14 @@ export class MigrationRunner {
     const load = await readLoad(sessions.beside);
     const reason = whyRest(feed, load, this.#migration.options.maxLagMs, Date.now());
     await course.noteThrottle(this.#migration.id, reason);
-    if (reason !== null) return await this.#pause(20);
+    if (reason !== null) return await this.#wakeup.pause(20);
     course.mostRows ??= await this.#rowsOf(course, this.#migration.options.chunkBytes);
     const rows = Math.min(course.rows, course.mostRows);
     const began = performance.now();
     course.copiedTo = await copyPiece(following, course.copiedTo, rows);
     const took = performance.now() - began;
     course.rows = nextRows(rows, took, course.mostRows);
-    if (course.copiedTo !== null) return await this.#pause(restMs(took, load));
+    if (course.copiedTo !== null) return await this.#wakeup.pause(restMs(took, load));
     await sessions.work.query(
       `ANALYZE ${qualified(targetPlace(this.#migration.id, this.#migration.source, this.#migration.definition, 'source'))}`,
     );
@@ -269,7 +267,7 @@ export class MigrationRunner {
     course.found += found;
     course.nextLook = performance.now() + verifyEveryMs;
     if (end !== null) {
-      if (hurry) await this.#pause(restMs(took, await readLoad(course.sessions.beside)));
+      if (hurry) await this.#wakeup.pause(restMs(took, await readLoad(course.sessions.beside)));
       return;
     }
     const clean = course.found === 0;
@@ -300,7 +298,10 @@ export class MigrationRunner {
     const outcome = await switchTruth(following);
     await this.#noteAttempt(course, outcome);
     if (!outcome.done) {
-      log.info({ migration: this.#migration.name, reason: outcome.reason, blockers: outcome.blockers }, 'the cutover is tried again');
+      log.info(
+        { migration: this.#migration.name, reason: outcome.problem.message, blockers: outcome.blockers },
+        'the cutover is tried again',
+      );
       return;
     }
     const forward = following.truth === 'source';
@@ -316,7 +317,7 @@ export class MigrationRunner {
         ? Date.now() + this.#migration.options.reverseWindowMs
         : null;
     wake();
-    await this.#validate(course);
+    await this.#validate(course.sessions);
   }
 
   async #noteAttempt(course: Course, outcome: SwitchOutcome): Promise<void> {
@@ -328,31 +329,30 @@ export class MigrationRunner {
     }
     const pauseMs = Math.min(100 * 1.5 ** course.attempts++, 2_000) * (0.75 + Math.random() / 2);
     course.notBefore = performance.now() + pauseMs;
-    const problem: MigrationProblem = { message: outcome.reason, hint: 'It is tried again by itself.' };
     await noteProgress(
       sessions.work,
       id,
-      `attempts = attempts + 1, next_try_at = clock_timestamp() + ${pauseMs} * interval '1 millisecond', blocked_by = ${quoteLiteral(JSON.stringify(outcome.blockers))}::jsonb, error = ${quoteLiteral(JSON.stringify(problem))}::jsonb`,
+      `attempts = attempts + 1, next_try_at = clock_timestamp() + ${pauseMs} * interval '1 millisecond', blocked_by = ${quoteLiteral(JSON.stringify(outcome.blockers))}::jsonb, error = ${quoteLiteral(JSON.stringify(outcome.problem))}::jsonb`,
     );
   }
 
-  /** Foreign keys of which the cutover said NOT VALID. */
-  async #validate({ sessions }: Course): Promise<void> {
-    const { source, targetOid } = this.#migration;
-    for (const oid of [source.oid, targetOid]) {
-      const { rows } = await sessions.work.execute('unvalidated', unvalidatedSql, [String(oid)]);
-      for (const [sql] of rows) {
-        await sessions.work.query(sql ?? '').catch((error: unknown) => {
-          this.#services.log.warn({ migration: this.#migration.name, err: error }, 'a foreign key could not be validated');
-        });
-      }
+  /** Foreign keys of which the cutover said NOT VALID; this one, or one after which the process was killed. */
+  async #validate(sessions: MigrationSessions): Promise<void> {
+    const { rows } = await sessions.work.execute('unvalidated', unvalidatedSql, [String(this.#migration.id)]);
+    let failed = false;
+    for (const [sql] of rows) {
+      await sessions.work.query(sql ?? '').catch((error: unknown) => {
+        failed = true;
+        this.#services.log.warn({ migration: this.#migration.name, err: error }, 'a foreign key could not be validated');
+      });
     }
+    if (rows.length > 0 && !failed) await noteProgress(sessions.work, this.#migration.id, 'to_validate = NULL');
   }
 
   async #noteLag(course: Course): Promise<void> {
     if (performance.now() < course.nextNote) return;
     course.nextNote = performance.now() + noteEveryMs;
-    const [oldest] = course.feed.waiting;
+    const { oldest } = course.feed.touched;
     const lag = oldest === undefined ? 0 : Math.max(0, Date.now() - oldest.committedAt);
     const set = `lag_ms = ${lag}, backlog_bytes = ${course.feed.backlogBytes}`;
     if (set === course.noted) return;
@@ -369,11 +369,10 @@ export class MigrationRunner {
     const { id, name } = this.#migration;
     const outcome = await endMigration(sessions, this.#migration, how);
     if (!outcome.done) {
-      const problem: MigrationProblem = { message: outcome.reason, hint: 'It is tried again by itself.' };
       await noteProgress(
         sessions.work,
         id,
-        `attempts = attempts + 1, blocked_by = ${quoteLiteral(JSON.stringify(outcome.blockers))}::jsonb, error = ${quoteLiteral(JSON.stringify(problem))}::jsonb`,
+        `attempts = attempts + 1, blocked_by = ${quoteLiteral(JSON.stringify(outcome.blockers))}::jsonb, error = ${quoteLiteral(JSON.stringify(outcome.problem))}::jsonb`,
       );
       return 'again';
     }

@@ -5,14 +5,17 @@
  */
 import type { Client } from 'pg';
 import type { ServerAddress } from '../config.ts';
+import { writeMarker } from '../replication/markers.ts';
 import { openOrigin } from '../replication/origin.ts';
 import { connectRaw } from '../replication/raw-connection.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
 import { pinnedSettings } from '../replication/settings.ts';
 import { parseSnapshot, type Snapshot } from '../replication/snapshot-visibility.ts';
 import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
-import { arrayText, type ChangeFeed, type Key, markerPrefix } from './change-feed.ts';
+import { arrayText, type ChangeFeed, markerPrefix } from './change-feed.ts';
 import { type Holding, type HoldStatements, holding } from './hold.ts';
+import type { SyncSql } from './sync-sql.ts';
+import type { Key } from './touched.ts';
 
 export interface MigrationSessions {
   readonly work: RawConnection;
@@ -92,19 +95,34 @@ export async function asOwner<T>(work: RawConnection, owner: string, task: () =>
 const keysAtOnce = 2_000;
 
 /** Joins of few keys go by index: nothing is known of how many they are. */
-export const byIndex = 'SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off';
+const byIndex = 'SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off';
+const byAny = 'SET LOCAL enable_hashjoin = DEFAULT; SET LOCAL enable_mergejoin = DEFAULT; SET LOCAL enable_seqscan = DEFAULT';
 
-/** Runs statements of SyncSql for keys: all of them for some keys, then for the next. Answers how many rows they changed. */
-export async function applyKeys(work: RawConnection, statements: readonly string[], keys: readonly Key[], width: number): Promise<number> {
+/** A place where statements run: a session, or a test. */
+export type ApplyingSession = Pick<RawConnection, 'query' | 'execute'>;
+
+/**
+ * Runs statements of SyncSql for keys, as the owner, within a transaction: the first for all keys, then the next. So every row that is in the way of
+ * another is out of it before the first comes. Answers how many rows they changed.
+ */
+export async function applyKeys(
+  work: ApplyingSession,
+  owner: string,
+  { width }: Pick<SyncSql, 'width'>,
+  statements: readonly string[],
+  keys: readonly Key[],
+): Promise<number> {
   let changed = 0;
-  for (let at = 0; at < keys.length; at += keysAtOnce) {
-    const some = keys.slice(at, at + keysAtOnce);
-    const params = Array.from({ length: width }, (_, i) => arrayText(some.map((key) => key[i] ?? '')));
-    for (const [i, sql] of statements.entries()) {
+  await work.query(`${byIndex}; SET LOCAL ROLE ${quoteIdentifier(owner)}`);
+  for (const [i, sql] of statements.entries()) {
+    for (let at = 0; at < keys.length; at += keysAtOnce) {
+      const some = keys.slice(at, at + keysAtOnce);
+      const params = Array.from({ length: width }, (_, column) => arrayText(some.map((key) => key[column] ?? '')));
       const { tag } = await work.execute(`apply${i}`, sql, params);
       changed += Number(tag.split(' ').at(-1) ?? 0);
     }
   }
+  await work.query(`RESET ROLE; ${byAny}`);
   return changed;
 }
 
@@ -116,10 +134,7 @@ export async function catchUp(beside: Client, feed: ChangeFeed): Promise<void> {
   const passed = feed.passed(content);
   // A rejection before the marker is written has nobody waiting yet.
   passed.catch(() => undefined);
-  await beside.query("SELECT set_config('synchronous_commit', 'local', true), pg_catalog.pg_logical_emit_message(true, $1, $2)", [
-    markerPrefix,
-    content,
-  ]);
+  await writeMarker(beside, markerPrefix, content);
   await passed;
 }
 

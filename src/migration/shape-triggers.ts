@@ -6,7 +6,15 @@ import { quoteIdentifier } from '../sql/quote.ts';
 import type { TableName } from './model.ts';
 import { columnList, triggerFunction } from './places.ts';
 import type { ShapeColumn } from './shapes.ts';
-import { changedMeanwhile, createFunction, createTrigger, differ, updateChanged } from './trigger-text.ts';
+import {
+  changedMeanwhile,
+  createFunction,
+  createTrigger,
+  differ,
+  insertWithIdentity,
+  keepIdentity,
+  updateChanged,
+} from './trigger-text.ts';
 
 /** A view of one shape over the table that has the other. */
 export interface MappedView {
@@ -52,22 +60,11 @@ export function conversionTriggers(
     `SELECT ${key.map(backOf).join(', ')} INTO ${keyVariables.join(', ')} FROM (SELECT (${row}).*) AS n;`;
   const readBack = `SELECT i.* INTO NEW FROM (SELECT ${image} FROM ${table} p WHERE ${keyIs}) i;`;
 
-  const identity = writable.find((column) => column.identity !== null);
   const insertOf = (into: readonly ShapeColumn[], overriding: string): string =>
     `    INSERT INTO ${table} (${columnList(into.map((column) => column.name))})${overriding}
     SELECT ${into.map(({ expression }) => expression).join(', ')} FROM (SELECT (NEW).*) AS n
     RETURNING ${columnList(key)} INTO ${keyVariables.join(', ')};`;
-  const insert =
-    identity === undefined
-      ? insertOf(writable, '')
-      : `    IF NEW.${quoteIdentifier(identity.name)} IS NULL THEN
-    ${insertOf(
-      writable.filter((column) => column !== identity),
-      '',
-    )}
-    ELSE
-    ${insertOf(writable, identity.identity === 'always' ? ' OVERRIDING SYSTEM VALUE' : '')}
-    END IF;`;
+  const insert = insertWithIdentity(writable, insertOf);
 
   // One value at a time: what is computed together is one.
   const groups = [
@@ -96,6 +93,7 @@ export function conversionTriggers(
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
+    ${keepIdentity(columns)}
     IF ${conflict} THEN
         ${changedMeanwhile(table)}
     END IF;

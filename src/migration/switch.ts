@@ -6,11 +6,23 @@
 import { PostgresError } from '../replication/postgres-error.ts';
 import { heldSql, phaseSql, requestDone, windowSql } from './catalog.ts';
 import { arrayText } from './change-feed.ts';
-import { cancelSql, cutoverSql, dependentsSql, finalizeSql, lockedAtEnd, lockSql, revertSql, toBeLocked } from './flip-sql.ts';
+import {
+  cancelSql,
+  cutoverSql,
+  dependentsSql,
+  finalizeSql,
+  lockedAtEnd,
+  lockSql,
+  otherEndsSql,
+  revertSql,
+  toBeLocked,
+} from './flip-sql.ts';
 import { applyWaiting, type Following, keysOf } from './follow.ts';
-import type { Migration } from './model.ts';
-import { downView, qualified, upView } from './places.ts';
-import { applyKeys, asOwner, byIndex, catchUp, type MigrationSessions, rollback } from './sessions.ts';
+import { definitionOf, keepUp } from './keep-up.ts';
+import type { Migration, MigrationProblem } from './model.ts';
+import { downView, qualified, sourcePlace, targetPlace, upView } from './places.ts';
+import { triedAgain } from './problems.ts';
+import { applyKeys, catchUp, type MigrationSessions, rollback } from './sessions.ts';
 import { aheadSql, aheadViews, lastingViewNames, layoutViews } from './shape-views.ts';
 
 export interface Blocker {
@@ -22,7 +34,16 @@ export interface Blocker {
 
 export type SwitchOutcome =
   | { readonly done: true; readonly heldMs: number }
-  | { readonly done: false; readonly reason: string; readonly blockers: readonly Blocker[] };
+  | { readonly done: false; readonly problem: MigrationProblem; readonly blockers: readonly Blocker[] };
+
+/** The attempt is over. It begins anew after a pause. */
+const later = (message: string, blockers: readonly Blocker[] = []): SwitchOutcome => ({
+  done: false,
+  problem: { message, hint: triedAgain },
+  blockers,
+});
+
+const notHad = 'the locks were not to be had';
 
 /** Waited too long for a lock, or for a statement, or for each other. */
 const lockCodes: readonly string[] = ['55P03', '57014', '40P01'];
@@ -31,6 +52,9 @@ const lockCodes: readonly string[] = ['55P03', '57014', '40P01'];
 export async function switchTruth(f: Following): Promise<SwitchOutcome> {
   const { migration, sessions, feed, sync } = f;
   const { lockTimeoutMs, maxHoldMs } = migration.options;
+  const seen = await definitionOf(sessions, migration, f.truth);
+  const cannot = await keepUp(sessions, migration, f.truth);
+  if (cannot !== null) return { done: false, problem: cannot, blockers: [] };
   const early = await gate(f);
   if (early !== null) return early;
   const forward = f.truth === 'source';
@@ -41,7 +65,8 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
     // Whatever can be made before is: it takes longer than the rest, and locks nothing that anyone waits for.
     await sessions.work.query(['BEGIN', ...aheadSql(migration, forward ? 'target' : 'source')].join(';\n'));
     const dependents = await dependentsOf(sessions, migration, involved);
-    const lock = await lockAll(sessions, [...dependents.map(({ name }) => name), ...involved], lockTimeoutMs);
+    const ends = await otherEnds(f);
+    const lock = await lockAll(sessions, [...dependents.map(({ name }) => name), ...involved, ...ends], lockTimeoutMs);
     if (!lock.had) {
       blockers = lock.blockers;
       throw new DeadlineError();
@@ -51,16 +76,18 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
     await sessions.work.query(`SET LOCAL statement_timeout = ${maxHoldMs}`);
     const left = (): number => maxHoldMs - (performance.now() - locked);
     await within(catchUp(sessions.beside, feed), left());
-    const taken = feed.waiting;
+    const taken = feed.touched.all();
     if (taken.some(({ keys }) => keys === null)) {
       await rollback(sessions.work);
-      return { done: false, reason: 'every row has to be compared first: of a TRUNCATE, or a very large transaction', blockers: [] };
+      return later('every row has to be compared first: of a TRUNCATE, or a very large transaction');
     }
-    if (taken.length > 0) {
-      await sessions.work.query(byIndex);
-      await asOwner(sessions.work, migration.source.owner.name, () => applyKeys(sessions.work, sync.applyAnew, keysOf(taken), sync.width));
-    }
+    const keys = keysOf(taken);
+    if (keys.length > 0) await applyKeys(sessions.work, migration.source.owner.name, sync, sync.applyAnew, keys);
     if (left() <= 0) throw new DeadlineError();
+    if ((await definitionOf(sessions, migration, f.truth)) !== seen) {
+      await rollback(sessions.work);
+      return later('the definition of the table was changed while the locks were waited for');
+    }
     await changeNames(
       sessions,
       dependents,
@@ -73,7 +100,7 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
               `window_ends_at = ${windowSql(migration.options)}`,
             ]),
             requestDone(migration.id, 'cutover'),
-            heldSql(migration.id, since),
+            heldSql(migration.id, since, keys.length),
           ]
         : [
             phaseSql(migration.id, 'verifying', [
@@ -82,7 +109,7 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
               `options = jsonb_set(options, '{cutover}', '"manual"')`,
             ]),
             requestDone(migration.id, 'revert'),
-            heldSql(migration.id, since),
+            heldSql(migration.id, since, keys.length),
           ],
     );
     feed.taken(taken);
@@ -91,11 +118,7 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
     await rollback(sessions.work);
     const late = error instanceof DeadlineError || (error instanceof PostgresError && lockCodes.includes(error.code));
     if (!late) throw error;
-    return {
-      done: false,
-      reason: locked === 0 ? 'the locks were not to be had' : `it would have held its locks for more than ${maxHoldMs} ms`,
-      blockers,
-    };
+    return later(locked === 0 ? notHad : `it would have held its locks for more than ${maxHoldMs} ms`, blockers);
   } finally {
     sessions.holding.end(false);
   }
@@ -116,7 +139,7 @@ export async function endMigration(sessions: MigrationSessions, migration: Migra
     );
     if (!lock.had) {
       await rollback(sessions.work);
-      return { done: false, reason: 'the locks were not to be had', blockers: lock.blockers };
+      return later(notHad, lock.blockers);
     }
     const locked = performance.now();
     await changeNames(sessions, dependents, how === 'finalize' ? finalizeSql(migration) : cancelSql(migration), [
@@ -170,16 +193,42 @@ async function lockAll(sessions: MigrationSessions, tables: readonly string[], l
   return { had: false, blockers };
 }
 
+/** Of another table that takes the place: tables at the other ends of foreign keys lose a constraint, and get one. */
+async function otherEnds({ sessions, migration, truth }: Following): Promise<readonly string[]> {
+  const { id, source, definition } = migration;
+  if (definition.kind === 'move') return [];
+  const place = truth === 'source' ? sourcePlace(id, source, definition, truth) : targetPlace(id, source, definition, truth);
+  const { rows } = await sessions.work.execute('ends', otherEndsSql, [qualified(place)]);
+  return rows.map(([name]) => name ?? '');
+}
+
+/** Keys that are quickly looked at. */
+const fewKeys = 1_000;
+/** What the stream brings is applied as it comes, while a marker is waited for. */
+const applyEveryMs = 100;
+
 /** Nothing is locked before what waits is little, and the stream quick to tell. Null: go on. */
 async function gate(f: Following): Promise<SwitchOutcome | null> {
   for (let round = 0; round < 20; round++) {
     const began = performance.now();
-    await catchUp(f.sessions.beside, f.feed);
+    const passed = catchUp(f.sessions.beside, f.feed);
+    passed.catch(() => undefined);
+    while (!(await isOverIn(passed, applyEveryMs))) await applyWaiting(f);
     const took = performance.now() - began;
     await applyWaiting(f);
-    if (took < f.migration.options.maxHoldMs / 2 && f.feed.waiting.length < 1000) return null;
+    if (took < f.migration.options.maxHoldMs / 2 && f.feed.touched.count < 1000 && f.feed.touched.keys < fewKeys) return null;
   }
-  return { done: false, reason: 'changes come faster than they can be applied', blockers: [] };
+  return later('changes come faster than they can be applied');
+}
+
+async function isOverIn(work: Promise<void>, ms: number): Promise<boolean> {
+  try {
+    await within(work, ms);
+    return true;
+  } catch (error) {
+    if (error instanceof DeadlineError) return false;
+    throw error;
+  }
 }
 
 /** A view of the user: how to make it again with the names of then, and how to keep it out of the way until then. */

@@ -20,7 +20,7 @@ export async function readLoad(client: Client): Promise<Load> {
 
 /** Why copying rests; null: it need not. */
 export function whyRest(feed: ChangeFeed, load: Load, maxLagMs: number, now: number): string | null {
-  const [oldest] = feed.waiting;
+  const { oldest } = feed.touched;
   const lagMs = oldest === undefined ? 0 : now - oldest.committedAt;
   if (lagMs > maxLagMs) return `changes are applied ${Math.round(lagMs)} ms late`;
   if (load.standbyLagMs > maxLagMs) return `a standby is ${Math.round(load.standbyLagMs)} ms behind`;

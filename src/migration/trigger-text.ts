@@ -1,6 +1,6 @@
 /** What triggers of shape views are made of. Pure. Invariant: their functions run as the role that writes, and name every table with its schema. */
 import { quoteBody, quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
-import type { TableName } from './model.ts';
+import type { SourceColumn, TableName } from './model.ts';
 import { columnList, qualified } from './places.ts';
 
 /** Whether two lists of values differ in a byte. Works for every type, also those without equality. */
@@ -20,6 +20,39 @@ ${declare === '' ? '' : `DECLARE\n${declare}\n`}BEGIN
 ${body}
 END `)}`;
 }
+
+/** A column as far as its identity goes. */
+interface Identified {
+  readonly name: string;
+  readonly identity: SourceColumn['identity'];
+}
+
+/** An INSERT into these columns, or without the identity column where the row has no value for it. `insertOf`: the statement, and its OVERRIDING. */
+export function insertWithIdentity<T extends Identified>(
+  columns: readonly T[],
+  insertOf: (columns: readonly T[], overriding: string) => string,
+): string {
+  const identity = columns.find((column) => column.identity !== null);
+  if (identity === undefined) return insertOf(columns, '');
+  const without = columns.filter((column) => column !== identity);
+  return `IF NEW.${quoteIdentifier(identity.name)} IS NULL THEN
+        ${insertOf(without, '')}
+    ELSE
+        ${insertOf(columns, identity.identity === 'always' ? ' OVERRIDING SYSTEM VALUE' : '')}
+    END IF;`;
+}
+
+/** Raises what a table raises where an identity column is to get another value. */
+export const keepIdentity = (columns: readonly Identified[]): string =>
+  columns
+    .filter(({ identity }) => identity === 'always')
+    .map(
+      ({ name }) => `IF ${differ([name], 'NEW', 'OLD')} THEN
+        RAISE EXCEPTION USING ERRCODE = '428C9', MESSAGE = ${quoteLiteral(`column "${name}" can only be updated to DEFAULT`)},
+            DETAIL = ${quoteLiteral(`Column "${name}" is an identity column defined as GENERATED ALWAYS.`)};
+    END IF;`,
+    )
+    .join('\n    ');
 
 /** Raised where a trigger cannot look again at a row that somebody else has changed meanwhile, as Postgres would. */
 export const changedMeanwhile = (table: string): string =>

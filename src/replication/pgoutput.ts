@@ -37,6 +37,9 @@ export interface RelationMessage {
   readonly columns: readonly RelationColumn[];
 }
 
+/** Milliseconds of the Unix epoch, of a time in the stream. */
+export const unixMs = (time: bigint): number => Date.UTC(2000, 0, 1) + Number(time / 1000n);
+
 /** Called synchronously, in stream order. OIDs and xids are unsigned. Times are microseconds since 2000-01-01 UTC. */
 export interface ChangeHandler {
   /** `finalLsn` is the LSN of the commit record. */

@@ -7,6 +7,7 @@
 import { backfillTable } from '../catalog/sink-model.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
 import { quoteLiteral } from '../sql/quote.ts';
+import { Wakeup } from '../wakeup.ts';
 import { type Change, ChangeMaker } from './changes.ts';
 import type { RowsHandler } from './line-reader.ts';
 import { look, type Outlook, type ReadPlan, readBackfill, readChanges } from './outbox-reader.ts';
@@ -39,8 +40,7 @@ export class Delivery {
   readonly sink: StoredSink;
   readonly #ports: DeliveryPorts;
   #stopping = false;
-  #wakeUp: (() => void) | null = null;
-  #woken = false;
+  readonly #wakeup = new Wakeup();
   #target: Target | null = null;
   #version: StoredVersion | null = null;
   /** Whether the version is as the catalog has it. */
@@ -61,8 +61,7 @@ export class Delivery {
 
   /** There may be something to deliver. */
   wake(): void {
-    this.#woken = true;
-    this.#wakeUp?.();
+    this.#wakeup.wake();
   }
 
   /** The columns of what it delivers may have got other types. */
@@ -81,17 +80,7 @@ export class Delivery {
   }
 
   async #pause(ms: number): Promise<void> {
-    if (!this.#woken && !this.#stopping) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, ms);
-        this.#wakeUp = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
-    }
-    this.#wakeUp = null;
-    this.#woken = false;
+    if (!this.#stopping) await this.#wakeup.pause(ms);
   }
 
   async #run(): Promise<void> {

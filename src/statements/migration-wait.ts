@@ -4,6 +4,7 @@
  * with what it was asked for whether anybody waits or not.
  */
 import type { MigrationOptions, MigrationPhase, MigrationRequest } from '../migration/model.ts';
+import { triedAgain } from '../migration/problems.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { CallerSession } from './caller-session.ts';
 import { firstRow } from './context.ts';
@@ -13,6 +14,8 @@ const requestPatienceMs = 60_000;
 const noticeEveryMs = 2000;
 /** Errors before the cutover are tried again by the engine, and most pass: only one that stays so long ends the wait. */
 const errorPatienceMs = 10_000;
+/** Of what does not pass by itself. */
+const mendPatienceMs = 2_000;
 
 interface Blocker {
   readonly pid: number | null;
@@ -173,9 +176,17 @@ const outcomes: Readonly<Record<MigrationRequest, { readonly phases: readonly Mi
   verify: { phases: ['verifying', 'ready', 'cut_over'], verb: 'been verified' },
 };
 
+const isToBeMended = (error: State['error']): boolean => error?.hint !== undefined && error.hint !== triedAgain;
+
 /** After ALTER MIGRATION has committed: returns when the engine has done what was asked, or when that takes too long; it then goes on trying. */
 export async function awaitRequest(session: CallerSession, awaited: Awaited, request: MigrationRequest): Promise<void> {
-  const state = await waitUntil(session, awaited, (now) => now.request !== request, requestPatienceMs);
+  let stoppedSince: number | null = null;
+  const isOver = ({ request: now, error }: State): boolean => {
+    // What somebody has to mend first is told soon.
+    stoppedSince = isToBeMended(error) ? (stoppedSince ?? Date.now()) : null;
+    return now !== request || (stoppedSince !== null && Date.now() - stoppedSince >= mendPatienceMs);
+  };
+  const state = await waitUntil(session, awaited, isOver, requestPatienceMs);
   if (state === null) return;
   const { name } = awaited;
   const { phases, verb } = outcomes[request];
@@ -187,7 +198,7 @@ export async function awaitRequest(session: CallerSession, awaited: Awaited, req
       detail: `${state.attempts > 0 ? `${state.attempts} attempts so far. ` : ''}${obstacle(state)}${
         state.request === request ? 'Millrace goes on trying.' : 'It is not asked for any more.'
       }`,
-      hint: 'SHOW MIGRATIONS; says how far it is.',
+      hint: isToBeMended(state.error) ? (state.error?.hint ?? '') : 'SHOW MIGRATIONS; says how far it is.',
     });
     return;
   }

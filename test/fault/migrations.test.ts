@@ -1,179 +1,267 @@
 /**
  * A migration beside writers: old and new applications, through Millrace and straight to the upstream, before, during and after cutover and revert,
- * while Millrace is killed. Nothing is lost, nothing is there twice, and nobody sees an error that an undisturbed run would not have.
+ * while Millrace or the upstream is killed. Nothing is lost, nothing is there twice, and nobody sees an error that an undisturbed run would not have.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import pg from 'pg';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { startMillrace, type TestMillrace } from '../support/millrace.ts';
-import { startPostgres, type TestPostgres } from '../support/postgres.ts';
-import { startWitness, type Witness, witnessQuery, witnessTables } from '../support/witness.ts';
-
-const createMigration = `CREATE MIGRATION move_mail
-  MOVE COLUMNS (email, verified) FROM public.people TO TABLE public.people_mail KEY (id AS person_id) ABSENT WHEN NULL
-  WITH (CUTOVER = MANUAL, NEW VERSION = people_v2, OLD VERSION = people_v1, CHUNK '64kB')`;
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { type Round, startRound } from '../support/migration-round.ts';
+import { type Shape, type Step, startWitness, type Witness } from '../support/witness.ts';
+import { itemsMigration, itemsQuery, itemsStep, itemsTables } from '../support/witness-items.ts';
+import { bulkPeople, peopleJoined, peopleQuery, peopleStep, peopleTables } from '../support/witness-people.ts';
 
 /** How long writers write between two steps. */
-const stretchMs = Number(process.env['MILLRACE_WITNESS_MS'] ?? 1500);
+const stretchMs = Number(process.env['MILLRACE_WITNESS_MS'] ?? 1200);
+/** Rows of one transaction that is open across a cutover. */
+const bulkRows = Number(process.env['MILLRACE_WITNESS_BULK'] ?? 10_000);
+/** How often cutover and revert follow one another. */
+const turns = Number(process.env['MILLRACE_WITNESS_TURNS'] ?? 1);
 
-let upstream: TestPostgres;
-let millrace: TestMillrace;
-let direct: pg.Client;
+const options = "WITH (CUTOVER = MANUAL, NEW VERSION = app_v2, OLD VERSION = app_v1, CHUNK '64kB')";
+const createMove = `CREATE MIGRATION m MOVE COLUMNS (email, verified, profile) FROM public.people TO TABLE public.people_mail KEY (id AS person_id) ABSENT WHEN NULL ${options}`;
+const paths: Readonly<Record<Shape, string>> = { old: 'app_v1, public', new: 'app_v2, public' };
+
+let round: Round;
 
 beforeEach(async () => {
-  upstream = await startPostgres({ settings: { wal_level: 'logical', max_prepared_transactions: '50', max_connections: '80' } });
-  millrace = await startMillrace({ upstream: upstream.address });
-  direct = new pg.Client({ connectionString: upstream.url });
-  await direct.connect();
+  round = await startRound('m');
 }, 120_000);
 
-afterEach(async () => {
-  await direct?.end();
-  await millrace?.stop();
-  await upstream?.stop();
-});
+afterEach(() => round?.stop());
 
-async function say(sql: string): Promise<string[]> {
-  const client = new pg.Client({ connectionString: millrace.url() });
-  const notices: string[] = [];
-  client.on('notice', (notice) => notices.push(notice.message ?? ''));
-  await client.connect();
-  try {
-    await client.query(sql);
-    return notices;
-  } finally {
-    await client.end();
-  }
-}
-
-async function state(): Promise<Record<string, unknown>> {
-  const { rows } = await direct.query("SELECT * FROM millrace.migrations WHERE name = 'move_mail' ORDER BY id DESC LIMIT 1");
-  return rows[0] ?? {};
-}
-
-async function until(phase: string): Promise<void> {
-  for (let i = 0; i < 4000; i++) {
-    const now = await state();
-    if (now['phase'] === phase && now['request'] === null) return;
-    await sleep(20);
-  }
-  const activity = await direct.query(
-    'SELECT pid, application_name, state, wait_event_type, wait_event, pg_blocking_pids(pid) AS blocked, left(query, 100) AS query, now() - xact_start AS open FROM pg_stat_activity WHERE datname = current_database()',
+/** Writers of either shape; each says its path and whether it goes through Millrace. */
+function start<Row extends object>(
+  step: (shape: Shape) => Step<Row>,
+  kinds: readonly (readonly [number: number, shape: Shape, path: 'millrace' | 'direct'])[],
+): Witness[] {
+  return kinds.map(([number, shape, path]) =>
+    startWitness({
+      url: path === 'millrace' ? round.millrace.url() : round.upstream.url,
+      ...{ number, searchPath: paths[shape], step: step(shape), prepares: true },
+    }),
   );
-  throw new Error(`never ${phase}: ${JSON.stringify([await state(), ...activity.rows], null, 1)}\n${millrace.log().slice(-20000)}`);
 }
 
-/** Everybody stops, and what is there is compared with the ledger; also what follows with what is followed. */
-async function check(witnesses: readonly Witness[], people: string): Promise<void> {
-  await Promise.all(witnesses.map((witness) => witness.pause()));
-  const wrong = (await direct.query(witnessQuery(people))).rows;
-  expect(wrong).toEqual([]);
-  expect(witnesses.flatMap((witness) => witness.errors)).toEqual([]);
-  const { phase } = await state();
-  if (phase === 'ready' || phase === 'cut_over') {
-    await say('ALTER MIGRATION move_mail VERIFY');
-    expect(
-      await state(),
-      millrace
-        .log()
-        .split('\n')
-        .filter((line) => line.includes('as they should be'))
-        .join('\n'),
-    ).toMatchObject({ differences: '0', repaired: '0' });
-  }
-  for (const witness of witnesses) witness.resume();
-}
-
-const start = (kinds: readonly (readonly ['old' | 'new', 'millrace' | 'direct'])[]): Witness[] =>
-  kinds.map(([shape, path], number) =>
-    startWitness({ url: path === 'millrace' ? millrace.url() : upstream.url, shape, number, newVersion: 'people_v2', prepares: true }),
-  );
-
-describe('moving columns', () => {
-  test('beside writers of every kind, from its creation to its end', { timeout: 240_000 }, async () => {
-    await direct.query(witnessTables);
-    const old = start([
-      ['old', 'millrace'],
-      ['old', 'direct'],
-      ['old', 'millrace'],
-    ]);
-    await sleep(stretchMs);
-    await say(createMigration);
-    await until('ready');
-    const fresh = [3, 4, 5].map((number) =>
-      startWitness({ url: number === 4 ? upstream.url : millrace.url(), shape: 'new', number, newVersion: 'people_v2', prepares: true }),
-    );
-    const all = [...old, ...fresh];
-    try {
-      await sleep(stretchMs);
-      await check(all, 'public.people');
-      for (const [request, phase] of [
-        ['CUTOVER', 'cut_over'],
+const steps: readonly (readonly [request: string, phase: string])[] = [
+  ['CUTOVER', 'cut_over'],
+  ...Array.from(
+    { length: turns },
+    () =>
+      [
         ['REVERT', 'ready'],
         ['CUTOVER', 'cut_over'],
-      ] as const) {
-        await say(`ALTER MIGRATION move_mail ${request}`);
-        await until(phase);
+      ] as const,
+  ).flat(),
+];
+
+const oldPeople = [[paths.old, peopleQuery('people')]] as const;
+
+describe('moving columns', () => {
+  test('beside writers of every kind, from its creation to its end', { timeout: 400_000 }, async () => {
+    await round.ask(peopleTables({ partitioned: false }));
+    const bulk = startWitness({ url: round.upstream.url, number: 6, searchPath: paths.old, step: bulkPeople(bulkRows), slow: true });
+    const old = [
+      bulk,
+      ...start(peopleStep, [
+        [0, 'old', 'millrace'],
+        [1, 'old', 'direct'],
+        [2, 'old', 'millrace'],
+      ]),
+    ];
+    const all = [...old];
+    try {
+      await sleep(stretchMs);
+      await round.say(createMove);
+      await round.until('ready');
+      const fresh = start(peopleStep, [
+        [3, 'new', 'millrace'],
+        [4, 'new', 'direct'],
+        [5, 'new', 'millrace'],
+      ]);
+      all.push(...fresh);
+      await sleep(stretchMs);
+      await round.check(all, oldPeople);
+      await round.truncate(all, 'public.people');
+      for (const [request, phase] of steps) {
+        await round.say(`ALTER MIGRATION m ${request}`);
+        await round.until(phase);
         await sleep(stretchMs);
-        await check(all, 'public.people');
+        await round.check(all, oldPeople);
       }
       // Old applications have left.
       await Promise.all(old.map((witness) => witness.stop()));
-      await say('ALTER MIGRATION move_mail FINALIZE');
-      await until('finished');
+      await round.say('ALTER MIGRATION m FINALIZE');
+      await round.until('finished');
       await sleep(stretchMs / 2);
-      await check(fresh, '(SELECT p.*, m.email, m.verified FROM public.people p LEFT JOIN public.people_mail m ON m.person_id = p.id) x');
-      expect(all.every((witness) => witness.committed > 20)).toBe(true);
+      await round.check(fresh, [[paths.new, peopleQuery(peopleJoined)]]);
+      expect(bulk.committed).toBeGreaterThan(1);
+      expect(all.every((witness) => witness === bulk || witness.committed > 20)).toBe(true);
     } finally {
       await Promise.all(all.map((witness) => witness.stop()));
     }
   });
 
-  test('with kills in every phase', { timeout: 240_000 }, async () => {
-    await direct.query(witnessTables);
-    const old = start([
-      ['old', 'direct'],
-      ['old', 'millrace'],
-      ['old', 'direct'],
+  test('of a partitioned table with kills of the engine in every phase', { timeout: 400_000 }, async () => {
+    await round.ask(peopleTables({ partitioned: true }));
+    const old = start(peopleStep, [
+      [0, 'old', 'direct'],
+      [1, 'old', 'millrace'],
+      [2, 'old', 'direct'],
     ]);
-    await sleep(stretchMs);
-    await say(`SET millrace.wait = off; ${createMigration}`);
+    const all = [...old];
     let going = true;
-    const killer = (async () => {
-      while (going) {
-        await millrace.waitReady().catch(() => undefined);
-        await sleep(300 + Math.random() * 3000);
-        for (const pid of millrace.enginePids()) {
-          try {
-            process.kill(pid, 'SIGKILL');
-          } catch {}
-        }
-      }
-    })();
-    const all = [...old, startWitness({ url: upstream.url, shape: 'new', number: 3, newVersion: 'people_v2' })];
     try {
-      await until('ready');
-      for (const [request, phase] of [
-        ['CUTOVER', 'cut_over'],
-        ['REVERT', 'ready'],
-        ['CUTOVER', 'cut_over'],
-        ['REVERT', 'ready'],
-      ] as const) {
+      await sleep(stretchMs);
+      await round.say(`SET millrace.wait = off; ${createMove}`);
+      all.push(...start(peopleStep, [[3, 'new', 'direct']]));
+      const killer = (async () => {
+        while (going) {
+          await round.millrace.waitReady().catch(() => undefined);
+          await sleep(500 + Math.random() * 4500);
+          killEngines();
+        }
+      })();
+      await round.until('ready');
+      for (const [request, phase] of [...steps, ['REVERT', 'ready'] as const]) {
         await sleep(stretchMs);
-        await say(`SET millrace.wait = off; ALTER MIGRATION move_mail ${request}`);
-        await until(phase);
+        await round.say(`SET millrace.wait = off; ALTER MIGRATION m ${request}`);
+        await round.until(phase);
       }
       going = false;
       await killer;
-      await millrace.waitReady();
-      await check(all, 'public.people');
-      await say('ALTER MIGRATION move_mail CANCEL');
-      await until('cancelled');
-      await check(old, 'public.people');
-      expect((await direct.query("SELECT FROM pg_replication_slots WHERE slot_name LIKE 'millrace_migration%'")).rowCount).toBe(0);
+      await round.millrace.waitReady();
+      await round.check(all, oldPeople);
+      await round.say('ALTER MIGRATION m CANCEL');
+      await round.until('cancelled');
+      await round.check(old, oldPeople);
+      await slotsGone();
     } finally {
       going = false;
       await Promise.all(all.map((witness) => witness.stop()));
     }
   });
+});
+
+describe('the upstream is killed', () => {
+  /** As a power cut leaves it, some time after something was asked for. */
+  const killUpstream = async (afterMs: number): Promise<void> => {
+    await sleep(afterMs);
+    await round.upstream.kill9();
+    await round.upstream.restart();
+    await round.ask('SELECT 1');
+    await round.millrace.waitReady();
+  };
+  /** Looks often, because phases may be short. */
+  const reached = async (phases: readonly string[]): Promise<void> => {
+    while (!phases.includes(String((await round.state())['phase']))) await sleep(2);
+  };
+
+  test('while it copies, verifies, is ready, cuts over, has cut over, reverts, is finished', { timeout: 400_000 }, async () => {
+    await round.ask(peopleTables({ partitioned: false }));
+    await round.ask(
+      `INSERT INTO people (id, name, email) SELECT 8 * i + 7, 'early', i || '@' FROM generate_series(1, 20000) i;
+       INSERT INTO ledger (writer, n, id, state) SELECT 7, 1, id, to_jsonb(p) - 'shouted' FROM people p`,
+    );
+    const old = start(peopleStep, [
+      [0, 'old', 'direct'],
+      [1, 'old', 'millrace'],
+    ]);
+    const all = [...old];
+    try {
+      await sleep(stretchMs / 2);
+      await round.say(`SET millrace.wait = off; ${createMove}`);
+      await reached(['copying', 'verifying', 'ready']);
+      await killUpstream(20);
+      await reached(['verifying', 'ready']);
+      await killUpstream(0);
+      await round.until('ready');
+      await killUpstream(100);
+      all.push(
+        ...start(peopleStep, [
+          [2, 'new', 'direct'],
+          [3, 'new', 'millrace'],
+        ]),
+      );
+      await round.check(all, oldPeople);
+      for (const [request, phase] of steps) {
+        await sleep(stretchMs / 2);
+        await round.say(`SET millrace.wait = off; ALTER MIGRATION m ${request}`);
+        await killUpstream(Math.random() * 120);
+        await round.until(phase);
+        await sleep(stretchMs / 2);
+        await round.check(all, oldPeople);
+        await killUpstream(100);
+      }
+      await Promise.all(old.map((witness) => witness.stop()));
+      await round.say('SET millrace.wait = off; ALTER MIGRATION m FINALIZE');
+      await killUpstream(Math.random() * 60);
+      await round.until('finished');
+      await round.check(all, [[paths.new, peopleQuery(peopleJoined)]]);
+      await slotsGone();
+    } finally {
+      await Promise.all(all.map((witness) => witness.stop()));
+    }
+  });
+});
+
+/** A slot that nobody reads would hold WAL until the disk is full. It goes after the commit that ends the migration. */
+const slotsGone = (): Promise<void> =>
+  vi.waitFor(
+    async () => expect(await round.ask("SELECT slot_name FROM pg_replication_slots WHERE slot_name ~ '^millrace_migration'")).toEqual([]),
+    20_000,
+  );
+
+function killEngines(): void {
+  for (const pid of round.millrace.enginePids()) {
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch {
+      // It has ended.
+    }
+  }
+}
+
+describe('another shape', () => {
+  for (const [reshaping, key, partitioned] of [
+    ['alter', 'text COLLATE nocase', false],
+    ['split', 'text', true],
+  ] as const) {
+    const shapes = (['old', 'new'] as const).map((shape) => [paths[shape], itemsQuery(reshaping, shape)] as const);
+    test(`${reshaping} of a ${partitioned ? 'partitioned ' : ''}table with a key of two columns (${key}) and foreign keys both ways`, {
+      timeout: 400_000,
+    }, async () => {
+      await round.ask(itemsTables({ key, partitioned }));
+      const step = (shape: Shape): ReturnType<typeof itemsStep> => itemsStep(reshaping, shape);
+      const old = start(step, [
+        [0, 'old', 'millrace'],
+        [1, 'old', 'direct'],
+      ]);
+      const all = [...old];
+      try {
+        await sleep(stretchMs);
+        await round.say(`CREATE MIGRATION m ${itemsMigration[reshaping]} ${options}`);
+        await round.until('ready');
+        const fresh = start(step, [
+          [2, 'new', 'millrace'],
+          [3, 'new', 'direct'],
+        ]);
+        all.push(...fresh);
+        await sleep(stretchMs);
+        await round.check(all, shapes);
+        for (const [request, phase] of steps) {
+          await round.say(`ALTER MIGRATION m ${request}`);
+          await round.until(phase);
+          await sleep(stretchMs);
+          await round.check(all, shapes);
+        }
+        await Promise.all(old.map((witness) => witness.stop()));
+        await round.say('ALTER MIGRATION m FINALIZE');
+        await round.until('finished');
+        await sleep(stretchMs / 2);
+        await round.check(fresh, [['public', itemsQuery(reshaping, 'new')]]);
+        expect(all.every((witness) => witness.committed > 20)).toBe(true);
+      } finally {
+        await Promise.all(all.map((witness) => witness.stop()));
+      }
+    });
+  }
 });

@@ -40,6 +40,7 @@ CREATE TABLE millrace.migration_progress (
     lag_ms         bigint,
     backlog_bytes  bigint,
     throttled_by   text,
+    to_validate    oid[],                      -- foreign keys that the last cutover added NOT VALID
     attempts       integer NOT NULL DEFAULT 0, -- of the present cutover or revert
     blocked_by     jsonb,                      -- [{"pid": .., "query": .., "age_ms": ..}]
     next_try_at    timestamptz,
@@ -52,7 +53,7 @@ CREATE VIEW millrace.migrations AS
            coalesce(millrace.qualified_name(m.source_oid), format('%I.%I', m.source ->> 'schema', m.source ->> 'name')) AS source,
            millrace.qualified_name(m.target_oid) AS target,
            CASE WHEN m.paused AND m.phase NOT IN ('finished', 'cancelled') THEN 'paused' ELSE m.phase END AS status,
-           m.phase, m.request, p.rows_copied, p.rows_total, p.lag_ms, p.backlog_bytes, p.throttled_by,
+           m.phase, m.request, p.rows_copied, p.rows_total, p.applied_keys AS keys_applied, p.lag_ms, p.backlog_bytes, p.throttled_by,
            p.passes, p.last_pass_at, p.differences, p.repaired, p.attempts, p.blocked_by, p.next_try_at, p.hold_ms,
            p.error ->> 'message' AS error, p.error ->> 'detail' AS detail, p.error ->> 'hint' AS hint,
            m.created_at, m.phase_since, m.cut_over_at, m.cut_over_lsn, m.reverted_at, m.window_ends_at, m.ended_at,

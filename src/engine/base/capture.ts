@@ -5,6 +5,7 @@
  */
 import type { Client } from 'pg';
 import { type BaseTable, triggerTable } from '../../catalog/model.ts';
+import { writeMarker } from '../../replication/markers.ts';
 import { connectionProblem, openOrigin } from '../../replication/origin.ts';
 import type { Execution } from '../../replication/session-contract.ts';
 import type { ReadCatalog } from '../catalog-reader.ts';
@@ -13,9 +14,10 @@ import { scheduleOf } from '../streams/due.ts';
 import { noteStatus, prepareSlot, removeSlot, slotNames } from './capture-slot.ts';
 import { addTable, CaptureRefusedError, forgetTable, identifyPartitions, removeTable } from './capture-sql.ts';
 import { followColumns } from './delta-ddl.ts';
-import { findTarget, flushedMarker, flushedMessages, methodOf, writeMarker } from './facts.ts';
+import { findTarget, flushedMarker, flushedMessages, methodOf } from './facts.ts';
 import { QuestionSession } from './question-session.ts';
 import { BaseRunner, StreamLostError } from './runner.ts';
+import { markerPrefix } from './transactions.ts';
 import { capturedBases, inLine, wantedColumns } from './wanted.ts';
 
 const firstPauseMs = 200;
@@ -124,7 +126,7 @@ export class BaseCapture {
       statement: this.#engine.serverVersion >= flushedMessages ? flushedMarker(marker) : null,
       write: async () => {
         await this.#questions
-          .ask((client) => writeMarker(client, marker))
+          .ask((client) => writeMarker(client, markerPrefix, marker))
           .catch((error: unknown) => {
             throw new StreamLostError('a marker could not be written', { cause: error });
           });
@@ -252,7 +254,7 @@ export class BaseCapture {
     this.#runner = null;
     const taken = await prepareSlot(this.#engine, client, bases, () => former?.discard());
     // What the last epoch recorded is on disk before the slot may be acknowledged because of it.
-    await writeMarker(await this.#questions.open(), 'start');
+    await writeMarker(await this.#questions.open(), markerPrefix, 'start');
     const runner: BaseRunner = new BaseRunner(
       { address: config.upstream, database: config.database, slot, publication, taken },
       {

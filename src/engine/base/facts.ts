@@ -67,14 +67,6 @@ export async function methodOf(client: Client): Promise<BaseTable['method']> {
   return found.rows[0]?.streams === true ? 'wal' : 'trigger';
 }
 
-/** A logical message whose commit puts everything before it on disk, so that the stream comes to it. */
-export async function writeMarker(client: Client, content: string): Promise<void> {
-  await client.query("SELECT set_config('synchronous_commit', 'local', true), pg_catalog.pg_logical_emit_message(true, $1, $2)", [
-    markerPrefix,
-    content,
-  ]);
-}
-
 /** From this version on a message can be put on disk by the call itself. */
 export const flushedMessages = 170000;
 

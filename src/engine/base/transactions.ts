@@ -5,7 +5,7 @@
  */
 import { RowBuffer } from '../../replication/copy-rows.ts';
 import type { Lsn } from '../../replication/lsn.ts';
-import { type ChangeHandler, type RelationMessage, type TupleView, valueKind } from '../../replication/pgoutput.ts';
+import { type ChangeHandler, type RelationMessage, type TupleView, unixMs, valueKind } from '../../replication/pgoutput.ts';
 import { mergedTuple } from '../tuples.ts';
 import { type Compared, changedColumns, type LineMask, type MaskCounts, wholeRow } from './masks.ts';
 import { type Frames, Spill, type SpilledFrames } from './spill.ts';
@@ -66,9 +66,6 @@ export const markerPrefix = 'millrace';
 
 /** Of those who ask for a refresh (millrace.request_refresh), in their transaction. */
 export const requestMessage = 'refresh';
-
-/** Of a time in the stream: microseconds since 2000. */
-const unixMs = (time: bigint): number => Date.UTC(2000, 0, 1) + Number(time / 1000n);
 
 /** Bytes of one transaction that are kept in memory. */
 const inMemory = 4 * 1024 * 1024;

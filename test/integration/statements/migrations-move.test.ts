@@ -1,34 +1,24 @@
 /** Columns move to a table of their own while they are in use: tables of every kind, whatever they are called, and whoever is in the way. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import { changesOf, expectRows, factsOf, leftBehind } from './migrations-stage.ts';
-import { type Stage, startStage, type TestClient } from './stage.ts';
+import { changesOf, expectRows, factsOf, leftBehind, type MigrationStage, startMigrationStage } from './migrations-stage.ts';
+import type { TestClient } from './stage.ts';
 
 for (const version of [18, 15] as const) {
   describe(`MOVE COLUMNS on ${version}`, () => {
-    let stage: Stage;
+    let on: MigrationStage;
     let client: TestClient;
     let upstream: TestClient;
     let clerk: TestClient;
 
     beforeAll(async () => {
-      stage = await startStage({ upstream: { version, settings: { wal_level: 'logical' } } });
-      client = await stage.connect();
-      upstream = await stage.direct(stage.upstream);
-      await upstream.query("CREATE ROLE clerk LOGIN PASSWORD 'secret'");
-      clerk = await stage.connect('clerk');
+      on = await startMigrationStage(version);
+      ({ client, upstream, clerk } = on);
     }, 180_000);
-    afterAll(() => stage?.stop());
+    afterAll(() => on?.stage.stop());
 
-    const state = async (name: string, columns = 'phase, error'): Promise<unknown> =>
-      (await upstream.rows(`SELECT ${columns} FROM millrace.migrations WHERE name = '${name}' ORDER BY id DESC LIMIT 1`))[0];
-    const alter = async (name: string, ...steps: readonly string[]): Promise<void> => {
-      for (const step of steps) await client.query(`ALTER MIGRATION ${name} ${step}`);
-    };
-    const clean = async (name: string): Promise<void> => {
-      await alter(name, 'VERIFY');
-      expect(await state(name, 'error, differences, repaired')).toEqual([null, '0', '0']);
-    };
+    const state: MigrationStage['state'] = (name, columns) => on.state(name, columns);
+    const alter: MigrationStage['alter'] = (name, ...steps) => on.alter(name, ...steps);
+    const clean: MigrationStage['clean'] = (name) => on.clean(name);
 
     test('a partitioned table with a key of two columns, a generated column, and a reference to it', { timeout: 60_000 }, async () => {
       await upstream.query(
@@ -149,7 +139,7 @@ for (const version of [18, 15] as const) {
         'CREATE MIGRATION rights MOVE COLUMNS (mail) FROM rights.t TO TABLE rights.mails KEY (id) ABSENT WHEN NULL WITH (CUTOVER = MANUAL)',
       );
       const denied = async (...relations: string[]): Promise<void> => {
-        const reader = await stage.direct(stage.upstream, 'reader');
+        const reader = await on.stage.direct(on.stage.upstream, 'reader');
         for (const relation of relations) expect(await reader.failure(`SELECT * FROM ${relation}`), relation).toMatch(/42501/);
       };
       const [{ id }] = (await upstream.query("SELECT id FROM millrace.migrations WHERE name = 'rights'")).rows as [{ id: string }];
@@ -181,7 +171,7 @@ for (const version of [18, 15] as const) {
       await client.query(
         'CREATE MIGRATION busy MOVE COLUMNS (mail) FROM busy.t TO TABLE busy.mails KEY (id) ABSENT WHEN NULL WITH (CUTOVER = MANUAL)',
       );
-      const holder = await stage.direct(stage.upstream);
+      const holder = await on.stage.direct(on.stage.upstream);
       const [[pid]] = (await holder.rows('SELECT pg_backend_pid()')) as [[number]];
       await holder.query("BEGIN; UPDATE busy.t SET mail = 'held' WHERE id = 1");
       client.takeNotices();
@@ -234,9 +224,8 @@ for (const version of [18, 15] as const) {
         'CREATE MIGRATION again MOVE COLUMNS (mail) FROM again.t TO TABLE again.mails KEY (id) ABSENT WHEN NULL WITH (CUTOVER = MANUAL)',
       );
       const restart = async (): Promise<void> => {
-        await stage.upstream.restart();
-        [client, upstream] = [await stage.connect(), await stage.direct(stage.upstream)];
-        await sleep(0);
+        on = await on.restarted();
+        ({ client, upstream, clerk } = on);
       };
       await restart();
       await upstream.query("INSERT INTO again.t VALUES (2, 'after a restart', 'n')");

@@ -1,7 +1,7 @@
 /** A table takes another shape while it is in use: what hangs on it goes along, both shapes are read and written, and there is a way back. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { changesOf, expectRows, factsOf, leftBehind } from './migrations-stage.ts';
-import { type Stage, startStage, type TestClient } from './stage.ts';
+import { changesOf, expectRows, factsOf, leftBehind, type MigrationStage, startMigrationStage } from './migrations-stage.ts';
+import type { TestClient } from './stage.ts';
 
 const shop = (schema: string): string => `
 CREATE SCHEMA ${schema} AUTHORIZATION shopkeeper;
@@ -76,24 +76,22 @@ const rest = `note, code, price, ticket, state, parent::bigint, doubled, updated
 
 for (const version of [18, 15] as const) {
   describe(`ALTER COLUMN .. TYPE on ${version}`, () => {
-    let stage: Stage;
+    let on: MigrationStage;
     let client: TestClient;
     let upstream: TestClient;
     let clerk: TestClient;
 
     beforeAll(async () => {
-      stage = await startStage({ upstream: { version, settings: { wal_level: 'logical' } } });
-      client = await stage.connect();
-      upstream = await stage.direct(stage.upstream);
+      on = await startMigrationStage(version);
+      ({ client, upstream, clerk } = on);
       await upstream.query(
-        "CREATE ROLE shopkeeper LOGIN PASSWORD 'secret'; CREATE ROLE clerk LOGIN PASSWORD 'secret'; GRANT CREATE ON DATABASE postgres TO shopkeeper; CREATE TABLE warm_up (a int)",
+        "CREATE ROLE shopkeeper LOGIN PASSWORD 'secret'; GRANT CREATE ON DATABASE postgres TO shopkeeper; CREATE TABLE warm_up (a int)",
       );
-      clerk = await stage.connect('clerk');
     }, 180_000);
-    afterAll(() => stage?.stop());
+    afterAll(() => on?.stage.stop());
 
-    const phase = async (name: string): Promise<unknown> =>
-      (await upstream.rows(`SELECT phase, error FROM millrace.migrations WHERE name = '${name}' ORDER BY id DESC LIMIT 1`))[0];
+    const state: MigrationStage['state'] = (name, columns) => on.state(name, columns);
+    const alter: MigrationStage['alter'] = (name, ...steps) => on.alter(name, ...steps);
     const create = (schema: string, options = ''): Promise<unknown> =>
       client.query(`CREATE MIGRATION ${schema} ALTER TABLE ${schema}.orders ALTER COLUMN id TYPE bigint WITH (CUTOVER = MANUAL${options})`);
 
@@ -101,13 +99,13 @@ for (const version of [18, 15] as const) {
       await upstream.query(shop('shop'));
       const before = await factsOf(upstream, 'shop');
       await create('shop');
-      expect(await phase('shop')).toEqual(['ready', null]);
+      expect(await state('shop')).toEqual(['ready', null]);
       expect(changesOf(before, await factsOf(upstream, 'shop'))).toEqual({ gone: [], come: [] });
       const wanted = `SELECT id::bigint, customer_id, ${rest} FROM shop.orders`;
       await upstream.query(`CREATE TABLE expected AS ${wanted}`);
 
-      await client.query('ALTER MIGRATION shop CUTOVER');
-      expect(await phase('shop')).toEqual(['cut_over', null]);
+      await alter('shop', 'CUTOVER');
+      expect(await state('shop')).toEqual(['cut_over', null]);
       const after = await factsOf(upstream, 'shop');
       const widened = (line: string): string =>
         line
@@ -142,11 +140,11 @@ for (const version of [18, 15] as const) {
       const compare = (relation: string) => expectSame(upstream, wanted.replace('shop.orders', relation), 'SELECT * FROM expected');
       await compare('shop.orders');
       await compare('shop_old.orders');
-      await client.query('ALTER MIGRATION shop VERIFY');
+      await alter('shop', 'VERIFY');
       expect(await upstream.rows("SELECT differences, repaired FROM millrace.migrations WHERE name = 'shop'")).toEqual([['0', '0']]);
 
-      await client.query('ALTER MIGRATION shop REVERT');
-      await client.query('ALTER MIGRATION shop VERIFY');
+      await alter('shop', 'REVERT');
+      await alter('shop', 'VERIFY');
       expect(changesOf(before, await factsOf(upstream, 'shop'))).toEqual({ gone: [], come: [] });
       await compare('shop.orders');
       await clerk.query('SET search_path = shop_new, shop');
@@ -161,10 +159,10 @@ for (const version of [18, 15] as const) {
       // What the user changes meanwhile goes along, too.
       await upstream.query('GRANT REFERENCES ON shop.orders TO clerk; REVOKE DELETE ON shop.orders FROM clerk');
       const changed = await factsOf(upstream, 'shop');
-      await client.query('ALTER MIGRATION shop CUTOVER');
+      await alter('shop', 'CUTOVER');
       expect(changesOf(changed.map(widened), await factsOf(upstream, 'shop'))).toEqual({ gone: [], come: [] });
-      await client.query('ALTER MIGRATION shop FINALIZE');
-      expect(await phase('shop')).toEqual(['finished', null]);
+      await alter('shop', 'FINALIZE');
+      expect(await state('shop')).toEqual(['finished', null]);
       expect(changesOf(changed.map(widened), await factsOf(upstream, 'shop'))).toEqual({ gone: [], come: [] });
       expect(await leftBehind(upstream)).toEqual([]);
       await compare('shop.orders');
@@ -175,8 +173,8 @@ for (const version of [18, 15] as const) {
       await upstream.query(shop('gone'));
       const before = await factsOf(upstream, 'gone');
       await create('gone');
-      await client.query('ALTER MIGRATION gone CANCEL');
-      expect(await phase('gone')).toEqual(['cancelled', null]);
+      await alter('gone', 'CANCEL');
+      expect(await state('gone')).toEqual(['cancelled', null]);
       expect(changesOf(before, await factsOf(upstream, 'gone'))).toEqual({ gone: [], come: [] });
       expect(await leftBehind(upstream)).toEqual([]);
     });
@@ -186,7 +184,7 @@ for (const version of [18, 15] as const) {
         GRANT ALL ON ids.t TO clerk; GRANT USAGE ON SEQUENCE ids.t_id_seq TO clerk; GRANT USAGE ON SCHEMA ids TO clerk`);
       const before = await factsOf(upstream, 'ids');
       await client.query('CREATE MIGRATION ids ALTER TABLE ids.t ALTER COLUMN id TYPE bigint WITH (CUTOVER = MANUAL)');
-      await client.query('ALTER MIGRATION ids CUTOVER');
+      await alter('ids', 'CUTOVER');
       const widened = (line: string): string =>
         line
           .replace('sequence t_id_seq integer 1..2147483647', 'sequence t_id_seq bigint 1..9223372036854775807')
@@ -194,13 +192,13 @@ for (const version of [18, 15] as const) {
       expect(changesOf(before.map(widened), await factsOf(upstream, 'ids'))).toEqual({ gone: [], come: [] });
       expect(await clerk.rows("INSERT INTO ids.t (a) VALUES ('c') RETURNING id")).toEqual([['15']]);
       expect(await clerk.rows("INSERT INTO ids_old.t (a) VALUES ('d') RETURNING id")).toEqual([[20]]);
-      await client.query('ALTER MIGRATION ids REVERT');
+      await alter('ids', 'REVERT');
       expect(changesOf(before, await factsOf(upstream, 'ids'))).toEqual({ gone: [], come: [] });
       expect(await clerk.rows("INSERT INTO ids.t (a) VALUES ('e') RETURNING id")).toEqual([[25]]);
       expect(await clerk.rows("INSERT INTO ids_new.t (a) VALUES ('f') RETURNING id")).toEqual([['30']]);
-      await client.query('ALTER MIGRATION ids VERIFY');
-      await client.query('ALTER MIGRATION ids CUTOVER');
-      await client.query('ALTER MIGRATION ids FINALIZE');
+      await alter('ids', 'VERIFY');
+      await alter('ids', 'CUTOVER');
+      await alter('ids', 'FINALIZE');
       expect(changesOf(before.map(widened), await factsOf(upstream, 'ids'))).toEqual({ gone: [], come: [] });
       expect(await leftBehind(upstream)).toEqual([]);
       await expectRows(upstream, 'SELECT id, a FROM ids.t', "(5, 'a'), (10, 'b'), (15, 'c'), (20, 'd'), (25, 'e'), (30, 'f')");
@@ -214,7 +212,7 @@ for (const version of [18, 15] as const) {
         await client.query(`CREATE MIGRATION ${schema} ALTER TABLE ${schema}.t ALTER COLUMN id TYPE bigint WITH (CUTOVER = MANUAL)`);
       }
       for (const what of ['CUTOVER', 'REVERT', 'VERIFY', 'CUTOVER', 'FINALIZE']) {
-        for (const schema of ['one', 'two']) await client.query(`ALTER MIGRATION ${schema} ${what}`);
+        for (const schema of ['one', 'two']) await alter(schema, what);
       }
       await expectRows(upstream, 'SELECT * FROM one.t UNION ALL SELECT * FROM two.t', "(1::bigint, 'one'), (1, 'two')");
       expect(await leftBehind(upstream)).toEqual([]);
@@ -231,8 +229,8 @@ for (const version of [18, 15] as const) {
       const before = await factsOf(upstream, 'people');
       await client.query(`CREATE MIGRATION people SPLIT COLUMN people.users.name INTO (first_name text AS split_part(name, ' ', 1), last_name text AS split_part(name, ' ', 2))
         DOWN (first_name || ' ' || last_name) WITH (CUTOVER = MANUAL)`);
-      const oldOne = await stage.connect('clerk');
-      const newOne = await stage.connect('clerk');
+      const oldOne = await on.stage.connect('clerk');
+      const newOne = await on.stage.connect('clerk');
       await oldOne.query('SET search_path = people');
       await newOne.query('SET search_path = people_new, people');
       await upstream.query('CREATE TABLE expected_people AS SELECT id, name, age, born FROM people.users');
@@ -275,19 +273,19 @@ for (const version of [18, 15] as const) {
         );
       };
       await workload();
-      await client.query('ALTER MIGRATION people CUTOVER');
-      expect(await phase('people')).toEqual(['cut_over', null]);
+      await alter('people', 'CUTOVER');
+      expect(await state('people')).toEqual(['cut_over', null]);
       await workload();
-      await client.query('ALTER MIGRATION people VERIFY');
+      await alter('people', 'VERIFY');
       expect(await upstream.rows("SELECT differences, repaired FROM millrace.migrations WHERE name = 'people'")).toEqual([['0', '0']]);
-      await client.query('ALTER MIGRATION people REVERT');
+      await alter('people', 'REVERT');
       expect(changesOf(before, await factsOf(upstream, 'people'))).toEqual({ gone: [], come: [] });
       await workload();
-      await client.query('ALTER MIGRATION people VERIFY');
-      await client.query('ALTER MIGRATION people CUTOVER');
+      await alter('people', 'VERIFY');
+      await alter('people', 'CUTOVER');
       await workload();
-      await client.query('ALTER MIGRATION people FINALIZE');
-      expect(await phase('people')).toEqual(['finished', null]);
+      await alter('people', 'FINALIZE');
+      expect(await state('people')).toEqual(['finished', null]);
       expect(await leftBehind(upstream)).toEqual([]);
       expect(changesOf(before, await factsOf(upstream, 'people'))).toEqual({
         gone: [expect.stringContaining('column users.name text')],

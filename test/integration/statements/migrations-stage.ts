@@ -1,6 +1,50 @@
-/** What tests of running migrations share: a schema's catalog as lines of text, and what a migration may not leave behind. */
+/** What tests of running migrations share: a stage, a schema's catalog as lines of text, and what a migration may not leave behind. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'vitest';
-import type { TestClient } from './stage.ts';
+import { type Stage, startStage, type TestClient } from './stage.ts';
+
+export interface MigrationStage {
+  readonly stage: Stage;
+  /** Through Millrace; straight to the upstream; through Millrace as a role that owns nothing. */
+  readonly client: TestClient;
+  readonly upstream: TestClient;
+  readonly clerk: TestClient;
+  /** Columns of the last migration of a name. */
+  state(name: string, columns?: string): Promise<unknown>;
+  /** ALTER MIGRATION, step by step. */
+  alter(name: string, ...steps: readonly string[]): Promise<void>;
+  /** Both tables have the same rows, and always had. */
+  clean(name: string): Promise<void>;
+  /** The upstream is restarted; the answer has new sessions. */
+  restarted(): Promise<MigrationStage>;
+}
+
+export async function startMigrationStage(version: 15 | 18): Promise<MigrationStage> {
+  const stage = await startStage({ upstream: { version, settings: { wal_level: 'logical' } } });
+  const upstream = await stage.direct(stage.upstream);
+  await upstream.query("CREATE ROLE clerk LOGIN PASSWORD 'secret'");
+  return await sessionsOf(stage, upstream);
+}
+
+async function sessionsOf(stage: Stage, upstream: TestClient): Promise<MigrationStage> {
+  const client = await stage.connect();
+  const state: MigrationStage['state'] = async (name, columns = 'phase, error') =>
+    (await upstream.rows(`SELECT ${columns} FROM millrace.migrations WHERE name = '${name}' ORDER BY id DESC LIMIT 1`))[0];
+  const alter: MigrationStage['alter'] = async (name, ...steps) => {
+    for (const step of steps) await client.query(`ALTER MIGRATION ${name} ${step}`);
+  };
+  return {
+    ...{ stage, client, upstream, clerk: await stage.connect('clerk'), state, alter },
+    clean: async (name) => {
+      await alter(name, 'VERIFY');
+      expect(await state(name, 'error, differences, repaired')).toEqual([null, '0', '0']);
+    },
+    restarted: async () => {
+      await stage.upstream.restart();
+      return await sessionsOf(stage, await stage.direct(stage.upstream));
+    },
+  };
+}
 
 /** Everything the catalog says of a schema's relations by name, one fact a line, in order. Values of sequences are not in it. */
 export async function factsOf(client: TestClient, schema: string): Promise<string[]> {
@@ -45,9 +89,15 @@ export function changesOf(before: readonly string[], after: readonly string[]): 
   return { gone: before.filter((line) => !after.includes(line)), come: after.filter((line) => !before.includes(line)) };
 }
 
-/** Names of all that a migration makes beside the user's tables. Empty, when none is under way. */
+/** Names of all that a migration makes beside the user's tables. Empty, when none is under way. A slot goes after the commit that ends its migration. */
 export async function leftBehind(client: TestClient): Promise<unknown[][]> {
-  return await client.rows(`
+  for (const end = Date.now() + 20_000; ; await sleep(50)) {
+    const found = await client.rows(leftBehindSql);
+    if (found.every(([kind]) => kind !== 'slot') || Date.now() > end) return found;
+  }
+}
+
+const leftBehindSql = `
 SELECT 'relation', c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'millrace' AND (c.relname ~ '^m[0-9]+(_|$)' OR c.relname ~ '_m[0-9]+$' OR n.nspname = 'millrace_data' AND c.relname !~ '^(d[0-9]|epoch)')
 UNION ALL SELECT 'function', oid::regprocedure::text FROM pg_proc WHERE proname ~ '^m[0-9]+_'
@@ -56,8 +106,7 @@ UNION ALL SELECT 'schema', nspname::text FROM pg_namespace WHERE nspname ~ '_(ol
 UNION ALL SELECT 'publication', pubname::text FROM pg_publication WHERE pubname ~ '^millrace_migration'
 UNION ALL SELECT 'constraint', conname || ' of ' || conrelid::regclass FROM pg_constraint WHERE conname ~ '^m[0-9]+_'
 UNION ALL SELECT 'type', typname::text FROM pg_type WHERE typname ~ '^_?m[0-9]+(_|$)'
-UNION ALL SELECT 'slot', slot_name::text FROM pg_replication_slots WHERE slot_name ~ '^millrace_migration'`);
-}
+UNION ALL SELECT 'slot', slot_name::text FROM pg_replication_slots WHERE slot_name ~ '^millrace_migration'`;
 
 /** A query's rows are these (a VALUES list), each as often as there. Postgres compares them. */
 export async function expectRows(client: TestClient, query: string, values: string): Promise<void> {

@@ -51,7 +51,9 @@ describe('EXPLAIN', () => {
       '  Cutover: by ALTER MIGRATION m CUTOVER',
       '  Until FINALIZE the old shape is kept current, so REVERT loses nothing; finalized by itself 24 h after the cutover',
     ]);
-    expect(lines.join('\n')).toMatch(/Lock: ACCESS EXCLUSIVE, waited for at most 100 ms and held at most 200 ms/);
+    expect(lines.join('\n')).toMatch(
+      /Lock: ACCESS EXCLUSIVE on the table and its views, waited for at most 100 ms and held at most 200 ms/,
+    );
     expect(lines.join('\n')).toMatch(/Rows: about 100; table \d+ bytes, indexes \d+ kB/);
     expect(lines).toContain('Findings: nothing stands in the way');
   });
@@ -208,7 +210,7 @@ describe('refused', () => {
     const got = await codes('MOVE COLUMNS (b) FROM bad TO TABLE app.x KEY (id) ABSENT WHEN NULL');
     if (code === null) expect(got.filter((one) => one.startsWith('BLOCKER'))).toEqual([]);
     else expect(got).toContain(`BLOCKER ${code}`);
-    if (made.includes('PARTITION')) expect(await codes('ALTER TABLE bad ALTER id TYPE bigint')).toContain('BLOCKER partitioned_table');
+    if (made.includes('PARTITION')) expect(await codes('ALTER TABLE bad ALTER id TYPE bigint')).toContain('BLOCKER partition_key');
     if (made.includes('PUBLICATION')) expect(got).toEqual(['WARNING published']);
     if (made.includes('(id, b)')) expect(await codes('SPLIT COLUMN bad.b INTO (c text AS b) DOWN (c)')).toContain('BLOCKER publication');
     await upstream.query(`DROP PUBLICATION IF EXISTS p; DROP ${made.startsWith('CREATE VIEW') ? 'VIEW' : 'TABLE'} app.bad CASCADE`);

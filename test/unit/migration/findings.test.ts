@@ -27,6 +27,8 @@ const table: TableFacts = {
     persistence: 'p',
     isSystem: false,
     isPartition: false,
+    partitionKey: [],
+    partitionObjects: [],
     children: [],
     parents: [],
     rows: 1000,
@@ -132,10 +134,12 @@ describe('the table', () => {
     expect(first({ table: changes })).toMatchObject({ severity: 'blocker', code });
   });
 
-  test('a partitioned one can lose columns, but not change its shape', () => {
+  test('a partitioned one can be migrated, but for its partition key and what a partition has for itself', () => {
     const partitioned = { kind: 'p', source: { ...table.source, partitioned: true } };
-    expect(codes({ table: partitioned })).toEqual([]);
-    expect(codes({ table: partitioned, definition: alter })).toEqual(['blocker partitioned_table']);
+    const odd = { ...partitioned, partitionKey: ['id', 'age'], partitionObjects: ['index i of users_1'] };
+    expect(codes({ table: odd })).toEqual([]);
+    expect(codes({ table: partitioned, definition: alter })).toEqual([]);
+    expect(codes({ table: odd, definition: alter })).toEqual(['blocker partition_key', 'blocker partition_object']);
   });
 
   test('a replica identity that holds the key will do', () => {
