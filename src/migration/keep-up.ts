@@ -52,7 +52,7 @@ SELECT md5(concat_ws('/',
             FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped),
          (SELECT string_agg(concat_ws(' ', i.indexrelid, i.indisvalid), ';' ORDER BY i.indexrelid) FROM pg_index i WHERE i.indrelid = t.oid AND i.indislive),
          (SELECT string_agg(concat_ws(' ', k.oid, k.convalidated), ';' ORDER BY k.oid) FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'c'),
-         (SELECT string_agg(l.relid::oid::text, ';' ORDER BY l.relid::oid) FROM pg_partition_tree(t.oid) l))) FROM t`;
+         (SELECT string_agg(concat_ws(' ', l.relid::oid, pg_relation_filenode(l.relid)), ';' ORDER BY l.relid::oid) FROM pg_partition_tree(t.oid) l))) FROM t`;
 
 async function lacking({ work }: MigrationSessions, migration: Migration, truth: Truth): Promise<readonly Lacking[]> {
   const [result] = await work.query(lackingSql(migration, truth));

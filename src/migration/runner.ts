@@ -11,6 +11,7 @@ import { Wakeup } from '../wakeup.ts';
 import { noteProblem, noteProgress, phaseSql, readProgress, requestDone } from './catalog.ts';
 import { ChangeFeed } from './change-feed.ts';
 import { Course } from './course.ts';
+import { filesSql } from './emptied.ts';
 import { unvalidatedSql } from './flip-sql.ts';
 import { applyWaiting, copyPiece, type Following, repairAll, verifyPiece } from './follow.ts';
 import type { HoldStatements } from './hold.ts';
@@ -184,7 +185,7 @@ export class MigrationRunner {
     await createSlot(upstream, slotName(databaseOid, id), { database });
     await sessions.work.query(
       `UPDATE millrace.migration_progress SET rows_copied = 0, copied_to = NULL, verified_to = NULL, found = 0,
-              rows_total = (SELECT nullif(sum(greatest(c.reltuples, 0)), 0)::bigint FROM pg_catalog.pg_class c WHERE c.oid = ${source.oid} OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(${source.oid}))) WHERE migration_id = ${id}`,
+              rows_total = (SELECT nullif(sum(greatest(c.reltuples, 0)), 0)::bigint FROM pg_catalog.pg_class c WHERE c.oid = ${source.oid} OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(${source.oid}))) WHERE migration_id = ${id}; ${filesSql(this.#migration, 'source')}`,
     );
     await this.#enter(sessions, 'copying');
   }

@@ -6,6 +6,7 @@
 import { PostgresError } from '../replication/postgres-error.ts';
 import { heldSql, phaseSql, requestDone, windowSql } from './catalog.ts';
 import { arrayText } from './change-feed.ts';
+import { compareEmptied, filesSql } from './emptied.ts';
 import {
   cancelSql,
   cutoverSql,
@@ -55,6 +56,7 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
   const seen = await definitionOf(sessions, migration, f.truth);
   const cannot = await keepUp(sessions, migration, f.truth);
   if (cannot !== null) return { done: false, problem: cannot, blockers: [] };
+  await compareEmptied(f);
   const early = await gate(f);
   if (early !== null) return early;
   const forward = f.truth === 'source';
@@ -101,6 +103,7 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
             ]),
             requestDone(migration.id, 'cutover'),
             heldSql(migration.id, since, keys.length),
+            filesSql(migration, 'target'),
           ]
         : [
             phaseSql(migration.id, 'verifying', [
@@ -110,6 +113,7 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
             ]),
             requestDone(migration.id, 'revert'),
             heldSql(migration.id, since, keys.length),
+            filesSql(migration, 'source'),
           ],
     );
     feed.taken(taken);

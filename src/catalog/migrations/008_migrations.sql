@@ -41,6 +41,7 @@ CREATE TABLE millrace.migration_progress (
     backlog_bytes  bigint,
     throttled_by   text,
     to_validate    oid[],                      -- foreign keys that the last cutover added NOT VALID
+    files          text,                       -- of the truth's partitions, when what was in them was known
     attempts       integer NOT NULL DEFAULT 0, -- of the present cutover or revert
     blocked_by     jsonb,                      -- [{"pid": .., "query": .., "age_ms": ..}]
     next_try_at    timestamptz,

@@ -137,6 +137,30 @@ for (const version of [18, 15] as const) {
       await alter('stops', 'FINALIZE');
     });
 
+    test('TRUNCATE of one partition, which no stream tells of, is noticed before names change', async () => {
+      await upstream.query(`CREATE SCHEMA emptied; CREATE TABLE emptied.t (id int PRIMARY KEY, n int, mail text) PARTITION BY RANGE (id);
+        CREATE TABLE emptied.low PARTITION OF emptied.t FOR VALUES FROM (0) TO (100); CREATE TABLE emptied.high PARTITION OF emptied.t FOR VALUES FROM (100) TO (200);
+        INSERT INTO emptied.t SELECT g, g, 'm' || g FROM generate_series(0, 199) g`);
+      const counts = (n: string): Promise<unknown[][]> =>
+        client.rows(`SELECT count(*)::int, count(*) FILTER (WHERE id < 100)::int, sum(${n})::int FROM emptied.t`);
+      await client.query('CREATE MIGRATION emptied ALTER TABLE emptied.t ALTER COLUMN n TYPE bigint WITH (CUTOVER = MANUAL)');
+      await upstream.query("TRUNCATE emptied.low; INSERT INTO emptied.t VALUES (7, 7, 'again')");
+      await alter('emptied', 'CUTOVER');
+      expect(await counts('n')).toEqual([[101, 1, 14957]]);
+      await upstream.query("TRUNCATE emptied.high; INSERT INTO emptied.t VALUES (150, 1, 'again')");
+      await alter('emptied', 'REVERT');
+      expect(await counts('n')).toEqual([[2, 1, 8]]);
+      await alter('emptied', 'CANCEL');
+      await client.query(
+        'CREATE MIGRATION emptied MOVE COLUMNS (mail) FROM emptied.t TO TABLE emptied.mails KEY (id) ABSENT WHEN NULL WITH (CUTOVER = MANUAL)',
+      );
+      await upstream.query('TRUNCATE emptied.low');
+      await alter('emptied', 'CUTOVER');
+      expect(await client.rows('SELECT id FROM emptied.mails')).toEqual([[150]]);
+      await alter('emptied', 'FINALIZE');
+      await client.query('DROP SCHEMA emptied CASCADE');
+    });
+
     test('partitions of a table that gets another shape change places; one that is attached meanwhile stops it', {
       timeout: 90_000,
     }, async () => {
