@@ -77,6 +77,7 @@ export function movedTriggers(
 ): readonly string[] {
   const moved = definition.columns;
   const staying = source.columns.filter(({ name }) => !moved.includes(name));
+  const stayingAll = staying.map(({ name }) => name);
   const writable = staying.filter(({ generated }) => generated === null);
   const [insertFunction, updateFunction, deleteFunction] = ['insert', 'update', 'delete'].map((event) =>
     triggerFunction(id, 'source', event),
@@ -129,24 +130,31 @@ export function movedTriggers(
     createTrigger(view, 'INSERT', insertFunction),
     createFunction(
       updateFunction,
-      '    millrace_now record;\n    millrace_moved record;\n    millrace_sets text;',
+      '    millrace_now record;\n    millrace_moved record;\n    millrace_sets text;\n    millrace_meanwhile boolean;',
+      // What is seldom needed stands where it is not reached, so that sessions need not plan it the first time: they all do that just after the cutover.
       `    ${lock}
     ${keepIdentity(staying)}
-    IF ${[...changed, ...changedMoved].join('\n       OR ')} THEN
-        ${changedMeanwhile(table)}
+    millrace_meanwhile := ${differ(stayingAll, 'millrace_now', 'OLD')} OR ${differ(moved, 'millrace_moved', 'OLD')};
+    IF millrace_meanwhile THEN
+        IF ${[...changed, ...changedMoved].join('\n       OR ')} THEN
+            ${changedMeanwhile(table)}
+        END IF;
     END IF;
     ${
       stayingNames.length === 0
-        ? ''
-        : updateChanged(
-            table,
-            stayingNames.map((name) => ({
-              when: differ([name], 'NEW', 'OLD'),
-              set: [`${quoteIdentifier(name)} = ($1).${quoteIdentifier(name)}`],
-            })),
-            definition.key.map(({ column }) => `p.${quoteIdentifier(column)} = ($2).${quoteIdentifier(column)}`).join(' AND '),
-            ['OLD'],
-          )
+        ? readStaying('NEW')
+        : `IF millrace_meanwhile OR ${differ(stayingNames, 'NEW', 'OLD')} THEN
+    ${updateChanged(
+      table,
+      stayingNames.map((name) => ({
+        when: differ([name], 'NEW', 'OLD'),
+        set: [`${quoteIdentifier(name)} = ($1).${quoteIdentifier(name)}`],
+      })),
+      definition.key.map(({ column }) => `p.${quoteIdentifier(column)} = ($2).${quoteIdentifier(column)}`).join(' AND '),
+      ['OLD'],
+    )}
+    ${readStaying('NEW')}
+    END IF;`
     }
     IF ${differ(moved, 'NEW', 'OLD')} THEN
         ${merged.join('\n        ')}
@@ -156,10 +164,9 @@ export function movedTriggers(
         ELSE
             DELETE FROM ${target} t WHERE ${targetKeyOf('t', 'NEW')};
         END IF;
-    ELSE
+    ELSIF millrace_meanwhile THEN
         ${moved.map((name) => `NEW.${quoteIdentifier(name)} := millrace_moved.${quoteIdentifier(name)};`).join(' ')}
     END IF;
-    ${readStaying('NEW')}
     RETURN NEW;`,
     ),
     createTrigger(view, 'UPDATE', updateFunction),
@@ -167,14 +174,7 @@ export function movedTriggers(
       deleteFunction,
       '    millrace_now record;\n    millrace_moved record;',
       `    ${lock}
-    IF ${[
-      differ(
-        staying.map(({ name }) => name),
-        'millrace_now',
-        'OLD',
-      ),
-      differ(moved, 'millrace_moved', 'OLD'),
-    ].join(' OR ')} THEN
+    IF ${[differ(stayingAll, 'millrace_now', 'OLD'), differ(moved, 'millrace_moved', 'OLD')].join(' OR ')} THEN
         ${changedMeanwhile(table)}
     END IF;
     DELETE FROM ${table} p WHERE ${keyOf('p', 'OLD')};

@@ -94,8 +94,15 @@ export function conversionTriggers(
         RETURN NULL;
     END IF;
     ${keepIdentity(columns)}
-    IF ${conflict} THEN
-        ${changedMeanwhile(table)}
+    -- Where it is not reached it need not be planned.
+    IF ${differ(
+      columns.map((column) => column.name),
+      'millrace_now',
+      'OLD',
+    )} THEN
+        IF ${conflict} THEN
+            ${changedMeanwhile(table)}
+        END IF;
     END IF;
     ${updateChanged(table, sets, keyGiven, keyVariables)}
     ${readKeys('NEW')}
