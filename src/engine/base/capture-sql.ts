@@ -8,8 +8,11 @@ import { type BaseTable, changeLogTable, deltaTable, type RelationError, storage
 import { quoteIdentifier } from '../../sql/quote.ts';
 import { createDelta } from './delta-ddl.ts';
 
-/** Writers of the table are kept waiting behind the lock for so long at most. */
-const lockTimeout = '1s';
+/**
+ * Writers of the table are kept waiting behind the lock for so long at most. Shorter than deadlock_timeout, so that of Millrace and a user who makes
+ * a stream table over it, and so has locked the list of tables, it is never the user who gets 40P01.
+ */
+const lockTimeout = '500ms';
 
 /** A table that cannot be captured, as the error of what reads it. */
 export class CaptureRefusedError extends Error {
