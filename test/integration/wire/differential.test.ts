@@ -43,7 +43,7 @@ function conversation(port: number, chunks: readonly Buffer[], minor: number): P
     });
     socket.on('error', reject);
     // A conversation that stops shows as one that differs.
-    socket.setTimeout(5000, () => {
+    socket.setTimeout(20_000, () => {
       heard.push(message(0x3f, [Buffer.from(`stalled on ${port}`)]));
       socket.destroy();
     });
