@@ -309,7 +309,7 @@ class RefreshRun {
       if (sameColumns(base.columns, noted) && noted.length === shape.columns.length) continue;
       for (const view of state.views.values()) {
         if (!view.inputs.includes(shape.id) || view.state === 'error' || this.#broken.has(view.id)) continue;
-        const problem = baseProblem(base, shape, { plan: view.plan, planned: state.streams.get(view.id)?.plannedTypes });
+        const problem = baseProblem(base, shape, view, state.streams);
         if (problem !== null) await this.#suspend(view, problem);
       }
       if (shape.name !== null && !sameColumns(base.columns, noted)) {

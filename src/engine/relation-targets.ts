@@ -21,6 +21,10 @@ export function storagesOf({ state }: Pick<EngineContext, 'state'>, sourceId: nu
   return [...state.storages.values()].filter((storage) => storage.sourceId === sourceId);
 }
 
+/** The copy that a storage is being resynchronised by. */
+export const resyncOf = (storages: readonly Storage[], id: number): Storage | undefined =>
+  storages.find(({ resyncs, state }) => resyncs === id && state !== 'dropped');
+
 /** Storages that want rows of an origin table, with the places of their columns in its Relation message. */
 export async function resolveRelation(
   engine: EngineContext,

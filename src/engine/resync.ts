@@ -14,7 +14,7 @@ import { Epoch } from './epoch.ts';
 import { reach } from './fault-points.ts';
 import { takeHeld } from './held-stream.ts';
 import { revived } from './relation-errors.ts';
-import { storagesOf } from './relation-targets.ts';
+import { resyncOf, storagesOf } from './relation-targets.ts';
 import { brokenVersions, lostColumns, versionsOf } from './schema-change.ts';
 import { freePlanner } from './session-settings.ts';
 import type { SourceRow } from './source-row.ts';
@@ -61,9 +61,8 @@ export async function beginResync(
       // From the beginning: the storage that it extends is not what it was when its versions were given up, if they were.
       statements.push(...afresh(storage), ...waitAgain(engine, storage));
     } else if (storage.state === 'live' || isGivenUp(storage)) {
-      const copy = storages.find((other) => other.resyncs === storage.id && other.state !== 'dropped');
       statements.push(`UPDATE millrace.storage SET state = 'live', stale = true, error = NULL WHERE id = ${storage.id}`);
-      if (copy === undefined) statements.push(...(await createCopy(engine, storage)));
+      if (resyncOf(storages, storage.id) === undefined) statements.push(...(await createCopy(engine, storage)));
     } else if (storage.state === 'copying' || storage.state === 'copied') {
       statements.push(...afresh(storage));
     }

@@ -7,7 +7,7 @@ import type { Client } from 'pg';
 import type { Storage } from '../catalog/model.ts';
 import { describeTable, describeTables, type OriginTable, type TableShape } from '../replication/origin-tables.ts';
 import type { EngineContext } from './context.ts';
-import { storagesOf } from './relation-targets.ts';
+import { resyncOf, storagesOf } from './relation-targets.ts';
 import { brokenVersions, versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import { mayFollow } from './type-widening.ts';
@@ -66,7 +66,7 @@ export async function isMendable(
     (storage) =>
       storage.state === 'live' &&
       // Being mended.
-      !storages.some(({ resyncs, state }) => resyncs === storage.id && state !== 'dropped') &&
+      resyncOf(storages, storage.id) === undefined &&
       [...engine.state.tables.values()].some((table) => table.storageId === storage.id && table.error?.resync === true),
   );
   if (waiting.length === 0) return false;

@@ -7,6 +7,7 @@
 import { quoteBody, quoteLiteral } from '../sql/quote.ts';
 import type { TableName } from './model.ts';
 import { dataSchema, homeName, qualified } from './places.ts';
+import { sameRights } from './rights-sql.ts';
 
 export const block = (declare: string, body: string): string =>
   `DO ${quoteBody(`\nDECLARE\n    x record;\n${declare}BEGIN\n${body}\nEND `)}`;
@@ -128,16 +129,7 @@ ${exchangeIndexes(same)}
         EXECUTE format('ALTER SEQUENCE %s RENAME TO %I', x.new_sequence, x.name);
         DECLARE g record;
         BEGIN
-            FOR g IN SELECT acl.privilege_type, acl.is_grantable, CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS grantee
-                       FROM pg_class c, aclexplode(c.relacl) acl WHERE c.oid = x.new_sequence AND acl.grantee <> c.relowner
-            LOOP
-                EXECUTE format('REVOKE ALL ON SEQUENCE %s FROM %s CASCADE', x.new_sequence::regclass, g.grantee);
-            END LOOP;
-            FOR g IN SELECT acl.privilege_type, acl.is_grantable, CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS grantee
-                       FROM pg_class c, aclexplode(c.relacl) acl WHERE c.oid = x.old_sequence AND acl.grantee <> c.relowner
-            LOOP
-                EXECUTE format('GRANT %s ON SEQUENCE %s TO %s%s', g.privilege_type, x.new_sequence::regclass, g.grantee, CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
-            END LOOP;
+${sameRights('SEQUENCE', 'x.old_sequence', 'x.new_sequence', 'g')}
         END;
     END LOOP;`,
   );

@@ -6,13 +6,13 @@
 import { quoteLiteral } from '../sql/quote.ts';
 import { type Following, repairAll } from './follow.ts';
 import type { Migration } from './model.ts';
-import { qualified, sourcePlace, type Truth, targetPlace } from './places.ts';
+import { qualified, type Truth, truthPlace } from './places.ts';
 
 /** An SQL expression; null for a table whose TRUNCATE is in the stream. */
-function filesOf({ id, source, definition }: Migration, truth: Truth): string {
+function filesOf(migration: Migration, truth: Truth): string {
+  const { source, definition } = migration;
   if (!source.partitioned || (definition.kind === 'move' && truth === 'target')) return 'NULL';
-  const place = truth === 'source' ? sourcePlace(id, source, definition, truth) : targetPlace(id, source, definition, truth);
-  return `(SELECT string_agg(concat_ws(':', l.relid::oid, pg_relation_filenode(l.relid)), ' ' ORDER BY l.relid::oid) FROM pg_partition_tree(${quoteLiteral(qualified(place))}) l WHERE l.isleaf)`;
+  return `(SELECT string_agg(concat_ws(':', l.relid::oid, pg_relation_filenode(l.relid)), ' ' ORDER BY l.relid::oid) FROM pg_partition_tree(${quoteLiteral(qualified(truthPlace(migration, truth)))}) l WHERE l.isleaf)`;
 }
 
 /** Statement that notes the files as they are; `truth`: of now on. */

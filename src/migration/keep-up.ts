@@ -7,7 +7,7 @@ import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import { columnsSql } from './facts.ts';
 import type { Migration, MigrationProblem, MoveDefinition, SourceColumn } from './model.ts';
 import { partitionsApartSql } from './partitions.ts';
-import { homeName, presentCheck, qualified, sourcePlace, type Truth, targetPlace } from './places.ts';
+import { homeName, presentCheck, qualified, sourcePlace, type Truth, targetPlace, truthPlace } from './places.ts';
 import type { MigrationSessions } from './sessions.ts';
 import { targetShape } from './shapes.ts';
 
@@ -40,9 +40,8 @@ interface Lacking {
 }
 
 /** What the truth is made of, in a word that changes with it: quickly told, while locks are held. */
-export async function definitionOf({ work }: MigrationSessions, { id, source, definition }: Migration, truth: Truth): Promise<string> {
-  const place = truth === 'source' ? sourcePlace(id, source, definition, truth) : targetPlace(id, source, definition, truth);
-  const { rows } = await work.execute('definition', definitionSql, [qualified(place)]);
+export async function definitionOf({ work }: MigrationSessions, migration: Migration, truth: Truth): Promise<string> {
+  const { rows } = await work.execute('definition', definitionSql, [qualified(truthPlace(migration, truth))]);
   return rows[0]?.[0] ?? '';
 }
 
@@ -107,8 +106,8 @@ SELECT 'constraint', y.name, format('ALTER TABLE %s DROP CONSTRAINT %I', ${follo
 
 /** Columns are told of when the migration begins: a statement of the user that changes them is not known to the views, nor to what is copied. */
 async function changedColumns({ work }: MigrationSessions, migration: Migration, truth: Truth): Promise<MigrationProblem | null> {
-  const { id, source, definition } = migration;
-  const place = qualified(truth === 'source' ? sourcePlace(id, source, definition, truth) : targetPlace(id, source, definition, truth));
+  const { source, definition } = migration;
+  const place = qualified(truthPlace(migration, truth));
   const { rows } = await work.execute('columns', `SELECT ${columnsSql} FROM pg_catalog.pg_class t WHERE t.oid = to_regclass($1)`, [place]);
   const now = JSON.parse(rows[0]?.[0] ?? '[]') as readonly SourceColumn[];
   const known: readonly (Pick<SourceColumn, 'name'> & Partial<SourceColumn>)[] =
@@ -157,8 +156,8 @@ async function changedPartitions({ work }: MigrationSessions, migration: Migrati
 
 /** What would have kept the migration from beginning (findings.ts), had it been there. */
 async function hindered({ work }: MigrationSessions, migration: Migration, truth: Truth): Promise<MigrationProblem | null> {
-  const { id, source, definition, name } = migration;
-  const place = qualified(truth === 'source' ? sourcePlace(id, source, definition, truth) : targetPlace(id, source, definition, truth));
+  const { definition, name } = migration;
+  const place = qualified(truthPlace(migration, truth));
   const [result] = await work.query(
     definition.kind === 'move' && truth === 'source'
       ? `${guardsSql(place)} UNION ALL ${tornSql(place, definition)}`

@@ -8,6 +8,7 @@ import { quoteLiteral } from '../sql/quote.ts';
 import { block, both } from './belongings.ts';
 import type { SourceTable, TableName } from './model.ts';
 import { dataSchema, homeName, qualified } from './places.ts';
+import { sameRights } from './rights-sql.ts';
 
 const partName = (id: number, oid: string): string => `format('${homeName(id)}_p%s', ${oid})`;
 
@@ -63,16 +64,7 @@ export function exchangePartitions(id: number, source: SourceTable, former: Tabl
             EXECUTE format('ALTER INDEX %s RENAME TO %I', y.old_index, y.aside);
             EXECUTE format('ALTER INDEX %s RENAME TO %I', y.new_index, y.name);
         END LOOP;
-        FOR y IN SELECT CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS grantee
-                   FROM pg_class c, aclexplode(c.relacl) acl WHERE c.oid = x.new_oid AND acl.grantee <> c.relowner
-        LOOP
-            EXECUTE format('REVOKE ALL ON %s FROM %s CASCADE', x.new_oid::regclass, y.grantee);
-        END LOOP;
-        FOR y IN SELECT acl.privilege_type, acl.is_grantable, CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS grantee
-                   FROM pg_class c, aclexplode(c.relacl) acl WHERE c.oid = x.old_oid AND acl.grantee <> c.relowner
-        LOOP
-            EXECUTE format('GRANT %s ON %s TO %s%s', y.privilege_type, x.new_oid::regclass, y.grantee, CASE WHEN y.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
-        END LOOP;
+${sameRights('TABLE', 'x.old_oid', 'x.new_oid', 'y')}
         EXECUTE format('ALTER TABLE %I.%I RENAME TO %I', x.schema, x.name, x.aside);
         EXECUTE format('ALTER TABLE %I.%I SET SCHEMA ${dataSchema}', x.schema, x.aside);
         EXECUTE format('ALTER TABLE ${dataSchema}.%I RENAME TO %I', x.made_name, x.name);

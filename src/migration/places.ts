@@ -72,3 +72,9 @@ export function targetPlace(id: number, source: SourceTable, definition: Migrati
   const home = { schema: dataSchema, name: homeName(id) };
   return truth === 'source' ? home : (targetName(source, definition) ?? home);
 }
+
+/** The table that is the truth, by its name of then. */
+export const truthPlace = (
+  { id, source, definition }: { readonly id: number; readonly source: SourceTable; readonly definition: MigrationDefinition },
+  truth: Truth,
+): TableName => (truth === 'source' ? sourcePlace(id, source, definition, truth) : targetPlace(id, source, definition, truth));

@@ -13,6 +13,24 @@ const revoked = `    FOR g IN SELECT DISTINCT CASE WHEN acl.grantee = 0 THEN 'PU
     END LOOP;
 `;
 
+/**
+ * Lines of plpgsql: whoever has rights on one relation as a whole has the same on another, and nobody else has any. `from` and `to`: expressions of
+ * their OIDs; `row`: a record variable.
+ */
+export const sameRights = (what: 'TABLE' | 'SEQUENCE', from: string, to: string, row: string): string => {
+  const grantee = `CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS grantee`;
+  return `        FOR ${row} IN SELECT ${grantee}
+                   FROM pg_class c, aclexplode(c.relacl) acl WHERE c.oid = ${to} AND acl.grantee <> c.relowner
+        LOOP
+            EXECUTE format('REVOKE ALL ON ${what} %s FROM %s CASCADE', ${to}::regclass, ${row}.grantee);
+        END LOOP;
+        FOR ${row} IN SELECT acl.privilege_type, acl.is_grantable, ${grantee}
+                   FROM pg_class c, aclexplode(c.relacl) acl WHERE c.oid = ${from} AND acl.grantee <> c.relowner
+        LOOP
+            EXECUTE format('GRANT %s ON ${what} %s TO %s%s', ${row}.privilege_type, ${to}::regclass, ${row}.grantee, CASE WHEN ${row}.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+        END LOOP;`;
+};
+
 /** Takes all rights on a relation from everybody but its owner. */
 export function takeRights(relation: TableName): string {
   return `DO ${quoteBody(`

@@ -21,7 +21,7 @@ import {
 import { applyWaiting, type Following, keysOf } from './follow.ts';
 import { definitionOf, keepUp } from './keep-up.ts';
 import type { Migration, MigrationProblem } from './model.ts';
-import { downView, qualified, sourcePlace, targetPlace, upView } from './places.ts';
+import { downView, qualified, truthPlace, upView } from './places.ts';
 import { triedAgain } from './problems.ts';
 import { applyKeys, catchUp, type MigrationSessions, rollback } from './sessions.ts';
 import { aheadSql, aheadViews, lastingViewNames, layoutViews } from './shape-views.ts';
@@ -199,10 +199,8 @@ async function lockAll(sessions: MigrationSessions, tables: readonly string[], l
 
 /** Of another table that takes the place: tables at the other ends of foreign keys lose a constraint, and get one. */
 async function otherEnds({ sessions, migration, truth }: Following): Promise<readonly string[]> {
-  const { id, source, definition } = migration;
-  if (definition.kind === 'move') return [];
-  const place = truth === 'source' ? sourcePlace(id, source, definition, truth) : targetPlace(id, source, definition, truth);
-  const { rows } = await sessions.work.execute('ends', otherEndsSql, [qualified(place)]);
+  if (migration.definition.kind === 'move') return [];
+  const { rows } = await sessions.work.execute('ends', otherEndsSql, [qualified(truthPlace(migration, truth))]);
   return rows.map(([name]) => name ?? '');
 }
 

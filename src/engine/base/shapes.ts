@@ -87,10 +87,11 @@ export function usedAttnums(plan: ViewPlan, input: number): ReadonlySet<number> 
 export function baseProblem(
   base: BaseTable,
   now: BaseShape | null,
-  { plan, planned }: { readonly plan: ViewPlan; readonly planned: StreamTable['plannedTypes'] | undefined },
+  view: { readonly id: number; readonly plan: ViewPlan },
+  streams: ReadonlyMap<number, StreamTable>,
 ): string | null {
-  const used = usedAttnums(plan, base.id);
-  const types = planned?.[base.id] ?? {};
+  const used = usedAttnums(view.plan, base.id);
+  const types = streams.get(view.id)?.plannedTypes[base.id] ?? {};
   const shown = now?.name ?? base.name ?? `table ${base.tableOid}`;
   if (now === null || now.name === null) return `a table it reads was dropped (${shownBefore(base)})`;
   for (const column of base.columns) {

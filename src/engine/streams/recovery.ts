@@ -95,6 +95,5 @@ export async function keepImmediate(engine: EngineContext, catalog: ReadCatalog)
 
 /** Why a view over this table, as it is now, cannot be kept; null: it can. */
 function problemNow({ streams }: ReadCatalog, base: BaseTable, view: LiveView<ViewPlan>): string | null {
-  const planned = streams.get(view.id)?.plannedTypes;
-  return baseProblem(base, { id: base.id, name: base.name, columns: base.columnsNow, parts: null }, { plan: view.plan, planned });
+  return baseProblem(base, { id: base.id, name: base.name, columns: base.columnsNow, parts: null }, view, streams);
 }

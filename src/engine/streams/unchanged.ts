@@ -96,10 +96,6 @@ function isAsKnown({ state }: EngineContext, view: LiveView<ViewPlan>, shapes: R
   return view.inputs.every((input) => {
     const base = state.bases.get(input);
     const shape = shapes.get(input) ?? null;
-    return (
-      base !== undefined &&
-      shape?.parts === null &&
-      baseProblem(base, shape, { plan: view.plan, planned: state.streams.get(view.id)?.plannedTypes }) === null
-    );
+    return base !== undefined && shape?.parts === null && baseProblem(base, shape, view, state.streams) === null;
   });
 }
