@@ -74,7 +74,13 @@ export const requestDone = (id: number, request: string): string =>
 export const windowSql = ({ reverseWindowMs }: MigrationOptions): string =>
   reverseWindowMs === null ? 'NULL' : `clock_timestamp() + ${reverseWindowMs} * interval '1 millisecond'`;
 
-/** The attempt that succeeds says how long it has held its locks, which it had at `since`, and how many keys it has looked at. */
-export const heldSql = (id: number, since: string, keys: number): string =>
-  `UPDATE millrace.migration_progress SET attempts = attempts + 1, applied_keys = applied_keys + ${keys}, blocked_by = NULL, next_try_at = NULL, error = NULL,
+/** An assignment of phaseSql: the request that led to it is done. */
+export const requestEnds = (request: string): string => `request = nullif(request, '${request}')`;
+
+/**
+ * The attempt that succeeds says how long it has held its locks, which it had at `since`, and how many keys it has looked at. `set`: assignments
+ * beside that.
+ */
+export const heldSql = (id: number, since: string, keys: number, set: readonly string[]): string =>
+  `UPDATE millrace.migration_progress SET ${[...set, 'attempts = attempts + 1'].join(', ')}, applied_keys = applied_keys + ${keys}, blocked_by = NULL, next_try_at = NULL, error = NULL,
           hold_ms = 1000 * extract(epoch FROM pg_catalog.clock_timestamp() - '${since}'::timestamptz) WHERE migration_id = ${id}`;

@@ -3,6 +3,7 @@ import { quoteLiteral } from '../sql/quote.ts';
 import { noteProgress, type Progress } from './catalog.ts';
 import type { ChangeFeed } from './change-feed.ts';
 import type { MigrationSessions } from './sessions.ts';
+import type { WalMark } from './throttle.ts';
 import type { Key } from './touched.ts';
 
 /** Where it is, as long as its sessions last. */
@@ -16,6 +17,7 @@ export class Course {
   /** Of the next piece. */
   rows = 2_000;
   mostRows: number | null = null;
+  walMarks: readonly WalMark[] = [];
   attempts = 0;
   /** By performance.now(). */
   notBefore = 0;

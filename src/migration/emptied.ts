@@ -15,9 +15,12 @@ function filesOf(migration: Migration, truth: Truth): string {
   return `(SELECT string_agg(concat_ws(':', l.relid::oid, pg_relation_filenode(l.relid)), ' ' ORDER BY l.relid::oid) FROM pg_partition_tree(${quoteLiteral(qualified(truthPlace(migration, truth)))}) l WHERE l.isleaf)`;
 }
 
-/** Statement that notes the files as they are; `truth`: of now on. */
+/** Assignment that notes the files as they are; `truth`: of now on. */
+export const filesSet = (migration: Migration, truth: Truth): string => `files = ${filesOf(migration, truth)}`;
+
+/** The same as a statement. */
 export const filesSql = (migration: Migration, truth: Truth): string =>
-  `UPDATE millrace.migration_progress SET files = ${filesOf(migration, truth)} WHERE migration_id = ${migration.id}`;
+  `UPDATE millrace.migration_progress SET ${filesSet(migration, truth)} WHERE migration_id = ${migration.id}`;
 
 /** Compares every row when the files are others than noted. */
 export async function compareEmptied(f: Following): Promise<void> {

@@ -4,7 +4,7 @@
  * a part of it. What belongs to a table's place and not to the table (foreign keys, triggers, sequences, publications, names of indexes) goes along.
  */
 import { quoteBody, quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
-import { belongingsSql, exchangeNames, letGo, renameParts, takeUp, toValidateSql } from './belongings.ts';
+import { belongingsSql, exchangeNames, letGo, renameParts, takeUp } from './belongings.ts';
 import type { Migration, TableName } from './model.ts';
 import { exchangePartitions } from './partitions.ts';
 import {
@@ -21,8 +21,9 @@ import {
   targetPlace,
   upView,
 } from './places.ts';
-import { copyRights } from './rights-sql.ts';
-import { lastingViewNames, layoutViews, settleSql } from './shape-views.ts';
+import { keepRights } from './rights-sql.ts';
+import { aheadPlace, aheadRights, lastingViewNames, layoutViews, settleSql } from './shape-views.ts';
+import type { Step } from './steps.ts';
 
 /** What is locked before names change. Who reads a view has locked it before what it reads. */
 export function toBeLocked(migration: Migration, truth: Truth): readonly TableName[] {
@@ -40,26 +41,26 @@ export const lockedAtEnd = (migration: Migration, truth: Truth): readonly TableN
 export const lockSql = (tables: readonly string[]): string => `LOCK TABLE ${tables.join(', ')} IN ACCESS EXCLUSIVE MODE`;
 
 /** The target becomes the truth. The views of the new layout were made ahead of time (aheadSql). */
-export function cutoverSql(migration: Migration): readonly string[] {
+export function cutoverSql(migration: Migration): readonly Step[] {
   const { id, source, definition } = migration;
+  const kept = sourcePlace(id, source, definition, 'target');
   const target = targetPlace(id, source, definition, 'target');
   const home = { schema: dataSchema, name: homeName(id) };
+  const reshapes = definition.kind !== 'move';
   return [
     // Rights are those on what has the name, whatever it is at the moment.
-    copyRights(definition.kind === 'move' ? definition.target : source, home, null),
-    ...(definition.kind === 'move'
-      ? []
-      : [letGo(source), exchangeNames(id, source, home), ...exchangePartitions(id, source, source, home)]),
+    keepRights(definition.kind === 'move' ? definition.target : source, home),
+    ...aheadRights(migration, 'target'),
+    ...(reshapes ? [letGo(source), ...exchangeNames(id, source, home), ...exchangePartitions(id, source, source, home)] : []),
     dropViews(migration, 'source'),
-    ...relocate(source, sourcePlace(id, source, definition, 'target')),
+    ...relocate(source, kept),
     ...(targetName(source, definition) === null ? [] : relocate(home, target)),
-    ...(definition.kind === 'move' ? [] : [belongingsSql(id, sourcePlace(id, source, definition, 'target'), target)]),
-    ...(definition.kind === 'move'
-      ? [renameParts(target, `${home.name}_`, `${target.name}_`, target.schema), ...addForeignKey(migration)]
-      : []),
+    ...(reshapes
+      ? belongingsSql(id, { before: source, after: kept }, target)
+      : [renameParts(home, `${home.name}_`, `${target.name}_`, target.schema, target.schema), ...addForeignKey(migration)]),
     `ALTER PUBLICATION ${quoteIdentifier(publicationName(id))} SET TABLE ${followed(migration).map(qualified).join(', ')}`,
     ...settleSql(migration, 'target'),
-    ...(definition.kind === 'move' ? [] : [takeUp(source)]),
+    ...(reshapes ? [takeUp(source, targetName(source, definition) === null ? aheadPlace(migration, 'target', source) : home)] : []),
   ];
 }
 
@@ -73,36 +74,34 @@ function followed({ id, source, definition }: Migration): readonly TableName[] {
 }
 
 /** The source is the truth again. As for the cutover. */
-export function revertSql(migration: Migration): readonly string[] {
+export function revertSql(migration: Migration): readonly Step[] {
   const { id, source, definition } = migration;
+  const kept = sourcePlace(id, source, definition, 'target');
   const target = targetPlace(id, source, definition, 'target');
   const home = { schema: dataSchema, name: homeName(id) };
+  const reshapes = definition.kind !== 'move';
   return [
-    copyRights(source, sourcePlace(id, source, definition, 'target'), null),
-    ...(definition.kind === 'move' ? [] : exchangeBack(migration, target)),
+    keepRights(source, kept),
+    ...aheadRights(migration, 'source'),
+    ...(reshapes ? [letGo(source), ...exchangeNames(id, target, kept), ...exchangePartitions(id, source, target, kept)] : []),
     dropViews(migration, 'target'),
     ...(definition.kind === 'move'
       ? [
           `ALTER TABLE ${qualified(target)} DROP CONSTRAINT IF EXISTS ${quoteIdentifier(foreignKeyName(definition))}`,
-          renameParts(target, `${target.name}_`, `${home.name}_`, home.schema),
+          renameParts(target, `${target.name}_`, `${home.name}_`, target.schema, home.schema),
         ]
       : []),
     ...(targetName(source, definition) === null ? [] : relocate(target, home)),
-    ...relocate(sourcePlace(id, source, definition, 'target'), source),
-    ...(definition.kind === 'move' ? [] : [belongingsSql(id, home, source)]),
+    ...relocate(kept, source),
+    ...(reshapes ? belongingsSql(id, { before: target, after: home }, source) : []),
     `ALTER PUBLICATION ${quoteIdentifier(publicationName(id))} SET TABLE ${qualified(source)}`,
     ...settleSql(migration, 'source'),
-    ...(definition.kind === 'move' ? [] : [takeUp(source)]),
+    ...(reshapes ? [takeUp(source, kept)] : []),
   ];
 }
 
-function exchangeBack({ id, source, definition }: Migration, target: TableName): readonly string[] {
-  const old = sourcePlace(id, source, definition, 'target');
-  return [letGo(source), exchangeNames(id, target, old), ...exchangePartitions(id, source, target, old)];
-}
-
 /** Nothing is left of the old shape. */
-export function finalizeSql(migration: Migration): readonly string[] {
+export function finalizeSql(migration: Migration): readonly Step[] {
   const { id, source, definition } = migration;
   const kept = sourcePlace(id, source, definition, 'target');
   const made = targetPlace(id, source, definition, 'target');
@@ -110,7 +109,7 @@ export function finalizeSql(migration: Migration): readonly string[] {
   switch (definition.kind) {
     case 'move':
       return [
-        copyRights(source, kept, null),
+        keepRights(source, kept),
         dropAllViews(migration, 'target'),
         images,
         ...relocate(kept, source),
@@ -121,13 +120,13 @@ export function finalizeSql(migration: Migration): readonly string[] {
       return [dropAllViews(migration, 'target'), images, `DROP TABLE ${qualified(kept)}`, ...leftovers(migration)];
     case 'split':
       return [
-        copyRights(source, made, null),
+        keepRights(source, made),
         letGo(source),
         dropAllViews(migration, 'target'),
         images,
         `DROP TABLE ${qualified(kept)}`,
         ...relocate(made, source),
-        takeUp(source),
+        takeUp(source, made),
         ...leftovers(migration),
       ];
   }
@@ -193,11 +192,15 @@ function addForeignKey({ id, source, definition }: Migration): readonly string[]
     `ALTER TABLE ${qualified(target)} ADD CONSTRAINT ${quoteIdentifier(name)} FOREIGN KEY (${columnList(
       definition.key.map(({ as }) => as),
     )}) REFERENCES ${qualified(sourcePlace(id, source, definition, 'target'))} (${columnList(definition.key.map(({ column }) => column))}) ON UPDATE CASCADE ON DELETE CASCADE NOT VALID`,
-    toValidateSql(
-      id,
-      `ARRAY(SELECT oid FROM pg_constraint WHERE conrelid = ${quoteLiteral(qualified(target))}::regclass AND conname = ${quoteLiteral(name)})`,
-    ),
   ];
+}
+
+/** Assignments to the migration's progress, once it has cut over: which foreign keys are to be validated. */
+export function awaitedSet({ id, source, definition }: Migration): readonly string[] {
+  if (definition.kind !== 'move') return [];
+  const target = quoteLiteral(qualified(targetPlace(id, source, definition, 'target')));
+  const name = quoteLiteral(foreignKeyName(definition));
+  return [`to_validate = ARRAY(SELECT oid FROM pg_constraint WHERE conrelid = ${target}::regclass AND conname = ${name})`];
 }
 
 /** Foreign keys that the cutover has added NOT VALID: to be validated one by one, without locks that anyone would notice. Those of the user stay so. */

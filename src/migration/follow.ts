@@ -24,6 +24,8 @@ export interface Following {
 
 /** Keys of one transaction of ours. */
 const mostKeys = 20_000;
+/** Where users write the same rows, who wants one waits for that transaction to end. */
+const mostSharedKeys = 500;
 /** Differences that one statement brings. */
 const mostDifferences = 5_000;
 /** Rows that users write, too, are waited for no longer than this: shorter than any deadlock_timeout, so that it is us who give way. */
@@ -54,7 +56,9 @@ async function applyOnce(f: Following, exactly: boolean): Promise<number> {
   const { sessions, feed, migration, sync } = f;
   const snapshot = await begin(sessions.work, isolation(f), rowLockMs);
   if (exactly) await catchUp(sessions.beside, feed);
-  const taken = exactly ? feed.touched.visible(snapshot) : upTo(feed.touched.visible(snapshot), mostKeys);
+  const taken = exactly
+    ? feed.touched.visible(snapshot)
+    : upTo(feed.touched.visible(snapshot), isolation(f) === 'READ COMMITTED' ? mostSharedKeys : mostKeys);
   if (taken.length === 0) {
     await sessions.work.query('COMMIT');
     return 0;

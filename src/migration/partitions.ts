@@ -7,8 +7,9 @@
 import { quoteLiteral } from '../sql/quote.ts';
 import { block, both } from './belongings.ts';
 import type { SourceTable, TableName } from './model.ts';
-import { dataSchema, homeName, qualified } from './places.ts';
+import { dataSchema, homeName, oidOf, qualified } from './places.ts';
 import { sameRights } from './rights-sql.ts';
+import type { Step } from './steps.ts';
 
 const partName = (id: number, oid: string): string => `format('${homeName(id)}_p%s', ${oid})`;
 
@@ -43,34 +44,29 @@ export function partitionsSql(id: number, source: SourceTable, copy: TableName):
 }
 
 /** Partitions change places, and so do the names of their indexes; said before the tables move. Rights are those on the partition that has the name. */
-export function exchangePartitions(id: number, source: SourceTable, former: TableName, present: TableName): readonly string[] {
+export function exchangePartitions(id: number, source: SourceTable, former: TableName, present: TableName): readonly Step[] {
   if (!source.partitioned) return [];
   const indexes = (table: string): string =>
     `(SELECT o.*, row_number() OVER (PARTITION BY o.tail ORDER BY o.oid) AS n
                 FROM (SELECT i.indexrelid AS oid, c.relname AS name, i.indisunique || substr(pg_get_indexdef(i.indexrelid), length(format('CREATE %sINDEX %I ON %s%s', CASE WHEN i.indisunique THEN 'UNIQUE ' END,
                              c.relname, CASE WHEN c.relkind = 'I' THEN 'ONLY ' END, millrace.qualified_name(i.indrelid))) + 1) AS tail
                         FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = ${table}) o)`;
+  const pairs = `SELECT f.oid AS old_oid, n.nspname AS schema, f.relname AS name, t.oid AS new_oid, t.relname AS made_name, ${partName(id, 't.oid')} AS aside
+               FROM pg_partition_tree(${oidOf(former)}) l JOIN pg_class f ON f.oid = l.relid JOIN pg_namespace n ON n.oid = f.relnamespace
+               JOIN (SELECT c.* FROM pg_partition_tree(${oidOf(present)}) p JOIN pg_class c ON c.oid = p.relid WHERE p.level > 0) t ON t.relname = ${partName(id, 'f.oid')}
+              WHERE l.level > 0`;
   return [
-    block(
-      `${both(former, present)}    y record;\n`,
-      `    FOR x IN SELECT f.oid AS old_oid, n.nspname AS schema, f.relname AS name, t.oid AS new_oid, t.relname AS made_name, ${partName(id, 't.oid')} AS aside
-               FROM pg_partition_tree(former) l JOIN pg_class f ON f.oid = l.relid JOIN pg_namespace n ON n.oid = f.relnamespace
-               JOIN (SELECT c.* FROM pg_partition_tree(present) p JOIN pg_class c ON c.oid = p.relid WHERE p.level > 0) t ON t.relname = ${partName(id, 'f.oid')}
-              WHERE l.level > 0 ORDER BY f.oid
-    LOOP
-        FOR y IN SELECT a.oid::regclass AS old_index, a.name, b.oid::regclass AS new_index, format('${homeName(id)}_i%s', b.oid) AS aside
-                   FROM ${indexes('x.old_oid')} a JOIN ${indexes('x.new_oid')} b USING (tail, n)
-        LOOP
-            EXECUTE format('ALTER INDEX %s RENAME TO %I', y.old_index, y.aside);
-            EXECUTE format('ALTER INDEX %s RENAME TO %I', y.new_index, y.name);
-        END LOOP;
-${sameRights('TABLE', 'x.old_oid', 'x.new_oid', 'y')}
-        EXECUTE format('ALTER TABLE %I.%I RENAME TO %I', x.schema, x.name, x.aside);
-        EXECUTE format('ALTER TABLE %I.%I SET SCHEMA ${dataSchema}', x.schema, x.aside);
-        EXECUTE format('ALTER TABLE ${dataSchema}.%I RENAME TO %I', x.made_name, x.name);
-        EXECUTE format('ALTER TABLE ${dataSchema}.%I SET SCHEMA %I', x.name, x.schema);
-    END LOOP;`,
-    ),
+    {
+      ask: `SELECT x.old_oid::bigint AS n, concat_ws(';', format('ALTER INDEX %s RENAME TO %I', a.oid::regclass, format('${homeName(id)}_i%s', b.oid)), format('ALTER INDEX %s RENAME TO %I', b.oid::regclass, a.name)) AS sql
+               FROM (${pairs}) x, LATERAL ${indexes('x.old_oid')} a JOIN LATERAL ${indexes('x.new_oid')} b USING (tail, n)`,
+    },
+    {
+      ask: `SELECT x.old_oid::bigint * 2 + r.n AS n, r.sql FROM (${pairs}) x, LATERAL (${sameRights('TABLE', 'x.old_oid', 'x.new_oid')}) r`,
+    },
+    {
+      ask: `SELECT x.old_oid::bigint AS n, concat_ws(';', format('ALTER TABLE %I.%I RENAME TO %I', x.schema, x.name, x.aside), format('ALTER TABLE %I.%I SET SCHEMA ${dataSchema}', x.schema, x.aside),
+                    format('ALTER TABLE ${dataSchema}.%I RENAME TO %I', x.made_name, x.name), format('ALTER TABLE ${dataSchema}.%I SET SCHEMA %I', x.name, x.schema)) AS sql FROM (${pairs}) x`,
+    },
   ];
 }
 

@@ -3,7 +3,7 @@
  * Invariant: a name here is unique to the migration, whatever the user's tables are called; before the cutover the source stands under its own name
  * and the target is kept in millrace_data, after it the other way round.
  */
-import { quoteIdentifier, quoteQualified } from '../sql/quote.ts';
+import { quoteIdentifier, quoteLiteral, quoteQualified } from '../sql/quote.ts';
 import type { MigrationDefinition, MoveDefinition, SourceTable, TableName } from './model.ts';
 
 export const dataSchema = 'millrace_data';
@@ -26,6 +26,8 @@ export const slotName = (databaseOid: number, id: number): string => `${slotPref
 export const slotPrefix = 'millrace_migration';
 
 export const qualified = ({ schema, name }: TableName): string => quoteQualified(schema, name);
+/** Its OID, as SQL; looked up when that runs, and not when it is planned. */
+export const oidOf = (relation: TableName): string => `to_regclass(${quoteLiteral(qualified(relation))})::oid`;
 export const columnList = (names: readonly string[], of = ''): string =>
   names.map((name) => `${of === '' ? '' : `${of}.`}${quoteIdentifier(name)}`).join(', ');
 

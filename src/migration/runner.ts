@@ -22,7 +22,7 @@ import { problemOf } from './problems.ts';
 import { type MigrationSessions, openSessions, rollback } from './sessions.ts';
 import { endMigration, type SwitchOutcome, switchTruth } from './switch.ts';
 import { type SyncSql, syncSql } from './sync-sql.ts';
-import { nextRows, readLoad, restMs, whyRest } from './throttle.ts';
+import { behind, nextRows, readLoad, restMs, whyRest } from './throttle.ts';
 
 export interface RunnerServices {
   readonly upstream: ServerAddress;
@@ -232,7 +232,9 @@ export class MigrationRunner {
   async #copy(course: Course, following: Following): Promise<void> {
     const { sessions, feed } = course;
     const load = await readLoad(sessions.beside);
-    const reason = whyRest(feed, load, this.#migration.options.maxLagMs, Date.now());
+    const late = behind(course.walMarks, performance.now(), load);
+    course.walMarks = late.marks;
+    const reason = whyRest(feed, load, late.ms, this.#migration.options.maxLagMs, Date.now());
     await course.noteThrottle(this.#migration.id, reason);
     if (reason !== null) return await this.#wakeup.pause(20);
     course.mostRows ??= await this.#rowsOf(course, this.#migration.options.chunkBytes);

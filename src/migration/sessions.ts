@@ -103,7 +103,7 @@ export type ApplyingSession = Pick<RawConnection, 'query' | 'execute'>;
 
 /**
  * Runs statements of SyncSql for keys, as the owner, within a transaction: the first for all keys, then the next. So every row that is in the way of
- * another is out of it before the first comes. Answers how many rows they changed.
+ * another is out of it before the first comes. Answers how many rows they changed. All is sent at once. Without keys they are only planned.
  */
 export async function applyKeys(
   work: ApplyingSession,
@@ -112,18 +112,18 @@ export async function applyKeys(
   statements: readonly string[],
   keys: readonly Key[],
 ): Promise<number> {
-  let changed = 0;
-  await work.query(`${byIndex}; SET LOCAL ROLE ${quoteIdentifier(owner)}`);
-  for (const [i, sql] of statements.entries()) {
-    for (let at = 0; at < keys.length; at += keysAtOnce) {
-      const some = keys.slice(at, at + keysAtOnce);
-      const params = Array.from({ length: width }, (_, column) => arrayText(some.map((key) => key[column] ?? '')));
-      const { tag } = await work.execute(`apply${i}`, sql, params);
-      changed += Number(tag.split(' ').at(-1) ?? 0);
-    }
-  }
-  await work.query(`RESET ROLE; ${byAny}`);
-  return changed;
+  const pieces = Array.from({ length: Math.max(1, Math.ceil(keys.length / keysAtOnce)) }, (_, i) => {
+    const some = keys.slice(i * keysAtOnce, (i + 1) * keysAtOnce);
+    return Array.from({ length: width }, (_, column) => arrayText(some.map((key) => key[column] ?? '')));
+  });
+  const begun = work.query(`${byIndex}; SET LOCAL ROLE ${quoteIdentifier(owner)}`);
+  const executed = statements.flatMap((sql, i) => pieces.map((params) => work.execute(`apply${i}`, sql, params)));
+  const ended = work.query(`RESET ROLE; ${byAny}`);
+  // Of several errors the first is raised: those behind it only say that there was one.
+  const settled = await Promise.allSettled([begun, ...executed, ended]);
+  for (const one of settled) if (one.status === 'rejected') throw one.reason;
+  const results = await Promise.all(executed);
+  return results.reduce((changed, { tag }) => changed + Number(tag.split(' ').at(-1) ?? 0), 0);
 }
 
 let markers = 0;

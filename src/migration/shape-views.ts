@@ -8,9 +8,10 @@ import { quoteIdentifier } from '../sql/quote.ts';
 import type { Migration, MigrationDefinition, MoveDefinition, SourceTable, SplitDefinition, TableName } from './model.ts';
 import { movedTriggers, moveInsertAndDelete } from './move-triggers.ts';
 import { columnList, dataSchema, homeName, qualified, sourcePlace, type Truth, targetPlace } from './places.ts';
-import { copyRights } from './rights-sql.ts';
+import { copyRights, keepRights } from './rights-sql.ts';
 import { conversionTriggers, type MappedView } from './shape-triggers.ts';
 import { present, type ShapeColumn, sourceShape, targetShape } from './shapes.ts';
+import type { Question } from './steps.ts';
 
 /** What one view needs: its name, its query, what stands beside it. */
 interface ShapeView {
@@ -45,6 +46,13 @@ export function aheadSql(layout: Layout, truth: Truth): readonly string[] {
 export const aheadViews = (layout: Layout): readonly TableName[] =>
   (['source', 'target'] as const).flatMap((truth) => layoutViews(layout, truth).map(hiding(layout, truth)));
 
+/** Where what is made ahead of time of a view of this name is. */
+export const aheadPlace = (layout: Layout, truth: Truth, view: TableName): TableName => hiding(layout, truth)(view);
+
+/** Rights that were given or taken since views were made ahead of time; asked before they come to their places. */
+export const aheadRights = (layout: Layout, truth: Truth): readonly Question[] =>
+  layoutViews(layout, truth).map((view) => keepRights(likeAhead(layout, truth), hiding(layout, truth)(view)));
+
 /** Views made ahead of time come to their places, which are free by now. */
 export function settleSql(layout: Layout, truth: Truth): readonly string[] {
   const hidden = hiding(layout, truth);
@@ -66,11 +74,12 @@ export function layoutViews(layout: Layout, truth: Truth): readonly TableName[] 
 
 function makeSql(layout: Layout, truth: Truth, standing: Standing): readonly string[] {
   const ahead = standing.reads.source !== tables(layout, truth).source;
-  const { definition } = layout;
-  // The target as a view gets the rights on the target as a table, once it was one.
-  const like = definition.kind === 'move' && truth === 'source' && ahead ? definition.target : layout.source;
-  return opened(layout, viewsOf(layout, truth, standing), like);
+  return opened(layout, viewsOf(layout, truth, standing), ahead ? likeAhead(layout, truth) : layout.source);
 }
+
+/** The target as a view gets the rights on the target as a table, once it was one. */
+const likeAhead = ({ source, definition }: Layout, truth: Truth): TableName =>
+  definition.kind === 'move' && truth === 'source' ? definition.target : source;
 
 /** `like`: whose rights they get: what has the source's name, whatever it is at the moment. */
 function opened({ source }: Layout, views: readonly ShapeView[], like: TableName): readonly string[] {

@@ -4,10 +4,12 @@
  * state in which the locks found the truth. Whatever takes longer than it may is rolled back, and nobody sees anything of it.
  */
 import { PostgresError } from '../replication/postgres-error.ts';
-import { heldSql, phaseSql, requestDone, windowSql } from './catalog.ts';
+import { type Blocker, noWatch, watchBlockers } from './blockers.ts';
+import { heldSql, phaseSql, requestEnds, windowSql } from './catalog.ts';
 import { arrayText } from './change-feed.ts';
-import { compareEmptied, filesSql } from './emptied.ts';
+import { compareEmptied, filesSet } from './emptied.ts';
 import {
+  awaitedSet,
   cancelSql,
   cutoverSql,
   dependentsSql,
@@ -20,18 +22,12 @@ import {
 } from './flip-sql.ts';
 import { applyWaiting, type Following, keysOf } from './follow.ts';
 import { definitionOf, keepUp } from './keep-up.ts';
-import type { Migration, MigrationProblem } from './model.ts';
+import type { Migration, MigrationOptions, MigrationProblem } from './model.ts';
 import { downView, qualified, truthPlace, upView } from './places.ts';
 import { triedAgain } from './problems.ts';
-import { applyKeys, catchUp, type MigrationSessions, rollback } from './sessions.ts';
+import { applyKeys, begin, catchUp, type MigrationSessions, rollback } from './sessions.ts';
 import { aheadSql, aheadViews, lastingViewNames, layoutViews } from './shape-views.ts';
-
-export interface Blocker {
-  readonly pid: number | null;
-  readonly query: string;
-  readonly ageMs: number;
-  readonly user: string;
-}
+import { answered, questionsSql, type Step } from './steps.ts';
 
 export type SwitchOutcome =
   | { readonly done: true; readonly heldMs: number }
@@ -44,6 +40,11 @@ const later = (message: string, blockers: readonly Blocker[] = []): SwitchOutcom
   blockers,
 });
 
+/** By itself, and not the table that it belongs to. */
+const partsLocked = 'something that goes along with the table was locked';
+
+const isLockTimeout = (error: unknown): boolean => error instanceof PostgresError && error.code === '55P03';
+
 const notHad = 'the locks were not to be had';
 
 /** Waited too long for a lock, or for a statement, or for each other. */
@@ -52,7 +53,7 @@ const lockCodes: readonly string[] = ['55P03', '57014', '40P01'];
 /** One attempt. Throws what is not a matter of waiting: a dependent view that does not fit, say. */
 export async function switchTruth(f: Following): Promise<SwitchOutcome> {
   const { migration, sessions, feed, sync } = f;
-  const { lockTimeoutMs, maxHoldMs } = migration.options;
+  const { maxHoldMs } = migration.options;
   const seen = await definitionOf(sessions, migration, f.truth);
   const cannot = await keepUp(sessions, migration, f.truth);
   if (cannot !== null) return { done: false, problem: cannot, blockers: [] };
@@ -63,20 +64,27 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
   const involved = toBeLocked(migration, f.truth).map(qualified);
   let blockers: readonly Blocker[] = [];
   let locked = 0;
+  let watch = noWatch;
   try {
+    await planAhead(f);
     // Whatever can be made before is: it takes longer than the rest, and locks nothing that anyone waits for.
-    await sessions.work.query(['BEGIN', ...aheadSql(migration, forward ? 'target' : 'source')].join(';\n'));
+    await sessions.work.query(['BEGIN', plansLast, ...aheadSql(migration, forward ? 'target' : 'source')].join(';\n'));
     const dependents = await dependentsOf(sessions, migration, involved);
     const ends = await otherEnds(f);
-    const lock = await lockAll(sessions, [...dependents.map(({ name }) => name), ...involved, ...ends], lockTimeoutMs);
+    const steps = forward ? cutoverSql(migration) : revertSql(migration);
+    // So that they are planned, and what they read is in memory.
+    await Promise.all([answer(sessions, forward ? 'cutover' : 'revert', steps), definitionOf(sessions, migration, f.truth)]);
+    const lock = await lockAll(sessions, [...dependents.map(({ name }) => name), ...involved, ...ends], migration.options, maxHoldMs);
     if (!lock.had) {
       blockers = lock.blockers;
       throw new DeadlineError();
     }
     const { since } = lock;
     locked = performance.now();
-    await sessions.work.query(`SET LOCAL statement_timeout = ${maxHoldMs}`);
     const left = (): number => maxHoldMs - (performance.now() - locked);
+    // While the stream comes to the end, the catalog is looked at: nobody changes now what these read.
+    const found = Promise.all([definitionOf(sessions, migration, f.truth), answer(sessions, forward ? 'cutover' : 'revert', steps)]);
+    found.catch(() => undefined);
     await within(catchUp(sessions.beside, feed), left());
     const taken = feed.touched.all();
     if (taken.some(({ keys }) => keys === null)) {
@@ -85,53 +93,55 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
     }
     const keys = keysOf(taken);
     if (keys.length > 0) await applyKeys(sessions.work, migration.source.owner.name, sync, sync.applyAnew, keys);
+    const [definition, statements] = await found;
     if (left() <= 0) throw new DeadlineError();
-    if ((await definitionOf(sessions, migration, f.truth)) !== seen) {
+    if (definition !== seen) {
       await rollback(sessions.work);
       return later('the definition of the table was changed while the locks were waited for');
     }
-    await changeNames(
+    watch = watchBlockers(sessions, heldLockMs / 2);
+    const changed = await changeNames(
       sessions,
       dependents,
-      forward ? cutoverSql(migration) : revertSql(migration),
+      statements,
       forward
         ? [
             phaseSql(migration.id, 'cut_over', [
               'cut_over_at = clock_timestamp()',
               'cut_over_lsn = pg_catalog.pg_current_wal_insert_lsn()',
               `window_ends_at = ${windowSql(migration.options)}`,
+              requestEnds('cutover'),
             ]),
-            requestDone(migration.id, 'cutover'),
-            heldSql(migration.id, since, keys.length),
-            filesSql(migration, 'target'),
+            heldSql(migration.id, since, keys.length, [...awaitedSet(migration), filesSet(migration, 'target')]),
           ]
         : [
             phaseSql(migration.id, 'verifying', [
               'reverted_at = clock_timestamp()',
               'window_ends_at = NULL',
               `options = jsonb_set(options, '{cutover}', '"manual"')`,
+              requestEnds('revert'),
             ]),
-            requestDone(migration.id, 'revert'),
-            heldSql(migration.id, since, keys.length),
-            filesSql(migration, 'source'),
+            heldSql(migration.id, since, keys.length, [filesSet(migration, 'source')]),
           ],
     );
     feed.taken(taken);
-    return { done: true, heldMs: performance.now() - locked };
+    return { done: true, heldMs: changed - locked };
   } catch (error) {
     await rollback(sessions.work);
     const late = error instanceof DeadlineError || (error instanceof PostgresError && lockCodes.includes(error.code));
     if (!late) throw error;
+    if (locked > 0 && isLockTimeout(error)) return later(partsLocked, await watch.found());
     return later(locked === 0 ? notHad : `it would have held its locks for more than ${maxHoldMs} ms`, blockers);
   } finally {
+    watch.end();
     sessions.holding.end(false);
   }
 }
 
 /** What ends a migration: the names change for good. Waits for locks as a cutover does. */
 export async function endMigration(sessions: MigrationSessions, migration: Migration, how: 'finalize' | 'cancel'): Promise<SwitchOutcome> {
-  const { lockTimeoutMs } = migration.options;
   const truth = how === 'finalize' ? 'target' : 'source';
+  let watch = noWatch;
   try {
     await sessions.work.query('BEGIN');
     const views = [...layoutViews(migration, truth), ...lastingViewNames(migration)].map(qualified);
@@ -139,26 +149,58 @@ export async function endMigration(sessions: MigrationSessions, migration: Migra
     const lock = await lockAll(
       sessions,
       [...dependents.map(({ name }) => name), ...lockedAtEnd(migration, truth).map(qualified)],
-      lockTimeoutMs,
+      migration.options,
+      0,
     );
     if (!lock.had) {
       await rollback(sessions.work);
       return later(notHad, lock.blockers);
     }
     const locked = performance.now();
-    await changeNames(sessions, dependents, how === 'finalize' ? finalizeSql(migration) : cancelSql(migration), [
+    const steps = how === 'finalize' ? finalizeSql(migration) : cancelSql(migration);
+    watch = watchBlockers(sessions, heldLockMs / 2);
+    const changed = await changeNames(sessions, dependents, await answer(sessions, how, steps), [
       phaseSql(migration.id, how === 'finalize' ? 'finished' : 'cancelled', ['ended_at = clock_timestamp()', 'request = NULL']),
     ]);
-    return { done: true, heldMs: performance.now() - locked };
+    return { done: true, heldMs: changed - locked };
   } catch (error) {
     await rollback(sessions.work);
-    throw error;
+    if (!isLockTimeout(error)) throw error;
+    return later(partsLocked, await watch.found());
   } finally {
+    watch.end();
     sessions.holding.end(false);
   }
 }
 
 type Lock = { readonly had: true; readonly since: string } | { readonly had: false; readonly blockers: readonly Blocker[] };
+
+/** A statement that was planned is not planned again, whatever its parameters. */
+const plansLast = 'SET LOCAL plan_cache_mode = force_generic_plan';
+
+/** What is going to bring the last keys up to date under locks is planned before them. */
+async function planAhead({ migration, sessions: { work }, sync }: Following): Promise<void> {
+  await begin(work, 'READ COMMITTED', migration.options.lockTimeoutMs);
+  await work.query(plansLast);
+  await applyKeys(work, migration.source.owner.name, sync, sync.applyAnew, []);
+  await work.query('COMMIT');
+}
+
+/** What is to be said under locks. Before them: so that it is answered quickly then. */
+async function answer({ work }: MigrationSessions, name: string, steps: readonly Step[]): Promise<readonly string[]> {
+  const questions = questionsSql(steps);
+  if (questions === null) return answered(steps, []);
+  return answered(steps, (await work.execute(`steps of ${name}`, questions, [])).rows);
+}
+
+/** With all locks that tables are known by, there is little left to be waited for: a sequence that somebody has drawn from, a row of the catalog. */
+const heldLockMs = 20;
+/** More than MAX HOLD: this process notices that by itself, unless it hangs. */
+const hungMs = 1_000;
+
+/** While locks are held nobody waits for what we wait for, nor for a process that hangs: the server ends its session then. */
+const limitsSql = (maxHoldMs: number, statementMs: number): string =>
+  `SET LOCAL statement_timeout = ${statementMs}; SET LOCAL lock_timeout = ${heldLockMs}; SET LOCAL idle_in_transaction_session_timeout = ${maxHoldMs + hungMs}`;
 
 /** How long each try waits, in ms; none waits longer than the user said. */
 const tries = [5, 10, 10, 20, 20, 40, 40, 100, 100, 1000];
@@ -166,8 +208,14 @@ const tries = [5, 10, 10, 20, 20, 40, 40, 100, 100, 1000];
 /**
  * Gets all locks, or none. Statements lock a view and then what it reads, transactions one relation and then another: whatever order we take, somebody
  * may hold the one that we want while he wants one that we hold. So tries are short, in another order each time, and after each everybody goes on.
+ * `statementMs`: the limit of each statement that comes after; 0: none.
  */
-async function lockAll(sessions: MigrationSessions, tables: readonly string[], lockTimeoutMs: number): Promise<Lock> {
+async function lockAll(
+  sessions: MigrationSessions,
+  tables: readonly string[],
+  { lockTimeoutMs, maxHoldMs }: MigrationOptions,
+  statementMs: number,
+): Promise<Lock> {
   const { work } = sessions;
   let blockers: readonly Blocker[] = [];
   await sessions.holding.prepare(tables);
@@ -180,8 +228,8 @@ async function lockAll(sessions: MigrationSessions, tables: readonly string[], l
     try {
       // One limit for all of them together.
       await work.query(`SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = ${waitMs}`);
-      const [, , since] = await work.query(`${lockSql(order)}; SET LOCAL statement_timeout = 0; SELECT pg_catalog.clock_timestamp()`);
-      return { had: true, since: since?.rows[0]?.[0] ?? '' };
+      const results = await work.query(`${lockSql(order)}; ${limitsSql(maxHoldMs, statementMs)}; SELECT pg_catalog.clock_timestamp()`);
+      return { had: true, since: results.at(-1)?.rows[0]?.[0] ?? '' };
     } catch (error) {
       if (!(error instanceof PostgresError) || !lockCodes.includes(error.code)) throw error;
       watch.end();
@@ -256,24 +304,34 @@ async function dependentsOf(
   return rows.map(([create, detach, name]) => ({ name: name ?? '', create: create?.replace(/;\s*$/, '') ?? '', detach: detach ?? '' }));
 }
 
-/** The names change, views of the user that read what has moved are taken along, the phase is written, and all of it commits. */
+/**
+ * The names change, views of the user that read what has moved are taken along, the phase is written, and all of it commits. The locks are not held
+ * while the disk, or a standby, is waited for: whatever commits after it is behind it in the WAL, so a crash cannot leave that without this. When it
+ * takes this, too, the request is there again, and is carried out again.
+ */
 async function changeNames(
   { work, holding }: MigrationSessions,
   dependents: readonly Dependent[],
   statements: readonly string[],
   after: readonly string[],
-): Promise<void> {
-  await work.query(
+): Promise<number> {
+  const changed = work.query(
     [
       ...dependents.map(({ detach }) => detach),
       ...statements,
       ...dependents.map(({ create }) => create),
       ...after,
-      "SELECT pg_catalog.pg_notify('millrace', '')",
+      'SET LOCAL synchronous_commit = off',
       'COMMIT',
     ].join(';\n'),
   );
+  const safe = work.query("SELECT pg_catalog.pg_notify('millrace', '')");
+  safe.catch(() => undefined);
+  await changed;
+  const at = performance.now();
   holding.end(true);
+  await safe;
+  return at;
 }
 
 class DeadlineError extends Error {}
@@ -288,28 +346,4 @@ async function within<T>(work: Promise<T>, ms: number): Promise<T> {
   } finally {
     clearTimeout(timer);
   }
-}
-
-interface BlockerWatch {
-  end(): void;
-  found(): Promise<readonly Blocker[]>;
-}
-
-/** Looks who is in the way while the lock is waited for: afterwards nobody is. */
-function watchBlockers({ work, beside }: MigrationSessions, afterMs: number): BlockerWatch {
-  let found: Promise<readonly Blocker[]> = Promise.resolve([]);
-  const timer = setTimeout(() => {
-    found = beside
-      .query<Blocker>(
-        `SELECT a.pid, left(a.query, 200) AS query, coalesce(round(extract(epoch FROM clock_timestamp() - a.xact_start) * 1000), 0)::float8 AS "ageMs", a.usename AS user
-           FROM unnest(pg_catalog.pg_blocking_pids($1)) AS b(pid) JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid
-          UNION ALL
-         SELECT NULL, 'PREPARE TRANSACTION ' || quote_literal(p.gid), coalesce(round(extract(epoch FROM clock_timestamp() - p.prepared) * 1000), 0)::float8, p.owner
-           FROM unnest(pg_catalog.pg_blocking_pids($1)) AS b(pid), pg_catalog.pg_prepared_xacts p WHERE b.pid = 0 AND p.database = current_database()`,
-        [work.backendPid],
-      )
-      .then(({ rows }) => rows)
-      .catch(() => []);
-  }, afterMs);
-  return { end: () => clearTimeout(timer), found: () => found };
 }

@@ -85,7 +85,10 @@ export interface FeedPage {
 }
 
 /** How rows are written behind COPY. */
-export interface CopyFormat {
+export type CopyFormat = CopyLines | { readonly kind: 'binary' };
+
+export interface CopyLines {
+  readonly kind: 'lines';
   readonly header: string | null;
   line(row: readonly (string | null)[]): string;
 }

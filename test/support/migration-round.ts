@@ -1,8 +1,9 @@
 /** What rounds of migrations beside writers share: a server, Millrace before it, what is said to it and how it stands. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import pg from 'pg';
+import type pg from 'pg';
 import { expect } from 'vitest';
 import { startMillrace, type TestMillrace } from './millrace.ts';
+import { withClient } from './one-client.ts';
 import { startPostgres, type TestPostgres } from './postgres.ts';
 import { connectionCodes, nothingLeft, type Witness } from './witness.ts';
 
@@ -29,21 +30,11 @@ export interface Round {
 export async function startRound(migration: string): Promise<Round> {
   const upstream = await startPostgres({ settings: { wal_level: 'logical', max_prepared_transactions: '50', max_connections: '80' } });
   const millrace = await startMillrace({ upstream: upstream.address });
-  const once = async <T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> => {
-    const client = new pg.Client({ connectionString: url });
-    client.on('error', () => undefined);
-    await client.connect();
-    try {
-      return await work(client);
-    } finally {
-      await client.end();
-    }
-  };
   /** Again while the server is not there: what is said is asked for only once it is. */
-  const on: typeof once = async (url, work) => {
+  const on: typeof withClient = async (url, work) => {
     for (const end = Date.now() + 30_000; ; await sleep(50)) {
       try {
-        return await once(url, work);
+        return await withClient(url, work);
       } catch (error) {
         const code = error instanceof Error && 'code' in error ? String(error.code) : '';
         if (!connectionCodes.has(code) || Date.now() > end) throw error;

@@ -169,7 +169,7 @@ for (const version of [18, 15] as const) {
         CREATE TABLE parts.eu PARTITION OF parts.t FOR VALUES IN ('eu') WITH (fillfactor = 60);
         CREATE TABLE parts.us PARTITION OF parts.t FOR VALUES IN ('us') PARTITION BY RANGE (id);
         CREATE TABLE parts.us_1 PARTITION OF parts.us FOR VALUES FROM (1) TO (100); CREATE TABLE parts.us_2 PARTITION OF parts.us DEFAULT;
-        CREATE TABLE parts.rest PARTITION OF parts.t DEFAULT; GRANT SELECT ON parts.us_1 TO guard; COMMENT ON TABLE parts.rest IS 'all others';
+        CREATE TABLE parts.rest PARTITION OF parts.t DEFAULT; GRANT SELECT ON parts.us_1 TO guard; GRANT SELECT (label), UPDATE (label) ON parts.eu TO guard WITH GRANT OPTION; COMMENT ON TABLE parts.rest IS 'all others';
         CREATE INDEX by_n ON parts.t (n DESC); CREATE INDEX by_label ON parts.t (lower(label)) WHERE n > 5;
         CREATE TABLE parts.c (region text, id int, FOREIGN KEY (region, id) REFERENCES parts.t ON UPDATE CASCADE ON DELETE CASCADE);
         CREATE FUNCTION parts.mark() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.label := NEW.label || '!'; RETURN NEW; END $$;

@@ -99,7 +99,7 @@ export async function leftBehind(client: TestClient): Promise<unknown[][]> {
 
 const leftBehindSql = `
 SELECT 'relation', c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'millrace' AND (c.relname ~ '^m[0-9]+(_|$)' OR c.relname ~ '_m[0-9]+$' OR n.nspname = 'millrace_data' AND c.relname !~ '^(d[0-9]|epoch)')
+ WHERE n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'millrace' AND (c.relname ~ '^m[0-9]+(_|$)' OR c.relname ~ '_m[0-9]+$' OR n.nspname = 'millrace_data' AND c.relname !~ '^(d[0-9]|epoch|s0(_|$))')
 UNION ALL SELECT 'function', oid::regprocedure::text FROM pg_proc WHERE proname ~ '^m[0-9]+_'
 UNION ALL SELECT 'statistics', stxname::text FROM pg_statistic_ext WHERE stxname ~ '^m[0-9]+' OR stxnamespace = 'millrace_data'::regnamespace
 UNION ALL SELECT 'schema', nspname::text FROM pg_namespace WHERE nspname ~ '_(old|new)$'
