@@ -17,9 +17,13 @@ export class Wakeup {
     this.#woken = false;
   }
 
-  /** Returns after so long, or as soon as there may be something to do. */
+  /**
+   * Returns after so long, or as soon as there may be something to do. Also a pause of no length lets the event loop go round: a loop that found
+   * nothing to do and did not have to wait either once kept everything else of its process from running, for ever.
+   */
   async pause(ms: number): Promise<void> {
-    if (!this.#woken && ms > 0) {
+    if (this.#woken || ms <= 0) await new Promise((resolve) => setImmediate(resolve));
+    else {
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, ms);
         this.#end = () => {

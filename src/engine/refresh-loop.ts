@@ -104,7 +104,11 @@ export class RefreshLoop {
     if (due.nextAt !== null) times.push(due.nextAt);
     const views = [...due.views].filter(([id]) => this.#possible(id));
     if (views.length > 0) times.push(Math.max(now, this.#notBefore, this.#gathers(new Map(views), now) ? this.#followAt : 0));
-    for (const until of this.#locked.values()) times.push(until);
+    for (const [id, until] of this.#locked) {
+      // One that is not due any more, or gone, is not asked about again.
+      if (until <= now) this.#locked.delete(id);
+      else times.push(until);
+    }
     const [first] = runner?.waiting ?? [];
     if (first !== undefined) times.push(Math.max(first.arrivedAt + longestWaitMs, this.#notBefore));
     return times.length === 0 ? null : Math.max(0, Math.min(...times) - now);

@@ -38,3 +38,18 @@ test('a call is answered by a look at everything', async () => {
   wakeup.wake();
   await pause;
 });
+
+test('a loop whose pauses are none still lets everybody else run', async () => {
+  const wakeup = new Wakeup();
+  for (const woken of [false, true]) {
+    let heard = false;
+    setImmediate(() => {
+      heard = true;
+    });
+    for (let turn = 0; turn < 1000 && !heard; turn++) {
+      if (woken) wakeup.wake();
+      await wakeup.pause(0);
+    }
+    expect(heard).toBe(true);
+  }
+});
