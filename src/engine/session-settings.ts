@@ -9,6 +9,8 @@ export const epochSettings: Readonly<Record<string, string>> = {
   ...pinnedSettings,
   search_path: '',
   jit: 'off',
+  // What a statement has changed is kept for its triggers: in memory, as far as the changes of one epoch usually go.
+  work_mem: '16MB',
   random_page_cost: '1.1',
   from_collapse_limit: '16',
   join_collapse_limit: '16',

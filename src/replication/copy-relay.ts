@@ -17,7 +17,8 @@ export async function copyRelay(origin: RawConnection, options: CopyOptions): Pr
   const { upstream, signal } = options;
   signal?.throwIfAborted();
   const target = upstream.copyIn(options.targetSql);
-  let rows = 0;
+  // The binary format ends with a message of its own; its header comes with the first row.
+  let rows = options.binary === true ? -1 : 0;
   let bytes = 0;
   let reported = 0;
   let draining = false;
@@ -40,7 +41,7 @@ export async function copyRelay(origin: RawConnection, options: CopyOptions): Pr
     }
     if (bytes - reported >= progressBytes) {
       reported = bytes;
-      options.onProgress?.(rows, bytes);
+      options.onProgress?.(Math.max(rows, 0), bytes);
     }
   };
   const abort = (): void => origin.destroy(asError(signal?.reason));

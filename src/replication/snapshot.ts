@@ -15,11 +15,14 @@ import { parseSnapshot, type Snapshot } from './snapshot-visibility.ts';
 export interface CopyOptions {
   /** An idle session, or one in a transaction of the caller's. Not used for anything else meanwhile. */
   readonly upstream: RawConnection;
-  /** 'COPY (SELECT ..) TO STDOUT' or 'COPY public.t (..) TO STDOUT': text format. Names are schema-qualified: search_path is empty there. */
+  /** 'COPY (SELECT ..) TO STDOUT' or 'COPY public.t (..) TO STDOUT'. Names are schema-qualified: search_path is empty there. */
   readonly sourceSql: string;
-  /** 'COPY millrace_data.s1 (..) FROM STDIN': text format. With `withRowHash` its first column is the hash (int4). */
+  /** 'COPY millrace_data.s1 (..) FROM STDIN'. With `withRowHash` its first column is the hash (int4). */
   readonly targetSql: string;
+  /** Text format only. */
   readonly withRowHash?: boolean;
+  /** Both statements say FORMAT binary; default: text. */
+  readonly binary?: boolean;
   /** About once per megabyte, and at the end: totals so far, bytes as received. */
   readonly onProgress?: (rows: number, bytes: number) => void;
   /** Cuts the origin session and makes the COPY upstream fail; the promise rejects with the signal's reason. */

@@ -17,7 +17,7 @@ beforeAll(async () => {
     `
     CREATE ROLE reader LOGIN REPLICATION;
     CREATE TABLE large (id integer PRIMARY KEY, filler text);
-    INSERT INTO large SELECT g, repeat('x', 100) FROM generate_series(1, 60000) g;
+    INSERT INTO large SELECT g, repeat('x', 100) FROM generate_series(1, 200000) g;
     CREATE TABLE small (id integer PRIMARY KEY, n integer);
     INSERT INTO small SELECT g, g FROM generate_series(1, 10) g;
     GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader;
@@ -61,11 +61,11 @@ test('pieces are read several at a time, and progress says how many are in', asy
     'large',
     'rows_copied, bytes_copied, chunks_copied, chunks, percent',
   );
-  expect([rows, percent]).toEqual(['60000', '100.0']);
+  expect([rows, percent]).toEqual(['200000', '100.0']);
   expect(Number(bytes)).toBeGreaterThan(6_000_000);
   expect(Number(chunks)).toBeGreaterThan(50);
   expect(copied).toBe(chunks);
-  expect(await texts(extended.client, 'SELECT count(*), min(id), max(id) FROM large')).toEqual([['60000', '1', '60000']]);
+  expect(await texts(extended.client, 'SELECT count(*), min(id), max(id) FROM large')).toEqual([['200000', '1', '200000']]);
   await extended.run('DROP TABLE large');
 });
 
@@ -100,7 +100,7 @@ test('a copy that the origin refuses errs that table only, and heals once it may
   expect((await progress('large', 'state'))[0]).toEqual(['failed']);
   await admin.query('GRANT SELECT ON large TO reader');
   await becomes('large', 'live');
-  expect(await texts(extended.client, 'SELECT count(*) FROM large')).toEqual([['60000']]);
+  expect(await texts(extended.client, 'SELECT count(*) FROM large')).toEqual([['200000']]);
   await extended.run('DROP TABLE large');
 });
 
@@ -122,7 +122,7 @@ test('a table that somebody locks at the origin while it is copied holds up no o
 test('a column renamed, and the table too, between two pieces', async () => {
   await admin.query(`
     CREATE TABLE renamed (id integer PRIMARY KEY, a text);
-    INSERT INTO renamed SELECT g, 'x' || g FROM generate_series(1, 60000) g;
+    INSERT INTO renamed SELECT g, 'x' || g FROM generate_series(1, 200000) g;
     GRANT SELECT ON renamed TO reader; ANALYZE renamed`);
   await extended.run('CREATE TABLE renamed FROM SOURCE s (REFERENCE public.renamed)');
   await piecesAreIn('renamed');
@@ -130,5 +130,5 @@ test('a column renamed, and the table too, between two pieces', async () => {
   await sleep(20);
   await admin.query('ALTER TABLE renamed RENAME TO again');
   await becomes('renamed', 'live');
-  expect(await texts(extended.client, 'SELECT count(DISTINCT a), max(id) FROM renamed')).toEqual([['60000', '60000']]);
+  expect(await texts(extended.client, 'SELECT count(DISTINCT a), max(id) FROM renamed')).toEqual([['200000', '200000']]);
 });

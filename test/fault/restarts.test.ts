@@ -2,10 +2,10 @@
  * Origin and upstream end, in order or by kill -9 of every process, while writes go on: everything catches up by itself.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { bankDifferences, bankProblems, bankSchema, bankStatements, startBankLoad } from '../support/bank.ts';
 import { startMillrace, type TestMillrace } from '../support/millrace.ts';
+import { withClient } from '../support/one-client.ts';
 import { startPostgres, type TestPostgres } from '../support/postgres.ts';
 
 let origin: TestPostgres;
@@ -15,9 +15,9 @@ let millrace: TestMillrace;
 beforeAll(async () => {
   origin = await startPostgres({ settings: { wal_level: 'logical' } });
   upstream = await startPostgres({});
-  await using(origin.url, (admin) => admin.query(`${bankSchema}; CREATE PUBLICATION p FOR ALL TABLES`));
+  await withClient(origin.url, (admin) => admin.query(`${bankSchema}; CREATE PUBLICATION p FOR ALL TABLES`));
   millrace = await startMillrace({ upstream: upstream.address });
-  await using(millrace.url(), async (client) => {
+  await withClient(millrace.url(), async (client) => {
     for (const statement of bankStatements(origin)) await client.query(statement);
   });
 }, 120_000);
@@ -27,26 +27,15 @@ afterAll(async () => {
   await Promise.all([origin?.stop(), upstream?.stop()]);
 });
 
-async function using<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
-  const client = new pg.Client({ connectionString: url });
-  client.on('error', () => undefined);
-  await client.connect();
-  try {
-    return await work(client);
-  } finally {
-    await client.end().catch(() => undefined);
-  }
-}
-
 /** With no writes going on: waits until everything equals the origin. */
 async function caughtUp(): Promise<void> {
   await expect
-    .poll(() => using(millrace.url(), (live) => using(origin.url, (admin) => bankDifferences(live, admin))), {
+    .poll(() => withClient(millrace.url(), (live) => withClient(origin.url, (admin) => bankDifferences(live, admin))), {
       timeout: 40_000,
       interval: 300,
     })
     .toEqual([]);
-  expect(await using(millrace.url(), bankProblems)).toEqual([]);
+  expect(await withClient(millrace.url(), bankProblems)).toEqual([]);
 }
 
 const faults: readonly (readonly [string, () => Promise<void>])[] = [

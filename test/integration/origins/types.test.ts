@@ -1,6 +1,7 @@
 /** Every type of Postgres comes over bit for bit, by the copy and by the stream: values read at the origin and here are the same text. */
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { hasOneBinaryForm } from '../../../src/engine/copied-table.ts';
 import { type ExtendedClient, extendedClient, startEngine, type TestEngine, texts } from '../../support/engine.ts';
 import { type PostgresMajor, startPostgres, type TestPostgres } from '../../support/postgres.ts';
 
@@ -106,17 +107,17 @@ describe.each<PostgresMajor>([15, 16, 17, 18])('from PostgreSQL %i', (version) =
 
   const most = Math.max(...Object.values(types).map((values) => values.length));
   /** Row `id` has the values of that number, NULL where a type has fewer. */
-  const insert = (id: number): string =>
-    `INSERT INTO t VALUES (${id}, ${names.map((type) => types[type]?.[id % 100] ?? 'NULL').join(', ')})`;
+  const insert = (id: number, table = 't', columns = names): string =>
+    `INSERT INTO ${table} VALUES (${id}, ${columns.map((type) => types[type]?.[id % 100] ?? 'NULL').join(', ')})`;
 
-  async function same(): Promise<void> {
-    const read = `SELECT id, ${names.map((_, i) => `c${i}`).join(', ')}`;
-    const wanted = (await texts(admin, `${read} FROM t ORDER BY id`)).map((row) =>
-      row.map((value, i) => `${names[i - 1] ?? 'id'} ${value}`),
+  async function same(table = 't', version = 'v', columns = names): Promise<void> {
+    const read = `SELECT id, ${columns.map((_, i) => `c${i}`).join(', ')}`;
+    const wanted = (await texts(admin, `${read} FROM ${table} ORDER BY id`)).map((row) =>
+      row.map((value, i) => `${columns[i - 1] ?? 'id'} ${value}`),
     );
     const shown = (): Promise<string[][]> =>
-      texts(extended.client, `${read} FROM v ORDER BY id`).then((rows) =>
-        rows.map((row) => row.map((value, i) => `${names[i - 1] ?? 'id'} ${value}`)),
+      texts(extended.client, `${read} FROM ${version} ORDER BY id`).then((rows) =>
+        rows.map((row) => row.map((value, i) => `${columns[i - 1] ?? 'id'} ${value}`)),
       );
     await expect.poll(shown, { timeout: 10_000 }).toEqual(wanted);
   }
@@ -138,5 +139,19 @@ describe.each<PostgresMajor>([15, 16, 17, 18])('from PostgreSQL %i', (version) =
     await admin.query('UPDATE t SET c0 = NOT c0, c1 = 7');
     await admin.query(`UPDATE t SET id = id + 1000 WHERE id < 50; DELETE FROM t WHERE id % 3 = 1`);
     await same();
+  });
+
+  test('of types that have one binary form the copy is binary', async () => {
+    const binary = names.filter((type) => hasOneBinaryForm(type));
+    expect(binary.length).toBeGreaterThan(20);
+    await admin.query(`CREATE TABLE b (id integer PRIMARY KEY, ${binary.map((type, i) => `c${i} ${type}`).join(', ')})`);
+    for (let i = 0; i <= most; i++) await admin.query(insert(i, 'b', binary));
+    await extended.run('CREATE TABLE w FROM SOURCE s (REFERENCE b)');
+    await same('b', 'w', binary);
+    const copied = await texts(extended.client, "SELECT rows_copied FROM millrace.snapshot_progress WHERE name = 'w'");
+    expect(copied).toEqual([[String(most + 1)]]);
+    await admin.query('CREATE TABLE nothing (id integer PRIMARY KEY)');
+    await extended.run('CREATE TABLE nothing FROM SOURCE s (REFERENCE nothing)');
+    expect(await texts(extended.client, 'SELECT count(*) FROM nothing')).toEqual([['0']]);
   });
 });
