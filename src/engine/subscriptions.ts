@@ -6,7 +6,7 @@
 import { PostgresError } from '../replication/postgres-error.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
-import { outboxDdl } from './outbox.ts';
+import { keepWhole, outboxDdl } from './outbox.ts';
 
 export class Subscriptions {
   readonly #engine: EngineContext;
@@ -65,6 +65,7 @@ export class Subscriptions {
       const epoch = await Epoch.begin(this.#engine);
       epoch.send([...missing].flatMap((id) => outboxDdl(state, id)));
       const ids = waiting.map(({ id }) => id).join(', ');
+      epoch.send([keepWhole(waiting.map(({ relationId }) => relationId))]);
       epoch.send([`UPDATE millrace.subscription s SET cut_ts = e.ts FROM millrace.epoch e WHERE s.id IN (${ids}) AND s.cut_ts IS NULL`]);
       await epoch.commit(new Map());
     } catch (error) {

@@ -300,10 +300,12 @@ export interface DeclareSubscription {
 export interface FetchSubscription {
   readonly type: 'fetch_subscription';
   readonly cursor: Identifier;
-  /** null: ALL */
+  /** null: ALL; negative: backwards. */
   readonly count: number | null;
   /** An interval; null when not given. */
   readonly timeout: string | null;
+  /** MOVE: nobody wants the rows. */
+  readonly move: boolean;
 }
 /** The same. `cursor` null: ALL. */
 export interface CloseSubscription {

@@ -67,6 +67,7 @@ export function classify(text: string, from: number, end: number, options: Lexer
     case 'DECLARE':
       return isDeclareForSubscribe(opening) ? 'extended' : 'ordinary';
     case 'FETCH':
+    case 'MOVE':
     case 'CLOSE':
       return options.subscriptionCursors === true ? 'candidate' : 'ordinary';
     case 'REFRESH':

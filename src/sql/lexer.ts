@@ -18,7 +18,7 @@ export interface Token {
 export interface LexerOptions {
   /** The session's standard_conforming_strings; off makes every '...' an E'...'. Default true. */
   readonly standardConformingStrings?: boolean;
-  /** The session has cursors over subscriptions: FETCH and CLOSE are looked at. */
+  /** The session has cursors over subscriptions: FETCH, MOVE and CLOSE are looked at. */
   readonly subscriptionCursors?: boolean;
 }
 

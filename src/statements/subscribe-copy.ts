@@ -1,7 +1,7 @@
 /** Rows as COPY writes them. Invariant: COPY FROM reads them back as they were, as it does what Postgres itself writes. */
 import { millraceError } from '../errors.ts';
 import type { Option } from '../sql/ast.ts';
-import type { CopyFormat } from './caller-session.ts';
+import type { CopyFormat, CopyLines } from './caller-session.ts';
 
 const escapes: Readonly<Record<string, string>> = {
   '\\': '\\\\',
@@ -27,10 +27,13 @@ export function copyFormat(options: readonly Option[]): (names: readonly string[
     given.set(name, value.kind === 'string' ? value.value : '');
   }
   const format = (given.get('FORMAT') ?? 'text').toLowerCase();
+  if (format === 'binary') {
+    const other = ['DELIMITER', 'NULL', 'HEADER'].find((name) => given.has(name));
+    if (other === undefined) return () => ({ kind: 'binary' });
+    throw millraceError('subscription_copy_option', { option: `${other} in BINARY mode`, hint: 'Leave it out, or use text or csv.' });
+  }
   if (format !== 'text' && format !== 'csv') {
-    const hint =
-      format === 'binary' ? 'Use text or csv; a client that wants binary values asks for them in Bind, without COPY.' : 'Use text or csv.';
-    throw millraceError('subscription_copy_option', { option: `FORMAT ${format}`, hint });
+    throw millraceError('subscription_copy_option', { option: `FORMAT ${format}`, hint: 'Use text, csv or binary.' });
   }
   const delimiter = given.get('DELIMITER') ?? (format === 'csv' ? ',' : '\t');
   if (delimiter.length !== 1 || /[\n\r\\"a-z0-9.]/.test(delimiter)) {
@@ -42,16 +45,16 @@ export function copyFormat(options: readonly Option[]): (names: readonly string[
   const nullText = given.get('NULL') ?? (format === 'csv' ? '' : '\\N');
   const line = format === 'csv' ? csvLine(delimiter, nullText) : textLine(delimiter, nullText);
   const withHeader = ['true', 'on', '1'].includes((given.get('HEADER') ?? 'false').toLowerCase());
-  return (names) => ({ header: withHeader ? line(names) : null, line });
+  return (names) => ({ kind: 'lines', header: withHeader ? line(names) : null, line });
 }
 
-function textLine(delimiter: string, nullText: string): CopyFormat['line'] {
+function textLine(delimiter: string, nullText: string): CopyLines['line'] {
   const special = new RegExp(`[\\\\\b\f\n\r\t\v${delimiter === '\t' ? '' : `\\${delimiter}`}]`, 'g');
   return (row) =>
     `${row.map((value) => (value === null ? nullText : value.replace(special, (character) => escapes[character] ?? `\\${character}`))).join(delimiter)}\n`;
 }
 
-function csvLine(delimiter: string, nullText: string): CopyFormat['line'] {
+function csvLine(delimiter: string, nullText: string): CopyLines['line'] {
   return (row) => {
     const only = row.length === 1;
     const quoted = (value: string): string =>

@@ -18,20 +18,20 @@ export interface Understood {
   /** null: a query. */
   readonly live: LiveObject | null;
   /** null: not a durable one. */
-  readonly durable: string | null;
+  readonly durable: { readonly id: string; readonly name: QualifiedName } | null;
 }
 
 export async function understand(context: StatementContext, session: CallerSession, statement: Subscribe): Promise<Understood> {
   const { target } = statement;
   let live: LiveObject | null = null;
-  let durable: string | null = null;
+  let durable: Understood['durable'] = null;
   if (target.kind === 'durable') {
     const found = await findDurable(context, session, target.name);
     if (found === null) throw undefinedObject('durable subscription', target.name);
     await requireOwner(session, 'durable subscription', shownName(target.name), found.owner, await callerRole(session));
     live = found.facade === null ? null : ((await liveByFacade(session, [found.facade]))[0] ?? null);
-    if (live === null) throw millraceError('subscription_relation_gone', { name: shownName(target.name) });
-    durable = found.id;
+    if (live === null) throw relationGone(target.name, 'it');
+    durable = { id: found.id, name: target.name };
   } else if (target.kind === 'relation') live = await requireSubscribable(context, session, target.name);
   const from = live === null ? `(${target.kind === 'query' ? target.query.text : ''}) AS q` : droppable(live).name;
   const { fields } = await session.query(`SELECT * FROM ${from} WHERE false`);
@@ -90,6 +90,11 @@ async function checkOrder(orderBy: ExpressionText | null, columns: readonly Show
   if (!/"limitCount"|"limitOffset"|"lockingClause"/.test(tree)) return;
   const names = ['mz_diff', ...columns.map(({ name }) => name)].join(', ');
   throw millraceError('subscription_order', { cause: 'Only expressions can be named.', columns: names }, { position: orderBy.at + 1 });
+}
+
+/** A durable subscription that nothing more comes of. */
+export function relationGone(name: QualifiedName, relation: string): Error {
+  return millraceError('durable_subscription_relation_gone', { name: shownName(name), relation, quoted: quotedName(name) });
 }
 
 /** The live relation of a name that can be subscribed to. */

@@ -11,9 +11,9 @@ import { droppable } from './dependents.ts';
 import { isStreamTable, type LiveObject } from './names.ts';
 import { QueryFeed } from './query-feed.ts';
 import { copyFormat } from './subscribe-copy.ts';
-import { timestampsOf, type Understood, understand } from './subscribe-plan.ts';
+import { relationGone, timestampsOf, type Understood, understand } from './subscribe-plan.ts';
 import { backendPid, beginSubscription, endSubscription, holdSubscription } from './subscription-catalog.ts';
-import { problemError, RelationFeed } from './subscription-feed.ts';
+import { type ProblemHints, problemError, RelationFeed } from './subscription-feed.ts';
 
 /** How long one statement waits for what comes, so that a lost client is noticed and a cancel is heard. */
 const patienceMs = 1000;
@@ -74,7 +74,10 @@ export async function declareSubscription(
 }
 
 /** Without a timeout: waits for one row and gives what is there by then. With one: what comes until then. */
-export async function fetchSubscription(session: CallerSession, { cursor, count, timeout }: FetchSubscription): Promise<StatementResult> {
+export async function fetchSubscription(
+  session: CallerSession,
+  { cursor, count, timeout, move }: FetchSubscription,
+): Promise<StatementResult> {
   const feed = session.cursors.get(cursor.name);
   if (feed === undefined) throw new UpstreamError({ S: 'ERROR', V: 'ERROR', C: '34000', M: `cursor "${cursor.name}" does not exist` });
   if (count !== null && (!Number.isInteger(count) || count < 0)) {
@@ -88,6 +91,11 @@ export async function fetchSubscription(session: CallerSession, { cursor, count,
   }
   const given = timeout === null ? null : await firstRow(session, 'SELECT extract(epoch FROM $1::pg_catalog.interval) * 1000', [timeout]);
   const timeoutMs = given === null ? null : Number(given[0]);
+  if (move) {
+    let moved = 0;
+    for await (const page of fetched(feed, session, count, timeoutMs)) moved += page.length;
+    return { kind: 'done', tag: `MOVE ${moved}` };
+  }
   return {
     kind: 'stream',
     fields: feed.fields,
@@ -206,7 +214,7 @@ async function openRelation(
   const pid = await backendPid(session);
   let { asOf, snapshot } = bounds;
   const wanted = { relationId: live.id, owner: role.oid, from: asOf };
-  const id = durable ?? (await beginSubscription(context, session.database, pid, wanted));
+  const id = durable?.id ?? (await beginSubscription(context, session.database, pid, wanted));
   if (id === null) throw millraceError('subscription_relation_new', { name: relation });
   try {
     if (durable !== null) {
@@ -221,7 +229,9 @@ async function openRelation(
       durable === null
         ? 'SUBSCRIBE again.'
         : 'Type DROP DURABLE SUBSCRIPTION and CREATE DURABLE SUBSCRIPTION, and begin with its snapshot.';
-    const since = await outboxSince(session, id, relation, bounds.patience, overrun);
+    const gone = (): Error =>
+      durable === null ? millraceError('subscription_relation_gone', { name: relation }) : relationGone(durable.name, relation);
+    const since = await outboxSince(session, id, relation, bounds.patience, { overrun, gone });
     if (asOf !== null && asOf < since) {
       if (!bounds.atLeast) throw millraceError('subscription_no_history', { as_of: asOf, since, relation });
       asOf = since;
@@ -240,7 +250,7 @@ async function openRelation(
       upTo: bounds.upTo,
       patience: bounds.patience,
       types: await outboxTypes(session, live.id),
-      hints: { overrun, denied },
+      hints: { overrun, denied, gone },
     }).opened(session.database);
     // A portal may be left in the middle: its transaction ends, and the cursor would stay.
     if (!session.inTransactionBlock) session.onCommit((after) => feed.release(after));
@@ -252,7 +262,7 @@ async function openRelation(
 }
 
 /** Waits for the outbox; answers from where on it has everything. */
-async function outboxSince(session: CallerSession, id: string, relation: string, patience: number, overrun: string): Promise<number> {
+async function outboxSince(session: CallerSession, id: string, relation: string, patience: number, hints: ProblemHints): Promise<number> {
   for (;;) {
     const row = await firstRow(
       session,
@@ -260,7 +270,7 @@ async function outboxSince(session: CallerSession, id: string, relation: string,
       [id, String(patience)],
     );
     const [ts, since, problem, detail, hint] = row ?? [];
-    if (problem !== null && problem !== undefined) throw problemError(problem, relation, { detail, hint, overrun });
+    if (problem !== null && problem !== undefined) throw problemError(problem, relation, { detail, hint, ...hints });
     if (ts !== null && ts !== undefined) return Number(since ?? ts);
   }
 }

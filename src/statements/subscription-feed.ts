@@ -11,6 +11,13 @@ import { advanceSubscription, endSubscription } from './subscription-catalog.ts'
 
 type Row = readonly (string | null)[];
 
+/** What is told of a subscription that cannot be read on. */
+export interface ProblemHints {
+  readonly overrun: string;
+  /** Its relation was dropped. */
+  readonly gone: () => Error;
+}
+
 /** What is read, and who reads it. */
 export interface FeedPlan {
   readonly context: StatementContext;
@@ -29,7 +36,7 @@ export interface FeedPlan {
   readonly snapshot: boolean;
   /** Exclusive; null: without end. */
   readonly upTo: number | null;
-  readonly hints: { readonly overrun: string; readonly denied: () => Promise<Error> };
+  readonly hints: ProblemHints & { readonly denied: () => Promise<Error> };
   readonly patience: number;
 }
 
@@ -240,8 +247,8 @@ export class RelationFeed implements Feed {
       [subscription, String(after), String(Math.max(0, Math.floor(Math.min(patience, leftMs ?? patience)))), facade],
     );
     const [ts, changes, problem, detail, hint, may] = row ?? [];
-    if (problem !== null && problem !== undefined) throw problemError(problem, relation, { detail, hint, overrun: hints.overrun });
-    if (may !== 't') throw may === null ? millraceError('subscription_relation_gone', { name: relation }) : await hints.denied();
+    if (problem !== null && problem !== undefined) throw problemError(problem, relation, { detail, hint, ...hints });
+    if (may !== 't') throw may === null ? hints.gone() : await hints.denied();
     return { ts: ts === null || ts === undefined ? null : Number(ts), changes: Number(changes ?? 0) };
   }
 
@@ -260,13 +267,13 @@ export class RelationFeed implements Feed {
 export function problemError(
   problem: string,
   relation: string,
-  more: { readonly detail?: string | null | undefined; readonly hint?: string | null | undefined; readonly overrun: string },
+  more: ProblemHints & { readonly detail?: string | null | undefined; readonly hint?: string | null | undefined },
 ): Error {
   switch (problem) {
     case 'overrun':
       return millraceError('subscription_overrun', { name: relation, hint: more.overrun });
     case 'dropped':
-      return millraceError('subscription_relation_gone', { name: relation });
+      return more.gone();
     case 'failed':
       return millraceError('subscription_relation_failed', { name: relation, cause: more.detail ?? '', hint: more.hint ?? '' });
     default:

@@ -117,21 +117,26 @@ export function rowDescription(columns: readonly Column[], charset: Charset): Bu
 }
 
 export function dataRow(values: readonly (Buffer | null)[]): Buffer {
+  return message(Reply.dataRow, [tuple(values)]);
+}
+
+/** Values as they stand in a DataRow, and in COPY in binary. */
+export function tuple(values: readonly (Buffer | null)[]): Buffer {
   const parts = [int16(values.length)];
   for (const value of values) {
     if (value === null) parts.push(int32(-1));
     else parts.push(int32(value.length), value);
   }
-  return message(Reply.dataRow, parts);
+  return Buffer.concat(parts);
 }
 
-/** CopyOutResponse, of text. */
-export function copyOutResponse(columns: number): Buffer {
-  return message(Reply.copyOut, [Buffer.from([0]), int16(columns), int16(...Array.from({ length: columns }, () => 0))]);
+/** CopyOutResponse. `format`: 0 text, 1 binary. */
+export function copyOutResponse(columns: number, format: 0 | 1): Buffer {
+  return message(Reply.copyOut, [Buffer.from([format]), int16(columns), int16(...Array.from({ length: columns }, () => format))]);
 }
 
-export function copyData(text: string, charset: Charset): Buffer {
-  return message(Reply.copyData, [Buffer.from(text, charset)]);
+export function copyData(bytes: Buffer): Buffer {
+  return message(Reply.copyData, [bytes]);
 }
 
 export const noData = message(Reply.noData, []);

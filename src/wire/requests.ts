@@ -180,7 +180,7 @@ export class RequestWalker {
       end = tag === Request.query ? next - 1 : chunk.indexOf(0, start);
       if (end < start || end > next) return 0;
     }
-    // FETCH of a cursor over a subscription has no word of its own.
+    // FETCH or MOVE of a cursor over a subscription has no word of its own.
     if (this.#names.cursors.size === 0 && !this.#gate(chunk, start, end)) return 0;
     return complete ? 1 : this.#want(length);
   }

@@ -3,9 +3,10 @@
  * Invariant: no more is asked for while the client has not taken what it was sent; however the writing ends, the source of the rows is told.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { StatementResult } from '../statements/caller-session.ts';
+import type { CopyFormat, FieldDescription, StatementResult } from '../statements/caller-session.ts';
+import { binaryOf } from './binary-values.ts';
 import type { Driver } from './driver.ts';
-import { commandComplete, copyData, copyDone, copyOutResponse, portalSuspended } from './encode.ts';
+import { type Charset, commandComplete, copyData, copyDone, copyOutResponse, portalSuspended, tuple } from './encode.ts';
 import { describeFields, encodeRows } from './result-rows.ts';
 
 export type StreamResult = Extract<StatementResult, { readonly kind: 'stream' }>;
@@ -28,25 +29,59 @@ async function taken(driver: Driver, { meanwhile }: StreamResult): Promise<void>
   await drained;
 }
 
+/** Rows as the data of COPY. */
+interface CopyWriter {
+  readonly format: 0 | 1;
+  readonly head: Buffer | null;
+  row(row: readonly (string | null)[]): Buffer;
+  readonly tail: Buffer | null;
+}
+
+/** Signature, flags, and the length of an extension that is not there. */
+const binaryHead = Buffer.from('PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0', 'latin1');
+const binaryTail = Buffer.from([0xff, 0xff]);
+
+/** Raises when a column cannot be had in binary. */
+function copyWriter(copy: CopyFormat, fields: readonly FieldDescription[], charset: Charset): CopyWriter {
+  if (copy.kind === 'lines') {
+    const bytes = (line: string): Buffer => Buffer.from(line, charset);
+    return { format: 0, head: copy.header === null ? null : bytes(copy.header), row: (row) => bytes(copy.line(row)), tail: null };
+  }
+  const encoders = fields.map(binaryOf);
+  const values = (row: readonly (string | null)[]): (Buffer | null)[] =>
+    row.map((value, index) => (value === null ? null : (encoders[index]?.(value, charset) ?? null)));
+  return { format: 1, head: binaryHead, row: (row) => tuple(values(row)), tail: binaryTail };
+}
+
 /** All of a stream, without its end. Answers how many rows it had. `described`: the client knows the columns. */
 export async function writeStream(driver: Driver, result: StreamResult, formats: readonly number[], described: boolean): Promise<number> {
   const { charset } = driver;
   const { copy, fields } = result;
   let rows = 0;
-  if (copy !== null) {
-    driver.toClient(copyOutResponse(fields.length));
-    if (copy.header !== null) driver.toClient(copyData(copy.header, charset));
+  let written: CopyWriter | null = null;
+  try {
+    written = copy === null ? null : copyWriter(copy, fields, charset);
+  } catch (error) {
+    result.abandon();
+    throw error;
+  }
+  if (written !== null) {
+    driver.toClient(copyOutResponse(fields.length, written.format));
+    if (written.head !== null) driver.toClient(copyData(written.head));
   } else if (!described) driver.toClient(describeFields(fields, formats, charset));
   for await (const page of result.pages) {
     rows += page.length;
     driver.toClient(
       Buffer.concat(
-        copy === null ? encodeRows({ fields, rows: page }, formats, charset) : page.map((row) => copyData(copy.line(row), charset)),
+        written === null ? encodeRows({ fields, rows: page }, formats, charset) : page.map((row) => copyData(written.row(row))),
       ),
     );
     await taken(driver, result);
   }
-  if (copy !== null) driver.toClient(copyDone);
+  if (written !== null) {
+    if (written.tail !== null) driver.toClient(copyData(written.tail));
+    driver.toClient(copyDone);
+  }
   return rows;
 }
 

@@ -29,25 +29,24 @@ beforeEach(async () => {
   ]);
 });
 
-/** What COPY sends, without its timestamps, and how it ended. */
-async function copied(sql: string): Promise<{ lines: string[]; tag: string }> {
-  const own = await stage.connect();
+/** What COPY sends, and how it ended. */
+async function copiedBytes(sql: string, own: TestClient): Promise<{ bytes: Buffer; tag: string }> {
   const { connection } = own as unknown as { connection: import('node:events').EventEmitter };
   const chunks: Buffer[] = [];
   connection.on('copyData', ({ chunk }: { chunk: Buffer }) => chunks.push(Buffer.from(chunk)));
   try {
     const result = await own.query(sql);
-    const text = Buffer.concat(chunks).toString();
-    return {
-      lines: text
-        .replace(/\n$/, '')
-        .split('\n')
-        .map((line) => line.replace(/^\d{10,}/, 'T')),
-      tag: `${result.command} ${result.rowCount}`,
-    };
+    return { bytes: Buffer.concat(chunks), tag: `${result.command} ${result.rowCount}` };
   } finally {
     await own.end();
   }
+}
+
+/** Lines, without their timestamps. */
+async function copied(sql: string): Promise<{ lines: string[]; tag: string }> {
+  const { bytes, tag } = await copiedBytes(sql, await stage.connect());
+  const lines = bytes.toString().replace(/\n$/, '').split('\n');
+  return { lines: lines.map((line) => line.replace(/^\d{10,}/, 'T')), tag };
 }
 
 const soon = 'UP TO millrace.now() + 1500';
@@ -69,7 +68,122 @@ describe('COPY (SUBSCRIBE ..) TO STDOUT', () => {
   });
 });
 
+describe('COPY (SUBSCRIBE ..) TO STDOUT (FORMAT binary)', () => {
+  beforeAll(async () => {
+    await origin.query(`
+      CREATE TABLE kinds (id int PRIMARY KEY, flag bool, small int2, big int8, o oid, f4 float4, f8 float8, n numeric, u uuid, x bytea, j json,
+        jb jsonb, c char(4), v varchar(9), txt text, nam name, d date, tim time, ts timestamp, tz timestamptz);
+      INSERT INTO kinds VALUES
+        (1, true, -5, 9007199254740993, 4000000000, 1.5, -0.1, 12345.678900, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '\\xdeadbeef', '{"a": 1}', '[1, 2]',
+         'ab', 'vier', E'tab\\t', 'name', '2024-02-29', '23:59:59.999999', '1999-12-31 23:59:59.000001', '2026-11-22 09:00:00.5+05:30'),
+        (2, false, 0, 0, 0, 'NaN', 'Infinity', 'NaN', NULL, '', 'null', '{}', '', '', '', '', '0001-01-01', '00:00', '0044-03-15 12:00:00 BC', '-infinity'),
+        (3, NULL, NULL, NULL, NULL, '-Infinity', '-0', '-Infinity', NULL, NULL, NULL, NULL, NULL, NULL, 'äöü', NULL, 'infinity', '24:00', 'infinity', '0100-03-01 00:00:00+00 BC'),
+        (4, NULL, NULL, NULL, NULL, 1e-40, 1e300, 0.0001, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, '5874897-12-31', NULL, '294276-12-31 23:59:59.999999', '4714-11-24 00:00:00+00 BC')`);
+    await client.query('CREATE TABLE kinds FROM SOURCE s (REFERENCE public.kinds)');
+  });
+
+  // Before there were railways the offsets of the latter two had seconds.
+  it.each(['UTC', 'Asia/Kathmandu', 'America/New_York'])('is what Postgres itself writes, in time zone %s', async (zone) => {
+    const inZone = async (session: Promise<TestClient>): Promise<TestClient> => {
+      const own = await session;
+      await own.query(`SET TimeZone = '${zone}'`);
+      return own;
+    };
+    const { bytes, tag } = await copiedBytes(
+      `COPY (SUBSCRIBE kinds WITHIN TIMESTAMP ORDER BY id ${soon}) TO STDOUT (FORMAT binary)`,
+      await inZone(stage.connect()),
+    );
+    expect(tag).toBe('COPY 4');
+    // The timestamp is the first value of the first row, the numeric of some milliseconds.
+    const digits = Array.from({ length: bytes.readInt16BE(25) }, (_, place) => bytes.readInt16BE(33 + 2 * place));
+    const ts = digits.reduce((sum, digit, place) => sum + digit * 10_000 ** (bytes.readInt16BE(27) - place), 0);
+    const wanted = await copiedBytes(
+      `COPY (SELECT ${ts}::numeric, 1::bigint, k.* FROM kinds k ORDER BY id) TO STDOUT (FORMAT binary)`,
+      await inZone(stage.direct(stage.origin)),
+    );
+    expect(bytes.toString('hex')).toBe(wanted.bytes.toString('hex'));
+  });
+
+  it('has no tuple where there are no rows, and NULLs in rows of progress', async () => {
+    const none = await copiedBytes(
+      'COPY (SUBSCRIBE t AS OF millrace.now() + 800 UP TO millrace.now() + 800) TO STDOUT (FORMAT binary)',
+      await stage.connect(),
+    );
+    expect(none.bytes.toString('latin1')).toBe('PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\xff\xff');
+    const own = await stage.connect();
+    const progressed = await copiedBytes(`COPY (SUBSCRIBE t WITH (PROGRESS) ${soon}) TO STDOUT (FORMAT binary)`, own);
+    // Columns, numeric of the timestamp, true, and three NULLs; the first row.
+    const width = progressed.bytes.readInt32BE(21);
+    expect(progressed.bytes.subarray(25 + width, 25 + width + 17).toString('hex')).toBe('0000000101ffffffffffffffffffffffff');
+    expect(progressed.bytes.subarray(-2).toString('hex')).toBe('ffff');
+  });
+
+  it('is refused in another DateStyle where it would say something else', async () => {
+    const own = await stage.connect();
+    await own.query('SET DateStyle = German');
+    expect(await own.failure(`COPY (SUBSCRIBE (SELECT d FROM kinds) ${soon}) TO STDOUT (FORMAT binary)`)).toBe(
+      'ERROR 0A000: column "d" has a binary format here with SET DateStyle = ISO only',
+    );
+    await own.end();
+  });
+
+  it('over a column that has no binary format is refused, and leaves no subscription open', async () => {
+    await client.query("CREATE MATERIALIZED VIEW aged AS SELECT a, a * interval '1 day' AS age FROM t");
+    const own = await stage.connect();
+    for (let round = 0; round < 3; round++) {
+      expect(await own.failure('COPY (SUBSCRIBE aged) TO STDOUT (FORMAT binary)')).toBe(
+        'ERROR 0A000: column "age" has no binary format here; ask for it as text',
+      );
+    }
+    await eventually(client, "SELECT count(*)::int FROM millrace.subscriptions WHERE status = 'read'", [[0]]);
+    await own.end();
+  });
+});
+
 describe('a cursor', () => {
+  it('MOVE passes over rows, and says how many', async () => {
+    const own = await stage.connect();
+    await own.query('BEGIN; DECLARE c CURSOR FOR SUBSCRIBE t WITHIN TIMESTAMP ORDER BY a');
+    const moved = async (sql: string): Promise<string> => {
+      const { command, rowCount, rows } = await own.query(sql);
+      expect(rows).toEqual([]);
+      return `${command} ${rowCount}`;
+    };
+    expect(await moved('MOVE 1 c')).toBe('MOVE 1');
+    expect((await own.rows('FETCH c')).map((row) => row.slice(2))).toEqual([[2, 'two']]);
+    expect(await moved("MOVE ALL IN c WITH (timeout = '0s')")).toBe('MOVE 0');
+    expect(await moved('MOVE 0 c')).toBe('MOVE 0');
+    await origin.query("INSERT INTO t VALUES (3, 'x'), (4, 'y'), (5, 'z')");
+    expect(await moved('MOVE FORWARD 2 FROM c')).toBe('MOVE 2');
+    expect((await own.rows('FETCH ALL c')).map((row) => row.slice(2))).toEqual([[5, 'z']]);
+    for (const back of [
+      'FETCH BACKWARD 1 c',
+      'FETCH PRIOR FROM c',
+      'FETCH -1 c',
+      'MOVE BACKWARD ALL c',
+      'FETCH ABSOLUTE 1 c',
+      'MOVE FIRST c',
+    ]) {
+      expect(await own.failure(`SAVEPOINT s; ${back}`)).toBe(
+        'ERROR 55000: cursor can only scan forward\nHINT: Declare it with SCROLL option to enable backward scan.',
+      );
+      await own.query('ROLLBACK TO s');
+    }
+    await own.query('ROLLBACK');
+    await own.end();
+  });
+
+  it('FETCH takes its timeout as an interval, a number of seconds, or NULL', async () => {
+    const own = await stage.connect();
+    await own.query('BEGIN; DECLARE c CURSOR FOR SUBSCRIBE t WITHIN TIMESTAMP ORDER BY a');
+    expect((await own.rows('FETCH 1 c WITH (TIMEOUT NULL)')).length).toBe(1);
+    expect((await own.rows("FETCH 5 FROM c WITH (timeout = INTERVAL '100 ms')")).length).toBe(1);
+    expect((await own.rows('FETCH ALL IN c WITH (timeout 0.1)')).length).toBe(0);
+    expect(await own.failure("FETCH 1 c WITH (timeout = 'soon')")).toContain('invalid input syntax for type interval');
+    await own.query('ROLLBACK');
+    await own.end();
+  });
+
   it('FETCH waits for one row, gives what is there, or what comes within its timeout', async () => {
     const own = await stage.connect();
     await own.query('BEGIN; DECLARE c CURSOR FOR SUBSCRIBE t WITHIN TIMESTAMP ORDER BY a');
@@ -297,13 +411,22 @@ describe('a durable subscription', () => {
 
   it('says that its relation was dropped, and can be dropped itself', async () => {
     await client.query('CREATE MATERIALIZED VIEW short_lived AS SELECT a FROM t; CREATE DURABLE SUBSCRIPTION orphan FOR short_lived');
+    const reader = new Reader(await stage.connect(), 'SUBSCRIBE USING DURABLE SUBSCRIPTION orphan');
+    await reader.take(2);
     await client.query('DROP MATERIALIZED VIEW short_lived');
+    expect(await reader.done).toMatchObject({
+      code: '42P01',
+      message: 'the relation of durable subscription "orphan" was dropped',
+      detail: 'Nothing more comes of it, and what had not been read is gone with public.short_lived.',
+    });
     expect(await client.rows("SELECT relation, status FROM millrace.subscriptions WHERE name = 'orphan'")).toEqual([
       [null, 'relation dropped'],
     ]);
-    expect(await client.failure('SUBSCRIBE USING DURABLE SUBSCRIPTION orphan')).toMatchInlineSnapshot(
-      `"ERROR 42P01: relation orphan, which is subscribed to, was dropped"`,
-    );
+    expect(await client.failure('SUBSCRIBE USING DURABLE SUBSCRIPTION orphan')).toMatchInlineSnapshot(`
+      "ERROR 42P01: the relation of durable subscription "orphan" was dropped
+      DETAIL: Nothing more comes of it, and what had not been read is gone with it.
+      HINT: DROP DURABLE SUBSCRIPTION orphan; and, to read the relation that took its place, from all of its rows on: CREATE DURABLE SUBSCRIPTION orphan FOR ..;"
+    `);
     await client.query('DROP DURABLE SUBSCRIPTION orphan');
     expect(await client.rows("SELECT * FROM millrace.subscriptions WHERE name = 'orphan'")).toEqual([]);
   });

@@ -109,7 +109,7 @@ describe('binary rows', () => {
   });
 
   it('of another type are refused, not sent as text', () => {
-    const fields = [{ name: 'at', typeOid: 1184, typeModifier: -1 }];
+    const fields = [{ name: 'at', typeOid: 1186, typeModifier: -1 }];
     expect(() => encodeRows({ fields, rows: [] }, [1], 'utf8')).toThrow('column "at" has no binary format here; ask for it as text');
   });
 });

@@ -121,13 +121,25 @@ describe('SUBSCRIBE', () => {
     ["FETCH ALL c WITH (TIMEOUT '0s')", { count: null, timeout: '0s' }],
     ['FETCH NEXT FROM c', { count: 1 }],
     ['FETCH next', { count: 1, cursor: column('next') }],
+    ['FETCH FORWARD c', { count: 1 }],
+    ["FETCH 5 c WITH (timeout = INTERVAL '1s')", { count: 5, timeout: '1s' }],
+    ['FETCH 5 c WITH (timeout = 1.5)', { count: 5, timeout: '1.5' }],
+    ['FETCH 5 c WITH (TIMEOUT NULL)', { count: 5, timeout: null }],
+    ['MOVE c', { count: 1, move: true }],
+    ['MOVE FORWARD 10 IN c', { count: 10, move: true }],
+    ["MOVE ALL c WITH (timeout = '0s')", { count: null, timeout: '0s', move: true }],
+    ['FETCH BACKWARD 3 FROM c', { count: -1 }],
+    ['FETCH BACKWARD ALL c', { count: -1 }],
+    ['MOVE PRIOR IN c', { count: -1, move: true }],
+    ['FETCH ABSOLUTE 3 c', { count: -1 }],
+    ['FETCH first', { count: 1, cursor: column('first') }],
+    ['FETCH LAST last', { count: -1, cursor: column('last') }],
   ])('in a session that has such cursors: %s', (text, statement) => {
     expect(parsed(text, true)).toMatchObject({ type: 'fetch_subscription', ...statement });
   });
 
-  it('in a session that has such cursors: CLOSE, and forms of FETCH that are not for them', () => {
+  it('in a session that has such cursors: CLOSE', () => {
     expect(parsed('CLOSE c', true)).toMatchObject({ type: 'close_subscription', cursor: column('c') });
     expect(parsed('CLOSE ALL', true)).toEqual({ type: 'close_subscription', cursor: null });
-    expect(parsed('FETCH BACKWARD 3 FROM c', true)).toBeNull();
   });
 });
