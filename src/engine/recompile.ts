@@ -5,6 +5,7 @@
 import { definitionView, storageTable } from '../catalog/model.ts';
 import { functionKindsSql, type ReadRelation, relationLookup, relationsReadSql } from '../catalog/view-inputs.ts';
 import { analyzeView, viewFunctions } from '../ivm/analyze.ts';
+import { clock } from '../ivm/clock-relation.ts';
 import { planView } from '../ivm/plan-view.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { loadViewParser } from '../ivm/source-text.ts';
@@ -28,7 +29,7 @@ export async function compileView(session: RawConnection, viewId: number): Promi
   const lookup = relationLookup(read);
   const names = viewFunctions(definition, lookup);
   const functions = names.length === 0 ? {} : ((await json(functionKindsSql(given({ names })))) as Record<string, FunctionKind> | null);
-  const analysis = analyzeView(definition, lookup, (input) => storageTable(storages.get(input) ?? input), functions ?? {});
+  const analysis = analyzeView(definition, lookup, (input) => storageTable(storages.get(input) ?? input), functions ?? {}, clock);
   const holds = async (sql: string): Promise<boolean> => (await value(`SELECT millrace.holds(${quoteLiteral(sql)})`)) === 't';
   const staged = analysis.stagesSql === null || (await holds(analysis.stagesSql));
   const probeSql = staged ? analysis.probeSql : analysis.singleProbeSql;

@@ -11,6 +11,7 @@ import {
   gated,
   type NarrowedChanges,
   narrowedChanges,
+  onlyTurned,
   reductions,
   renderFrom,
   type State,
@@ -193,7 +194,8 @@ function argumentRows(
     changes,
     spared,
   });
-  const rows = `SELECT ${list.join(', ')} FROM ${from} ${whereOf(source, term?.states, changes, spared)}`;
+  const turned = term === null ? null : onlyTurned(source, term.states, list.join(' '));
+  const rows = `SELECT ${list.join(', ')} FROM ${from} ${whereOf(source, term?.states, changes, spared, turned)}`;
   return term === null || delta === undefined ? rows : gated(rows, source, term.states, delta, changes);
 }
 

@@ -6,12 +6,13 @@ import { MillraceError } from '../errors.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import { type AggregateCall, groupTexts, knownAggregate, takeApart } from './aggregate-calls.ts';
 import { NotRewritable } from './ast.ts';
-import { type Expiry, expiryOf } from './expiry.ts';
+import { overClock } from './clock.ts';
+import { type Expiry, expiryOf, hasClock } from './expiry.ts';
 import { functionsIn, hasWindow, type JoinReading, readJoin } from './join-source.ts';
 import { normalise, refuseUnknown } from './normalise.ts';
 import type { FunctionKinds } from './query-parts.ts';
 import { renderFrom, renderTemplate } from './relation-sql.ts';
-import { applyEdits, occurrencesOf, type ResolvedQuery, resolveQuery } from './relations.ts';
+import { applyEdits, occurrencesOf, type ResolvedQuery, resolvedText, resolveQuery } from './relations.ts';
 import { type SelectParts, selectParts, textOrNull } from './select-parts.ts';
 import { columnText, type JoinShape, type Shape, type ShapeTarget } from './shape.ts';
 import { textOf } from './source-text.ts';
@@ -40,15 +41,18 @@ export function viewFunctions(query: string, lookup: RelationLookup): string[] {
 /**
  * Reads the defining query (as pg_get_viewdef prints it) over the relations that `lookup` finds. Throws feature_not_supported for queries
  * without a defined answer. `loadViewParser()` must have finished before. Probes read `storage` of the inputs. `functions`: what is known of
- * those that `viewFunctions` names.
+ * those that `viewFunctions` names. `clock`: the time as a relation, which a query that only compares it reads then.
  */
 export function analyzeView(
   query: string,
   lookup: RelationLookup,
   storage: TableName = (id) => `millrace_data.s${id}`,
   functions: FunctionKinds = {},
+  clock: LiveRelation | null = null,
 ): ReadAnalysis {
-  const resolved = resolveQuery(query, lookup);
+  const given = resolveQuery(query, lookup);
+  const expiry = readsClock(given.source.select) ? readExpiry(given, functions) : null;
+  const resolved = clock === null || expiry === null ? given : overClockOf(given, clock, functions);
   const { source, mentions } = resolved;
   const edits = mentions.map(({ place }, relation) => ({ place, piece: { relation } }));
   const all = occurrencesOf(resolved).map((occurrence) => ({ ...occurrence, used: null }));
@@ -63,7 +67,6 @@ export function analyzeView(
   };
   const staged = readStages(resolved, functions);
   const probe = probeSql(single, staged, storage);
-  const clock = readsClock(source.select);
   return {
     inputs: [...new Set(mentions.map((mention) => mention.relation.id))].sort((a, b) => a - b),
     functions: functionsIn(source.select),
@@ -77,7 +80,7 @@ export function analyzeView(
         return groups.length === 0 ? [] : [withStages(staged, storage) + hashableSql(groups, stageFrom(stage, storage))];
       }),
     ],
-    shape: { single, staged, clock, expiry: clock ? readExpiry(resolved) : null },
+    shape: { single, staged, clock: readsClock(source.select), expiry },
   };
 }
 
@@ -100,23 +103,21 @@ function readStages(resolved: ResolvedQuery, functions: FunctionKinds): StagedRe
   }
 }
 
-function readExpiry({ source, live }: ResolvedQuery): Expiry | null {
+function overClockOf({ source, live }: ResolvedQuery, clock: LiveRelation, functions: FunctionKinds): ResolvedQuery {
+  return resolvedText(overClock(normalise(source.select, live), live.length, functions), [...live, clock]);
+}
+
+function readExpiry({ source, live }: ResolvedQuery, functions: FunctionKinds): Expiry | null {
   try {
-    return expiryOf(normalise(source.select, live), live);
+    return expiryOf(normalise(source.select, live), live, functions);
   } catch (error) {
     if (!(error instanceof NotRewritable || error instanceof MillraceError)) throw error;
     return null;
   }
 }
 
-const clockFunctions = new Set(['now', 'transaction_timestamp', 'statement_timestamp', 'clock_timestamp', 'timeofday']);
-
-function readsClock(select: Fields): boolean {
-  return (
-    contains(select, new Set(['SQLValueFunction'])) ||
-    functionsIn(select).some((name) => clockFunctions.has(name.replace(/^pg_catalog\./, '')))
-  );
-}
+/** It calls the time, or another SQL value function. */
+const readsClock = (select: Fields): boolean => contains(select, new Set(['SQLValueFunction'])) || hasClock(select);
 
 /** The reading, or why the query cannot be taken apart. */
 function readShape(resolved: ResolvedQuery): JoinShape | string {

@@ -4,7 +4,7 @@
  * for each image; so many copies are deleted or inserted. Types of arms are settled by putting an empty select from the storage first.
  */
 import type { BagPlan } from './plans.ts';
-import { renderFrom, type State, weightProduct } from './relation-sql.ts';
+import { onlyTurned, renderFrom, type State, weightProduct } from './relation-sql.ts';
 import { columnsOf, nameList, rowNumbers, whereAll } from './sql-text.ts';
 import { signedTerms } from './terms.ts';
 import type { TableName } from './types.ts';
@@ -92,5 +92,6 @@ function armSelect(
     ...(term === null ? {} : { states: term.states }),
   });
   const list = [...outputs, ...(weight === null ? [] : [term?.sign === -1 ? `(- (${weight}))` : `(${weight})`])];
-  return `SELECT ${list.join(', ')} FROM ${from} ${whereAll(source.where === null ? null : `(${source.where})`)}`;
+  const turned = term === null ? null : onlyTurned(source, term.states, list.join(' '));
+  return `SELECT ${list.join(', ')} FROM ${from} ${whereAll(source.where === null ? null : `(${source.where})`, turned)}`;
 }

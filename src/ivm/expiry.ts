@@ -4,11 +4,11 @@
  * its inputs: all it does with the time is to compare it, and a comparison turns at one instant for each row. Where an interval of months
  * makes that instant uncertain, it is asked for again within `longestMs`.
  */
-import { liveSchema, NotRewritable, relationItem, selectFields, type Tree } from './ast.ts';
-import { eachNode, hasSubquery } from './query-parts.ts';
+import { liveSchema, NotRewritable, relationItem, replace, selectFields, type Tree } from './ast.ts';
+import { eachNode, type FunctionKinds, hasSubquery, hasWindowCall, isAggregate } from './query-parts.ts';
 import { renderTemplate } from './relation-sql.ts';
 import { stageText } from './stage-text.ts';
-import { type Fields, kindOf, list, node, strings } from './tree.ts';
+import { type Fields, functionName, kindOf, list, node, strings } from './tree.ts';
 import type { LiveRelation, Occurrence, TableName, Template } from './types.ts';
 
 export interface Expiry {
@@ -23,11 +23,13 @@ export const longestMs = 3_600_000;
 
 const clockFunctions = new Set(['now', 'transaction_timestamp', 'statement_timestamp', 'clock_timestamp', 'timeofday']);
 const comparisons = new Set(['<', '<=', '>', '>=']);
+/** The time as Materialize has it; its one argument is what it is compared with. See millrace.mz_now(). */
+const mzNow = 'millrace.mz_now';
 /** How a side of a comparison moves with the time: with it, against it, not at all, or by days. */
 type Pace = 1 | -1 | 0 | 'daily';
 
 /** Of a query in normal form; null: it does more with the time than to compare it. */
-export function expiryOf(select: Fields, live: readonly LiveRelation[]): Expiry | null {
+export function expiryOf(select: Fields, live: readonly LiveRelation[], kinds: FunctionKinds): Expiry | null {
   const aliases = new Map<string, number>();
   let clocks = 0;
   let compared = 0;
@@ -41,8 +43,21 @@ export function expiryOf(select: Fields, live: readonly LiveRelation[]): Expiry 
     }
     if (isClock(kind, fields)) clocks += 1;
     if (kind !== 'A_Expr' || !comparisons.has(strings(fields['name']).join('.')) || !hasClock(fields)) return undefined;
-    const [left, right] = [paceOf(fields['lexpr']), paceOf(fields['rexpr'])];
-    if (left === null || right === null || hasSubquery(fields)) {
+    const row = rowByRow(fields, kinds);
+    if (row === null) {
+      readable = false;
+      return undefined;
+    }
+    const mz = mzArgument(row['lexpr']) ?? mzArgument(row['rexpr']);
+    if (mz !== null) {
+      const of = columnsAliases(mz);
+      if (of.size > 1 || countClocks(fields) > 1) readable = false;
+      compared += 1;
+      turns.push({ alias: [...of][0] ?? null, at: call(['millrace', 'mz_instant'], [mz]) });
+      return undefined;
+    }
+    const [left, right] = [paceOf(row['lexpr']), paceOf(row['rexpr'])];
+    if (left === null || right === null) {
       readable = false;
       return undefined;
     }
@@ -57,11 +72,14 @@ export function expiryOf(select: Fields, live: readonly LiveRelation[]): Expiry 
       readable = false;
       return undefined;
     }
-    const of = columnsAliases(fields);
+    const of = columnsAliases(row);
     if (of.size > 1) readable = false;
     // The difference of both sides is nothing when they meet.
-    const [behind, ahead] = pace === 1 ? [fields['lexpr'], fields['rexpr']] : [fields['rexpr'], fields['lexpr']];
-    turns.push({ alias: [...of][0] ?? null, at: operation('+', now(), operation('-', ahead, behind)) });
+    const [behind, ahead] = pace === 1 ? [row['lexpr'], row['rexpr']] : [row['rexpr'], row['lexpr']];
+    if (mayJump(row['lexpr']) || mayJump(row['rexpr'])) daily = true;
+    const solved =
+      left === 1 && right === 0 ? solve(row['lexpr'], row['rexpr']) : left === 0 && right === 1 ? solve(row['rexpr'], row['lexpr']) : null;
+    turns.push({ alias: [...of][0] ?? null, at: solved ?? operation('+', now(), operation('-', ahead, behind)) });
     return undefined;
   });
   if (!readable || clocks === 0 || clocks !== compared) return null;
@@ -69,30 +87,118 @@ export function expiryOf(select: Fields, live: readonly LiveRelation[]): Expiry 
   for (const { alias, at } of turns) {
     const number = alias === null ? null : aliases.get(alias);
     if (number === undefined) return null;
-    const from = number === null ? [] : [relationItem(liveSchema, number, alias ?? '')];
-    const inner = selectFields([{ ResTarget: { name: 't', val: at } }], from);
-    const { template, occurrences } = stageText(inner, (_, of) => {
-      const relation = live[of];
-      if (relation === undefined) throw new NotRewritable('a relation that is not known');
-      return relation;
-    });
-    const query = { template, occurrences };
-    // GROUP BY repeats what is selected.
-    if (!queries.some((other) => JSON.stringify(other) === JSON.stringify(query))) queries.push(query);
+    const relation = number === null ? null : relationItem(liveSchema, number, alias ?? '');
+    // Where an outer join, or a group, has no row of it, it may be at another time than with any row.
+    const froms = relation === null ? [[]] : isStrict(at) ? [[relation]] : [[relation], [withoutRow(relation)]];
+    for (const from of froms) {
+      const { template, occurrences } = stageText(selectFields([{ ResTarget: { name: 't', val: at } }], from), (_, of) => {
+        const relation = live[of];
+        if (relation === undefined) throw new NotRewritable('a relation that is not known');
+        return relation;
+      });
+      const query = { template, occurrences };
+      // GROUP BY repeats what is selected.
+      if (!queries.some((other) => JSON.stringify(other) === JSON.stringify(query))) queries.push(query);
+    }
   }
   return { queries, daily };
 }
 
 /** Milliseconds until the result changes by itself, one row; null when it does not. To be asked in the transaction that has computed it. */
 export function expirySql(expiry: Expiry, storage: TableName): string {
+  return `SELECT ceil(extract(epoch FROM ${instantSql(expiry, storage, 'now()')} - clock_timestamp()) * 1000)`;
+}
+
+/**
+ * The first instant after a time, an expression, at which the result changes by itself; null when it does not. What turns at an instant has done so a
+ * millisecond later at the latest (`>=` does behind it, and mz_now() counts whole ones), so one that has just passed is told once more.
+ */
+export function instantSql(expiry: Expiry, storage: TableName, since: string): string {
   const instants = [
     ...expiry.queries.map(
       ({ template, occurrences }) =>
-        `(SELECT min(x.t)::timestamptz FROM (${renderTemplate(template, occurrences, { storage })}) x WHERE x.t > now())`,
+        `(SELECT min(x.t)::timestamptz FROM (${renderTemplate(template, occurrences, { storage })}) x WHERE x.t >= ${since} - interval '1 millisecond')`,
     ),
-    ...(expiry.daily ? ["(date_trunc('day', now()) + interval '1 day')"] : []),
+    ...(expiry.daily ? [`(date_trunc('day', ${since}) + interval '1 day')`] : []),
   ];
-  return `SELECT ceil(extract(epoch FROM least(${instants.join(', ')}) - clock_timestamp()) * 1000)`;
+  return `least(${instants.join(', ')})`;
+}
+
+/**
+ * A comparison as one of rows: a group's maximum, or minimum, is the value of one of its rows, so the instants of all rows are more than enough. Null:
+ * it is about something else than rows.
+ */
+function rowByRow(fields: Fields, kinds: FunctionKinds): Fields | null {
+  if (hasSubquery(fields) || hasWindowCall(fields)) return null;
+  let aggregates = 0;
+  let readable = true;
+  const row = replace(fields, (kind, called) => {
+    if (kind !== 'FuncCall' || !isAggregate(called, kinds)) return undefined;
+    aggregates += 1;
+    const [argument] = list(called['args']);
+    if (['min', 'max'].includes(functionName(called)) && argument !== undefined) return argument;
+    readable = false;
+    return undefined;
+  });
+  return readable && aggregates <= 1 ? (row as Fields) : null;
+}
+
+/** An interval that says of itself that it has no months. */
+function isPlainInterval(expression: unknown): boolean {
+  const { kind, fields } = kindOf(expression);
+  const type = strings(node(fields['typeName'])['names']).at(-1);
+  const text = node(node(kindOf(fields['arg']).fields['sval']))['sval'];
+  return kind === 'TypeCast' && type === 'interval' && typeof text === 'string' && /^[-+\d\s:.]*(days?)?[-+\d\s:.]*$/.test(text);
+}
+
+/** With months the time jumps where months have fewer days: at midnight. */
+function mayJump(side: unknown): boolean {
+  if (!hasClock(side)) return false;
+  const { kind, fields } = kindOf(side);
+  if (kind === 'TypeCast') return mayJump(fields['arg']);
+  if (kind !== 'A_Expr') return false;
+  return [fields['lexpr'], fields['rexpr']].some((part) => (hasClock(part) ? mayJump(part) : !isPlainInterval(part)));
+}
+
+/** The time as the side of a comparison has it alone on its side: what the other side is then. Null: it is not as simple as that. */
+function solve(side: unknown, other: unknown): Tree | null {
+  const { kind, fields } = kindOf(side);
+  if (isClock(kind, fields)) return other as Tree;
+  if (kind !== 'A_Expr') return null;
+  const [operator, left, right] = [strings(fields['name']).join('.'), fields['lexpr'], fields['rexpr']];
+  if (hasClock(left) && isPlainInterval(right)) return solve(left, operation(operator === '+' ? '-' : '+', other, right));
+  return operator === '+' && hasClock(right) && isPlainInterval(left) ? solve(right, operation('-', other, left)) : null;
+}
+
+const strictKinds = new Set(['A_Expr', 'ColumnRef', 'A_Const', 'String', 'Integer', 'TypeCast', 'TypeName', 'SQLValueFunction']);
+
+/** Of nothing it makes nothing. */
+function isStrict(expression: unknown): boolean {
+  let strict = true;
+  eachNode([expression], (kind, fields) => {
+    const known = kind === 'FuncCall' && (isClock(kind, fields) || strings(fields['funcname']).join('.') === 'millrace.mz_instant');
+    if (/^[A-Z]/.test(kind) && !known && !strictKinds.has(kind)) strict = false;
+    if (kind === 'A_Expr' && fields['kind'] !== 'AEXPR_OP') strict = false;
+    return strict;
+  });
+  return strict;
+}
+
+/** One row without a value. */
+function withoutRow(relation: Tree): Tree {
+  const one = {
+    RangeSubselect: {
+      subquery: { SelectStmt: selectFields([{ ResTarget: { name: 'x', val: { A_Const: { ival: { ival: 1 } } } } }], []) },
+      alias: { aliasname: 'mr$one' },
+    },
+  };
+  return { JoinExpr: { jointype: 'JOIN_LEFT', larg: one, rarg: relation, quals: { A_Const: { boolval: {} } } } };
+}
+
+/** What mz_now() is compared with; null: the expression is something else. */
+export function mzArgument(expression: unknown): unknown {
+  const { kind, fields } = kindOf(expression);
+  return kind === 'FuncCall' && strings(fields['funcname']).join('.') === mzNow ? (list(fields['args'])[0] ?? null) : null;
 }
 
 function paceOf(expression: unknown): Pace | null {
@@ -102,7 +208,8 @@ function paceOf(expression: unknown): Pace | null {
     case 'SQLValueFunction': {
       const op = String(fields['op']);
       if (op === 'SVFOP_CURRENT_DATE') return 'daily';
-      return /^SVFOP_(CURRENT|LOCAL)_?TIMESTAMP/.test(op) ? 1 : null;
+      // Rounded, it turns elsewhere.
+      return /^SVFOP_(CURRENT|LOCAL)_?TIMESTAMP$/.test(op) ? 1 : null;
     }
     case 'FuncCall': {
       const name = strings(fields['funcname']).at(-1) ?? '';
@@ -111,6 +218,7 @@ function paceOf(expression: unknown): Pace | null {
     case 'TypeCast': {
       const type = strings(node(fields['typeName'])['names']).at(-1) ?? '';
       const inner = paceOf(fields['arg']);
+      if (list(node(fields['typeName'])['typmods']).length > 0) return null;
       if (type === 'date') return inner === 1 || inner === 'daily' ? 'daily' : null;
       return type === 'timestamptz' || type === 'timestamp' ? inner : null;
     }
@@ -130,9 +238,11 @@ function paceOf(expression: unknown): Pace | null {
   }
 }
 
-function isClock(kind: string, fields: Fields): boolean {
+export function isClock(kind: string, fields: Fields): boolean {
   if (kind === 'SQLValueFunction') return /TIME|DATE/.test(String(fields['op']));
-  return kind === 'FuncCall' && clockFunctions.has(strings(fields['funcname']).at(-1) ?? '');
+  if (kind !== 'FuncCall') return false;
+  const called = strings(fields['funcname']);
+  return called.join('.') === mzNow || clockFunctions.has(called.at(-1) ?? '');
 }
 
 function countClocks(value: unknown): number {
@@ -144,7 +254,7 @@ function countClocks(value: unknown): number {
   return count;
 }
 
-const hasClock = (value: unknown): boolean => countClocks(value) > 0;
+export const hasClock = (value: unknown): boolean => countClocks(value) > 0;
 
 function columnsAliases(value: unknown): ReadonlySet<string> {
   const found = new Set<string>();
@@ -155,7 +265,13 @@ function columnsAliases(value: unknown): ReadonlySet<string> {
   return found;
 }
 
-const now = (): Tree => ({ FuncCall: { funcname: [{ String: { sval: 'now' } }], funcformat: 'COERCE_EXPLICIT_CALL' } });
+const now = (): Tree => call(['now'], []);
+
+/** A call of a function. */
+export function call(called: readonly string[], args: readonly unknown[]): Tree {
+  const funcname = called.map((sval) => ({ String: { sval } }));
+  return { FuncCall: { funcname, ...(args.length === 0 ? {} : { args }), funcformat: 'COERCE_EXPLICIT_CALL' } };
+}
 
 function operation(operator: string, lexpr: unknown, rexpr: unknown): Tree {
   return { A_Expr: { kind: 'AEXPR_OP', name: [{ String: { sval: operator } }], lexpr, rexpr } };

@@ -3,6 +3,7 @@
  * Invariant: a key that is returned is one in every state of the inputs. What is not known is not claimed: no key is no statement.
  */
 import { meaningOf, parseSelect, type Tree } from './ast.ts';
+import { clockId } from './clock-relation.ts';
 import type { RowsPlan, ViewPlan } from './plans.ts';
 import { at, contains, kindOf, list, node, strings, walk } from './tree.ts';
 import type { OccurrenceColumn } from './types.ts';
@@ -86,8 +87,9 @@ function keysOfJoin(body: RowsPlan, facts: KeyFacts): string[][] {
     const found = new Set([start]);
     for (let more = true; more; ) {
       more = false;
-      for (const [relation, { key }] of occurrences.entries()) {
-        if (found.has(relation) || key.length === 0 || !key.every((column) => isBound(relation, column, found))) continue;
+      for (const [relation, { input, key }] of occurrences.entries()) {
+        const isOne = input === clockId || (key.length > 0 && key.every((column) => isBound(relation, column, found)));
+        if (found.has(relation) || !isOne) continue;
         found.add(relation);
         more = true;
       }

@@ -3,7 +3,9 @@
  * Invariant: hidden columns (`mr$k<relation>_<i>` keys, `mr$w<relation>` weights) have names no other relation uses, so that they can be
  * named without qualification at the top, however deep the relation lies.
  */
+
 import { quoteIdentifier } from '../sql/quote.ts';
+import { atOtherTime, clockId, isOfTime, otherTime } from './clock-relation.ts';
 import { columnsOf, whereAll } from './sql-text.ts';
 import { subsetsUpTo } from './terms.ts';
 import type { JoinSource, Occurrence, TableName, Template } from './types.ts';
@@ -159,14 +161,15 @@ export function whereOf(
   states: readonly State[] = [],
   changes: ReadonlyMap<number, string> = new Map(),
   spared: ReadonlySet<number> = new Set(),
+  turned: string | null = null,
 ): string {
-  if (source.conditions === undefined) return whereAll(source.where === null ? null : `(${source.where})`);
+  if (source.conditions === undefined) return whereAll(source.where === null ? null : `(${source.where})`, turned);
   const open = source.conditions.filter(({ relations }) => {
     const [one = -1, ...more] = relations;
     const asked = more.length === 0 && changes.has(one) && states[one] === 'changes';
     return !asked && !relations.some((relation) => spared.has(relation));
   });
-  return whereAll(...open.map(({ text }) => `(${text})`));
+  return whereAll(...open.map(({ text }) => `(${text})`), turned);
 }
 
 /**
@@ -186,6 +189,28 @@ export function gated(
   });
   const some = [...new Set(tables)].map((table) => `EXISTS (SELECT FROM ${table})`);
   return some.length === 0 ? term : `SELECT * FROM (${term} OFFSET 0) g ${whereAll(...some)}`;
+}
+
+const turned = (delta: string): string =>
+  `CASE WHEN s.w > 0 THEN (SELECT max(o.c2) FROM ${delta} o WHERE o.c2 < s.c2) ELSE (SELECT min(o.c2) FROM ${delta} o WHERE o.c2 > s.c2) END`;
+
+/**
+ * Of a term with changes of the clock: only rows that do not pass at the other time, before or after; those that pass at both come and go
+ * alike. Null: no such term, or what is made of the rows, `shown`, differs with the time.
+ */
+export function onlyTurned(source: JoinSource, states: readonly State[], shown: string): string | null {
+  const [clock, ...more] = source.occurrences.flatMap(({ input }, i) => (input === clockId ? [i] : []));
+  if (
+    clock === undefined ||
+    more.length > 0 ||
+    states[clock] !== 'changes' ||
+    source.where === null ||
+    !isOfTime(source.where) ||
+    isOfTime(shown)
+  )
+    return null;
+  const conditions = source.conditions?.map(({ text }) => text).filter(isOfTime) ?? [source.where];
+  return `NOT coalesce(${conditions.map((text) => `(${atOtherTime(text)})`).join(' AND ')}, false)`;
 }
 
 function expressionsOf(occurrence: Occurrence, names: readonly string[]): string {
@@ -228,6 +253,8 @@ function renderRelation(relation: number, occurrences: readonly Occurrence[], re
       return `(SELECT ${columns()} FROM ${storage} s WHERE (${expressionsOf(occurrence, reduction.own)}) IN (${changes}) OFFSET 0)`;
     }
     case 'changes':
+      if (occurrence.input === clockId)
+        return `(SELECT ${columns('s.w')}, ${turned(delta())} AS "${otherTime}" FROM ${delta()} s OFFSET 0)`;
       return rendering.changes?.get(relation) ?? `(SELECT ${columns('s.w')} FROM ${delta()} s)`;
     case 'moved':
       return `(SELECT ${columns()} FROM ${delta()} s)`;

@@ -48,7 +48,12 @@ export function relationNames(query: string): RelationName[] {
 /** Expands plain views until only live relations are left. */
 export function resolveQuery(query: string, lookup: RelationLookup): ResolvedQuery {
   const live: LiveRelation[] = [];
-  const source = readSource(expand(query, lookup, live, deepest));
+  return resolvedText(expand(query, lookup, live, deepest), live);
+}
+
+/** A query whose relations are named by their numbers. */
+export function resolvedText(text: string, live: readonly LiveRelation[]): ResolvedQuery {
+  const source = readSource(text);
   const mentions = rangeVars(source.select).map((fields): Mention => {
     const relation = live[Number(fields['relname'])];
     if (relation === undefined) throw millraceError('internal_error', { message: 'an expanded query names an unknown relation' });

@@ -6,8 +6,10 @@
  * Of one relation, the changes alone say it all: the signs of a key's rows add up to what becomes of its row, and its last image is the
  * one that came more often than it went.
  */
+
+import { clockId } from './clock-relation.ts';
 import type { RowsPlan } from './plans.ts';
-import { changedKeys, keyName, renderFrom, weightName } from './relation-sql.ts';
+import { changedKeys, keyName, onlyTurned, renderFrom, type State, weightName, weightProduct, whereOf } from './relation-sql.ts';
 import { columnsOf, imageDiffers, nameList, sameKey, selectList, whereAll } from './sql-text.ts';
 import { presentTerms, type Term } from './terms.ts';
 import type { ExactDelta, Occurrence, TableName } from './types.ts';
@@ -41,6 +43,8 @@ export function rowsMaintain(
   const inputs = new Map(plan.source.occurrences.filter((o) => changed.has(o.input)).map((o) => [o.input, o]));
   if (inputs.size === 0) return [];
   if (plan.source.occurrences.length === 1) return [oneRelation(plan, table, delta, storage)];
+  const turned = clockTurns(plan, table, changed, delta, storage);
+  if (turned !== null) return [turned];
   const ctes = [...inputs.values()].map(
     (occurrence) => `${changedKeys(occurrence.input)} AS MATERIALIZED (
   ${isExact(occurrence.input) ? allKeys(occurrence, delta(occurrence.input)) : relevantKeys(plan, occurrence, delta(occurrence.input))}
@@ -100,6 +104,33 @@ USING (
 WHEN MATCHED AND n."mr$net" < 0 THEN DELETE
 WHEN MATCHED AND ${imageDiffers(columnsOf('s', names), columnsOf('n', names))} THEN
   UPDATE SET ${names.map((name) => `${nameList([name])} = ${columnsOf('n', [name])}`).join(', ')}
+WHEN NOT MATCHED AND n."mr$net" > 0 THEN
+  INSERT (${nameList(names)}) VALUES (${columnsOf('n', names)})`.trim();
+}
+
+/** The clock alone has changed, and rows pass by it or do not: few do so who did not before, and what they look like is all there is to know. */
+function clockTurns(plan: RowsPlan, table: string, changed: ReadonlySet<number>, delta: TableName, storage: TableName): string | null {
+  const { occurrences } = plan.source;
+  if (occurrences.some(({ input }) => changed.has(input) && input !== clockId)) return null;
+  const states = occurrences.map(({ input }): State => (input === clockId ? 'changes' : 'new'));
+  const weight = weightProduct(states);
+  const turned = onlyTurned(plan.source, states, selectList(plan.columns));
+  if (turned === null || weight === null) return null;
+  const names = plan.columns.map((column) => column.name);
+  const key = plan.keys.flat();
+  const from = renderFrom(plan.source, { storage, delta, states, keysOf: occurrences.map((_, i) => i) });
+  return `
+MERGE INTO ${table} s
+USING (
+  SELECT v.*
+  FROM (
+    SELECT v.*, row_number() OVER same AS "mr$first", sum(v."mr$w") OVER same AS "mr$net"
+    FROM (SELECT ${selectList(plan.columns)}, ${weight} AS "mr$w" FROM ${from} ${whereOf(plan.source, states, new Map(), new Set(), turned)}) v
+    WINDOW same AS (PARTITION BY ${columnsOf('v', key)})
+  ) v
+  WHERE v."mr$first" = 1 AND v."mr$net" <> 0
+) n ON ${sameKey('s', 'n', key)}
+WHEN MATCHED AND n."mr$net" < 0 THEN DELETE
 WHEN NOT MATCHED AND n."mr$net" > 0 THEN
   INSERT (${nameList(names)}) VALUES (${columnsOf('n', names)})`.trim();
 }

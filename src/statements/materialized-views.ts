@@ -7,11 +7,13 @@ import { definitionView, gateView, storageTable } from '../catalog/model.ts';
 import { gateSql } from '../catalog/storage-ddl.ts';
 import { type ReadRelation, relationLookup } from '../catalog/view-inputs.ts';
 import { MillraceError, millraceError } from '../errors.ts';
-import { analyzeView, viewFunctions } from '../ivm/analyze.ts';
+import { analyzeView, type ReadAnalysis, viewFunctions } from '../ivm/analyze.ts';
+import { clock } from '../ivm/clock-relation.ts';
+import { instantSql } from '../ivm/expiry.ts';
 import { planView } from '../ivm/plan-view.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { loadViewParser } from '../ivm/source-text.ts';
-import type { Analysis, ProbeColumn, ProbeResult } from '../ivm/types.ts';
+import type { Analysis, ProbeColumn, ProbeResult, TableName } from '../ivm/types.ts';
 import { storageDdl, visibleColumns } from '../ivm/view-plan.ts';
 import type { CreateMaterializedView, RefreshMaterializedView } from '../sql/ast.ts';
 import { loadPostgresParser, relationNames } from '../sql/postgres-parser.ts';
@@ -19,6 +21,7 @@ import { quoteIdentifier, quoteLiteral } from '../sql/quote.ts';
 import { type CallerSession, type StatementResult, UpstreamError } from './caller-session.ts';
 import { callerRole, catalogPresent, firstRow, perform, requireCatalog, type StatementContext } from './context.ts';
 import { facadeTriggers, nameTaken } from './facades.ts';
+import { withMzNow } from './mz-now.ts';
 import { creationNamespace, findLive, isStreamTable, quotedName, shownName } from './names.ts';
 import { dropFailed } from './removal.ts';
 import { facadeOid } from './sources.ts';
@@ -76,15 +79,16 @@ export async function createMaterializedView(
   const storage = (input: number): string => storageTable(storageOf.get(input) ?? input);
   const lookup = relationLookup(read);
   const functions = await functionKinds(context, session, viewFunctions(definition, lookup));
-  const analysis = analyzeView(definition, lookup, storage, functions);
+  const analysis = analyzeView(definition, lookup, storage, functions, clock);
   const plain = read.filter((relation) => relation.kind === 'plain view');
-  await requireMaterializable(
+  const time = await requireMaterializable(
     context,
     session,
     [await facadeOid(session, scratch), ...plain.map((relation) => relation.oid)],
     [definition, ...plain.map((relation) => relation.query ?? '')],
     role,
   );
+  await requireCompared(context, session, analysis, time, storage);
   const plan = planView(analysis, await probe(context, session, analysis, functions, id));
   const list = visibleColumns(plan).map((column) => `${column.expression} AS ${quoteIdentifier(column.name)}`);
   await perform(
@@ -115,6 +119,19 @@ export async function createMaterializedView(
   return { kind: 'done', tag };
 }
 
+/** Raises unless the instants at which the time changes the result can be told. */
+async function requireCompared(
+  context: StatementContext,
+  session: CallerSession,
+  { shape: { clock: calls, expiry } }: ReadAnalysis,
+  time: string | null,
+  storage: TableName,
+): Promise<void> {
+  const asked = expiry === null ? null : `SELECT count(*) >= 0 FROM (SELECT ${instantSql(expiry, storage, 'now()')}) x`;
+  const told = asked === null || (await perform(context, session, [`SELECT to_jsonb(millrace.holds(${quoteLiteral(asked)}))`])) === true;
+  if (calls || !told) throw millraceError('time_not_compared', { function: time ?? 'mz_now' });
+}
+
 /** OIDs of the stream tables among what is read. */
 async function streamTables(session: CallerSession, read: readonly ReadRelation[]): Promise<ReadonlySet<string>> {
   const found = new Set<string>();
@@ -126,18 +143,23 @@ async function streamTables(session: CallerSession, read: readonly ReadRelation[
 async function createScratch(session: CallerSession, statement: CreateMaterializedView): Promise<void> {
   const columns = statement.columns === null ? '' : ` (${statement.columns.map(quoteIdentifier).join(', ')})`;
   const prefix = `CREATE TEMPORARY VIEW millrace_new_view${columns} AS `;
+  const query = withMzNow(statement.query);
   try {
     await session.query('DROP VIEW IF EXISTS pg_temp.millrace_new_view', [], { quiet: true });
-    await session.query(prefix + statement.query, [], { quiet: true });
+    await session.query(prefix + query, [], { quiet: true });
     await session.query(`SELECT * FROM ${scratch} LIMIT 0`, [], { quiet: true });
   } catch (error) {
-    throw atUserPosition(error, [...prefix].length, statement.queryAt);
+    throw atUserPosition(error, [...prefix].length, query === statement.query ? statement.queryAt : null);
   }
 }
 
-/** An upstream error about the query, its position moved to where the query stands in the user's text. */
-function atUserPosition(error: unknown, prefixLength: number, queryAt: number): unknown {
+/** An upstream error about the query, its position moved to where the query stands in the user's text; null: it was written anew. */
+function atUserPosition(error: unknown, prefixLength: number, queryAt: number | null): unknown {
   if (!(error instanceof UpstreamError) || error.fields['P'] === undefined) return error;
+  if (queryAt === null) {
+    const { P: _, ...unplaced } = error.fields;
+    return new UpstreamError(unplaced);
+  }
   const position = Number(error.fields['P']) - prefixLength + queryAt;
   if (position < 1) return error;
   return new MillraceError('population_failed', {

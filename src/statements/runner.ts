@@ -100,7 +100,7 @@ async function describe(
     case 'subscribe':
       return await describeSubscribe(context, session, statement);
     case 'fetch_subscription':
-      return session.cursors.get(statement.cursor.name)?.fields ?? null;
+      return statement.move ? null : (session.cursors.get(statement.cursor.name)?.fields ?? null);
     case 'alter_sink':
       return isDryRun(statement) ? differenceFields : null;
     default:

@@ -16,7 +16,7 @@ import { type CallerSession, GivenQueryError, UpstreamError } from './caller-ses
 import { type CallerRole, firstRow, perform, type StatementContext } from './context.ts';
 import { probe } from './materialized-views.ts';
 import { facadeOid } from './sources.ts';
-import { notCapturable, notTriggerable, readSources, type Sources, type SourceTable } from './stream-table-sources.ts';
+import { asOneTable, notCapturable, notTriggerable, readSources, type Sources, type SourceTable } from './stream-table-sources.ts';
 import { functionKinds, functionsOfView, timely, type UnstableFunction } from './view-functions.ts';
 
 export const scratch = 'pg_temp.millrace_new_view';
@@ -191,7 +191,8 @@ export async function chooseImmediate(
       ? (sources.tables.map(notTriggerable).find((why) => why !== null) ?? null)
       : `${quoteQualified(live.schema, live.name)} is kept by Millrace itself, not within the statements of those who write`;
   if (problem !== null) throw notImmediate(problem);
-  const chosen = await choosePlan(context, session, { ...definition, sources: { ...sources, streams: false } }, id);
+  const tables = sources.tables.map(asOneTable);
+  const chosen = await choosePlan(context, session, { ...definition, sources: { ...sources, tables, streams: false } }, id);
   if (chosen.mode === 'FULL') throw notImmediate(chosen.reason);
   if (chosen.plan.clock === true) throw notImmediate('its result changes with the time, when nobody writes');
   return { mode: 'IMMEDIATE', plan: chosen.plan };

@@ -40,6 +40,10 @@ export interface SourceTable {
   readonly identity: string;
   /** A subscription writes to it. */
   readonly isSubscribed: boolean;
+  /** The table it is a partition, or an inheritance child, of. */
+  readonly parent: string | null;
+  /** Why partitions of it cannot have the triggers of IMMEDIATE. */
+  readonly unfit: string | null;
   /** Whether Millrace's role has the rights of its owner. */
   readonly owned: boolean;
   readonly keyAttnums: readonly number[];
@@ -81,7 +85,12 @@ export async function readSources(context: StatementContext, session: CallerSess
       `SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'oid', s.relation::text, 'base', s.base_id, 'newId', CASE WHEN s.base_id IS NULL THEN nextval('millrace.object_id') ELSE 0 END,
                 'kind', s.kind, 'persistence', s.persistence, 'hasChildren', s.has_children, 'isSystem', s.is_system, 'identity', s.identity,
-                'isSubscribed', EXISTS (SELECT FROM pg_subscription_rel x WHERE x.srrelid = s.relation),
+                'isSubscribed', EXISTS (SELECT FROM pg_subscription_rel x
+                                         WHERE x.srrelid = s.relation OR s.kind = 'p' AND x.srrelid IN (SELECT t.relid FROM pg_partition_tree(s.relation) t)),
+                'parent', (SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = s.relation LIMIT 1),
+                'unfit', CASE WHEN s.kind = 'p' AND NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)
+                              THEN 'only an event trigger tells of partitions that come and go, which the role that Millrace connects as may make as a superuser'
+                              ELSE millrace.immediate_unfit(s.relation) END,
                 'owned', s.owned, 'readable', s.readable, 'hiddenRows', s.hidden_rows, 'hasPolicies', s.has_policies,
                 'keyAttnums', s.key_attnums, 'columns', s.columns,
                 'used', (SELECT coalesce(jsonb_agg(DISTINCT d.refobjsubid), '[]')
@@ -234,11 +243,18 @@ export function notCapturable(table: SourceTable, streams: boolean): string | nu
 /** Why a table cannot have the triggers that keep a stream table within the statements that write to it; null when it can. */
 export function notTriggerable(table: SourceTable): string | null {
   const shown = `'${table.schema}.${table.name}'`;
-  if (table.kind === 'p') return `table ${shown} is partitioned, and writes to a partition fire no statement trigger of its parent`;
+  if (table.parent !== null)
+    return `table ${shown} is part of ${table.parent}, and writes to that fire no statement trigger of it: read ${table.parent} instead`;
+  if (table.unfit !== null) return `table ${shown} is partitioned: ${table.unfit}`;
   if (table.isSubscribed) return `table ${shown} is written by a subscription, which fires no statement triggers`;
   if (table.columns.some((column) => column.generated === 'v'))
     return `table ${shown} has virtual generated columns, which triggers are not given`;
-  return notCapturable(table, false);
+  return notCapturable(asOneTable(table), false);
+}
+
+/** A partitioned table to those who do not mind: triggers of IMMEDIATE are on all of its tree. */
+export function asOneTable(table: SourceTable): SourceTable {
+  return table.kind === 'p' ? { ...table, kind: 'r' } : table;
 }
 
 /** Taken by everyone who makes stream tables, to the end of his transaction. */

@@ -80,7 +80,8 @@ const harmless = new Set([
 ]);
 
 /**
- * Raises not_materializable or untrusted_function for the first function that must not be in a live view.
+ * Raises not_materializable or untrusted_function for the first function that must not be in a live view. Answers one that tells the time, which must
+ * be compared only.
  * `views`: the new view and the plain views it looks through, OIDs; `queries`: their texts as Postgres prints them.
  */
 export async function requireMaterializable(
@@ -89,11 +90,12 @@ export async function requireMaterializable(
   views: readonly string[],
   queries: readonly string[],
   role: CallerRole,
-): Promise<void> {
+): Promise<string | null> {
   const { unstable, called } = await unstableFunctions(context, session, views, queries);
-  const [first] = unstable;
+  const first = unstable.find(({ name }) => !timely.has(name));
   if (first !== undefined) throw millraceError('not_materializable', { function: first.name });
   requireTrusted(called, role);
+  return unstable[0]?.name ?? null;
 }
 
 /**

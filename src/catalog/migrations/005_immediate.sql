@@ -13,10 +13,13 @@
 CREATE FUNCTION millrace.immediate_print(oids oid[], attnums integer[]) RETURNS text
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    RETURN (SELECT string_agg(concat_ws(' ', coalesce(i.identity, 'gone'), a.atttypid, a.atttypmod), E'\n' ORDER BY u.place)
+    RETURN (SELECT string_agg(concat_ws(' ', coalesce(i.identity, 'gone'), a.atttypid, a.atttypmod, p.list), E'\n' ORDER BY u.place)
               FROM unnest(oids, attnums) WITH ORDINALITY u(o, n, place)
               CROSS JOIN LATERAL pg_identify_object('pg_class'::regclass, u.o, u.n) i
-              LEFT JOIN pg_attribute a ON a.attrelid = u.o AND a.attnum = u.n AND u.n > 0 AND NOT a.attisdropped);
+              LEFT JOIN pg_attribute a ON a.attrelid = u.o AND a.attnum = u.n AND u.n > 0 AND NOT a.attisdropped
+              LEFT JOIN LATERAL (SELECT string_agg(t.relid::oid::text, ',' ORDER BY t.relid::oid) AS list
+                                   FROM pg_partition_tree(CASE WHEN u.n = 0 THEN u.o END) t
+                                  WHERE t.relid <> u.o) p ON u.n = 0);
 END $$;
 
 -- A text with the tables of the view written out: their rows (from), the columns of a transition table called x (list, image).
@@ -180,6 +183,21 @@ BEGIN
     PERFORM set_config('millrace.immediate_' || view, concat_ws(' ', extract(epoch FROM transaction_timestamp()), begun, aside, anew), true);
 END $$;
 
+-- For transactions with one snapshot: raises unless it sees the last change of the view. `described`: whether it sees the view's description.
+CREATE FUNCTION millrace.immediate_require_seen(view bigint, described boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last bigint := pg_sequence_last_value(format('millrace_data.x%s', view)::regclass);
+BEGIN
+    IF NOT described OR last <> coalesce(pg_current_xact_id_if_assigned()::text::bigint, 0)
+                        AND NOT pg_visible_in_snapshot(last::text::xid8, pg_current_snapshot()) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = '40001',
+            MESSAGE = 'could not serialize access due to concurrent update',
+            DETAIL = format('Stream table %s was changed by a transaction that this one does not see.', millrace.stream_table_shown(view));
+    END IF;
+END $$;
+
 -- BEFORE trigger of each statement. Argument: the view.
 CREATE FUNCTION millrace.immediate_before() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -188,7 +206,6 @@ DECLARE
     known record;
     other oid;
     called text;
-    last bigint;
     noted record;
 BEGIN
     SELECT i.mode, i.oids INTO known FROM millrace.immediate i WHERE i.relation_id = view;
@@ -205,14 +222,7 @@ BEGIN
         END IF;
     END LOOP;
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-        last := pg_sequence_last_value(format('millrace_data.x%s', view)::regclass);
-        IF known.mode IS NULL OR last <> coalesce(pg_current_xact_id_if_assigned()::text::bigint, 0)
-                                 AND NOT pg_visible_in_snapshot(last::text::xid8, pg_current_snapshot()) THEN
-            RAISE EXCEPTION USING
-                ERRCODE = '40001',
-                MESSAGE = 'could not serialize access due to concurrent update',
-                DETAIL = format('Stream table %s was changed by a transaction that this one does not see.', millrace.stream_table_shown(view));
-        END IF;
+        PERFORM millrace.immediate_require_seen(view, known.mode IS NOT NULL);
     END IF;
     noted := millrace.immediate_noted(view);
     PERFORM millrace.immediate_note(view, noted.begun + 1, noted.aside, noted.anew);
@@ -306,10 +316,10 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known millrace.immediate;
     one record;
-    event text;
-    prefix text := 'millrace_immediate_' || lpad(view::text, 19, '0');
-    problem text := millrace.immediate_follow(view);
+    problem text;
 BEGIN
+    PERFORM set_config('millrace.following_partitions', 'on', true);
+    problem := millrace.immediate_follow(view);
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '42703', MESSAGE = problem;
     END IF;
@@ -317,22 +327,18 @@ BEGIN
     EXECUTE format('CREATE TABLE IF NOT EXISTS millrace_data.l%s ()', view);
     EXECUTE format('CREATE SEQUENCE IF NOT EXISTS millrace_data.x%s', view);
     PERFORM setval(format('millrace_data.x%s', view)::regclass, pg_current_xact_id()::text::bigint);
-    FOR one IN SELECT b.base, millrace.qualified_name(b.o) AS name FROM unnest(known.bases, known.oids) b(base, o) LOOP
+    FOR one IN SELECT b.base, b.o FROM unnest(known.bases, known.oids) b(base, o) LOOP
         EXECUTE format('DROP TABLE IF EXISTS millrace_data.w%s_%s', view, one.base);
         EXECUTE format('CREATE UNLOGGED TABLE millrace_data.w%s_%s WITH (autovacuum_enabled = off) AS SELECT 0::smallint AS w, x.* FROM %s x WITH NO DATA',
                        view, one.base, millrace.immediate_resolve(view, format('@%s:from:%s@', known.nonce, one.base)));
-        FOREACH event IN ARRAY ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] LOOP
-            EXECUTE format('CREATE OR REPLACE TRIGGER %I BEFORE %s ON %s FOR EACH STATEMENT EXECUTE FUNCTION millrace.immediate_before(%L)',
-                           prefix || '_before_' || lower(event), event, one.name, view);
-            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION millrace_data.%I()',
-                           prefix || '_after_' || lower(event), event, one.name,
-                           CASE event WHEN 'INSERT' THEN 'REFERENCING NEW TABLE AS new_rows' WHEN 'DELETE' THEN 'REFERENCING OLD TABLE AS old_rows'
-                                      WHEN 'UPDATE' THEN 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows' ELSE '' END,
-                           format('i%s_%s', view, one.base));
-            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', one.name, prefix || '_before_' || lower(event));
-            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', one.name, prefix || '_after_' || lower(event));
-        END LOOP;
+        PERFORM millrace.immediate_triggers(view, one.base, x.relation) FROM millrace.immediate_tree(one.o) x;
     END LOOP;
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = ANY (known.oids) AND c.relkind = 'p')
+       AND NOT EXISTS (SELECT FROM pg_event_trigger e WHERE e.evtname = 'millrace_partitions') THEN
+        CREATE EVENT TRIGGER millrace_partitions ON ddl_command_end EXECUTE FUNCTION millrace.immediate_command();
+        ALTER EVENT TRIGGER millrace_partitions ENABLE ALWAYS;
+    END IF;
+    PERFORM set_config('millrace.following_partitions', 'off', true);
 END $$;
 
 -- Undoes it; also when only part of it is there.
@@ -341,6 +347,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     statement text;
 BEGIN
+    DELETE FROM millrace.immediate i WHERE i.relation_id = view;
     FOR statement IN
         SELECT format('DROP TRIGGER %I ON %s', t.tgname, millrace.qualified_name(t.tgrelid))
           FROM pg_trigger t WHERE t.tgname LIKE 'millrace\_immediate\_' || lpad(view::text, 19, '0') || '\_%'
@@ -351,13 +358,16 @@ BEGIN
         SELECT format('DROP %s millrace_data.%I', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.relname)
           FROM pg_class c
          WHERE c.relnamespace = 'millrace_data'::regnamespace AND (c.relname IN ('l' || view, 'x' || view) OR c.relkind = 'r' AND c.relname ~ ('^w' || view || '_'))
+        UNION ALL
+        SELECT 'DROP EVENT TRIGGER millrace_partitions'
+         WHERE EXISTS (SELECT FROM pg_event_trigger e WHERE e.evtname = 'millrace_partitions')
+           AND NOT EXISTS (SELECT FROM millrace.immediate i JOIN pg_class c ON c.oid = ANY (i.oids) AND c.relkind = 'p' WHERE i.relation_id <> view)
     LOOP
         EXECUTE statement;
     END LOOP;
-    DELETE FROM millrace.immediate i WHERE i.relation_id = view;
 END $$;
 
 REVOKE EXECUTE ON FUNCTION millrace.immediate_print(oid[], integer[]), millrace.immediate_resolve(bigint, text), millrace.immediate_follow(bigint),
-    millrace.immediate_rebuild(bigint), millrace.immediate_catch_up(bigint), millrace.immediate_before(), millrace.immediate_turn(bigint, text, integer),
-    millrace.immediate_noted(bigint), millrace.immediate_note(bigint, integer, boolean, boolean), millrace.immediate_failed(bigint, text, text, text),
+    millrace.immediate_rebuild(bigint), millrace.immediate_catch_up(bigint), millrace.immediate_require_seen(bigint, boolean), millrace.immediate_before(),
+    millrace.immediate_turn(bigint, text, integer), millrace.immediate_noted(bigint), millrace.immediate_note(bigint, integer, boolean, boolean), millrace.immediate_failed(bigint, text, text, text),
     millrace.immediate_install(bigint), millrace.immediate_remove(bigint) FROM PUBLIC;

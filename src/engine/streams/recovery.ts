@@ -81,7 +81,11 @@ export async function followBases(engine: EngineContext, catalog: ReadCatalog, r
 }
 
 /** Stream tables that triggers keep: those to be computed anew, and triggers of those that cannot be kept. */
-export async function keepImmediate(engine: EngineContext, catalog: ReadCatalog): Promise<void> {
+export async function keepImmediate(engine: EngineContext, catalog: ReadCatalog, reload: () => Promise<void>): Promise<void> {
+  if (immediateViews(catalog)) await suspendParts(engine, catalog, reload);
+  // Where the event trigger was off, or somebody dropped it.
+  if ([...catalog.bases.values()].some((base) => base.parts !== null || base.partsNow !== null) && immediateViews(catalog))
+    await briefTransaction(engine, ['SELECT millrace.immediate_partitions(true)'], 'partitions under stream tables');
   for (const view of catalog.views.values()) {
     const stream = catalog.streams.get(view.id);
     if (stream?.refreshMode !== 'IMMEDIATE') continue;
@@ -92,6 +96,23 @@ export async function keepImmediate(engine: EngineContext, catalog: ReadCatalog)
     }
   }
 }
+
+/** Stream tables over tables that have become parts of others: writes to those fire no trigger of theirs. */
+async function suspendParts(engine: EngineContext, catalog: ReadCatalog, reload: () => Promise<void>): Promise<void> {
+  const found = await engine.admin.query<{ id: number; part: string; parent: string }>(
+    `SELECT i.relation_id::integer AS id, x.inhrelid::regclass::text AS part, x.inhparent::regclass::text AS parent
+       FROM millrace.immediate i JOIN pg_inherits x ON x.inhrelid = ANY (i.oids)`,
+  );
+  for (const { id, part, parent } of found.rows) {
+    const stream = catalog.streams.get(id);
+    if (stream === undefined || catalog.views.get(id)?.state === 'error') continue;
+    const problem = `${part} has become part of ${parent}, and writes to that fire no statement trigger of it`;
+    engine.log.error({ view: id, name: stream.name, problem }, 'a stream table is suspended');
+    await suspendNow(engine, reload, id, baseError(problem, `${stream.schema}.${stream.name}`));
+  }
+}
+
+const immediateViews = ({ streams }: ReadCatalog): boolean => [...streams.values()].some(({ refreshMode }) => refreshMode === 'IMMEDIATE');
 
 /** Why a view over this table, as it is now, cannot be kept; null: it can. */
 function problemNow({ streams }: ReadCatalog, base: BaseTable, view: LiveView<ViewPlan>): string | null {

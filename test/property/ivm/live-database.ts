@@ -2,9 +2,11 @@
  * Live relations on a real server without the engine: storages, facades, captures, and epochs by hand, as the engine runs them.
  * Invariant checked by `verify`: every facade equals its query, as rows and as text.
  */
+import { readFileSync } from 'node:fs';
 import type pg from 'pg';
 import { analyzeView, viewFunctions } from '../../../src/ivm/analyze.ts';
 import { captureDdl } from '../../../src/ivm/capture.ts';
+import { clock, clockId } from '../../../src/ivm/clock-relation.ts';
 import { functionKindsSql, planView } from '../../../src/ivm/plan-view.ts';
 import type { ViewPlan } from '../../../src/ivm/plans.ts';
 import type { LiveRelation, PlainView, ProbeResult } from '../../../src/ivm/types.ts';
@@ -33,12 +35,24 @@ export interface LiveView {
   readonly exact: boolean;
 }
 
+/** The query at the time of the clock. */
+export function atClock(query: string): string {
+  const now = '(SELECT c.c2 FROM millrace_data.s0 c)';
+  return query
+    .replace(/\bmillrace\.mz_now\((\w+\.ms)\)/g, `floor(extract(epoch FROM ${now}) * 1000)`)
+    .replace(/\bmillrace\.mz_now\((\w+\.\w+)\)/g, `date_trunc('milliseconds', ${now})`)
+    .replace(/\bCURRENT_DATE\b/g, `${now}::date`)
+    .replace(/\bLOCALTIMESTAMP\b/g, `${now}::timestamp`)
+    .replace(/\bnow\(\)|\bCURRENT_TIMESTAMP\b/g, now);
+}
+
 export class LiveDatabase {
   readonly client: pg.Client;
   readonly relations = new Map<string, LiveRelation | PlainView>();
   readonly views: LiveView[] = [];
   readonly tables: { readonly id: number; readonly name: string }[] = [];
   private nextId = 1;
+  private hasClock = false;
 
   constructor(client: pg.Client) {
     this.client = client;
@@ -53,6 +67,19 @@ export class LiveDatabase {
     this.views.length = 0;
     this.tables.length = 0;
     this.nextId = 1;
+    this.hasClock = false;
+  }
+
+  /** The time as a relation, which views that compare with it read from now on. It is changed in epochs like a table. */
+  async createClock(at: string): Promise<void> {
+    const migration = readFileSync(new URL('../../../src/catalog/migrations/009_clock.sql', import.meta.url), 'utf8');
+    await this.client.query(`
+      DROP SCHEMA IF EXISTS millrace CASCADE; CREATE SCHEMA millrace; SET timezone = 'UTC';
+      ${migration.slice(migration.indexOf('CREATE TABLE'))}`);
+    await this.client.query('UPDATE millrace_data.s0 SET c2 = $1', [at]);
+    for (const statement of captureDdl(clockId)) await this.client.query(statement);
+    this.tables.push({ id: clockId, name: 'clock' });
+    this.hasClock = true;
   }
 
   /**
@@ -77,8 +104,10 @@ export class LiveDatabase {
   }
 
   async createPlainView(name: string, query: string): Promise<void> {
-    await this.client.query(`CREATE VIEW public.${quoteIdentifier(name)} AS ${query}`);
-    this.relations.set(name, { kind: 'view', query: await this.definition(`public.${quoteIdentifier(name)}`) });
+    const view = `public.${quoteIdentifier(name)}`;
+    await this.client.query(`CREATE VIEW ${view} AS ${query}`);
+    this.relations.set(name, { kind: 'view', query: await this.definition(view) });
+    if (this.hasClock) await this.client.query(`CREATE OR REPLACE VIEW ${view} AS ${atClock(query)}`);
   }
 
   async createView(name: string, query: string, exact = true): Promise<LiveView> {
@@ -104,7 +133,7 @@ export class LiveDatabase {
     const functions = Object.fromEntries(
       kinds.rows.map((row) => [row.name, { aggregate: row.aggregate === true, setReturning: row.set_returning === true }]),
     );
-    const analysis = analyzeView(definition, lookup, undefined, functions);
+    const analysis = analyzeView(definition, lookup, undefined, functions, this.hasClock ? clock : null);
     // Here a query that is written anew has to be understood.
     if (analysis.stagesSql !== null) {
       const held = await this.client.query({ text: analysis.stagesSql, rowMode: 'array' });
@@ -178,9 +207,10 @@ export class LiveDatabase {
       const facade = `public.${quoteIdentifier(view.name)}`;
       // Rows that look the same are the same; the reverse need not hold, and not every type has an equality.
       const image = view.exact ? 'x.*::text' : 'x.*';
+      const query = this.hasClock ? atClock(view.query) : view.query;
       const differing = await this.client.query(`
-        (SELECT 'missing' AS side, t.*::text AS line FROM (SELECT ${image} FROM (${view.query}) x EXCEPT ALL SELECT ${image} FROM ${facade} x) t LIMIT 3) UNION ALL
-        (SELECT 'surplus', t.*::text FROM (SELECT ${image} FROM ${facade} x EXCEPT ALL SELECT ${image} FROM (${view.query}) x) t LIMIT 3)`);
+        (SELECT 'missing' AS side, t.*::text AS line FROM (SELECT ${image} FROM (${query}) x EXCEPT ALL SELECT ${image} FROM ${facade} x) t LIMIT 3) UNION ALL
+        (SELECT 'surplus', t.*::text FROM (SELECT ${image} FROM ${facade} x EXCEPT ALL SELECT ${image} FROM (${query}) x) t LIMIT 3)`);
       if (differing.rows.length > 0) throw this.wrong(view, 'differs', differing.rows);
     }
   }

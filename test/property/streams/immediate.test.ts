@@ -40,7 +40,7 @@ const predicate = fc.oneof(
   value.map((one) => `v = ${one}`),
 );
 /** Failing statements (a key that is there already, a foreign key) are part of it. */
-const statement: fc.Arbitrary<string> = fc.oneof(
+const anyStatement: fc.Arbitrary<string> = fc.oneof(
   fc.tuple(id, value).map(([i, v]) => `INSERT INTO a VALUES (${i}, 'k${i % 3}', ${v}) ON CONFLICT (id) DO UPDATE SET v = excluded.v`),
   fc.tuple(id, id, value).map(([i, a, v]) => `INSERT INTO b SELECT ${i}, id, ${v} FROM a WHERE id = ${a} ON CONFLICT DO NOTHING`),
   fc.tuple(id, id, value).map(([i, a, v]) => `INSERT INTO b VALUES (${i}, ${a}, ${v})`),
@@ -67,13 +67,49 @@ const statement: fc.Arbitrary<string> = fc.oneof(
   fc.constant('SAVEPOINT s'),
   fc.constant('ROLLBACK TO s'),
 );
-const transaction = fc.record({
-  level: fc.constantFrom('READ COMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'),
-  statements: fc.array(statement, { minLength: 1, maxLength: 4 }),
-  commits: fc.integer({ min: 0, max: 4 }).map((n) => n > 0),
-});
+/** Of one partition, between partitions, and of partitions themselves. */
+const partStatement: fc.Arbitrary<string> = fc.oneof(
+  fc
+    .tuple(id, id, value)
+    .map(
+      ([i, a, v]) =>
+        `INSERT INTO b_${i < 5 ? 1 : 2} (id, a, v) SELECT ${i}, id, ${v} FROM a WHERE id = ${a} ON CONFLICT (id) DO UPDATE SET v = 9`,
+    ),
+  fc.tuple(predicate, value).map(([p, v]) => `UPDATE b_1 SET v = ${v} WHERE ${p}`),
+  fc.tuple(id, id).map(([i, to]) => `UPDATE b SET id = ${to} WHERE id = ${i}`),
+  fc
+    .tuple(id, id, value)
+    .map(([i, to, v]) => `MERGE INTO b USING (SELECT ${i} AS id) x ON x.id = b.id WHEN MATCHED THEN UPDATE SET id = ${to}, v = ${v}`),
+  fc.tuple(predicate).map(([p]) => `DELETE FROM b_2 WHERE ${p}`),
+  fc.constant('TRUNCATE b_1'),
+  fc.constant('ALTER TABLE b DETACH PARTITION b_1; ALTER TABLE b ATTACH PARTITION b_1 FOR VALUES FROM (0) TO (5)'),
+  fc.constant('ALTER TABLE b DETACH PARTITION b_1; UPDATE b_1 SET v = 5; ALTER TABLE b ATTACH PARTITION b_1 FOR VALUES FROM (0) TO (5)'),
+);
+const transactionOf = (statement: fc.Arbitrary<string>) =>
+  fc.record({
+    level: fc.constantFrom('READ COMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'),
+    statements: fc.array(statement, { minLength: 1, maxLength: 4 }),
+    commits: fc.integer({ min: 0, max: 4 }).map((n) => n > 0),
+  });
 
-describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
+const plain = 'CREATE TABLE b (id integer PRIMARY KEY, a integer REFERENCES a ON DELETE CASCADE ON UPDATE CASCADE, v integer)';
+const partitioned = `
+  CREATE TABLE b (id integer PRIMARY KEY, a integer REFERENCES a ON DELETE CASCADE ON UPDATE CASCADE, v integer) PARTITION BY RANGE (id);
+  CREATE TABLE b_1 (v integer, gone text, id integer NOT NULL, a integer); ALTER TABLE b_1 DROP COLUMN gone;
+  ALTER TABLE b ATTACH PARTITION b_1 FOR VALUES FROM (0) TO (5);
+  CREATE TABLE b_2 PARTITION OF b FOR VALUES FROM (5) TO (10) PARTITION BY RANGE (id);
+  CREATE TABLE b_2_1 PARTITION OF b_2 FOR VALUES FROM (5) TO (8);
+  CREATE TABLE b_2_2 PARTITION OF b_2 DEFAULT;
+  CREATE TABLE b_3 PARTITION OF b FOR VALUES FROM (10) TO (100)`;
+
+describe.each([
+  [15, 'a table', plain],
+  [18, 'a table', plain],
+  [15, 'partitions', partitioned],
+  [18, 'partitions', partitioned],
+] as const)('on PostgreSQL %i, over %s', (version, _, tableB) => {
+  const isPlain = tableB === plain;
+  const transaction = transactionOf(isPlain ? anyStatement : fc.oneof(anyStatement, partStatement));
   let upstream: TestPostgres;
   let millrace: TestMillrace;
   const clients: pg.Client[] = [];
@@ -92,7 +128,7 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
     reader = await open();
     await reader.query(`
       CREATE TABLE a (id integer PRIMARY KEY, k text, v integer);
-      CREATE TABLE b (id integer PRIMARY KEY, a integer REFERENCES a ON DELETE CASCADE ON UPDATE CASCADE, v integer);
+      ${tableB};
       CREATE TABLE loose (k text, v integer)`);
     const creator = new pg.Client({ connectionString: millrace.url() });
     await creator.connect();
@@ -154,7 +190,9 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
             } catch (error) {
               if (!(error instanceof pg.DatabaseError)) throw error;
               // Of the data, of a savepoint that is not there, of serialization; none of the machinery.
-              expect([error.code, error.message]).toEqual([expect.stringMatching(/^(23503|23505|3B001|40001|40P01)$/), expect.anything()]);
+              // And of partitions: rows that belong to none, or to another.
+              const expected = isPlain ? /^(23503|23505|3B001|40001|40P01)$/ : /^(23503|23505|23514|3B001|40001|40P01|55006)$/;
+              expect([error.code, error.message]).toEqual([expect.stringMatching(expected), expect.anything()]);
               refused += 1;
             } finally {
               await writer.query('ROLLBACK');
@@ -170,7 +208,7 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
         await Promise.all(work);
         await check();
       }),
-      { numRuns: 40 },
+      { numRuns: isPlain ? 40 : 25 },
     );
     expect(refused).toBeGreaterThan(0);
   }, 240_000);
