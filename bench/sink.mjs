@@ -170,10 +170,11 @@ async function lateness(client, shop, broker) {
   await client.query('DROP SINK ticks');
 }
 
-/** Changes at a steady rate; what the sink has sent by the end, and how long it needs for the rest. */
+/** Changes at a steady rate; how far the sink is behind meanwhile, what it has sent by the end, and how long it needs for the rest. */
 async function sustained(client, shop, peer, costs) {
   const before = await progress(client, 'snap');
   const begun = performance.now();
+  const quarters = [];
   const chunk = Math.ceil(rate / 10);
   let changed = 0;
   for (let tick = 0; performance.now() - begun < seconds * 1000; tick++) {
@@ -183,6 +184,11 @@ async function sustained(client, shop, peer, costs) {
       from + chunk,
     ]);
     changed += rowCount;
+    if (performance.now() - begun >= ((quarters.length + 1) * seconds * 1000) / 4) {
+      const written = changed;
+      const sent = (await progress(client, 'snap')).messages - before.messages;
+      quarters.push(Math.max(0, written - sent) / rate);
+    }
     const due = begun + (tick + 1) * 100;
     if (due > performance.now()) await sleep(due - performance.now());
   }
@@ -193,6 +199,9 @@ async function sustained(client, shop, peer, costs) {
   console.log(
     `changes: ${show(changed / wrote)} rows/s updated at the origin for ${show(wrote)} s; ${show(atEnd / wrote)}/s in the topic by then, ${show(changed / took)}/s until all were there ` +
       `(${show(changed / took / peer, 2)} of producer-perf); goal 50,000/s or 0.5`,
+  );
+  console.log(
+    `  behind by then, after each quarter of the time: ${quarters.map((behind) => `${show(behind, 1)} s`).join(', ')} of changes`,
   );
   await costs(changed);
 }

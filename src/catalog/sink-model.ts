@@ -107,5 +107,11 @@ export type Backfill = 'none' | 'snapshot' | 'diff';
 
 /** Changes of a relation that sinks and subscriptions have still to take: ts, w, then its columns by place, v1, v2, .. */
 export const outboxTable = (relationId: number | string): string => `millrace_data.o${relationId}`;
+/** An outbox is the empty parent of two tables: epochs write to one while the other is read to its end, and emptied as a whole. */
+export const outboxSegments = ['a', 'b'] as const;
+export type OutboxSegment = (typeof outboxSegments)[number];
+export const outboxSegmentTable = (relationId: number | string, segment: OutboxSegment): string => `${outboxTable(relationId)}${segment}`;
+/** By the time of their epochs; of ranges of pages, as an entry for each row would cost more than the row. */
+export const outboxIndex = (relationId: number | string, segment: OutboxSegment): string => `${outboxSegmentTable(relationId, segment)}_ts`;
 /** What a version of a sink has to emit at its cutover: seq, place, w, v1, v2, .. */
 export const backfillTable = (sinkId: number | string, version: number): string => `millrace_data.b${sinkId}_${version}`;

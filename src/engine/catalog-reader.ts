@@ -87,8 +87,10 @@ SELECT jsonb_build_object(
   'outboxes', (SELECT coalesce(jsonb_agg(substr(c.relname, 2)::bigint), '[]')
                  FROM pg_class c
                 WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^o[0-9]+$'),
+  'upsertOutboxes', (SELECT coalesce(jsonb_agg(b.relation_id), '[]') FROM millrace.outbox b WHERE b.whole_since IS NULL),
   'sinks', (SELECT coalesce(jsonb_agg(jsonb_build_object(
                  'id', s.id, 'name', s.name, 'status', s.status, 'holdTs', s.hold_ts, 'reachedVersion', p.version, 'key', s.definition -> 'key',
+                 'upserts', s.definition -> 'key' <> 'null' AND (s.definition -> 'target' ->> 'type' = 'postgres' OR s.definition -> 'target' ->> 'envelope' = 'upsert') IS TRUE,
                  'versions', (SELECT coalesce(jsonb_agg(jsonb_build_object(
                                        'version', v.version, 'relationId', v.relation_id, 'backfill', v.backfill, 'cutTs', v.cut_ts, 'columns', v.columns)
                                      ORDER BY v.version), '[]')
@@ -175,7 +177,7 @@ interface RawStream {
 }
 interface RawRelation {
   id: number;
-  kind: 'table' | 'view' | 'base';
+  kind: 'table' | 'view' | 'base' | 'clock';
   facade: number | null;
   gate: number;
   state: RelationState;
@@ -208,6 +210,7 @@ export interface ReadCatalog extends CatalogState {
 
 interface RawCatalog {
   outboxes: number[];
+  upsertOutboxes: number[];
   sinks: SinkState[];
   subscriptions: SubscriptionState[];
   migrations: Migration[];
@@ -221,6 +224,7 @@ interface RawCatalog {
 
 const emptyCatalog: RawCatalog = {
   outboxes: [],
+  upsertOutboxes: [],
   sinks: [],
   subscriptions: [],
   migrations: [],
@@ -244,7 +248,7 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
   const undefinedViews: number[] = [];
   const replaces = new Map(raw.streams.map((stream) => [stream.relationId, stream.replaces]));
   for (const row of raw.relations) {
-    if (row.kind === 'base') continue;
+    if (row.kind === 'base' || row.kind === 'clock') continue;
     const common = { id: row.id, facade: row.facade, gate: row.gate, state: row.state, error: row.error };
     const replaced = replaces.get(row.id) ?? null;
     const orphaned = replaced !== null && raw.relations.every(({ id, state, there }) => id !== replaced || state === 'dropped' || !there);
@@ -289,6 +293,7 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
       raw.streams.map((row) => [row.relationId, { ...row, schema: row.schema ?? '', name: row.name ?? '' } satisfies StreamTable]),
     ),
     outboxes: new Set(raw.outboxes),
+    upsertOutboxes: new Set(raw.upsertOutboxes),
     sinks: new Map(raw.sinks.filter(({ status }) => status !== 'dropped').map((sink) => [sink.id, sink])),
     subscriptions: new Map(raw.subscriptions.map((subscription) => [subscription.id, subscription])),
     migrations: raw.migrations,

@@ -10,7 +10,7 @@ import type { EngineConfig } from '../config.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import type { Logger } from '../log.ts';
 import type { Lsn } from '../replication/lsn.ts';
-import type { RawConnection } from '../replication/session-contract.ts';
+import type { Execution, RawConnection } from '../replication/session-contract.ts';
 import type { ChangeLogs } from './base/change-logs.ts';
 import type { DeltaTables } from './delta-tables.ts';
 import type { SourceRow } from './source-row.ts';
@@ -32,6 +32,8 @@ export interface CatalogState {
   readonly streams: ReadonlyMap<number, StreamTable>;
   /** Relations that have an outbox. */
   readonly outboxes: ReadonlySet<number>;
+  /** Those that need not have what a changed row was before. */
+  readonly upsertOutboxes: ReadonlySet<number>;
   readonly sinks: ReadonlyMap<number, SinkState>;
   readonly subscriptions: ReadonlyMap<number, SubscriptionState>;
 }
@@ -55,6 +57,8 @@ export interface SinkState {
   /** Version that is being delivered; null: none yet. */
   readonly reachedVersion: number | null;
   readonly key: readonly string[] | null;
+  /** It takes of each key only what is left of it. */
+  readonly upserts: boolean;
   /** In order. Only the last may have no cutover yet. */
   readonly versions: readonly SinkVersion[];
 }
@@ -65,6 +69,14 @@ export interface SinkVersion {
   readonly backfill: Backfill;
   readonly cutTs: number | null;
   readonly columns: readonly SinkColumn[];
+}
+
+/** What an epoch has to do with the time. See ViewClock. */
+export interface EpochClock {
+  /** Statements with which an epoch begins that changes rows. */
+  followed(state: CatalogState): Execution[];
+  /** An epoch changes these storages. */
+  changed(state: CatalogState, storages: ReadonlySet<number>): void;
 }
 
 export interface EngineContext {
@@ -85,6 +97,8 @@ export interface EngineContext {
   /** Logs of changes of base tables. */
   readonly changes: ChangeLogs;
   readonly refreshes: RefreshStatements;
+  /** Sees to the views over the time. */
+  readonly clock: EpochClock;
   /** An epoch has committed changes to outboxes. */
   outboxed(): void;
   /** Views that have nothing set aside, as far as is known. */

@@ -5,7 +5,7 @@
  * So all changes of the old relation up to the cut go out, then the backfill, then all changes of the new one after it.
  * Without a backfill the cut is one epoch of some milliseconds; a backfill is made beside epochs from a snapshot taken between two.
  */
-import { backfillTable, outboxTable } from '../catalog/sink-model.ts';
+import { backfillTable } from '../catalog/sink-model.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
 import { connectRaw } from '../replication/raw-connection.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
@@ -14,7 +14,7 @@ import { quoteLiteral } from '../sql/quote.ts';
 import { backfillSql } from './backfill-sql.ts';
 import { type EngineContext, type SinkState, type SinkVersion, storageOf } from './context.ts';
 import { Epoch } from './epoch.ts';
-import { outboxDdl, shownExpressions, unusedOutboxes } from './outbox.ts';
+import { dropOutbox, keepWhole, needsNoFormer, outboxDdl, shownExpressions, unusedOutboxes, upsertKey } from './outbox.ts';
 import { sinkTypes } from './outbox-types.ts';
 
 /** The version of a sink that waits for its cutover; null: none does. */
@@ -85,7 +85,7 @@ export class Cutovers {
             `UPDATE millrace.sink_progress p SET overrun = true FROM millrace.sink_version v
               WHERE v.sink_id = p.sink_id AND v.cut_ts IS NOT NULL AND v.relation_id IN (${ids})`,
             `UPDATE millrace.subscription s SET overrun = true WHERE s.cut_ts IS NOT NULL AND s.relation_id IN (${ids})`,
-            ...stale.flatMap((id) => [`DROP TABLE ${outboxTable(id)}`, ...outboxDdl(state, id), sinkTypes(id)]),
+            ...stale.flatMap((id) => [dropOutbox(id), ...outboxDdl(state, id), sinkTypes(id)]),
           ]);
           await epoch.commit(new Map());
           log.warn({ relations: stale }, 'live views were made anew with other types: sinks that read them have to begin again');
@@ -150,6 +150,7 @@ export class Cutovers {
       return null;
     }
     if (!state.outboxes.has(relationId)) epoch.send(outboxDdl(state, relationId));
+    epoch.send([upsertKey(state, relationId) === null ? keepWhole([relationId]) : needsNoFormer([relationId])]);
     const ts = '(SELECT e.ts FROM millrace.epoch e)';
     if (version.backfill === 'none') {
       epoch.send([
@@ -244,11 +245,13 @@ export class Cutovers {
     }
     const unused = unusedOutboxes(state).filter(() => this.#cutting.size === 0);
     if (unused.length > 0) {
-      statements.push(
-        `DROP TABLE IF EXISTS ${unused.map(outboxTable).join(', ')}`,
-        `DELETE FROM millrace.outbox WHERE relation_id IN (${unused.join(', ')})`,
-      );
+      statements.push(...unused.map(dropOutbox), `DELETE FROM millrace.outbox WHERE relation_id IN (${unused.join(', ')})`);
     }
+    const lean = [...state.outboxes].filter(
+      (id) =>
+        !state.upsertOutboxes.has(id) && !unused.includes(id) && state.tables.get(id)?.state === 'ready' && upsertKey(state, id) !== null,
+    );
+    if (lean.length > 0) statements.push(needsNoFormer(lean));
     if (statements.length === 0) return false;
     try {
       await session.query(`BEGIN; SET LOCAL lock_timeout = '200ms'; ${statements.join('; ')}; COMMIT`);

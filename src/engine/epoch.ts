@@ -5,6 +5,7 @@
  * and marked, and the epoch goes on without it.
  */
 import { deltaTable, type LiveView, type RelationError, type Storage, storageTable } from '../catalog/model.ts';
+import { clockId } from '../ivm/clock-relation.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import { rebuildSql } from '../ivm/view-plan.ts';
 import type { Lsn } from '../replication/lsn.ts';
@@ -298,8 +299,9 @@ export class Epoch {
 
   /** Maintains the views, gives each its turn, runs what the caller wants last, records positions, commits. */
   async commit(positions: ReadonlyMap<number, Lsn>, turns?: Turns, ending: readonly string[] = []): Promise<void> {
-    const { session, state, deltas } = this.#engine;
+    const { session, state, deltas, clock } = this.#engine;
     if (this.#changed.size > 0 || turns !== undefined) {
+      if (this.#changed.size > 0 && !this.#changed.has(clockId)) this.sendAll(clock.followed(state));
       this.sendAll([{ name: 'free', sql: freePlanner }]);
       for (const view of state.views.values()) {
         if (view.state === 'error' || this.#failedViews.has(view.id)) continue;
@@ -312,6 +314,7 @@ export class Epoch {
         if (turns !== undefined && (await turns.take(view, inputs))) this.touch(view.id);
       }
     }
+    clock.changed(state, this.#changed);
     reach('steps.views-kept');
     if (turns !== undefined) this.sendAll(turns.ending());
     this.send(ending);

@@ -47,7 +47,8 @@ async function alter(session: RawConnection, table: string, actions: string): Pr
     await session.query('ROLLBACK TO SAVEPOINT fit');
     await session.query(
       `SELECT pg_terminate_backend(l.pid) FROM pg_locks l
-        WHERE l.locktype = 'relation' AND l.granted AND l.relation = '${table}'::regclass AND l.pid <> pg_backend_pid()
+        WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid()
+          AND (l.relation = '${table}'::regclass OR l.relation IN (SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = '${table}'::regclass))
           AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())`,
     );
     await session.query("SET LOCAL lock_timeout = '5s'");

@@ -2,9 +2,11 @@
  * The outboxes: changes of live relations that sinks and subscriptions have still to take, written once for all of them.
  * Invariant: `millrace_data.o<relation>` holds, from the epoch after the one that made it, every change of what the relation shows, under the
  * timestamp of its epoch, as that epoch's delta has it: not netted, w first, then the shown columns by place. It is written in that epoch.
+ * Where every reader takes upserts by the table's own key, a row that was changed need not be there as it was before (millrace.outbox.whole_since).
+ * Rows are in its two segments; all of one epoch in one of them, and those of the segment that is not written to any more are the older ones.
  */
 import { deltaTable, storageColumn, storageTable } from '../catalog/model.ts';
-import { outboxTable } from '../catalog/sink-model.ts';
+import { type OutboxSegment, outboxIndex, outboxSegments, outboxSegmentTable, outboxTable } from '../catalog/sink-model.ts';
 import { captureDdl } from '../ivm/capture.ts';
 import { visibleColumns } from '../ivm/view-plan.ts';
 import type { Execution } from '../replication/session-contract.ts';
@@ -39,10 +41,59 @@ export function outboxDdl(state: CatalogState, relationId: number): string[] {
   return [
     ...(state.captured.has(storageId) ? [] : captureDdl(storageId)),
     `CREATE TABLE ${table} AS SELECT 0::bigint AS ts, 0::smallint AS w${places(shownExpressions(state, relationId) ?? [])} FROM ${storageTable(storageId)} s WITH NO DATA`,
-    `CREATE INDEX ON ${table} (ts)`,
-    `INSERT INTO millrace.outbox SELECT ${relationId}, e.ts FROM millrace.epoch e ON CONFLICT (relation_id) DO UPDATE SET since = excluded.since`,
+    ...outboxSegments.flatMap((segment) => segmentDdl(relationId, segment)),
+    `INSERT INTO millrace.outbox (relation_id, since, whole_since) SELECT ${relationId}, e.ts, e.ts FROM millrace.epoch e
+     ON CONFLICT (relation_id)
+     DO UPDATE SET since = excluded.since, whole_since = excluded.whole_since, segment = excluded.segment, turned_at = excluded.turned_at`,
   ];
 }
+
+/** Rows only come, until the table is emptied: there is nothing to vacuum. Its index says in which pages the rows of an epoch may be. */
+export function segmentDdl(relationId: number, segment: OutboxSegment): string[] {
+  const table = outboxSegmentTable(relationId, segment);
+  const index = outboxIndex(relationId, segment).replace('millrace_data.', '');
+  return [
+    `CREATE TABLE ${table} () INHERITS (${outboxTable(relationId)}) WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off)`,
+    `CREATE INDEX ${index} ON ${table} USING brin (ts) WITH (pages_per_range = 32)`,
+  ];
+}
+
+/** Takes away what `outboxDdl` made. */
+export const dropOutbox = (relationId: number): string =>
+  `DROP TABLE IF EXISTS ${[...outboxSegments.map((segment) => outboxSegmentTable(relationId, segment)), outboxTable(relationId)].join(', ')}`;
+
+/** Values of a row's key, each as SQL that gives equal values for what looks the same, and for nothing else. */
+type RowKey = (row: string) => string[];
+
+/** Types of which equal values look the same. */
+const plainTypes = /^(smallint|integer|bigint|oid|uuid|boolean|date|bytea|timestamp(\(\d\))? with(out)? time zone)$/;
+
+/** The key of a table, when every sink that reads it takes upserts by that key and nobody else reads it; null: somebody wants to know all. */
+export function upsertKey(state: Pick<CatalogState, 'tables' | 'storages' | 'sinks' | 'subscriptions'>, relationId: number): RowKey | null {
+  const table = state.tables.get(relationId);
+  const storage = table === undefined ? undefined : state.storages.get(table.storageId);
+  if (table === undefined || storage === undefined || storage.keyAttnums.length === 0) return null;
+  const names = new Set(storage.keyAttnums.map((attnum) => table.columns.find((column) => column.attnum === attnum)?.name));
+  for (const subscription of state.subscriptions.values()) if (subscription.relationId === relationId) return null;
+  for (const { upserts, key, versions } of state.sinks.values()) {
+    if (versions.every((version) => version.relationId !== relationId)) continue;
+    if (!upserts || key?.length !== names.size || !key.every((name) => names.has(name))) return null;
+  }
+  const columns = storage.columns.filter(({ attnum }) => storage.keyAttnums.includes(attnum));
+  return (row) =>
+    columns.map(({ attnum, type }) => {
+      const value = `${row}.${storageColumn(attnum)}`;
+      return plainTypes.test(type) ? value : `${value}::text COLLATE "C"`;
+    });
+}
+
+/** From the epoch of the caller on the outboxes of these relations have again what changed rows were before. */
+export const keepWhole = (relationIds: readonly number[]): string =>
+  `UPDATE millrace.outbox b SET whole_since = e.ts FROM millrace.epoch e WHERE b.whole_since IS NULL AND b.relation_id IN (${relationIds.join(', ')})`;
+
+/** They no longer need have that. */
+export const needsNoFormer = (relationIds: readonly number[]): string =>
+  `UPDATE millrace.outbox SET whole_since = NULL WHERE relation_id IN (${relationIds.join(', ')})`;
 
 /** Puts the changes of this epoch into the outboxes. `changed`: storages whose delta tables may have rows. */
 export function outboxExecutions(state: CatalogState, changed: ReadonlySet<number>): (Execution & { readonly relationId: number })[] {
@@ -53,14 +104,32 @@ export function outboxExecutions(state: CatalogState, changed: ReadonlySet<numbe
     if (relation === undefined || (relation.state !== 'ready' && relation.state !== 'populating')) continue;
     const storageId = storageOf(state, relationId);
     if (!changed.has(storageId)) continue;
-    const columns = places(shownExpressions(state, relationId) ?? []);
-    executions.push({
-      relationId,
-      name: `o${relationId}`,
-      sql: `INSERT INTO ${outboxTable(relationId)} SELECT (SELECT e.ts FROM millrace.epoch e), s.w${columns} FROM ${deltaTable(storageId)} s`,
-    });
+    const key = state.upsertOutboxes.has(relationId) ? upsertKey(state, relationId) : null;
+    executions.push({ relationId, name: `o${relationId}${key === null ? '' : '_upserts'}`, sql: outboxInsert(state, relationId, key) });
   }
   return executions;
+}
+
+/**
+ * One statement, so that one snapshot says which segment it is: all rows of an epoch are in the same, whoever turns them meanwhile. `key`: the key by
+ * which all readers take upserts, as SQL over a row: of a key that is still there nobody wants to know the row that went, unless several came of it.
+ */
+function outboxInsert(state: CatalogState, relationId: number, key: RowKey | null): string {
+  const columns = places(shownExpressions(state, relationId) ?? []);
+  const delta = deltaTable(storageOf(state, relationId));
+  const wanted =
+    key === null
+      ? ''
+      : `
+    AND (s.w > 0
+         OR EXISTS (SELECT FROM ${delta} n WHERE n.w > 0 GROUP BY ${key('n').join(', ')} HAVING count(*) > 1)
+         OR NOT EXISTS (SELECT FROM ${delta} n WHERE n.w > 0 AND ${key('n')
+           .map((value, place) => `${value} = ${key('s')[place]}`)
+           .join(' AND ')}))`;
+  const into = (segment: OutboxSegment): string =>
+    `INSERT INTO ${outboxSegmentTable(relationId, segment)} SELECT (SELECT e.ts FROM millrace.epoch e), s.w${columns}
+  FROM ${delta} s WHERE (SELECT turn.segment FROM turn) = '${segment}'${wanted}`;
+  return `WITH turn AS (SELECT b.segment FROM millrace.outbox b WHERE b.relation_id = ${relationId}), a AS (${into('a')}) ${into('b')}`;
 }
 
 /** Outboxes that nothing takes from: of what no sink still has to deliver, and no subscription of a relation that is there may ask for. */

@@ -37,7 +37,9 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   const views = viewExecutions(engine, changed);
   const versions = batches.flatMap((batch) => batch.versions);
   const outboxes = outboxExecutions(state, changed);
-  const ends: Execution[] = [...views, ...outboxes, ...recordVersions(versions), ...progress(positions)];
+  const followed = changed.size === 0 ? [] : engine.clock.followed(state);
+  engine.clock.changed(state, changed);
+  const ends: Execution[] = [...followed, ...views, ...outboxes, ...recordVersions(versions), ...progress(positions)];
   const empties = [...changed].map(deltaTable).map((table) => ({ table, execution: engine.deltas.empty(table, rows <= fewRows) }));
 
   let emptied: readonly StatementResult[];

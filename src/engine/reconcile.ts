@@ -2,6 +2,7 @@
  * Brings what runs in line with what the catalog says.
  * Invariant: everything here starts from the catalog alone, so it is the same after a crash, in another process, or when two things happen at once.
  */
+import { clockId } from '../ivm/clock-relation.ts';
 import type { BaseCapture } from './base/capture.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
 import { clearRelations, clearStorages, endUndefined, suspendUncaptured } from './clear-away.ts';
@@ -64,6 +65,7 @@ export class Reconciler {
         const held = heldView(catalog, input);
         if (held !== null && catalog.views.get(held)?.state !== 'ready') return false;
         if (base !== undefined) return !captures || this.#capture.serves(base);
+        if (input === clockId) return true;
         return (catalog.tables.get(input) ?? catalog.views.get(input))?.state === 'ready';
       });
       if (ready) this.#startPopulating(view.id);
@@ -115,7 +117,7 @@ export class Reconciler {
       await followBases(this.#engine, catalog, this.#reload),
       await resumeStreams(this.#engine, catalog, this.#reload),
     ];
-    await keepImmediate(this.#engine, catalog);
+    await keepImmediate(this.#engine, catalog, this.#reload);
     done.push(await endUndefined(this.#engine, catalog, this.#reload, (broken) => this.fail(broken)));
     done.push(await clearStorages(this.#engine, catalog, this.#copies, this.#sources));
     if (done.includes(true)) await this.#reload();

@@ -36,6 +36,7 @@ import type { SourceRunner } from './source-runner.ts';
 import { lastFullMs } from './streams/bookkeeping.ts';
 import { RefreshStatements } from './streams/refresh-statements.ts';
 import { Subscriptions } from './subscriptions.ts';
+import { ViewClock } from './view-clock.ts';
 
 export interface EngineHooks {
   /** This process leads and every source has been started once. */
@@ -159,6 +160,7 @@ class EngineLoop {
     });
     await this.#admin.query('LISTEN millrace');
 
+    const clock = new ViewClock();
     let catalog: ReadCatalog = await readCatalog(this.#admin, this.#config.secretKey);
     const database = await this.#admin.query<{ oid: string; version: string }>(
       "SELECT oid::text, current_setting('server_version_num') AS version FROM pg_database WHERE datname = current_database()",
@@ -177,6 +179,7 @@ class EngineLoop {
       changes: new ChangeLogs(),
       refreshes: new RefreshStatements(),
       clean: new Set(),
+      clock,
       exclusively: (task) =>
         new Promise((resolve, reject) => {
           this.#tasks.push(() => task().then(resolve, reject));
@@ -251,9 +254,10 @@ class EngineLoop {
       for (const task of this.#tasks.splice(0)) await task();
       await this.#failBroken(reconciler);
       const worked = await this.#work(engine, sources, reconciler, failed);
+      const ticked = !this.#catalogDue && (await clock.work(engine));
       const refreshed = !this.#catalogDue && (await refreshes.work());
-      if (!worked && !refreshed && !this.#catalogDue && this.#tasks.length === 0)
-        await this.#wakeup.pause(Math.min(5000, refreshes.pauseMs() ?? 5000));
+      if (!worked && !ticked && !refreshed && !this.#catalogDue && this.#tasks.length === 0)
+        await this.#wakeup.pause(Math.min(5000, refreshes.pauseMs() ?? 5000, clock.pauseMs(engine.state) ?? 5000));
     }
     await capture.stop();
     await sources.stopAll();

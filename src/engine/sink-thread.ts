@@ -58,7 +58,8 @@ export class SinkThread {
     const workerData: SinkThreadConfig = { ...config, token: String(token) };
     // Built, the file ends in .js; run by a test from the sources, the built one is taken.
     const file = new URL(import.meta.url.endsWith('.ts') ? '../../dist/sinks/thread.js' : '../sinks/thread.js', import.meta.url);
-    const worker = new Worker(file, { workerData });
+    // Rows live as long as their page: with room for some pages they are gone before they are looked for.
+    const worker = new Worker(file, { workerData, resourceLimits: { maxYoungGenerationSizeMb: 64 } });
     this.#worker = worker;
     worker.on('message', (metrics: Readonly<Record<string, number>>) => Object.assign(this.#engine.metrics, metrics));
     worker.on('error', (error) => log.error({ err: error }, 'the thread of sinks has ended by an error'));

@@ -10,7 +10,7 @@ import { quoteLiteral } from '../sql/quote.ts';
 import { Wakeup } from '../wakeup.ts';
 import { type Change, ChangeMaker } from './changes.ts';
 import type { RowsHandler } from './line-reader.ts';
-import { look, type Outlook, type ReadPlan, readBackfill, readChanges } from './outbox-reader.ts';
+import { firstBatch, look, type Outlook, type ReadPlan, readBackfill, readChanges } from './outbox-reader.ts';
 import { isLater, type Position } from './positions.ts';
 import type { StoredSink, StoredVersion } from './sink-catalog.ts';
 import { type Target, TargetError } from './target.ts';
@@ -27,8 +27,10 @@ export interface DeliveryPorts {
   /** A session of its own. */
   readonly session: RawConnection;
   readonly token: string;
-  /** Makes its target; throws TargetError. */
-  readonly target: (sink: StoredSink) => Promise<Target>;
+  /** Makes its target; throws TargetError. `waits`: told what the target has not answered for, while it is still waited for. */
+  readonly target: (sink: StoredSink, waits: (what: TargetError) => void) => Promise<Target>;
+  /** Runs a statement of the catalog over a session that is not in the middle of reading. */
+  readonly tell: (sql: string) => Promise<void>;
   /** Reads a version of a sink; null: there is no such version. */
   readonly versionOf: (sinkId: number, version: number) => Promise<StoredVersion | null>;
   readonly counted: (sinkId: number, messages: number, bytes: number) => void;
@@ -48,6 +50,8 @@ export class Delivery {
   #status = '';
   /** What it was said to be stalled by. */
   #failure = '';
+  /** What is said comes in order. */
+  #saying: Promise<void> = Promise.resolve();
   #said: Position | null = null;
   #saidAt = 0;
   readonly ended: Promise<void>;
@@ -123,7 +127,7 @@ export class Delivery {
       await this.#pause(idleMs);
       return;
     }
-    const target = await this.#ports.target(this.sink);
+    const target = await this.#ports.target(this.sink, (what) => this.#waits(what));
     this.#target = target;
     const reached = await target.open();
     let position = await this.#start(reached);
@@ -140,7 +144,7 @@ export class Delivery {
         await this.#say('running', null);
         well();
       };
-      if (this.#status !== 'stalled') await runs();
+      if (this.#status !== 'stalled' && target.prove === undefined) await runs();
       const outlook = await look(session, this.sink.id, version.relationId, position, token);
       if (!outlook.leads || !outlook.exists) return;
       const stuck = outlook.paused ? null : this.#stuck(position, outlook);
@@ -150,7 +154,10 @@ export class Delivery {
         continue;
       }
       const next = outlook.paused ? null : await this.#step(target, position, version, outlook);
-      if (!outlook.paused) await runs();
+      if (!outlook.paused) {
+        if (this.#status !== 'running') await target.prove?.();
+        await runs();
+      }
       if (next === null) {
         await this.#record(position, outlook);
         await this.#pause(idleMs);
@@ -167,7 +174,7 @@ export class Delivery {
   #stuck(position: Position, outlook: Outlook): TargetError | null {
     if (outlook.next !== null) return null;
     if (outlook.overrun) return overrun(this.sink.name);
-    return outlook.isGone && outlook.upTo === null && position.backfillSeq === null ? gone(this.sink.name) : null;
+    return outlook.isGone && outlook.segment === null && position.backfillSeq === null ? gone(this.sink.name) : null;
   }
 
   /** One batch, or the step to the next version. Null: there is nothing to do. */
@@ -179,11 +186,12 @@ export class Delivery {
       return follows;
     }
     if (position.backfillSeq !== null) return await this.#backfill(target, position, version, position.backfillSeq);
-    if (outlook.upTo === null) return follows;
-    const to: Position = { version: position.version, ts: outlook.upTo, backfillSeq: null };
-    await this.#batch(target, version, to, (plan, take) =>
-      readChanges(this.#ports.session, version.relationId, plan, { after: position.ts, upTo: to.ts }, take),
-    );
+    const { segment, bound, now } = outlook;
+    if (segment === null) return follows;
+    const due = { segment, after: position.ts, upTo: Math.min(now, bound ?? now) };
+    const range = await firstBatch(this.#ports.session, this.sink.id, version.relationId, due);
+    const to: Position = { version: position.version, ts: range.upTo, backfillSeq: null };
+    await this.#batch(target, version, to, (plan, take) => readChanges(this.#ports.session, version.relationId, plan, range, take));
     return to;
   }
 
@@ -300,12 +308,26 @@ export class Delivery {
     if (done?.tag !== 'UPDATE 1') throw new TargetError('fenced', 'another Millrace process delivers for this sink');
   }
 
-  async #say(status: 'running' | 'stalled', failure: TargetError | null): Promise<void> {
+  /** The target does not answer yet; it is waited for. */
+  #waits(what: TargetError): void {
+    if (this.#stopping) return;
+    if (this.#failure !== what.message)
+      this.#ports.log.warn({ sink: this.sink.id, name: this.sink.name, err: what }, 'a sink waits for its target');
+    this.#say('stalled', what).catch(() => undefined);
+  }
+
+  #say(status: 'running' | 'stalled', failure: TargetError | null): Promise<void> {
+    const saying = this.#saying.then(() => this.#sayNow(status, failure));
+    this.#saying = saying.catch(() => undefined);
+    return saying;
+  }
+
+  async #sayNow(status: 'running' | 'stalled', failure: TargetError | null): Promise<void> {
     const said = failure === null ? '' : failure.message;
     if (this.#status === status && (status === 'running' || this.#failure === said)) return;
     const error = failure === null ? 'NULL' : quoteLiteral(failure.message);
     const details = failure?.hint === null || failure === null ? 'NULL' : `jsonb_build_object('hint', ${quoteLiteral(failure.hint)})`;
-    await this.#ports.session.query(
+    await this.#ports.tell(
       `UPDATE millrace.sink s SET status = '${status}', error = ${error}, details = ${details},
               status_since = CASE WHEN s.status = '${status}' AND s.error IS NOT DISTINCT FROM ${error} THEN s.status_since ELSE now() END
          FROM millrace.epoch e WHERE s.id = ${this.sink.id} AND s.status <> 'dropped' AND e.token = ${this.#ports.token}`,

@@ -4,7 +4,7 @@
  * and every cutover and hold that was decided by then. Nothing is answered to a process that no longer leads.
  */
 import type { SinkColumn } from '../catalog/sink-model.ts';
-import { backfillTable, outboxTable } from '../catalog/sink-model.ts';
+import { backfillTable, type OutboxSegment, outboxSegmentTable } from '../catalog/sink-model.ts';
 import type { RawConnection } from '../replication/session-contract.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import { LineReader, type RowsHandler } from './line-reader.ts';
@@ -28,8 +28,8 @@ export interface Outlook {
   readonly bound: number | null;
   /** Version that follows, once everything up to its cutover is out; null: none yet. */
   readonly next: { readonly version: number; readonly cutTs: number; readonly hasBackfill: boolean } | null;
-  /** Where a batch may end; null: there is nothing to deliver. */
-  readonly upTo: number | null;
+  /** Where the oldest rows are that may be delivered; null: there are none. */
+  readonly segment: OutboxSegment | null;
 }
 
 export interface ReadPlan {
@@ -40,7 +40,7 @@ export interface ReadPlan {
   readonly partitionBy: string | null;
 }
 
-const outlookSql = (table: string): string => `
+const outlookSql = (relationId: number): string => `
 WITH sink AS (
   SELECT s.hold_ts, s.paused, (SELECT p.overrun FROM millrace.sink_progress p WHERE p.sink_id = s.id) AS overrun,
          (SELECT min(v.version) FROM millrace.sink_version v WHERE v.sink_id = s.id AND v.version > $2::integer AND v.cut_ts IS NOT NULL) AS next_version
@@ -49,14 +49,15 @@ WITH sink AS (
   SELECT v.version, v.cut_ts, v.backfill <> 'none' AS has_backfill FROM sink JOIN millrace.sink_version v ON v.sink_id = $1::bigint AND v.version = sink.next_version
 ), bound AS (
   SELECT least((SELECT hold_ts FROM sink), (SELECT cut_ts FROM cut)) AS ts
-), far AS (
-  SELECT o.ts FROM ${table} o, bound WHERE o.ts > $3::bigint AND o.ts <= coalesce(bound.ts, o.ts) ORDER BY o.ts OFFSET ${batchRows} LIMIT 1
+), due AS (
+  SELECT b.segment,
+         EXISTS (SELECT FROM ${outboxSegmentTable(relationId, 'a')} o WHERE o.ts > $3::bigint AND o.ts <= coalesce(bound.ts, o.ts)) AS a,
+         EXISTS (SELECT FROM ${outboxSegmentTable(relationId, 'b')} o WHERE o.ts > $3::bigint AND o.ts <= coalesce(bound.ts, o.ts)) AS b
+    FROM bound, millrace.outbox b WHERE b.relation_id = $4::bigint
 )
 SELECT e.token::text, e.ts, (SELECT count(*) FROM sink), (SELECT paused FROM sink), (SELECT overrun FROM sink), bound.ts,
        cut.version, cut.cut_ts, cut.has_backfill,
-       CASE WHEN EXISTS (SELECT FROM far)
-            THEN coalesce((SELECT max(o.ts) FROM ${table} o WHERE o.ts > $3::bigint AND o.ts < (SELECT far.ts FROM far)), (SELECT far.ts FROM far))
-            ELSE (SELECT max(o.ts) FROM ${table} o WHERE o.ts > $3::bigint AND o.ts <= coalesce(bound.ts, o.ts)) END,
+       (SELECT CASE WHEN due.a AND (due.segment = 'b' OR NOT due.b) THEN 'a' WHEN due.b THEN 'b' END FROM due),
        NOT EXISTS (SELECT FROM millrace.relation r WHERE r.id = $4::bigint AND r.state <> 'dropped')
   FROM millrace.epoch e CROSS JOIN bound LEFT JOIN cut ON true`;
 
@@ -69,8 +70,8 @@ export async function look(
   token: string,
 ): Promise<Outlook> {
   const params = [String(sinkId), String(position.version), String(position.ts), String(relationId)];
-  const { rows } = await session.execute(`look_${sinkId}`, outlookSql(outboxTable(relationId)), params);
-  const [leader, now, count, paused, overrun, bound, version, cutTs, hasBackfill, upTo, gone] = rows[0] ?? [];
+  const { rows } = await session.execute(`look_${sinkId}`, outlookSql(relationId), params);
+  const [leader, now, count, paused, overrun, bound, version, cutTs, hasBackfill, segment, gone] = rows[0] ?? [];
   const number = (value: string | null | undefined): number | null => (value === null || value === undefined ? null : Number(value));
   return {
     leads: leader === token,
@@ -84,23 +85,49 @@ export async function look(
       version === null || version === undefined
         ? null
         : { version: Number(version), cutTs: Number(cutTs), hasBackfill: hasBackfill === 't' },
-    upTo: number(upTo),
+    segment: segment === 'a' || segment === 'b' ? segment : null,
   };
 }
 
-/** Rows of the outbox after `after` up to `upTo`, in order of epochs, those of a group next to each other. In pages. */
+/** Rows after `after` up to `upTo`, of one segment. */
+export interface OutboxRange {
+  readonly segment: OutboxSegment;
+  readonly after: number;
+  readonly upTo: number;
+}
+
+/**
+ * Where a batch ends. Rows lie in the order of their epochs, but for those that came to where others were vacuumed away: it is those that come first
+ * that are counted, and what comes after them decides nothing but how large the batch is.
+ */
+const batchEndSql = (table: string): string => `
+WITH far AS (
+  SELECT o.ts FROM ${table} o WHERE o.ts > $1::bigint AND o.ts <= $2::bigint OFFSET ${batchRows} LIMIT 1
+)
+SELECT CASE WHEN NOT EXISTS (SELECT FROM far) THEN (SELECT max(o.ts) FROM ${table} o WHERE o.ts > $1::bigint AND o.ts <= $2::bigint)
+            WHEN EXISTS (SELECT FROM ${table} o, far WHERE o.ts > $1::bigint AND o.ts < far.ts) THEN (SELECT far.ts - 1 FROM far)
+            ELSE (SELECT far.ts FROM far) END`;
+
+/** The part of a range that is delivered at once: whole epochs. `range.upTo`: of epochs that have committed. */
+export async function firstBatch(session: RawConnection, sinkId: number, relationId: number, range: OutboxRange): Promise<OutboxRange> {
+  const sql = batchEndSql(outboxSegmentTable(relationId, range.segment));
+  const { rows } = await session.execute(`batch_${sinkId}${range.segment}`, sql, [String(range.after), String(range.upTo)]);
+  return { ...range, upTo: Number(rows[0]?.[0] ?? range.upTo) };
+}
+
+/** The rows of a range in order of epochs, those of a group next to each other. In pages. */
 export async function readChanges(
   session: RawConnection,
   relationId: number,
   plan: ReadPlan,
-  range: { readonly after: number; readonly upTo: number },
+  range: OutboxRange,
   take: RowsHandler,
 ): Promise<void> {
   const group = groupColumns(plan);
   const order = ['r.ts', ...group.map((place) => groupingOrder(plan.columns[place], `r.v${place + 1}`)), 'r.w'];
   const { list, layout } = lineOf(plan, group);
   const sql = `SELECT r.w, ${partition(plan)}, r.ts${list}
-  FROM ${outboxTable(relationId)} r WHERE r.ts > ${range.after} AND r.ts <= ${range.upTo} ORDER BY ${order.join(', ')}`;
+  FROM ${outboxSegmentTable(relationId, range.segment)} r WHERE r.ts > ${range.after} AND r.ts <= ${range.upTo} ORDER BY ${order.join(', ')}`;
   await new LineReader(session, { layout, grouped: group.length, ts: null }).read(sql, take);
 }
 

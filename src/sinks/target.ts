@@ -19,6 +19,11 @@ export interface Target {
   begin(): Promise<void>;
   /** In order. Resolves when there is room for more. Answers bytes written. */
   write(changes: readonly Change[]): Promise<number>;
+  /**
+   * Of a target that is known to take what it is given only when it has: proves it where nothing was taken since `open`. It is said to run after that.
+   * Throws TargetError.
+   */
+  prove?(): Promise<void>;
   /** Throws TargetError; the outcome may then be unknown: only `open` tells. */
   commit(position: Position): Promise<void>;
   /** Never throws. */

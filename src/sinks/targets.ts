@@ -18,9 +18,9 @@ export interface TargetConfig {
 
 /**
  * Throws TargetError when it cannot be had as things are: a secret that cannot be opened, a connection that is gone.
- * `accepted`: what a webhook remembers from one target of the sink to the next.
+ * `accepted`: what a webhook remembers from one target of the sink to the next. `waits`: told what the target has not answered for.
  */
-export function openTarget(sink: StoredSink, config: TargetConfig, accepted: Set<string>): Target {
+export function openTarget(sink: StoredSink, config: TargetConfig, accepted: Set<string>, waits: (what: TargetError) => void): Target {
   const { target, key } = sink.definition;
   // The same in every process, and no other sink has it.
   const name = `millrace-${config.installation}-${sink.id}`;
@@ -45,11 +45,11 @@ export function openTarget(sink: StoredSink, config: TargetConfig, accepted: Set
       }
       case 'postgres': {
         const address = openAddress(config.secretKey, requireConnection(sink, sink.connectionId).options, sink.secrets);
-        return postgresTarget({ name, address, target, key });
+        return postgresTarget({ name, address, target, key, waits });
       }
       case 'webhook': {
         const secret = target.secretId === null ? null : openSecret(config.secretKey, target.secretId, sink.secrets);
-        return webhookTarget({ name, url: target.url, secret, key, json: rowAsJson, clock: Date.now, accepted });
+        return webhookTarget({ name, url: target.url, secret, key, json: rowAsJson, clock: Date.now, accepted, waits });
       }
     }
   } catch (error) {

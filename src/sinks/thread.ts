@@ -13,11 +13,13 @@ import { Delivery } from './delivery.ts';
 import type { SinkMessage, SinkThreadConfig } from './messages.ts';
 import { readSinks, readVersion, type StoredSink } from './sink-catalog.ts';
 import { openTarget } from './targets.ts';
-import { endSubscriptions, trimOutboxes } from './trim.ts';
+import { endSubscriptions, summarizeOutboxes, trimOutboxes } from './trim.ts';
 
 const trimEveryMs = 2000;
+const summarizeEveryMs = 250;
 const countEveryMs = 1000;
 const defaultLimit = 8 * 1024 ** 3;
+const defaultSegment = 64 * 1024 ** 2;
 
 interface Entry {
   readonly delivery: Delivery;
@@ -34,7 +36,10 @@ async function main(config: SinkThreadConfig): Promise<void> {
   catalog.on('error', fail);
   const found = await catalog.query<{ id: string }>('SELECT id FROM millrace.installation');
   const targets = { secretKey: config.secretKey, installation: found.rows[0]?.id ?? '' };
-  const limit = Number(process.env['MILLRACE_OUTBOX_LIMIT'] ?? defaultLimit);
+  const bounds = {
+    limit: Number(process.env['MILLRACE_OUTBOX_LIMIT'] ?? defaultLimit),
+    segment: Number(process.env['MILLRACE_OUTBOX_SEGMENT'] ?? defaultSegment),
+  };
   const entries = new Map<number, Entry>();
   const counts = new Map<number, { messages: number; bytes: number }>();
   const totals: Record<string, number> = {};
@@ -49,9 +54,10 @@ async function main(config: SinkThreadConfig): Promise<void> {
         statement_timeout: '0',
         jit: 'off',
         max_parallel_workers_per_gather: '0',
+        // A batch is sorted in memory.
+        work_mem: '32MB',
         // An outbox has grown and shrunk since it was last analyzed, and most of its pages are full of what is out: what is read is found by the index.
         enable_seqscan: 'off',
-        enable_bitmapscan: 'off',
       },
     });
     session.onClose((error) => {
@@ -61,7 +67,10 @@ async function main(config: SinkThreadConfig): Promise<void> {
     const delivery = new Delivery(sink, {
       session,
       token: config.token,
-      target: async (stored) => openTarget(stored, targets, accepted),
+      target: async (stored, waits) => openTarget(stored, targets, accepted, waits),
+      tell: async (sql) => {
+        await catalog.query(sql);
+      },
       versionOf: (id, version) => readVersion(catalog, id, version),
       counted: (id, messages, bytes) => {
         const count = counts.get(id) ?? { messages: 0, bytes: 0 };
@@ -101,15 +110,21 @@ async function main(config: SinkThreadConfig): Promise<void> {
   };
 
   let trimming = false;
+  let isWritten = false;
   const timers = [
+    setInterval(() => {
+      if (trimming || !isWritten) return;
+      isWritten = false;
+      summarizeOutboxes(catalog).catch((error: unknown) => log.warn({ err: error }, 'outboxes could not be indexed'));
+    }, summarizeEveryMs),
     setInterval(() => {
       if (trimming) return;
       trimming = true;
       void endSubscriptions(catalog)
-        .then(() => trimOutboxes(catalog, limit))
+        .then(() => trimOutboxes(catalog, bounds))
         .then((overrun) => {
           if (overrun.length > 0)
-            log.error({ sinks: overrun, limit }, 'outboxes have grown to their limit; changes of sinks are thrown away');
+            log.error({ sinks: overrun, limit: bounds.limit }, 'outboxes have grown to their limit; changes of sinks are thrown away');
         })
         // A table may go while it is looked at.
         .catch((error: unknown) => log.warn({ err: error }, 'outboxes could not be cleared'))
@@ -138,6 +153,7 @@ async function main(config: SinkThreadConfig): Promise<void> {
         follow();
         break;
       case 'written':
+        isWritten = true;
         for (const { delivery } of entries.values()) delivery.wake();
         break;
       case 'stop':

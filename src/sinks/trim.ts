@@ -3,14 +3,9 @@
  * Invariant: a row goes only when every sink that has to deliver it, and every subscription that may ask for it, has recorded a position past
  * it, or has been declared overrun; what an outbox still has (millrace.outbox.since) changes with it.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from 'pg';
-import { outboxTable } from '../catalog/sink-model.ts';
-
-/** What every reader of an outbox has taken; NULL: nobody reads it any more. In the snapshot of the statement it is part of. */
-const takenSql = `SELECT min(x.ts) FROM (SELECT CASE WHEN p.version = v.version THEN p.ts ELSE coalesce(v.cut_ts, s.hold_ts) END AS ts
-   FROM millrace.sink_version v JOIN millrace.sink s ON s.id = v.sink_id AND s.status <> 'dropped' LEFT JOIN millrace.sink_progress p ON p.sink_id = s.id
-  WHERE v.relation_id = $1::bigint AND (p.version IS NULL OR p.version <= v.version) AND (p.overrun AND p.version = v.version) IS NOT TRUE
-  UNION ALL SELECT coalesce(s.ts, s.cut_ts) FROM millrace.subscription s WHERE s.relation_id = $1::bigint AND NOT s.overrun) x`;
+import { type OutboxSegment, outboxIndex, outboxSegmentTable, outboxTable } from '../catalog/sink-model.ts';
 
 /** Sinks whose changes in this outbox are thrown away: those that are furthest behind, or equally far. */
 const overrunSql = `
@@ -49,25 +44,56 @@ export async function endSubscriptions(client: Client): Promise<void> {
   for (const sql of endSql) await client.query(sql);
 }
 
-/** Clears the outboxes; answers sinks that are overrun by now. `limit`: bytes an outbox may take. */
-export async function trimOutboxes(client: Client, limit: number): Promise<number[]> {
-  const { rows } = await client.query<{ id: number; bytes: string }>(
-    `SELECT substr(c.relname, 2)::integer AS id, pg_catalog.pg_total_relation_size(c.oid) AS bytes
-       FROM pg_catalog.pg_class c WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^o[0-9]+$'`,
-  );
+interface Outbox {
+  readonly id: number;
+  /** Where epochs write; the other is the older one. */
+  readonly active: OutboxSegment;
+  readonly older: OutboxSegment;
+  /** Bytes of both, and of the one that is written to. */
+  readonly bytes: number;
+  readonly activeBytes: number;
+  /** Whether they have had rows since they were emptied. */
+  readonly activeIsUsed: boolean;
+  readonly olderIsUsed: boolean;
+  readonly isStale: boolean;
+}
+
+const outboxesSql = `
+SELECT b.relation_id::integer AS id, b.segment AS active, CASE b.segment WHEN 'a' THEN 'b' ELSE 'a' END AS older,
+       (pg_catalog.pg_total_relation_size(a.oid) + pg_catalog.pg_total_relation_size(o.oid))::float8 AS bytes,
+       pg_catalog.pg_total_relation_size(a.oid)::float8 AS "activeBytes",
+       pg_catalog.pg_relation_size(a.oid) > 0 AS "activeIsUsed", pg_catalog.pg_relation_size(o.oid) > 0 AS "olderIsUsed",
+       b.turned_at < now() - interval '5 minutes' AS "isStale"
+  FROM millrace.outbox b
+  JOIN pg_catalog.pg_class a ON a.oid = to_regclass('millrace_data.o' || b.relation_id || b.segment)
+  JOIN pg_catalog.pg_class o ON o.oid = to_regclass('millrace_data.o' || b.relation_id || CASE b.segment WHEN 'a' THEN 'b' ELSE 'a' END)`;
+
+/** Between tries to have the older segment for a moment: somebody may be reading in it. */
+const tries = 20;
+const betweenTriesMs = 10;
+
+/** In bytes: what an outbox may take, and how far a segment of it grows before it goes on in the other one. */
+export interface OutboxBounds {
+  readonly limit: number;
+  readonly segment: number;
+}
+
+/** Clears the outboxes; answers sinks that are overrun by now. */
+export async function trimOutboxes(client: Client, { limit, segment: segmentBytes }: OutboxBounds): Promise<number[]> {
+  const { rows } = await client.query<Outbox>(outboxesSql);
   const overrun: number[] = [];
-  for (const { id, bytes } of rows) {
-    const deleted = await client.query(
-      `WITH gone AS (DELETE FROM ${outboxTable(id)} o WHERE o.ts <= coalesce((${takenSql}), (SELECT e.ts FROM millrace.epoch e)) RETURNING o.ts)
-       UPDATE millrace.outbox b SET since = x.ts FROM (SELECT max(gone.ts) AS ts FROM gone) x WHERE b.relation_id = $1::bigint AND x.ts > b.since`,
-      [id],
-    );
-    if (Number(bytes) <= limit) continue;
-    // What was deleted still takes its place: others are not to pay for it.
-    await client.query(`VACUUM ${outboxTable(id)}`);
-    if ((deleted.rowCount ?? 0) > 0) continue;
+  for (const outbox of rows) {
+    const { id, active, older } = outbox;
+    const isFull = outbox.activeBytes > Math.min(segmentBytes, limit / 8);
+    const isEmpty = !outbox.olderIsUsed || (await empty(client, outbox, isFull));
+    if (isEmpty && outbox.activeIsUsed && (isFull || (outbox.isStale && !(await isWanted(client, id, active))))) {
+      await client.query('UPDATE millrace.outbox SET segment = $2, turned_at = now() WHERE relation_id = $1', [id, older]);
+    }
+    if (outbox.bytes <= limit) continue;
+    // What everybody has still takes its place: others are not to pay for it.
     const left = await client.query<{ bytes: string }>(
-      `SELECT coalesce(sum(pg_catalog.pg_column_size(o.*)), 0) AS bytes FROM ${outboxTable(id)} o`,
+      `SELECT coalesce(sum(pg_catalog.pg_column_size(o.*)), 0) AS bytes FROM ${outboxTable(id)} o WHERE o.ts > millrace.outbox_taken($1)`,
+      [id],
     );
     if (Number(left.rows[0]?.bytes) <= limit) continue;
     if (((await client.query(overrunSubscriptionsSql, [id])).rowCount ?? 0) > 0) continue;
@@ -75,4 +101,47 @@ export async function trimOutboxes(client: Client, limit: number): Promise<numbe
     overrun.push(...found.rows.map((row) => row.id));
   }
   return overrun;
+}
+
+/**
+ * The indexes take in what was written since the last time. Until then a reader looks at all of that, at every look; to take in each page as it
+ * comes is what an index of rows would cost.
+ */
+export async function summarizeOutboxes(client: Client): Promise<void> {
+  await client.query(
+    `SELECT pg_catalog.brin_summarize_new_values(c.oid) FROM pg_catalog.pg_class c
+      WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relkind = 'i' AND c.relname ~ '^o[0-9]+[ab]_ts$'`,
+  );
+}
+
+/** Whether a segment has rows that somebody is still to take. */
+async function isWanted(client: Client, id: number, segment: OutboxSegment): Promise<boolean> {
+  const { rows } = await client.query<{ wanted: boolean }>('SELECT millrace.outbox_wanted($1, $2) AS wanted', [id, segment]);
+  return rows[0]?.wanted ?? true;
+}
+
+/** Empties the older segment once everybody has taken what is in it; answers whether it is empty. `isUrgent`: the other one is large. */
+async function empty(client: Client, { id, older }: Outbox, isUrgent: boolean): Promise<boolean> {
+  if (await isWanted(client, id, older)) return false;
+  for (let attempt = 0; attempt < tries; attempt++) {
+    if (attempt > 0) await sleep(betweenTriesMs);
+    const { rows } = await client.query<{ emptied: boolean }>('SELECT millrace.empty_outbox($1, $2) AS emptied', [id, older]);
+    if (rows[0]?.emptied === true) return true;
+  }
+  if (!isUrgent) return false;
+  // A cursor of a transaction that stays open, say, has read in it. It takes its place for as long as that lasts, but rows may come again.
+  const table = outboxSegmentTable(id, older);
+  await client.query(
+    `WITH gone AS (DELETE FROM ${table} o WHERE o.ts <= coalesce(millrace.outbox_taken($1), (SELECT e.ts FROM millrace.epoch e)) RETURNING o.ts)
+     UPDATE millrace.outbox b SET since = x.ts FROM (SELECT max(gone.ts) AS ts FROM gone) x WHERE b.relation_id = $1 AND x.ts > b.since`,
+    [id],
+  );
+  await client.query(`VACUUM (TRUNCATE off) ${table}`);
+  await client.query(
+    `SELECT pg_catalog.brin_desummarize_range($1, g)
+       FROM pg_catalog.generate_series(0, pg_catalog.pg_relation_size($2) / pg_catalog.current_setting('block_size')::bigint, 32) g`,
+    [outboxIndex(id, older), table],
+  );
+  const { rows } = await client.query<{ empty: boolean }>(`SELECT NOT EXISTS (SELECT FROM ${table}) AS empty`);
+  return rows[0]?.empty ?? false;
 }

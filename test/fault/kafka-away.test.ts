@@ -123,7 +123,7 @@ describe.skipIf(kafka === null)(`Kafka sinks${why}`, () => {
       Number(
         (
           await client.query(
-            "SELECT coalesce(max(pg_total_relation_size(c.oid)), 0) AS size FROM pg_class c WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relname ~ '^o[0-9]+$'",
+            "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0) AS size FROM pg_class c WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relname ~ '^o[0-9]+[ab]$'",
           )
         ).rows[0]?.size,
       );

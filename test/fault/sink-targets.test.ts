@@ -29,7 +29,8 @@ beforeAll(async () => {
     CREATE TABLE ledger (n integer, amount integer); ALTER TABLE ledger REPLICA IDENTITY FULL;
     INSERT INTO account SELECT g, 0, 'n' FROM generate_series(1, 50) g;
     CREATE PUBLICATION p FOR ALL TABLES`);
-  millrace = await startMillrace({ upstream: upstream.address });
+  // Outboxes are turned and emptied at every look.
+  millrace = await startMillrace({ upstream: upstream.address, env: { MILLRACE_OUTBOX_SEGMENT: '0' } });
   client = new pg.Client({ connectionString: millrace.url() });
   await client.connect();
   const leadsTo = ({ host, port }: TestPostgres): string => `HOST '${host}', PORT ${port}, USER postgres, DATABASE postgres`;

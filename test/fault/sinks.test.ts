@@ -38,7 +38,8 @@ describe.skipIf(kafka === null)(`sinks under kills${why}`, () => {
       CREATE TABLE account (id integer PRIMARY KEY, version integer NOT NULL, note text);
       INSERT INTO account SELECT g, 0, 'n' FROM generate_series(1, 50) g;
       CREATE PUBLICATION p FOR ALL TABLES`);
-    millrace = await startMillrace({ upstream: upstream.address });
+    // Outboxes are turned and emptied at every look.
+    millrace = await startMillrace({ upstream: upstream.address, env: { MILLRACE_OUTBOX_SEGMENT: '0' } });
     client = new pg.Client({ connectionString: millrace.url() });
     await client.connect();
     await client.query("CREATE SECRET pw AS 'x'");

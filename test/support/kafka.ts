@@ -1,6 +1,6 @@
 /**
- * A real Apache Kafka broker for tests: one node, KRaft, transactions on.
- * Invariant: the broker and its files are gone when the test is over, also when the test process was killed.
+ * Real Apache Kafka for tests: one broker, or a cluster of a few; KRaft, transactions on.
+ * Invariant: brokers and their files are gone when the test is over, also when the test process was killed.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -48,6 +48,14 @@ export interface KafkaServer {
   tool(className: string, args: readonly string[]): Promise<string>;
 }
 
+/** A cluster in which every topic is on every broker. */
+export interface KafkaCluster {
+  readonly brokers: readonly string[];
+  /** By the number of the broker. */
+  readonly nodes: ReadonlyMap<number, KafkaServer>;
+  stop(): Promise<void>;
+}
+
 export const KAFKA_USER = { username: 'miller', password: 'water under the wheel' } as const;
 
 /** Starts a broker for one test file, or says why it cannot: the reason to name when tests are skipped. */
@@ -57,15 +65,65 @@ export async function startKafka(options: TestKafkaOptions = {}): Promise<KafkaS
     if (options.sasl === true || options.tls === true) return { skipped: 'KAFKA_BROKERS names a broker without TLS and login' };
     return foreignKafka(given.split(','));
   }
+  const program = await kafkaProgram();
+  if ('skipped' in program) return program;
+  const [node] = await membersOf(1);
+  return ownKafka(program, options, node as Member);
+}
+
+/** Starts so many brokers, each also a controller; all but a minority are needed. Or says why it cannot. */
+export async function startKafkaCluster(
+  count: number,
+  settings: Readonly<Record<string, string>> = {},
+): Promise<KafkaCluster | { readonly skipped: string }> {
+  const program = await kafkaProgram();
+  if ('skipped' in program) return program;
+  const members = await membersOf(count);
+  const started = await Promise.allSettled(members.map((member) => ownKafka(program, { settings }, member)));
+  const nodes = new Map<number, KafkaServer>();
+  for (const [index, node] of started.entries()) if (node.status === 'fulfilled') nodes.set(index + 1, node.value);
+  const stop = async (): Promise<void> => {
+    await Promise.all([...nodes.values()].map((node) => node.stop()));
+  };
+  const failed = started.find((node) => node.status === 'rejected');
+  if (failed !== undefined) {
+    await stop();
+    throw failed.reason;
+  }
+  return { brokers: [...nodes.values()].flatMap((node) => node.brokers), nodes, stop };
+}
+
+interface KafkaProgram {
+  readonly java: string;
+  readonly jars: readonly string[];
+}
+
+async function kafkaProgram(): Promise<KafkaProgram | { readonly skipped: string }> {
   const java = findJava(17);
   if ('missing' in java) return { skipped: `Kafka needs Java: ${java.missing}` };
-  let jars: readonly string[];
   try {
-    jars = await mavenFiles(kafkaJars());
+    return { java: java.java, jars: await mavenFiles(kafkaJars()) };
   } catch (error) {
     return { skipped: `Kafka is not here: ${error instanceof Error ? error.message : String(error)}` };
   }
-  return ownKafka(java.java, jars, options);
+}
+
+/** A broker of a cluster. */
+interface Member {
+  readonly id: number;
+  readonly ports: Ports;
+  /** `id@host:port` of every controller. */
+  readonly voters: readonly string[];
+}
+
+async function membersOf(count: number): Promise<readonly Member[]> {
+  const ports = await freePorts(3 * count);
+  const numbers = Array.from({ length: count }, (_, index) => {
+    const [client = 0, plain = 0, controller = 0] = ports.slice(3 * index);
+    return { id: index + 1, ports: { client, plain, controller } };
+  });
+  const voters = numbers.map(({ id, ports: { controller } }) => `${id}@localhost:${controller}`);
+  return numbers.map((member) => ({ ...member, voters }));
 }
 
 function kafkaJars(): { path: string; sha1: string }[] {
@@ -93,13 +151,12 @@ function foreignKafka(brokers: readonly string[]): KafkaServer {
   };
 }
 
-async function ownKafka(java: string, jars: readonly string[], options: TestKafkaOptions): Promise<KafkaServer> {
+async function ownKafka({ java, jars }: KafkaProgram, options: TestKafkaOptions, member: Member): Promise<KafkaServer> {
   const home = mkdtempSync(join(testRoot(), 'kafka-'));
   const logFile = join(home, 'broker.log');
   const watcher = startWatcher(home);
-  const [clientPort = 0, plainPort = 0, controllerPort = 0] = await freePorts(3);
   const authority = options.tls === true ? testAuthority() : undefined;
-  const properties = brokerProperties(home, { client: clientPort, plain: plainPort, controller: controllerPort }, options, authority);
+  const properties = brokerProperties(home, member, options, authority);
   const propertiesFile = join(home, 'server.properties');
   writeFileSync(
     propertiesFile,
@@ -130,7 +187,7 @@ async function ownKafka(java: string, jars: readonly string[], options: TestKafk
     broker = child;
     ended = new Promise((resolve) => child.once('exit', () => resolve()));
     watcher.stdin?.write(`${child.pid}\n`);
-    const deadline = Date.now() + 60_000;
+    const deadline = Date.now() + 120_000;
     while (startCount(logFile) === startedBefore) {
       if (child.exitCode !== null || Date.now() > deadline) throw new Error(`Kafka did not start:\n${tail(logFile)}`);
       await delay(50);
@@ -154,8 +211,8 @@ async function ownKafka(java: string, jars: readonly string[], options: TestKafk
     throw error;
   }
   return {
-    brokers: [`localhost:${clientPort}`],
-    plainBrokers: [`localhost:${plainPort}`],
+    brokers: [`localhost:${member.ports.client}`],
+    plainBrokers: [`localhost:${member.ports.plain}`],
     ...(authority === undefined ? {} : { tls: { ca: authority.cert, client: authority.issue('miller') } }),
     kill,
     start,
@@ -173,28 +230,38 @@ interface Ports {
   readonly controller: number;
 }
 
-function brokerProperties(home: string, ports: Ports, options: TestKafkaOptions, authority?: TestAuthority): Record<string, string> {
+function brokerProperties(
+  home: string,
+  { id, ports, voters }: Member,
+  options: TestKafkaOptions,
+  authority?: TestAuthority,
+): Record<string, string> {
+  const replicas = String(voters.length);
+  // With one away there are as many as this.
+  const inSync = String(Math.max(1, voters.length - 1));
   const sasl = options.sasl === true;
   const protocol = `${sasl ? 'SASL_' : ''}${authority === undefined ? 'PLAINTEXT' : 'SSL'}`;
   const login = `username="${KAFKA_USER.username}" password="${KAFKA_USER.password}"`;
   const listeners = `CLIENT://localhost:${ports.client},PLAIN://localhost:${ports.plain}`;
   return {
     'process.roles': 'broker,controller',
-    'node.id': '1',
-    'controller.quorum.voters': `1@localhost:${ports.controller}`,
+    'node.id': String(id),
+    'controller.quorum.voters': voters.join(','),
     'log.dirs': join(home, 'data'),
     listeners: `${listeners},CONTROLLER://localhost:${ports.controller}`,
     'advertised.listeners': listeners,
     'listener.security.protocol.map': `CLIENT:${protocol},PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT`,
     'controller.listener.names': 'CONTROLLER',
     'inter.broker.listener.name': 'PLAIN',
-    'offsets.topic.replication.factor': '1',
+    'default.replication.factor': replicas,
+    'min.insync.replicas': inSync,
+    'offsets.topic.replication.factor': replicas,
     'offsets.topic.num.partitions': '1',
-    'transaction.state.log.replication.factor': '1',
-    'transaction.state.log.min.isr': '1',
+    'transaction.state.log.replication.factor': replicas,
+    'transaction.state.log.min.isr': inSync,
     'transaction.state.log.num.partitions': '4',
-    'share.coordinator.state.topic.replication.factor': '1',
-    'share.coordinator.state.topic.min.isr': '1',
+    'share.coordinator.state.topic.replication.factor': replicas,
+    'share.coordinator.state.topic.min.isr': inSync,
     'group.initial.rebalance.delay.ms': '0',
     'auto.create.topics.enable': 'false',
     // The cleaner takes 128 MB where it is not told otherwise.

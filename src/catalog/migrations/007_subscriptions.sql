@@ -3,11 +3,13 @@
 -- What an outbox still has: every change after `since`.
 CREATE TABLE millrace.outbox (
     relation_id bigint PRIMARY KEY,
-    since       bigint NOT NULL
+    since       bigint NOT NULL,
+    -- And also what each changed row was before, after this one; null: of a changed row only what it is now, as everybody takes upserts.
+    whole_since bigint,
+    -- Where epochs write: millrace_data.o<relation>a or b.
+    segment     text NOT NULL DEFAULT 'a' CHECK (segment IN ('a', 'b')),
+    turned_at   timestamptz NOT NULL DEFAULT now()
 );
-INSERT INTO millrace.outbox
-SELECT substr(c.relname, 2)::bigint, (SELECT e.ts FROM millrace.epoch e)
-  FROM pg_catalog.pg_class c WHERE c.relnamespace = 'millrace_data'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^o[0-9]+$';
 
 CREATE TABLE millrace.subscription (
     id            bigint PRIMARY KEY DEFAULT nextval('millrace.object_id'),
@@ -29,12 +31,57 @@ CREATE TABLE millrace.subscription (
 );
 CREATE UNIQUE INDEX subscription_name ON millrace.subscription (namespace, name);
 
+-- What every reader of an outbox has taken; NULL: nobody reads it any more.
+CREATE FUNCTION millrace.outbox_taken(relation bigint) RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT min(x.ts)
+      FROM (SELECT CASE WHEN p.version = v.version THEN p.ts ELSE coalesce(v.cut_ts, s.hold_ts) END AS ts
+              FROM millrace.sink_version v
+              JOIN millrace.sink s ON s.id = v.sink_id AND s.status <> 'dropped'
+              LEFT JOIN millrace.sink_progress p ON p.sink_id = s.id
+             WHERE v.relation_id = relation AND (p.version IS NULL OR p.version <= v.version) AND (p.overrun AND p.version = v.version) IS NOT TRUE
+            UNION ALL
+            SELECT coalesce(s.ts, s.cut_ts) FROM millrace.subscription s WHERE s.relation_id = relation AND NOT s.overrun) x
+$$;
+
+-- Whether a segment has rows that somebody is still to take. As in all that reads outboxes: nothing is known of how many rows there are (they are never
+-- analyzed), and most of what there is has been read before, so it is found by the index.
+CREATE FUNCTION millrace.outbox_wanted(relation bigint, segment text) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    taken bigint := coalesce(millrace.outbox_taken(relation), (SELECT e.ts FROM millrace.epoch e));
+    found boolean;
+BEGIN
+    EXECUTE format('SELECT EXISTS (SELECT FROM millrace_data.%I o WHERE o.ts > $1)', 'o' || relation || segment) INTO found USING taken;
+    RETURN found;
+END $$;
+
+-- Empties a segment, if nobody is to take anything from it and nobody uses it in this moment: whoever would wait for the lock made others wait
+-- behind it. An epoch may have written to it that began before it was turned, so it is looked at under the lock.
+CREATE FUNCTION millrace.empty_outbox(relation bigint, segment text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last bigint;
+BEGIN
+    EXECUTE format('LOCK TABLE millrace_data.%I IN ACCESS EXCLUSIVE MODE NOWAIT', 'o' || relation || segment);
+    IF millrace.outbox_wanted(relation, segment) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('SELECT max(o.ts) FROM millrace_data.%I o', 'o' || relation || segment) INTO last;
+    UPDATE millrace.outbox b SET since = last WHERE b.relation_id = relation AND b.since < last;
+    EXECUTE format('TRUNCATE millrace_data.%I', 'o' || relation || segment);
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END $$;
+REVOKE EXECUTE ON FUNCTION millrace.outbox_taken(bigint), millrace.outbox_wanted(bigint, text), millrace.empty_outbox(bigint, text) FROM PUBLIC;
+
 -- Waits until there is an epoch after `after_ts`, for `patience` milliseconds at most, and says how many changes came by then (counted up to
 -- 501). `ts` null: the outbox is not there yet. `problem`: why there is nothing to wait for. `subscription` null: epochs only.
 -- Each look is a snapshot of its own, which READ COMMITTED gives it.
 CREATE FUNCTION millrace.subscription_wait(subscription bigint, after_ts bigint, patience integer,
                                            OUT ts bigint, OUT changes integer, OUT since bigint, OUT problem text, OUT detail text, OUT hint text)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s record;
     is_known boolean := subscription IS NULL;
@@ -42,7 +89,7 @@ DECLARE
 BEGIN
     LOOP
         IF subscription IS NOT NULL THEN
-            SELECT x.relation_id, x.cut_ts, x.overrun, r.id AS found, r.state, r.error, o.since INTO s
+            SELECT x.relation_id, x.cut_ts, x.overrun, r.id AS found, r.state, r.error, greatest(o.since, o.whole_since) AS since INTO s
               FROM millrace.subscription x LEFT JOIN millrace.relation r ON r.id = x.relation_id
               LEFT JOIN millrace.outbox o ON o.relation_id = x.relation_id
              WHERE x.id = subscription AND x.pid = pg_backend_pid() AND x.ended_at IS NULL;
@@ -72,7 +119,7 @@ END $$;
 -- Changes of a subscription's relation in (after_ts, up_to]; for the session that holds it only. To be called with the columns of the outbox.
 -- STABLE: it sees what the statement around it sees.
 CREATE FUNCTION millrace.subscription_changes(subscription bigint, after_ts bigint, up_to bigint) RETURNS SETOF record
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s record;
 BEGIN

@@ -28,6 +28,13 @@ import {
   takeOverSql,
   trialSql,
 } from './table-sql.ts';
+import { applicationName, type Watch, type WatchTimings, watchOf } from './watch.ts';
+
+/**
+ * While a batch is under way, so long as this the upstream keeps the rows that it reads: whoever waits longer for a lock begins the batch anew. What
+ * comes before a batch waits without an end.
+ */
+const batchLockTimeout = '12s';
 
 export interface PostgresTargetOptions {
   /** Tells this sink from all others that may write to the same server. */
@@ -35,13 +42,20 @@ export interface PostgresTargetOptions {
   readonly address: ServerAddress;
   readonly target: PostgresSink;
   readonly key: readonly string[] | null;
+  /** Told what the target has not answered for, while it is still waited for. */
+  readonly waits: (what: TargetError) => void;
+  readonly timings?: WatchTimings;
 }
 
 type WrittenColumn = TableColumn & { readonly nullable: boolean };
 
-export function postgresTarget({ name, address, target, key }: PostgresTargetOptions): Target {
+export function postgresTarget({ name, address, target, key, waits, timings }: PostgresTargetOptions): Target {
   const table = quoteQualified(target.schema, target.table);
+  const watch: Watch = watchOf(address, waits, timings);
   let session: RawConnection | null = null;
+  let pid = 0;
+  /** Ends the wait for a session that is to be closed before it is there. */
+  const closing = new AbortController();
   let owner = '0';
   /** Columns of the table as the target recorded them; null: nothing was delivered yet. */
   let stored: readonly SinkColumn[] | null = null;
@@ -52,6 +66,17 @@ export function postgresTarget({ name, address, target, key }: PostgresTargetOpt
     if (session === null) throw new TargetError('retriable', 'the target is not connected');
     return session;
   };
+  /** What is asked of the target and is to be answered. */
+  const watched = <T>(work: (open: RawConnection) => Promise<T>): Promise<T> =>
+    guarded(async () => {
+      const open = connected();
+      try {
+        return await watch.over({ session: open, pid: () => pid }, () => work(open));
+      } catch (error) {
+        // Its own message does not say who blocks.
+        throw error instanceof PostgresError && error.code === '55P03' && watch.last !== null ? watch.last : error;
+      }
+    });
 
   const isThere = async (): Promise<boolean> => {
     const [answer] = await connected().query(`SELECT to_regclass(${quoteLiteral(table)}) IS NOT NULL`);
@@ -119,14 +144,12 @@ export function postgresTarget({ name, address, target, key }: PostgresTargetOpt
   return {
     pairing: key === null ? 'each' : 'upsert',
     async open() {
-      session = await guarded(() =>
-        connectRaw(address, {
-          applicationName: 'millrace sink',
-          settings: { ...pinnedSettings, search_path: '', lock_timeout: '10s', tcp_keepalives_idle: '10', tcp_keepalives_interval: '5' },
-        }),
-      );
-      const open = session;
-      return await guarded(async () => {
+      const opened = await guarded(() => orClosed(closing.signal, openSession(address)));
+      session = opened;
+      pid = opened.backendPid;
+      return await watched(async (open) => {
+        const [own] = await open.query(`SELECT pg_catalog.pg_backend_pid(); ${noticeLostClients}`);
+        pid = Number(own?.rows[0]?.[0]);
         await progressTable(open);
         const { rows } = await open.execute('take', takeOverSql, [name]);
         const [now, version, ts, seq, recorded] = rows[0] ?? [];
@@ -139,21 +162,20 @@ export function postgresTarget({ name, address, target, key }: PostgresTargetOpt
     async describe(now) {
       columns = now;
       actual = null;
-      await guarded(tryOut);
+      await watched(tryOut);
     },
     async begin() {
-      await guarded(async () => {
-        await connected().query('BEGIN');
+      await watched(async (open) => {
+        await open.query(`BEGIN; SET LOCAL lock_timeout = '${batchLockTimeout}'`);
         if (stored === null || JSON.stringify(stored) !== JSON.stringify(columns)) await prepare();
         if (actual !== null) return;
         const found = await lookUp();
         actual = columns.map((column, place) => ({ ...column, type: found[place]?.actual ?? column.type }));
       });
     },
-    write: (changes) => guarded(() => writeChanges(connected(), table, actual ?? columns, key, changes)),
+    write: (changes) => watched((open) => writeChanges(open, table, actual ?? columns, key, changes)),
     async commit(position: Position) {
-      await guarded(async () => {
-        const open = connected();
+      await watched(async (open) => {
         const { version, ts, backfillSeq } = position;
         const params = [
           name,
@@ -172,9 +194,41 @@ export function postgresTarget({ name, address, target, key }: PostgresTargetOpt
     async close() {
       const open = session;
       session = null;
+      watch.stop();
+      closing.abort();
       open?.destroy();
     },
   };
+}
+
+/** Servers before 14 do not have it: there a session that waits for a lock learns only then that nobody wants its answer. */
+const noticeLostClients = `SELECT pg_catalog.set_config(s.name, '5s', false) FROM pg_catalog.pg_settings s
+ WHERE s.name = 'client_connection_check_interval' AND pg_catalog.version() ~ 'linux'`;
+
+const connectTimeoutMs = 10_000;
+
+const openSession = (address: ServerAddress): Promise<RawConnection> =>
+  connectRaw(address, {
+    applicationName,
+    connectTimeoutMs,
+    settings: { ...pinnedSettings, search_path: '', lock_timeout: '0', tcp_keepalives_idle: '10', tcp_keepalives_interval: '5' },
+  }).catch((error: unknown) => {
+    if (!(error instanceof Error) || error.message !== 'timeout expired') throw error;
+    throw new TargetError('retriable', `the target cannot be reached: no answer within ${connectTimeoutMs / 1000} s`, { cause: error });
+  });
+
+/** The session; one that comes when nobody waits for it any more is closed. */
+function orClosed(signal: AbortSignal, opening: Promise<RawConnection>): Promise<RawConnection> {
+  const closed = new Promise<never>((_, reject) => {
+    signal.addEventListener('abort', () => {
+      opening.then(
+        (late) => late.destroy(),
+        () => undefined,
+      );
+      reject(new TargetError('retriable', 'the sink was stopped'));
+    });
+  });
+  return Promise.race([opening, closed]);
 }
 
 /** Its table of positions is there. Somebody else may have made it for a role that may not. */

@@ -14,6 +14,9 @@ import { type Target, TargetError } from '../target.ts';
 
 const changesInRequest = 500;
 const defaultPatienceMs = 30_000;
+const defaultSayAfterMs = 10_000;
+/** The endpoint has read an empty request and does not want one like it: it can be reached, and nothing is known of what it thinks of others. */
+const readsButRefuses: ReadonlySet<number> = new Set([400, 422]);
 
 export interface WebhookTargetOptions {
   /** Tells this sink from others. */
@@ -31,8 +34,11 @@ export interface WebhookTargetOptions {
    * sent from its beginning.
    */
   readonly accepted: Set<string>;
-  /** How long an answer may take. */
+  /** Told that there is no answer yet. */
+  readonly waits: (what: TargetError) => void;
+  /** How long an answer may take; and until it is said that there is none. */
   readonly patienceMs?: number;
+  readonly sayAfterMs?: number;
 }
 
 /** The key of the signatures. */
@@ -41,7 +47,7 @@ export function signingKey(secret: string): Buffer {
 }
 
 export function webhookTarget(options: WebhookTargetOptions): Target {
-  const { name, url, key, json, clock, accepted, patienceMs = defaultPatienceMs } = options;
+  const { name, url, key, json, clock, accepted, waits, patienceMs = defaultPatienceMs, sayAfterMs = defaultSayAfterMs } = options;
   const secret = options.secret === null ? null : signingKey(options.secret);
   let encode: (row: Row) => string = () => '';
   const closing = new AbortController();
@@ -49,22 +55,16 @@ export function webhookTarget(options: WebhookTargetOptions): Target {
   let waiting: Change[] = [];
   /** How often each body was sent in this batch. */
   const sent = new Map<string, number>();
+  let isProven = false;
 
-  const post = async (changes: readonly Change[]): Promise<number> => {
-    const ts = changes[0]?.ts ?? 0;
-    const text = (row: RowLine | null): string => (row === null ? 'null' : encode(row.values()));
-    const messages = changes.map(({ before, after }) => `{"before":${text(before)},"after":${text(after)}}`);
-    const body = `{"sink":${JSON.stringify(name)},"timestamp":${ts},"changes":[${messages.join(',')}]}`;
-    const hash = createHash('sha256').update(body).digest('hex').slice(0, 32);
-    const nth = (sent.get(hash) ?? 0) + 1;
-    sent.set(hash, nth);
-    const id = `${ts}-${hash}-${nth}`;
-    if (accepted.has(id)) return 0;
+  /** Throws TargetError unless it is accepted; `alsoFine`: statuses that are no failure either. */
+  const request = async (id: string, body: string, alsoFine: ReadonlySet<number> = new Set()): Promise<void> => {
     const at = String(Math.floor(clock() / 1000));
     const headers: Record<string, string> = { 'content-type': 'application/json', 'webhook-id': id, 'webhook-timestamp': at };
     if (secret !== null) {
       headers['webhook-signature'] = `v1,${createHmac('sha256', secret).update(`${id}.${at}.${body}`).digest('base64')}`;
     }
+    const saying = setTimeout(() => waits(new TargetError('retriable', notAnswered(sayAfterMs))), sayAfterMs);
     let response: Response;
     try {
       response = await fetch(url, {
@@ -77,12 +77,28 @@ export function webhookTarget(options: WebhookTargetOptions): Target {
       await response.arrayBuffer();
     } catch (error) {
       throw new TargetError('retriable', unreachable(error, patienceMs), { cause: error });
+    } finally {
+      clearTimeout(saying);
     }
-    if (!response.ok) {
-      const retriable = response.status === 408 || response.status === 429 || response.status >= 500;
-      throw new TargetError(retriable ? 'retriable' : 'permanent', `the webhook answers ${response.status} ${response.statusText}`.trim());
-    }
+    const { ok, status, statusText } = response;
+    if (ok || alsoFine.has(status)) return;
+    const retriable = status === 408 || status === 429 || status >= 500;
+    throw new TargetError(retriable ? 'retriable' : 'permanent', `the webhook answers ${status} ${statusText}`.trim());
+  };
+  /** Throws TargetError. */
+  const post = async (changes: readonly Change[]): Promise<number> => {
+    const ts = changes[0]?.ts ?? 0;
+    const text = (row: RowLine | null): string => (row === null ? 'null' : encode(row.values()));
+    const messages = changes.map(({ before, after }) => `{"before":${text(before)},"after":${text(after)}}`);
+    const body = `{"sink":${JSON.stringify(name)},"timestamp":${ts},"changes":[${messages.join(',')}]}`;
+    const hash = createHash('sha256').update(body).digest('hex').slice(0, 32);
+    const nth = (sent.get(hash) ?? 0) + 1;
+    sent.set(hash, nth);
+    const id = `${ts}-${hash}-${nth}`;
+    if (accepted.has(id)) return 0;
+    await request(id, body);
     accepted.add(id);
+    isProven = true;
     return Buffer.byteLength(body);
   };
   const flush = async (): Promise<number> => {
@@ -111,6 +127,13 @@ export function webhookTarget(options: WebhookTargetOptions): Target {
       }
       return bytes;
     },
+    async prove() {
+      if (isProven) return;
+      const at = clock();
+      const body = `{"sink":${JSON.stringify(name)},"timestamp":${at},"changes":[]}`;
+      await request(`${at}-empty`, body, readsButRefuses);
+      isProven = true;
+    },
     async commit(_: Position) {
       await flush();
       accepted.clear();
@@ -121,8 +144,10 @@ export function webhookTarget(options: WebhookTargetOptions): Target {
   };
 }
 
+const notAnswered = (ms: number): string => `the webhook has not answered within ${ms / 1000} s`;
+
 function unreachable(error: unknown, patienceMs: number): string {
-  if (error instanceof Error && error.name === 'TimeoutError') return `the webhook has not answered within ${patienceMs / 1000} s`;
+  if (error instanceof Error && error.name === 'TimeoutError') return notAnswered(patienceMs);
   const cause: unknown = error instanceof Error ? error.cause : undefined;
   // Of several addresses that were tried, each has its error.
   const reason = cause instanceof AggregateError && cause.errors[0] instanceof Error ? cause.errors[0] : cause;

@@ -267,7 +267,7 @@ describe('when something happens to the target', () => {
     await becomes('locked', 'orders');
     await target.query('BEGIN; LOCK TABLE locked');
     await changed('UPDATE orders SET qty = qty + 1');
-    await stalls('locked', /lock timeout/);
+    await stalls('locked', /waits for a lock of process \d+/);
     await target.query('COMMIT');
     await becomes('locked', 'orders');
     await client.query('DROP SINK locked');

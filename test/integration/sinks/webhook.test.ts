@@ -198,12 +198,13 @@ describe('a request that is not accepted', () => {
     const held = new Promise<void>((resolve) => {
       release = resolve;
     });
+    const other = await startWebhookReceiver();
+    await create();
+    receiver.requests.length = 0;
     receiver.answer = async () => {
       await held;
       return 204;
     };
-    const other = await startWebhookReceiver();
-    await create();
     await client.query(`CREATE SINK quick FROM t INTO WEBHOOK (URL '${other.url}') KEY (a)`);
     await origin.query("INSERT INTO t VALUES (3, 'three')");
     await eventually(client, 'SELECT count(*)::int FROM t', [[3]]);
@@ -211,9 +212,67 @@ describe('a request that is not accepted', () => {
     expect(receiver.requests).toEqual([]);
     expect((await client.rows("SELECT lag_ms > 0 FROM millrace.sinks WHERE name = 'hook'"))[0]).toEqual([true]);
     release();
-    await comes(3);
+    await comes(1);
     await client.query('DROP SINK quick');
     await other.stop();
+  });
+});
+
+describe('CREATE SINK', () => {
+  const refused = (cause: string): string =>
+    `ERROR 55000: sink "hook" could not be started\nDETAIL: ${cause}. The sink was taken away again.`;
+  const sql = (rest = ''): string => `CREATE SINK hook FROM t INTO WEBHOOK (URL '${receiver.url}') KEY (a) ${rest}`;
+
+  // It answered now this, now that: the sink was said to run before the first request was sent.
+  it.each([301, 400, 401, 403, 404, 410, 500, 503])('is refused whenever the endpoint answers %s', async (code) => {
+    receiver.answer = () => code;
+    for (let round = 0; round < 5; round++) {
+      const said = await client.failure(sql());
+      if (code === 301) expect(said).toMatch(/the webhook cannot be reached: unexpected redirect/);
+      else expect(said).toContain(refused(`the webhook answers ${code}`).replace(/\..*$/, ''));
+      expect(await status()).toEqual([]);
+    }
+  });
+
+  it('is refused whenever nobody listens, also when there is nothing to deliver', async () => {
+    await receiver.stop();
+    for (let round = 0; round < 10; round++) {
+      expect(await client.failure(sql(round % 2 === 0 ? '' : 'WITH (SNAPSHOT = false)'))).toMatch(
+        /could not be started\nDETAIL: the webhook cannot be reached: connect ECONNREFUSED 127\.0\.0\.1:\d+\. The sink was taken away again\.$/,
+      );
+      expect(await status()).toEqual([]);
+    }
+    receiver = await startWebhookReceiver();
+  });
+
+  it.each([401, 404, 500])('with nothing to deliver asks the endpoint with an empty request, and is refused with its %s', async (code) => {
+    receiver.answer = () => code;
+    for (let round = 0; round < 5; round++) {
+      expect(await client.failure(sql('WITH (SNAPSHOT = false)'))).toContain(`the webhook answers ${code}`);
+    }
+    expect(receiver.requests.every(({ changes }) => changes.length === 0)).toBe(true);
+    expect(receiver.requests.length).toBeGreaterThanOrEqual(5);
+  });
+
+  it('with nothing to deliver sends one empty request, signed; an endpoint that has read it and wants none is there, too', async () => {
+    for (const code of [204, 400, 422]) {
+      receiver.requests.length = 0;
+      receiver.answer = ({ nth }) => (nth === 0 || code === 204 ? code : 204);
+      await client.query(sql('WITH (SNAPSHOT = false)').replace(/'\) KEY/, "', SECRET signing) KEY"));
+      expect(await status()).toEqual(['running', null]);
+      const [request] = receiver.requests;
+      expect(receiver.requests.map(({ changes }) => changes)).toEqual([[]]);
+      expect(request?.headers['webhook-signature']).toBe(signature(Buffer.from('water under the wheel'), request as WebhookRequest));
+      await client.query('DROP SINK hook');
+      await receiver.stop();
+      receiver = await startWebhookReceiver();
+    }
+  });
+
+  it('returns when the first rows are accepted, and sends no empty request then', async () => {
+    await create();
+    expect(count()).toBe(2);
+    expect(receiver.requests.every(({ changes }) => changes.length > 0)).toBe(true);
   });
 });
 
@@ -230,6 +289,7 @@ it('a webhook that does not answer is given up after a while', async () => {
     json: () => (row) => JSON.stringify(row),
     clock: Date.now,
     accepted: new Set(),
+    waits: () => undefined,
     patienceMs: 200,
   });
   await target.describe([]);
