@@ -270,6 +270,12 @@ export const conditions = {
     detail: 'Its result changes although no row changes, so the view could not equal its query.',
     hint: 'Leave {function}() out of the view and apply it where the view is read.',
   },
+  time_not_compared: {
+    code: '0A000',
+    message: 'cannot materialize call to {function}() but in a comparison',
+    detail: 'Rows come and go at known instants only where the time is compared with columns of one relation by <, <=, > or >=.',
+    hint: "Compare it, as in WHERE at > now() - interval '1 hour' or mz_now() <= at + interval '1 hour', or leave it out and apply it where the view is read.",
+  },
   stream_table_exists: {
     code: '42P07',
     message: 'stream table already exists: {name}',
@@ -466,6 +472,12 @@ export const conditions = {
     hint: 'SELECT * FROM millrace.subscriptions; lists what there is.',
   },
   durable_subscription_exists: { code: '42710', message: 'durable subscription "{name}" already exists' },
+  durable_subscription_relation_gone: {
+    code: '42P01',
+    message: 'the relation of durable subscription "{name}" was dropped',
+    detail: 'Nothing more comes of it, and what had not been read is gone with {relation}.',
+    hint: 'DROP DURABLE SUBSCRIPTION {quoted}; and, to read the relation that took its place, from all of its rows on: CREATE DURABLE SUBSCRIPTION {quoted} FOR ..;',
+  },
   durable_subscription_ahead: {
     code: '22023',
     message: 'cannot acknowledge durable subscription "{name}" up to {up_to}',

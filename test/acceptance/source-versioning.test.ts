@@ -5,6 +5,7 @@
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { startMillrace, type TestMillrace } from '../support/millrace.ts';
+import { runOnce } from '../support/one-client.ts';
 import { havePsql, type PostgresMajor, psql, startPostgres, type TestPostgres } from '../support/postgres.ts';
 
 const majors: readonly PostgresMajor[] = [18, 17, 16, 15];
@@ -32,7 +33,7 @@ describe.each(places)('the guide on $name', ({ major, origin: where }) => {
     millrace = await startMillrace({ upstream: upstream.address });
     client = new pg.Client({ connectionString: millrace.url() });
     await client.connect();
-    await once(originServer.url, 'CREATE DATABASE shop');
+    await runOnce(originServer.url, 'CREATE DATABASE shop');
     origin = new pg.Client({ connectionString: originServer.url.replace(/\/[^/]*$/, '/shop') });
     await origin.connect();
   }, 120_000);
@@ -100,7 +101,7 @@ describe.each(places)('the guide on $name', ({ major, origin: where }) => {
       expect(error.hint).toContain('CREATE TABLE v2.t FROM SOURCE public.my_source (REFERENCE public.t)');
     }
     // Also for those who read the server directly.
-    await expect(once(upstream.url, 'SELECT * FROM v2.matview')).rejects.toThrow('source table schema has been altered');
+    await expect(runOnce(upstream.url, 'SELECT * FROM v2.matview')).rejects.toThrow('source table schema has been altered');
     await origin.query('INSERT INTO T (A) VALUES (5)');
     await expect.poll(() => rows('SELECT * FROM v3.T ORDER BY 1')).toEqual([[5], [10], [20]]);
     expect(await rows('SELECT * FROM v1.matview')).toEqual([['35']]);
@@ -148,14 +149,3 @@ describe.each(places)('the guide on $name', ({ major, origin: where }) => {
     expect(undone.stdout.trim().split('\n').at(-1)).toBe('t');
   });
 });
-
-/** One statement over a connection of its own. */
-async function once(url: string, sql: string): Promise<pg.QueryResult> {
-  const connection = new pg.Client({ connectionString: url });
-  await connection.connect();
-  try {
-    return await connection.query(sql);
-  } finally {
-    await connection.end();
-  }
-}

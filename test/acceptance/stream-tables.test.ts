@@ -5,6 +5,7 @@
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { startMillrace, type TestMillrace } from '../support/millrace.ts';
+import { runOnce } from '../support/one-client.ts';
 import { havePsql, type PostgresMajor, psql, startPostgres, type TestPostgres } from '../support/postgres.ts';
 
 /** What the guide types, in its words. */
@@ -71,9 +72,9 @@ describe.each(majors)('the guide on PostgreSQL %s', (major) => {
   });
 
   const database = async (name: string): Promise<string> => {
-    await once(upstream.url, `CREATE DATABASE ${name}`);
+    await runOnce(upstream.url, `CREATE DATABASE ${name}`);
     const url = millrace.url(name);
-    await once(url, tables);
+    await runOnce(url, tables);
     return url;
   };
 
@@ -155,14 +156,3 @@ describe.each(majors)('the guide on PostgreSQL %s', (major) => {
     60_000,
   );
 });
-
-/** One text over a connection of its own. */
-async function once(url: string, sql: string): Promise<void> {
-  const client = new pg.Client({ connectionString: url });
-  await client.connect();
-  try {
-    await client.query(sql);
-  } finally {
-    await client.end();
-  }
-}

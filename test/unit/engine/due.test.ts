@@ -60,6 +60,7 @@ function catalog(given: readonly Given[]): CatalogState {
     tables: new Map(),
     captured: new Set(),
     outboxes: new Set(),
+    upsertOutboxes: new Set(),
     sinks: new Map(),
     subscriptions: new Map(),
     bases: new Map(bases),
