@@ -44,6 +44,22 @@ export function relationItem(schema: string, relation: number | string, alias: s
   };
 }
 
+/** `called(args)`; a name with its schema has two parts. */
+export function call(called: readonly string[], args: readonly unknown[]): Tree {
+  return { FuncCall: { funcname: called.map(name), ...(args.length === 0 ? {} : { args }), funcformat: 'COERCE_EXPLICIT_CALL' } };
+}
+
+/** `lexpr operator rexpr` */
+export function operation(operator: string, lexpr: unknown, rexpr: unknown): Tree {
+  return { A_Expr: { kind: 'AEXPR_OP', name: [name(operator)], lexpr, rexpr } };
+}
+
+/** A cast to a type of the core, as the parser reads what the deparser prints: of date only the name. */
+export function castTo(type: 'date' | 'numeric' | 'timestamp' | 'timestamptz', arg: unknown): Tree {
+  const names = type === 'date' ? [name(type)] : [name('pg_catalog'), name(type)];
+  return { TypeCast: { arg, typeName: { names, typemod: -1 } } };
+}
+
 /** The fields of `SELECT .. FROM ..`. */
 export function selectFields(targetList: readonly unknown[], fromClause: readonly unknown[], whereClause?: unknown): Tree {
   return {

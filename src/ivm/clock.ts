@@ -5,6 +5,8 @@
  */
 import {
   allOf,
+  call,
+  castTo,
   columnRef,
   conjuncts,
   copy,
@@ -17,7 +19,7 @@ import {
   type Tree,
 } from './ast.ts';
 import { timeColumn } from './clock-relation.ts';
-import { call, hasClock, isClock, mzArgument } from './expiry.ts';
+import { hasClock, isClock, mzArgument } from './expiry.ts';
 import { cteMark } from './normalise.ts';
 import { type FunctionKinds, isAggregate, isGrouped } from './query-parts.ts';
 import { type Fields, isFields, kindOf, list, node } from './tree.ts';
@@ -121,9 +123,9 @@ function called(kind: string, fields: Fields, time: Tree): Tree {
   if (kind !== 'SQLValueFunction') return time;
   switch (String(fields['op'])) {
     case 'SVFOP_CURRENT_DATE':
-      return cast(time, 'date');
+      return castTo('date', time);
     case 'SVFOP_LOCALTIMESTAMP':
-      return cast(time, 'timestamp');
+      return castTo('timestamp', time);
     default:
       return time;
   }
@@ -137,10 +139,4 @@ function mzComparison(fields: Fields): Tree | null {
   const time = call(['pg_catalog', 'date_trunc'], [{ A_Const: { sval: { sval: 'milliseconds' } } }, call(['now'], [])]);
   const instant = call(['millrace', 'mz_instant'], [compared]);
   return { A_Expr: { ...fields, lexpr: left === null ? instant : time, rexpr: left === null ? time : instant } };
-}
-
-function cast(arg: unknown, type: string): Tree {
-  // As the parser reads them: one of them is a word of the grammar.
-  const names = (type === 'date' ? [type] : ['pg_catalog', type]).map((sval) => ({ String: { sval } }));
-  return { TypeCast: { arg, typeName: { names, typemod: -1 } } };
 }

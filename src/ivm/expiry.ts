@@ -4,7 +4,7 @@
  * its inputs: all it does with the time is to compare it, and a comparison turns at one instant for each row. Where an interval of months
  * makes that instant uncertain, it is asked for again within `longestMs`.
  */
-import { liveSchema, NotRewritable, relationItem, replace, selectFields, type Tree } from './ast.ts';
+import { call, liveSchema, NotRewritable, operation, relationItem, replace, selectFields, type Tree } from './ast.ts';
 import { eachNode, type FunctionKinds, hasSubquery, hasWindowCall, isAggregate } from './query-parts.ts';
 import { renderTemplate } from './relation-sql.ts';
 import { stageText } from './stage-text.ts';
@@ -266,13 +266,3 @@ function columnsAliases(value: unknown): ReadonlySet<string> {
 }
 
 const now = (): Tree => call(['now'], []);
-
-/** A call of a function. */
-export function call(called: readonly string[], args: readonly unknown[]): Tree {
-  const funcname = called.map((sval) => ({ String: { sval } }));
-  return { FuncCall: { funcname, ...(args.length === 0 ? {} : { args }), funcformat: 'COERCE_EXPLICIT_CALL' } };
-}
-
-function operation(operator: string, lexpr: unknown, rexpr: unknown): Tree {
-  return { A_Expr: { kind: 'AEXPR_OP', name: [{ String: { sval: operator } }], lexpr, rexpr } };
-}

@@ -59,14 +59,15 @@ interface Outbox {
 }
 
 const outboxesSql = `
-SELECT b.relation_id::integer AS id, b.segment AS active, CASE b.segment WHEN 'a' THEN 'b' ELSE 'a' END AS older,
+SELECT b.relation_id::integer AS id, b.segment AS active, x.older,
        (pg_catalog.pg_total_relation_size(a.oid) + pg_catalog.pg_total_relation_size(o.oid))::float8 AS bytes,
        pg_catalog.pg_total_relation_size(a.oid)::float8 AS "activeBytes",
        pg_catalog.pg_relation_size(a.oid) > 0 AS "activeIsUsed", pg_catalog.pg_relation_size(o.oid) > 0 AS "olderIsUsed",
        b.turned_at < now() - interval '5 minutes' AS "isStale"
   FROM millrace.outbox b
+  CROSS JOIN LATERAL (SELECT CASE b.segment WHEN 'a' THEN 'b' ELSE 'a' END AS older) x
   JOIN pg_catalog.pg_class a ON a.oid = to_regclass('millrace_data.o' || b.relation_id || b.segment)
-  JOIN pg_catalog.pg_class o ON o.oid = to_regclass('millrace_data.o' || b.relation_id || CASE b.segment WHEN 'a' THEN 'b' ELSE 'a' END)`;
+  JOIN pg_catalog.pg_class o ON o.oid = to_regclass('millrace_data.o' || b.relation_id || x.older)`;
 
 /** Between tries to have the older segment for a moment: somebody may be reading in it. */
 const tries = 20;
@@ -132,7 +133,7 @@ async function empty(client: Client, { id, older }: Outbox, isUrgent: boolean): 
   // A cursor of a transaction that stays open, say, has read in it. It takes its place for as long as that lasts, but rows may come again.
   const table = outboxSegmentTable(id, older);
   await client.query(
-    `WITH gone AS (DELETE FROM ${table} o WHERE o.ts <= coalesce(millrace.outbox_taken($1), (SELECT e.ts FROM millrace.epoch e)) RETURNING o.ts)
+    `WITH gone AS (DELETE FROM ${table} o WHERE o.ts <= millrace.outbox_taken($1) RETURNING o.ts)
      UPDATE millrace.outbox b SET since = x.ts FROM (SELECT max(gone.ts) AS ts FROM gone) x WHERE b.relation_id = $1 AND x.ts > b.since`,
     [id],
   );

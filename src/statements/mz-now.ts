@@ -4,10 +4,10 @@
  * millrace.mz_now(what it is compared with) by them. Anything else is refused.
  */
 import { millraceError } from '../errors.ts';
+import { call, castTo, operation, replace } from '../ivm/ast.ts';
+import { at, type Fields, kindOf, list, strings } from '../ivm/tree.ts';
 import { deparseSql } from '../sql/deparse.ts';
 import { type Node, parseSql } from '../sql/postgres-parser.ts';
-
-type Tree = Readonly<Record<string, unknown>>;
 
 const comparisons = new Set(['<', '<=', '>', '>=']);
 
@@ -22,71 +22,45 @@ export function withMzNow(query: string): string {
 }
 
 function rewrite(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(rewrite);
-  if (!isTree(value)) return value;
-  const expression = fieldsOf(value, 'A_Expr');
-  const compared = expression === null ? null : comparison(expression);
-  if (compared !== null) return compared;
-  if (isMzNow(value)) throw millraceError('time_not_compared', { function: 'mz_now' });
-  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, rewrite(inner)]));
+  return replace(value, (kind, fields, whole) => {
+    const compared = kind === 'A_Expr' ? comparison(fields) : undefined;
+    if (compared === undefined && isMzNow(whole)) throw millraceError('time_not_compared', { function: 'mz_now' });
+    return compared;
+  });
 }
 
-/** A comparison with mz_now(), null when it is none. */
-function comparison(expression: Tree): unknown {
-  const kind = expression['kind'];
+/** A comparison with mz_now(), undefined when it is none. */
+function comparison(expression: Fields): unknown {
   const [left, right] = [expression['lexpr'], expression['rexpr']];
-  if (kind === 'AEXPR_BETWEEN') {
-    const [low, high] = listOf(fieldsOf(right, 'List')?.['items']);
-    if (![left, low, high].some(isMzNow)) return null;
-    const sides = [compare('>=', left, low), compare('<=', left, high)].map(rewrite);
-    return { BoolExpr: { boolop: 'AND_EXPR', args: sides } };
+  if (expression['kind'] === 'AEXPR_BETWEEN') {
+    const [low, high] = list(at(right, 'List')?.['items']);
+    if (![left, low, high].some(isMzNow)) return undefined;
+    const sides = [operation('>=', left, low), operation('<=', left, high)];
+    return { BoolExpr: { boolop: 'AND_EXPR', args: rewrite(sides) } };
   }
-  const [operator] = listOf(expression['name']).map((item) => fieldsOf(item, 'String')?.['sval']);
-  if (kind !== 'AEXPR_OP' || !comparisons.has(String(operator)) || isMzNow(left) === isMzNow(right)) return null;
+  const [operator = ''] = strings(expression['name']);
+  if (expression['kind'] !== 'AEXPR_OP' || !comparisons.has(operator) || isMzNow(left) === isMzNow(right)) return undefined;
   const other = rewrite(plain(isMzNow(left) ? right : left));
-  const names = ['millrace', 'mz_now'].map((sval) => ({ String: { sval } }));
-  const time = { FuncCall: { funcname: names, args: [other], funcformat: 'COERCE_EXPLICIT_CALL' } };
+  const time = call(['millrace', 'mz_now'], [other]);
   return { A_Expr: { ...expression, lexpr: isMzNow(left) ? time : other, rexpr: isMzNow(left) ? other : time } };
 }
 
-function compare(operator: string, lexpr: unknown, rexpr: unknown): Tree {
-  return { A_Expr: { kind: 'AEXPR_OP', name: [{ String: { sval: operator } }], lexpr, rexpr } };
-}
-
 function isMzNow(value: unknown): boolean {
-  const cast = fieldsOf(value, 'TypeCast');
-  if (cast !== null) return isMzTimestamp(cast) && isMzNow(cast['arg']);
-  const called = fieldsOf(value, 'FuncCall');
-  const names = listOf(called?.['funcname']).map((item) => fieldsOf(item, 'String')?.['sval']);
-  return called !== null && names.at(-1) === 'mz_now' && (names.length === 1 || names[0] === 'mz_catalog') && called['args'] === undefined;
+  const { kind, fields } = kindOf(value);
+  if (kind === 'TypeCast') return isMzTimestamp(fields) && isMzNow(fields['arg']);
+  const names = strings(fields['funcname']);
+  return kind === 'FuncCall' && /^(mz_catalog\.)?mz_now$/.test(names.join('.')) && fields['args'] === undefined;
 }
 
 /** A value without its cast to mz_timestamp. */
 function plain(value: unknown): unknown {
-  const cast = fieldsOf(value, 'TypeCast');
-  if (cast === null || !isMzTimestamp(cast)) return value;
-  const text = fieldsOf(fieldsOf(cast['arg'], 'A_Const'), 'sval')?.['sval'];
-  if (typeof text !== 'string') return cast['arg'];
-  const type = /^\s*\d+\s*$/.test(text) ? 'numeric' : 'timestamptz';
-  const names = ['pg_catalog', type].map((sval) => ({ String: { sval } }));
-  return { TypeCast: { arg: cast['arg'], typeName: { names, typemod: -1 } } };
+  const { kind, fields } = kindOf(value);
+  if (kind !== 'TypeCast' || !isMzTimestamp(fields)) return value;
+  const text = at(fields['arg'], 'A_Const', 'sval')?.['sval'];
+  if (typeof text !== 'string') return fields['arg'];
+  return castTo(/^\s*\d+\s*$/.test(text) ? 'numeric' : 'timestamptz', fields['arg']);
 }
 
-function isMzTimestamp(cast: Tree): boolean {
-  const names = listOf(isTree(cast['typeName']) ? cast['typeName']['names'] : null).map((item) => fieldsOf(item, 'String')?.['sval']);
-  return names.at(-1) === 'mz_timestamp';
-}
-
-function isTree(value: unknown): value is Tree {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-/** The fields of a node of this kind. */
-function fieldsOf(value: unknown, kind: string): Tree | null {
-  const inner = isTree(value) ? value[kind] : undefined;
-  return isTree(inner) ? inner : null;
-}
-
-function listOf(value: unknown): readonly unknown[] {
-  return Array.isArray(value) ? value : [];
+function isMzTimestamp(cast: Fields): boolean {
+  return strings(at(cast, 'typeName')?.['names']).at(-1) === 'mz_timestamp';
 }

@@ -10,7 +10,7 @@ import { Reader } from '../integration/subscribe/stage.ts';
 import { startMillrace, type TestMillrace } from '../support/millrace.ts';
 import { startPostgres, type TestPostgres } from '../support/postgres.ts';
 
-const seconds = Number(process.env['MILLRACE_SOAK_SECONDS'] ?? 20);
+const seconds = Number(process.env['MILLRACE_SOAK_SECONDS'] ?? 12);
 
 let upstream: TestPostgres;
 let origin: TestPostgres;

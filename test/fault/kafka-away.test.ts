@@ -13,7 +13,7 @@ import { topicContent } from '../support/topic-table.ts';
 import { startWebhookReceiver, type WebhookReceiver } from '../support/webhook-receiver.ts';
 
 /** How long the broker is away; minutes make no difference but take longer. */
-const awaySeconds = Number(process.env['MILLRACE_SOAK_SECONDS'] ?? 30);
+const awaySeconds = Number(process.env['MILLRACE_SOAK_SECONDS'] ?? 15);
 const limit = 2_000_000;
 
 const started = await startKafka({ own: true, settings: { 'num.partitions': '3' } });

@@ -14,7 +14,7 @@ import { startMillrace, type TestMillrace } from '../support/millrace.ts';
 import { startPostgres, type TestPostgres } from '../support/postgres.ts';
 import { topicContent } from '../support/topic-table.ts';
 
-const seconds = Number(process.env['MILLRACE_SOAK_SECONDS'] ?? 30);
+const seconds = Number(process.env['MILLRACE_SOAK_SECONDS'] ?? 20);
 
 const started = await startKafkaCluster(3, { 'num.partitions': '3' });
 const kafka = 'skipped' in started ? null : started;

@@ -9,7 +9,7 @@ import { type ExtendedClient, extendedClient, startEngine, type TestEngine, text
 import { patientClient, startHardWrites } from '../support/hard-writes.ts';
 import { startPostgres, type TestPostgres } from '../support/postgres.ts';
 
-const rounds = Number(process.env['MILLRACE_COPY_ROUNDS'] ?? 2);
+const rounds = Number(process.env['MILLRACE_COPY_ROUNDS'] ?? 1);
 const rows = 24_000;
 
 let origin: TestPostgres;

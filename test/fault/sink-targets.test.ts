@@ -9,7 +9,7 @@ import { startMillrace, type TestMillrace } from '../support/millrace.ts';
 import { startPostgres, type TestPostgres } from '../support/postgres.ts';
 import { startWebhookReceiver, type WebhookReceiver } from '../support/webhook-receiver.ts';
 
-const seconds = Number(process.env['MILLRACE_SOAK_SECONDS'] ?? 20);
+const seconds = Number(process.env['MILLRACE_SOAK_SECONDS'] ?? 12);
 
 let upstream: TestPostgres;
 let origin: TestPostgres;

@@ -10,7 +10,7 @@ import { startMillrace, type TestMillrace } from '../support/millrace.ts';
 import { startPostgres, type TestPostgres } from '../support/postgres.ts';
 import { topicContent } from '../support/topic-table.ts';
 
-const seconds = Number(process.env['MILLRACE_SOAK_SECONDS'] ?? 20);
+const seconds = Number(process.env['MILLRACE_SOAK_SECONDS'] ?? 15);
 
 const started = await startKafka({ own: true, settings: { 'num.partitions': '3' } });
 const kafka = 'skipped' in started ? null : started;

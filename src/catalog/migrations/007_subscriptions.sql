@@ -31,10 +31,10 @@ CREATE TABLE millrace.subscription (
 );
 CREATE UNIQUE INDEX subscription_name ON millrace.subscription (namespace, name);
 
--- What every reader of an outbox has taken; NULL: nobody reads it any more.
+-- Up to which epoch every reader of an outbox has taken it; where nobody reads it any more, up to the last one.
 CREATE FUNCTION millrace.outbox_taken(relation bigint) RETURNS bigint
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT min(x.ts)
+    SELECT coalesce(min(x.ts), (SELECT e.ts FROM millrace.epoch e))
       FROM (SELECT CASE WHEN p.version = v.version THEN p.ts ELSE coalesce(v.cut_ts, s.hold_ts) END AS ts
               FROM millrace.sink_version v
               JOIN millrace.sink s ON s.id = v.sink_id AND s.status <> 'dropped'
@@ -49,7 +49,7 @@ $$;
 CREATE FUNCTION millrace.outbox_wanted(relation bigint, segment text) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
-    taken bigint := coalesce(millrace.outbox_taken(relation), (SELECT e.ts FROM millrace.epoch e));
+    taken bigint := millrace.outbox_taken(relation);
     found boolean;
 BEGIN
     EXECUTE format('SELECT EXISTS (SELECT FROM millrace_data.%I o WHERE o.ts > $1)', 'o' || relation || segment) INTO found USING taken;

@@ -7,12 +7,12 @@ import type pg from 'pg';
 import { describe, expect, test } from 'vitest';
 import { uncaptured } from '../../../src/ivm/capture.ts';
 import { instantSql } from '../../../src/ivm/expiry.ts';
+import { casesOr, tryCases, type Ways, waysOf } from './cases.ts';
 import { LiveDatabase } from './live-database.ts';
 import { type Random, seeded } from './random.ts';
 import { versions, withServer } from './server.ts';
 
-const cases = Number(process.env['MILLRACE_IVM_CASES'] ?? 25);
-const firstSeed = Number(process.env['MILLRACE_IVM_SEED'] ?? Date.now() % 1_000_000_000);
+const cases = casesOr(15);
 const steps = 10;
 
 /** From `first` to `last`, both included. */
@@ -72,19 +72,13 @@ function query(random: Random): string {
 }
 
 const columns = [
-  ...[
-    { name: 'id', type: 'integer' },
-    { name: 'k', type: 'integer' },
-  ],
-  ...[
-    { name: 'at', type: 'timestamptz' },
-    { name: 'until', type: 'timestamptz' },
-  ],
-  ...[
-    { name: 'day', type: 'date' },
-    { name: 'local', type: 'timestamp' },
-    { name: 'ms', type: 'numeric' },
-  ],
+  { name: 'id', type: 'integer' },
+  { name: 'k', type: 'integer' },
+  { name: 'at', type: 'timestamptz' },
+  { name: 'until', type: 'timestamptz' },
+  { name: 'day', type: 'date' },
+  { name: 'local', type: 'timestamp' },
+  { name: 'ms', type: 'numeric' },
 ];
 
 function instant(random: Random, clock: number): string {
@@ -120,7 +114,7 @@ async function write(random: Random, client: pg.Client, clock: number): Promise<
 const setTo = (clock: number, micros: number): string =>
   `UPDATE millrace_data.s0 SET c2 = x.t FROM (SELECT '${new Date(clock).toISOString()}'::timestamptz + interval '${micros} microseconds' AS t) x WHERE c2 < x.t`;
 
-async function tryCase(seed: number, database: LiveDatabase): Promise<Map<string, number>> {
+async function tryCase(seed: number, database: LiveDatabase): Promise<Ways> {
   const random = seeded(seed);
   const { client } = database;
   await database.reset();
@@ -157,9 +151,7 @@ async function tryCase(seed: number, database: LiveDatabase): Promise<Map<string
     await passQuietly(random, database);
     clock = Number((await client.query('SELECT ceil(extract(epoch FROM c2) * 1000) AS ms FROM millrace_data.s0')).rows[0]?.ms);
   }
-  const ways = new Map<string, number>();
-  for (const { plan } of database.views) ways.set(plan.reason.way, (ways.get(plan.reason.way) ?? 0) + 1);
-  return ways;
+  return waysOf(database);
 }
 
 /** Until the first instant the clock may be set without a word. */
@@ -182,18 +174,7 @@ describe.each(versions)('views over the time on PostgreSQL %i', (version) => {
 
   test(`equal their queries at the clock's time (${cases} cases)`, { timeout: 60_000 + cases * 60_000 }, async () => {
     const database = new LiveDatabase(client);
-    const ways = new Map<string, number>();
-    const failures: string[] = [];
-    for (let i = 0; i < cases && failures.length < 5; i++) {
-      const seed = firstSeed + i;
-      try {
-        for (const [way, count] of await tryCase(seed, database)) ways.set(way, (ways.get(way) ?? 0) + count);
-      } catch (error) {
-        failures.push(`MILLRACE_IVM_SEED=${seed} MILLRACE_IVM_CASES=1 MILLRACE_IVM_POSTGRES=${version}: ${String(error)}`);
-        await client.query('ROLLBACK');
-      }
-    }
-    expect(failures.join('\n\n')).toBe('');
+    const ways = await tryCases({ client, version }, cases, (seed) => tryCase(seed, database));
     console.log(`PostgreSQL ${version}: views by way: ${JSON.stringify(Object.fromEntries(ways))}`);
   });
 });

@@ -1,18 +1,18 @@
 /**
  * The view equals its query: random views over random tables, random transactions, compared after every epoch. One file a server, so that
  * they run at the same time.
- * MILLRACE_IVM_CASES: schemas tried (default 40); MILLRACE_IVM_SEED: the first seed; MILLRACE_IVM_POSTGRES: 15..18 (default: 15 and 18).
+ * MILLRACE_IVM_CASES: schemas tried (default 24); MILLRACE_IVM_SEED: the first seed; MILLRACE_IVM_POSTGRES: 15..18 (default: 15 and 18).
  */
 import type pg from 'pg';
 import { describe, expect, test } from 'vitest';
+import { casesOr, tryCases, type Ways, waysOf } from './cases.ts';
 import { LiveDatabase } from './live-database.ts';
 import { randomQuery } from './queries.ts';
 import { type Random, seeded } from './random.ts';
 import { versions, withServer } from './server.ts';
 import { createTables, randomTransaction } from './writes.ts';
 
-const cases = Number(process.env['MILLRACE_IVM_CASES'] ?? 40);
-const firstSeed = Number(process.env['MILLRACE_IVM_SEED'] ?? Date.now() % 1_000_000_000);
+const cases = casesOr(24);
 const viewsPerCase = 12;
 const epochsPerCase = 5;
 
@@ -41,7 +41,7 @@ async function createViews(random: Random, database: LiveDatabase): Promise<void
 }
 
 /** Epochs that change nothing write nothing; and, where no hidden state can differ, neither do epochs without effect on a view. */
-async function tryCase(seed: number, database: LiveDatabase): Promise<Map<string, number>> {
+async function tryCase(seed: number, database: LiveDatabase): Promise<Ways> {
   const random = seeded(seed);
   await database.reset();
   const tables = await createTables(random, database);
@@ -66,9 +66,7 @@ async function tryCase(seed: number, database: LiveDatabase): Promise<Map<string
     // Which of several equal values stands for a group may change at any time.
     if (view.exact) expect(idle.has(view.id), `${view.name} was written by a change of nothing: ${view.query}`).toBe(false);
   }
-  const ways = new Map<string, number>();
-  for (const { plan } of database.views) ways.set(plan.reason.way, (ways.get(plan.reason.way) ?? 0) + 1);
-  return ways;
+  return waysOf(database);
 }
 
 /** The property on these servers, those of them that are asked for. */
@@ -87,19 +85,7 @@ function describeViews(asked: typeof versions): void {
 
     test(`equal their queries after every epoch (${cases} schemas)`, { timeout: 60_000 + cases * 60_000 }, async () => {
       const database = new LiveDatabase(client);
-      const ways = new Map<string, number>();
-      const failures: string[] = [];
-      for (let i = 0; i < cases; i++) {
-        const seed = firstSeed + i;
-        try {
-          for (const [way, count] of await tryCase(seed, database)) ways.set(way, (ways.get(way) ?? 0) + count);
-        } catch (error) {
-          failures.push(`MILLRACE_IVM_SEED=${seed} MILLRACE_IVM_CASES=1 MILLRACE_IVM_POSTGRES=${version}: ${String(error)}`);
-          await client.query('ROLLBACK');
-          if (failures.length >= 5) break;
-        }
-      }
-      expect(failures.join('\n\n')).toBe('');
+      const ways = await tryCases({ client, version }, cases, (seed) => tryCase(seed, database));
       const all = [...ways.values()].reduce((sum, count) => sum + count, 0);
       console.log(
         `PostgreSQL ${version}: ${all} views, each compared ${epochsPerCase + 1} times; by way: ${JSON.stringify(Object.fromEntries(ways))}`,
