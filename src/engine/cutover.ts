@@ -14,8 +14,9 @@ import { quoteLiteral } from '../sql/quote.ts';
 import { backfillSql } from './backfill-sql.ts';
 import { type EngineContext, type SinkState, type SinkVersion, storageOf } from './context.ts';
 import { Epoch } from './epoch.ts';
-import { dropOutbox, keepWhole, needsNoFormer, outboxDdl, shownExpressions, unusedOutboxes, upsertKey } from './outbox.ts';
+import { dropOutbox, keepWhole, needsNoFormer, outboxDdl, shownExpressions, unusedOutboxes } from './outbox.ts';
 import { sinkTypes } from './outbox-types.ts';
+import { upsertKey } from './upsert-outbox.ts';
 
 /** The version of a sink that waits for its cutover; null: none does. */
 export function waitingVersion(sink: SinkState): SinkVersion | null {

@@ -11,6 +11,7 @@ import { captureDdl } from '../ivm/capture.ts';
 import { visibleColumns } from '../ivm/view-plan.ts';
 import type { Execution } from '../replication/session-contract.ts';
 import { type CatalogState, storageOf } from './context.ts';
+import { upsertKey, type Written, wantedRows } from './upsert-outbox.ts';
 
 type Relations = Pick<CatalogState, 'tables' | 'views'>;
 
@@ -62,31 +63,6 @@ export function segmentDdl(relationId: number, segment: OutboxSegment): string[]
 export const dropOutbox = (relationId: number): string =>
   `DROP TABLE IF EXISTS ${[...outboxSegments.map((segment) => outboxSegmentTable(relationId, segment)), outboxTable(relationId)].join(', ')}`;
 
-/** Values of a row's key, each as SQL that gives equal values for what looks the same, and for nothing else. */
-type RowKey = (row: string) => string[];
-
-/** Types of which equal values look the same. */
-const plainTypes = /^(smallint|integer|bigint|oid|uuid|boolean|date|bytea|timestamp(\(\d\))? with(out)? time zone)$/;
-
-/** The key of a table, when every sink that reads it takes upserts by that key and nobody else reads it; null: somebody wants to know all. */
-export function upsertKey(state: Pick<CatalogState, 'tables' | 'storages' | 'sinks' | 'subscriptions'>, relationId: number): RowKey | null {
-  const table = state.tables.get(relationId);
-  const storage = table === undefined ? undefined : state.storages.get(table.storageId);
-  if (table === undefined || storage === undefined || storage.keyAttnums.length === 0) return null;
-  const names = new Set(storage.keyAttnums.map((attnum) => table.columns.find((column) => column.attnum === attnum)?.name));
-  for (const subscription of state.subscriptions.values()) if (subscription.relationId === relationId) return null;
-  for (const { upserts, key, versions } of state.sinks.values()) {
-    if (versions.every((version) => version.relationId !== relationId)) continue;
-    if (!upserts || key?.length !== names.size || !key.every((name) => names.has(name))) return null;
-  }
-  const columns = storage.columns.filter(({ attnum }) => storage.keyAttnums.includes(attnum));
-  return (row) =>
-    columns.map(({ attnum, type }) => {
-      const value = `${row}.${storageColumn(attnum)}`;
-      return plainTypes.test(type) ? value : `${value}::text COLLATE "C"`;
-    });
-}
-
 /** From the epoch of the caller on the outboxes of these relations have again what changed rows were before. */
 export const keepWhole = (relationIds: readonly number[]): string =>
   `UPDATE millrace.outbox b SET whole_since = e.ts FROM millrace.epoch e WHERE b.whole_since IS NULL AND b.relation_id IN (${relationIds.join(', ')})`;
@@ -95,8 +71,15 @@ export const keepWhole = (relationIds: readonly number[]): string =>
 export const needsNoFormer = (relationIds: readonly number[]): string =>
   `UPDATE millrace.outbox SET whole_since = NULL WHERE relation_id IN (${relationIds.join(', ')})`;
 
-/** Puts the changes of this epoch into the outboxes. `changed`: storages whose delta tables may have rows. */
-export function outboxExecutions(state: CatalogState, changed: ReadonlySet<number>): (Execution & { readonly relationId: number })[] {
+/**
+ * Puts the changes of this epoch into the outboxes. `changed`: storages whose delta tables may have rows; `written`: how, of those of which it is
+ * known.
+ */
+export function outboxExecutions(
+  state: CatalogState,
+  changed: ReadonlySet<number>,
+  written: ReadonlyMap<number, Written> = new Map(),
+): (Execution & { readonly relationId: number })[] {
   const executions: (Execution & { readonly relationId: number })[] = [];
   for (const relationId of state.outboxes) {
     const relation = state.tables.get(relationId) ?? state.views.get(relationId);
@@ -105,30 +88,20 @@ export function outboxExecutions(state: CatalogState, changed: ReadonlySet<numbe
     const storageId = storageOf(state, relationId);
     if (!changed.has(storageId)) continue;
     const key = state.upsertOutboxes.has(relationId) ? upsertKey(state, relationId) : null;
-    executions.push({ relationId, name: `o${relationId}${key === null ? '' : '_upserts'}`, sql: outboxInsert(state, relationId, key) });
+    const how = key === null ? 'anyhow' : (written.get(storageId) ?? 'anyhow');
+    const wanted = key === null ? null : wantedRows(how, key, deltaTable(storageId));
+    executions.push({ relationId, name: `o${relationId}_${how.replace(' ', '_')}`, sql: outboxInsert(state, relationId, wanted) });
   }
   return executions;
 }
 
-/**
- * One statement, so that one snapshot says which segment it is: all rows of an epoch are in the same, whoever turns them meanwhile. `key`: the key by
- * which all readers take upserts, as SQL over a row: of a key that is still there nobody wants to know the row that went, unless several came of it.
- */
-function outboxInsert(state: CatalogState, relationId: number, key: RowKey | null): string {
+/** One statement, so that one snapshot says which segment it is: all rows of an epoch are in the same, whoever turns them meanwhile. */
+function outboxInsert(state: CatalogState, relationId: number, wanted: string | null): string {
   const columns = places(shownExpressions(state, relationId) ?? []);
-  const delta = deltaTable(storageOf(state, relationId));
-  const wanted =
-    key === null
-      ? ''
-      : `
-    AND (s.w > 0
-         OR EXISTS (SELECT FROM ${delta} n WHERE n.w > 0 GROUP BY ${key('n').join(', ')} HAVING count(*) > 1)
-         OR NOT EXISTS (SELECT FROM ${delta} n WHERE n.w > 0 AND ${key('n')
-           .map((value, place) => `${value} = ${key('s')[place]}`)
-           .join(' AND ')}))`;
+  const rest = wanted === null ? '' : ` AND (${wanted})`;
   const into = (segment: OutboxSegment): string =>
     `INSERT INTO ${outboxSegmentTable(relationId, segment)} SELECT (SELECT e.ts FROM millrace.epoch e), s.w${columns}
-  FROM ${delta} s WHERE (SELECT turn.segment FROM turn) = '${segment}'${wanted}`;
+  FROM ${deltaTable(storageOf(state, relationId))} s WHERE (SELECT turn.segment FROM turn) = '${segment}'${rest}`;
   return `WITH turn AS (SELECT b.segment FROM millrace.outbox b WHERE b.relation_id = ${relationId}), a AS (${into('a')}) ${into('b')}`;
 }
 

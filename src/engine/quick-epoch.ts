@@ -19,6 +19,7 @@ import { recordVersions } from './origin-history.ts';
 import { outboxExecutions } from './outbox.ts';
 import { fewRows } from './row-arrays.ts';
 import { freePlanner } from './session-settings.ts';
+import { leaveOutFormer, type Written, writtenBy } from './upsert-outbox.ts';
 import { maintenance, settingAside } from './view-statements.ts';
 import { upkeepOf } from './view-upkeep.ts';
 
@@ -36,7 +37,8 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   // Adds to `changed` the views that may change.
   const views = viewExecutions(engine, changed);
   const versions = batches.flatMap((batch) => batch.versions);
-  const outboxes = outboxExecutions(state, changed);
+  const written = writtenBy(steps);
+  const outboxes = outboxExecutions(state, changed, written);
   const followed = changed.size === 0 ? [] : engine.clock.followed(state);
   engine.clock.changed(state, changed);
   const ends: Execution[] = [...followed, ...views, ...outboxes, ...recordVersions(versions), ...progress(positions)];
@@ -52,6 +54,7 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
       ends,
       empties.map(({ execution }) => execution),
       rows,
+      written,
     );
   } catch (error) {
     for (const { table } of empties) engine.deltas.unknown(table);
@@ -76,6 +79,7 @@ async function send(
   ends: readonly Execution[],
   empties: readonly Execution[],
   rows: number,
+  written: ReadonlyMap<number, Written>,
 ): Promise<readonly StatementResult[]> {
   const { session, state } = engine;
   const few = rows <= fewRows ? fewExecutions(engine, steps) : null;
@@ -86,6 +90,7 @@ async function send(
   const sent: Promise<unknown>[] = [];
   session.cork();
   sent.push(session.query('BEGIN'), session.executeAll([fence(engine.token)]));
+  for (const sql of leaveOutFormer(state, written)) sent.push(session.query(sql));
   for (const step of steps) {
     const storage = state.storages.get(step.storageId);
     if (storage !== undefined) sendStep(session, storage, step, sent);

@@ -13,6 +13,10 @@ const uncapturedSetting = 'millrace.uncaptured';
 /** Said within such a transaction, and where what comes is captured again. */
 export const [uncaptured, capturedAgain] = [`SET LOCAL ${uncapturedSetting} = 'on'`, `SET LOCAL ${uncapturedSetting} = 'off'`];
 
+const newestSetting = 'millrace.newest_only';
+/** Said within a transaction that updates rows of these storages of which nobody wants to know what they were: only what they are is captured. */
+export const newestOnly = (ids: readonly number[]): string => `SET LOCAL ${newestSetting} = ',${ids.join()},'`;
+
 const events = [
   { event: 'INSERT', referencing: 'REFERENCING NEW TABLE AS new_rows' },
   { event: 'UPDATE', referencing: 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows' },
@@ -35,7 +39,7 @@ BEGIN
   IF TG_OP = 'TRUNCATE' THEN
     INSERT INTO ${delta} SELECT -1, o.* FROM ${storage} o;
   END IF;
-  IF TG_OP IN ('UPDATE', 'DELETE') THEN
+  IF TG_OP = 'DELETE' OR TG_OP = 'UPDATE' AND strpos(coalesce(current_setting('${newestSetting}', true), ''), ',${id},') = 0 THEN
     INSERT INTO ${delta} SELECT -1, o.* FROM old_rows o;
   END IF;
   IF TG_OP IN ('INSERT', 'UPDATE') THEN

@@ -77,6 +77,17 @@ it('many rows at once: each key as it is at the end', async () => {
   await outboxOf('DELETE FROM item WHERE id >= 100');
 });
 
+it('rows that a large transaction changes, or makes, and then deletes were left at the target', async () => {
+  await outboxOf('INSERT INTO item SELECT g, 0 FROM generate_series(1001, 41000) g');
+  await outboxOf(`BEGIN;
+    UPDATE item SET n = n + 1 WHERE id > 1000;
+    INSERT INTO item SELECT g, 0 FROM generate_series(100001, 140000) g;
+    DELETE FROM item WHERE id > 1000 AND id % 2 = 0;
+    COMMIT`);
+  expect(await target.rows('SELECT count(*)::int FROM copy WHERE id > 1000')).toEqual([[40_000]]);
+  await outboxOf('DELETE FROM item WHERE id > 1000');
+});
+
 it('a subscription has all of it, from its beginning on; what came before cannot be asked for', async () => {
   const [[before] = []] = await client.rows('SELECT e.ts::text FROM millrace.epoch e');
   await outboxOf('UPDATE item SET n = 10 WHERE id = 1');
