@@ -19,6 +19,16 @@ EXCEPTION WHEN lock_not_available THEN
 END$$`;
 }
 
+/** Rows of a delta from which it pays to know how many of them concern the same row. */
+const manyRows = 5000;
+
+/**
+ * Statements that tell the planner of a large delta, once it is filled: without statistics it takes it for one of 200 keys, and looks up each of
+ * thousands in tables that had better be read as a whole. Few rows are looked at (300 for each unit of the target), which is exact enough.
+ */
+export const statisticsFor = (table: string, rows: number): string[] =>
+  rows < manyRows ? [] : ['SET LOCAL default_statistics_target = 1', `ANALYZE ${table}`];
+
 export class DeltaTables {
   /** Dead rows by table; unknown: left by an earlier engine, perhaps many. */
   readonly #dead = new Map<string, number>();

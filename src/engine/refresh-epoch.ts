@@ -3,7 +3,7 @@
  * Invariant: it reads ordinary tables at one snapshot, and their deltas are exactly the transactions that this snapshot sees and no
  * earlier one of these epochs saw; which they are is recorded (the snapshot) together with what was made of them.
  */
-import { type BaseTable, type LiveView, storageTable, triggerTable } from '../catalog/model.ts';
+import { type BaseTable, deltaTable, type LiveView, storageTable, triggerTable } from '../catalog/model.ts';
 import type { ViewPlan } from '../ivm/plans.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
@@ -18,6 +18,7 @@ import { type BaseRunner, StreamLostError } from './base/runner.ts';
 import { type BaseShape, baseError, baseProblem, baseStorage, notedColumns, sameColumns, shapesOf, usedByAny } from './base/shapes.ts';
 import type { BaseRows, BaseTransaction } from './base/transactions.ts';
 import { type EngineContext, storageOf } from './context.ts';
+import { statisticsFor } from './delta-tables.ts';
 import { Epoch, type EpochSnapshot, LockRefusedError, requireStatementError } from './epoch.ts';
 import { reach } from './fault-points.ts';
 import type { DueReason } from './streams/due.ts';
@@ -246,10 +247,9 @@ class RefreshRun {
 
   #tookIn(baseId: number, counts: MaskCounts): void {
     this.#log.took(baseId, counts);
-    this.#epoch.wrote(
-      baseId,
-      [...counts.values()].reduce((sum, rows) => sum + rows, 0),
-    );
+    const rows = [...counts.values()].reduce((sum, each) => sum + each, 0);
+    this.#epoch.wrote(baseId, rows);
+    this.#epoch.send(statisticsFor(deltaTable(baseId), rows));
   }
 
   /** Takes in what triggers wrote and the snapshot sees. */

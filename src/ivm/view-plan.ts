@@ -7,8 +7,8 @@
  * - search_path as it was when pg_get_viewdef printed the query, because the names in it were printed for that path;
  * - extra_float_digits at its default (1) or more, so that the text of a float tells all values apart, and other settings of
  *   how values look always the same: rows without a key are found by the hash of their text;
- * - no ANALYZE and no autovacuum on delta tables (captureDdl turns it off): statistics of a small delta are worse than none when a large
- *   one comes, because without any the planner goes by the length of the file;
+ * - no autovacuum on delta tables (captureDdl turns it off), and ANALYZE of large ones only, each time: statistics of a small delta are worse than
+ *   none when a large one comes, because without any the planner goes by the length of the file;
  * - small epochs: the same text gives the same statement, so it can be prepared under its text; emptying a delta table by TRUNCATE
  *   invalidates prepared plans, DELETE does not (but leaves dead rows: TRUNCATE after large epochs, DELETE after small ones);
  * - a view with hidden stages: its statements in order, one after the other, in one transaction;
