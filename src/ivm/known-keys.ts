@@ -6,7 +6,7 @@ import { meaningOf, parseSelect, type Tree } from './ast.ts';
 import { clockId } from './clock-relation.ts';
 import type { RowsPlan, ViewPlan } from './plans.ts';
 import { at, contains, kindOf, list, node, strings, walk } from './tree.ts';
-import type { OccurrenceColumn } from './types.ts';
+import type { JoinSource, OccurrenceColumn } from './types.ts';
 
 export interface KnownKeys {
   /** Places of columns, from 0. An empty one: there is at most one row. */
@@ -68,8 +68,13 @@ function storedKeys(
 
 /** The keys of all relations together, and those of one from which all others are found by their keys. */
 function keysOfJoin(body: RowsPlan, facts: KeyFacts): string[][] {
-  const { occurrences } = body.source;
-  const equalities = [...(body.source.equalities ?? []), ...(body.source.joined ?? [])];
+  return [...body.keys.flatMap((key, relation) => (findsAll(body.source, relation, facts.sameType) ? [[...key]] : [])), body.keys.flat()];
+}
+
+/** Whether a row of the relation `start` stands in one row of the join at most: each of the others is found by its key from there on. */
+export function findsAll(source: JoinSource, start: number, sameType: KeyFacts['sameType']): boolean {
+  const { occurrences } = source;
+  const equalities = [...(source.equalities ?? []), ...(source.joined ?? [])];
   const storageColumn = ({ relation, column }: OccurrenceColumn): InputColumn => ({
     input: occurrences[relation]?.input ?? 0,
     column: (occurrences[relation]?.columns.find(({ name }) => name === column)?.expression ?? '').replace(/^s\./, ''),
@@ -80,23 +85,20 @@ function keysOfJoin(body: RowsPlan, facts: KeyFacts): string[][] {
       [pair, [pair[1], pair[0]] as const].some(([own, other]) => {
         if (own.relation !== relation || !found.has(other.relation)) return false;
         const column = storageColumn(own);
-        return column.column === key && facts.sameType(column, storageColumn(other));
+        return column.column === key && sameType(column, storageColumn(other));
       }),
     );
-  const findsAll = (start: number): boolean => {
-    const found = new Set([start]);
-    for (let more = true; more; ) {
-      more = false;
-      for (const [relation, { input, key }] of occurrences.entries()) {
-        const isOne = input === clockId || (key.length > 0 && key.every((column) => isBound(relation, column, found)));
-        if (found.has(relation) || !isOne) continue;
-        found.add(relation);
-        more = true;
-      }
+  const found = new Set([start]);
+  for (let more = true; more; ) {
+    more = false;
+    for (const [relation, { input, key }] of occurrences.entries()) {
+      const isOne = input === clockId || (key.length > 0 && key.every((column) => isBound(relation, column, found)));
+      if (found.has(relation) || !isOne) continue;
+      found.add(relation);
+      more = true;
     }
-    return found.size === occurrences.length;
-  };
-  return [...body.keys.flatMap((key, relation) => (findsAll(relation) ? [[...key]] : [])), body.keys.flat()];
+  }
+  return found.size === occurrences.length;
 }
 
 /** What the query's own words say: DISTINCT, DISTINCT ON, GROUP BY, UNION and the like, LIMIT 1. */

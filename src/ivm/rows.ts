@@ -8,11 +8,12 @@
  */
 
 import { clockId } from './clock-relation.ts';
+import { findsAll, type InputColumn } from './known-keys.ts';
 import type { RowsPlan } from './plans.ts';
 import { changedKeys, keyName, onlyTurned, renderFrom, type State, weightName, weightProduct, whereOf } from './relation-sql.ts';
 import { columnsOf, imageDiffers, nameList, sameKey, selectList, whereAll } from './sql-text.ts';
 import { presentTerms, type Term } from './terms.ts';
-import type { ExactDelta, Occurrence, TableName } from './types.ts';
+import { type InputFacts, nothingKnown, type Occurrence, type TableName } from './types.ts';
 
 export function rowsDdl(plan: RowsPlan, table: string, storage: TableName): string[] {
   // The primary key serves look-ups by the first relation's key.
@@ -35,7 +36,7 @@ export function rowsMaintain(
   changed: ReadonlySet<number>,
   delta: TableName,
   storage: TableName,
-  isExact: ExactDelta = () => false,
+  facts: InputFacts = nothingKnown,
 ): string[] {
   const names = plan.columns.map((column) => column.name);
   const key = plan.keys.flat();
@@ -47,10 +48,13 @@ export function rowsMaintain(
   if (turned !== null) return [turned];
   const ctes = [...inputs.values()].map(
     (occurrence) => `${changedKeys(occurrence.input)} AS MATERIALIZED (
-  ${isExact(occurrence.input) ? allKeys(occurrence, delta(occurrence.input)) : relevantKeys(plan, occurrence, delta(occurrence.input))}
+  ${facts.isExact(occurrence.input) ? allKeys(occurrence, delta(occurrence.input)) : relevantKeys(plan, occurrence, delta(occurrence.input))}
 )`,
   );
   const present = presentTerms(isChanged).map((term) => termSelect(plan, storage, term));
+  const [relation = -1, ...others] = isChanged.flatMap((is, i) => (is ? [i] : []));
+  if (others.length === 0 && findsAll(plan.source, relation, (one, other) => areAlike(facts, one, other)))
+    return [oneRowEach(plan, table, relation, [...ctes, `"mr$present" AS MATERIALIZED (\n  ${present.join('')}\n)`])];
   const stored = storedRows(plan, isChanged, table);
   return [
     `
@@ -71,6 +75,34 @@ WHEN MATCHED THEN
 WHEN NOT MATCHED THEN
   INSERT (${nameList(names)}) VALUES (${columnsOf('x', names)})`.trim(),
   ];
+}
+
+/**
+ * Only rows of one relation have changed, and each finds all others by their keys: it stands in one row of the result at most, and what is stored
+ * under its key is that row.
+ */
+function oneRowEach(plan: RowsPlan, table: string, relation: number, ctes: readonly string[]): string {
+  const names = plan.columns.map((column) => column.name);
+  const occurrence = plan.source.occurrences[relation];
+  const stored = plan.keys[relation] ?? [];
+  const pairs = (occurrence?.key ?? []).map((name, i) => ({ name, stored: stored[i] ?? '', found: `mr$key${i + 1}` }));
+  return `
+WITH ${ctes.join(', ')}
+MERGE INTO ${table} s
+USING (
+  SELECT ${pairs.map(({ name, found }) => `${columnsOf('k', [name])} AS ${nameList([found])}`).join(', ')}, ${columnsOf('n', stored.slice(0, 1))} IS NULL AS "mr$none", ${columnsOf('n', names)}
+  FROM ${changedKeys(occurrence?.input ?? 0)} k LEFT JOIN "mr$present" n ON ${pairs.map(({ name, stored }) => `${columnsOf('n', [stored])} = ${columnsOf('k', [name])}`).join(' AND ')}
+) x ON ${pairs.map(({ stored, found }) => `${columnsOf('s', [stored])} = ${columnsOf('x', [found])}`).join(' AND ')}
+WHEN MATCHED AND x."mr$none" THEN DELETE
+WHEN MATCHED AND ${imageDiffers(columnsOf('s', names), columnsOf('x', names))} THEN
+  UPDATE SET ${names.map((name) => `${nameList([name])} = ${columnsOf('x', [name])}`).join(', ')}
+WHEN NOT MATCHED AND NOT x."mr$none" THEN
+  INSERT (${nameList(names)}) VALUES (${columnsOf('x', names)})`.trim();
+}
+
+function areAlike({ typeOf }: InputFacts, one: InputColumn, other: InputColumn): boolean {
+  const type = typeOf(one.input, one.column);
+  return type !== undefined && type === typeOf(other.input, other.column);
 }
 
 /** Most keys have one row that came, one that went, or one of each; images are compared where more versions came within an epoch. */

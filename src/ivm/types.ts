@@ -156,8 +156,15 @@ export interface PlanReason {
 /** Storage tables are named by the caller: an input's storage can be replaced by another. Result: a qualified, quoted name. */
 export type TableName = (input: number) => string;
 
-/**
- * Whether all rows in the delta of an input are of changes to columns that the view uses, as far as each update is concerned: then who only
- * wants to know which rows changed need not compare their images.
- */
-export type ExactDelta = (input: number) => boolean;
+/** What is known of the inputs when changes are taken in. */
+export interface InputFacts {
+  /**
+   * All rows in the delta of this input are of changes to columns that the view uses, as far as each update is concerned: then who only wants to
+   * know which rows changed need not compare their images.
+   */
+  readonly isExact: (input: number) => boolean;
+  /** Type of a storage column, with its collation; undefined: not known. */
+  readonly typeOf: (input: number, column: string) => string | undefined;
+}
+
+export const nothingKnown: InputFacts = { isExact: () => false, typeOf: () => undefined };

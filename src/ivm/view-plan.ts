@@ -25,7 +25,7 @@ import { keyedColumns, keyedDdl, keyedMaintain, keyedPairing, keyedSelect } from
 import type { PlanBody, StagePlan, ViewPlan } from './plans.ts';
 import { rowsDdl, rowsMaintain, rowsSelect } from './rows.ts';
 import { deltaName, nameList, storageName } from './sql-text.ts';
-import type { ExactDelta, LiveRelation, TableName, VisibleColumn } from './types.ts';
+import { type InputFacts, type LiveRelation, nothingKnown, type TableName, type VisibleColumn } from './types.ts';
 import { wholeColumns, wholeDdl, wholeMaintain, wholeSelect } from './whole.ts';
 
 /**
@@ -86,18 +86,18 @@ export function maintainSql(
   changed: ReadonlySet<number>,
   delta: TableName = deltaName,
   storage: TableName = storageName,
-  isExact: ExactDelta = () => false,
+  facts: InputFacts = nothingKnown,
 ): string[] {
   const names = tables(plan, id, storage, delta);
   const present = new Set(plan.inputs.filter((input) => changed.has(input)));
   const statements: string[] = [];
   plan.stages.forEach((stage, i) => {
-    const made = maintain(stage.body, stageTable(id, i), present, names.delta, names.storage, isExact);
+    const made = maintain(stage.body, stageTable(id, i), present, names.delta, names.storage, facts);
     if (made.length === 0) return;
     statements.push(...made);
     present.add(-1 - i);
   });
-  statements.push(...maintain(plan.body, storageName(id), present, names.delta, names.storage, isExact));
+  statements.push(...maintain(plan.body, storageName(id), present, names.delta, names.storage, facts));
   return statements.length === 0 ? [] : [...statements, ...emptied(plan, id)];
 }
 
@@ -226,13 +226,13 @@ function maintain(
   present: ReadonlySet<number>,
   delta: TableName,
   storage: TableName,
-  isExact: ExactDelta,
+  facts: InputFacts,
 ): string[] {
   const changed = new Set(inputsOf(body).filter((input) => present.has(input)));
   if (changed.size === 0) return [];
   switch (body.kind) {
     case 'rows':
-      return rowsMaintain(body, table, changed, delta, storage, isExact);
+      return rowsMaintain(body, table, changed, delta, storage, facts);
     case 'aggregate':
       return aggregateMaintain(body, table, changed, delta, storage);
     case 'groups':

@@ -3,11 +3,11 @@
  * Invariant: afterwards its storage is its query at the epoch's snapshot and nothing is set aside for it; or, when that failed,
  * everything about it is as before but for the note of the failure. Never TRUNCATE: readers see the old rows until the epoch commits.
  */
-import { deltaTable, type LiveView, pendingDeltaTable, type StreamTable, storageTable } from '../../catalog/model.ts';
+import { deltaTable, type LiveView, pendingDeltaTable, type StreamTable, storageColumn, storageTable } from '../../catalog/model.ts';
 import { nextTime } from '../../catalog/schedule.ts';
 import { expirySql, longestMs } from '../../ivm/expiry.ts';
 import type { ViewPlan } from '../../ivm/plans.ts';
-import type { TableName } from '../../ivm/types.ts';
+import type { InputFacts, TableName } from '../../ivm/types.ts';
 import { boundedDelta, maintainSql, rebuildSql, smallDelta } from '../../ivm/view-plan.ts';
 import { PostgresError } from '../../replication/postgres-error.ts';
 import type { Execution } from '../../replication/session-contract.ts';
@@ -249,7 +249,7 @@ function statements(
       prepared = smallDelta(most) !== null;
       const delta: TableName = (input) => deltaOf(facts, view, input, most, prepared);
       if (prepared) work.push(...engine.refreshes.of(view, changed, delta, storage));
-      else work.push(...maintainSql(view.plan, view.id, new Set(changed), delta, storage, (input) => isExact(engine, input)).map(unnamed));
+      else work.push(...maintainSql(view.plan, view.id, new Set(changed), delta, storage, inputFacts(engine)).map(unnamed));
       break;
     }
     case 'FULL':
@@ -271,7 +271,13 @@ function statements(
 }
 
 /** The WAL tells the columns that an update changes, and views take only the updates that concern them. Triggers do not tell. */
-const isExact = ({ state }: EngineContext, input: number): boolean => state.bases.get(input)?.method === 'wal';
+const inputFacts = ({ state }: EngineContext): InputFacts => ({
+  isExact: (input) => state.bases.get(input)?.method === 'wal',
+  typeOf: (input, column) => {
+    const found = state.bases.get(input)?.columnsNow.find(({ attnum }) => storageColumn(attnum) === column);
+    return found === undefined ? undefined : `${found.type} ${found.collation ?? ''}`;
+  },
+});
 
 const unnamed = (sql: string): Execution => ({ name: '', sql });
 

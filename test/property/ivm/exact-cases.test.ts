@@ -259,6 +259,44 @@ describe.each(versions)('views, case by case, on PostgreSQL %i', (version) => {
     await client.query('DROP TABLE gathered; DROP VIEW def');
   });
 
+  test('rows that find all others of their join by keys, and others that seem to', async () => {
+    const columns = (...types: string[]) => types.map((type, i) => ({ name: 'abcd'[i] ?? '', type }));
+    await database.createTable('fact', columns('int', 'bigint', 'int', 'float8'), [0]);
+    await database.createTable('dim', columns('bigint', 'text', 'int'), [0]);
+    await database.createTable('far', columns('int', 'text'), [0]);
+    await client.query(`
+      INSERT INTO millrace_data.s2 SELECT g, 'd' || g, g % 4 FROM generate_series(0, 9) g;
+      INSERT INTO millrace_data.s2 VALUES (9007199254740992, 'one', 1), (9007199254740993, 'other', 1);
+      INSERT INTO millrace_data.s3 SELECT g, 'f' || g FROM generate_series(0, 3) g;
+      INSERT INTO millrace_data.s1 SELECT g, g % 12, g % 7, 0.5 * (g % 6) FROM generate_series(1, 60) g;
+      DELETE FROM millrace_data.d1; DELETE FROM millrace_data.d2; DELETE FROM millrace_data.d3`);
+    const queries = {
+      star: 'SELECT fact.a, dim.b, fact.c FROM fact JOIN dim ON dim.a = fact.b',
+      chain: 'SELECT fact.c, dim.b, far.b AS f FROM fact, dim, far WHERE dim.a = fact.b AND far.a = dim.c AND fact.c <> 3',
+      // Equal as numbers of the one type, not of the other: one row of the fact finds two.
+      inexact: 'SELECT fact.a, fact.c, dim.b FROM fact JOIN dim ON dim.a = fact.d',
+      many: 'SELECT fact.a, far.b FROM fact JOIN far ON far.a > fact.c',
+    };
+    for (const [name, query] of Object.entries(queries)) await database.createView(name, query);
+    const statements = [
+      'UPDATE millrace_data.s1 SET c2 = (c2 + 1) % 13 WHERE c1 % 3 = 0',
+      'UPDATE millrace_data.s1 SET c3 = c3 WHERE c1 < 9',
+      'UPDATE millrace_data.s1 SET c4 = 9007199254740992 WHERE c1 IN (5, 6)',
+      'UPDATE millrace_data.s1 SET c3 = c3 + 1 WHERE c1 IN (5, 7, 9)',
+      'DELETE FROM millrace_data.s1 WHERE c1 % 5 = 0',
+      'INSERT INTO millrace_data.s1 SELECT g, g % 12, g % 7, g % 5 FROM generate_series(55, 75, 5) g',
+      `UPDATE millrace_data.s1 SET c1 = c1 + 100 WHERE c1 > 60; INSERT INTO millrace_data.s1 VALUES (61, 4, 4, 4)`,
+      `UPDATE millrace_data.s2 SET c2 = c2 || '!' WHERE c1 = 4; UPDATE millrace_data.s1 SET c3 = 1 WHERE c2 = 4`,
+      'DELETE FROM millrace_data.s2 WHERE c1 = 5',
+      'UPDATE millrace_data.s3 SET c1 = c1 + 10 WHERE c1 = 2',
+      'UPDATE millrace_data.s1 SET c2 = 5, c4 = NULL WHERE c1 < 20',
+    ];
+    // Each twice over: with the types known, and not.
+    for (const statement of statements)
+      await epochs(statement, 'UPDATE millrace_data.s1 SET c2 = (c2 + 1) % 13, c4 = c4 + 1 WHERE c1 % 4 = 0');
+    for (const statement of statements) await epochs('UPDATE millrace_data.s1 SET c2 = (c2 + 1) % 13 WHERE c1 % 4 = 1', statement);
+  });
+
   test('the storage of an input can be another table', async () => {
     await database.createTable(
       't',

@@ -236,10 +236,12 @@ function source(random: Random, relations: readonly string[], depth: number): st
     () => `SELECT DISTINCT ON (x.c) ${five('x')} FROM ${inner()} x ORDER BY x.c, ${five('x')}`,
     () =>
       `SELECT x.a, (SELECT max(z.b) FROM ${inner()} z WHERE z.a = x.a) AS b, x.c, x.d, (SELECT count(*) FROM ${random.pick(relations)} z WHERE z.c = x.c) AS ${weird} FROM ${inner()} x`,
-    () =>
-      `SELECT x.a, l.b, x.c, l.d, x.${weird} FROM ${inner()} x ${random.pick(['CROSS', 'LEFT'])} JOIN LATERAL (SELECT z.b, z.d FROM ${random.pick(relations)} z WHERE z.a = x.a ORDER BY z.b, z.d LIMIT 1) l ${''}`,
+    () => {
+      const [outer, join, on] = [inner(), ...random.pick([['CROSS', ''] as const, ['LEFT', 'ON true'] as const])];
+      return `SELECT x.a, l.b, x.c, l.d, x.${weird} FROM ${outer} x ${join} JOIN LATERAL (SELECT z.b, z.d FROM ${random.pick(relations)} z WHERE z.a = x.a ORDER BY z.b, z.d LIMIT 1) l ${on}`;
+    },
   ])();
-  return `(${sql.replace(/LEFT JOIN LATERAL (.*) l $/, 'LEFT JOIN LATERAL $1 l ON true')})`;
+  return `(${sql})`;
 }
 
 const setOperators = ['UNION', 'UNION ALL', 'EXCEPT', 'EXCEPT ALL', 'INTERSECT', 'INTERSECT ALL'];
