@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config';
 
-// Tests start real servers, so files run a few at a time, on two cores one more than these: many wait. Each test has room for a slow machine.
+// Tests start real servers, so files run a few at a time and each test has room for a slow machine.
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
@@ -9,7 +9,7 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 120_000,
     pool: 'forks',
-    maxWorkers: 3,
+    maxWorkers: 2,
     globalSetup: ['test/support/global-setup.ts'],
   },
 });

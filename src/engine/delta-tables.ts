@@ -19,15 +19,26 @@ EXCEPTION WHEN lock_not_available THEN
 END$$`;
 }
 
-/** Rows of a delta from which it pays to know how many of them concern the same row. */
+/** Rows of a delta from which it pays to ask how many of them concern the same row, if they are this part of the table, too. */
 const manyRows = 5000;
+const largePart = 0.1;
 
 /**
- * Statements that tell the planner of a large delta, once it is filled: without statistics it takes it for one of 200 keys, and looks up each of
- * thousands in tables that had better be read as a whole. Few rows are looked at (300 for each unit of the target), which is exact enough.
+ * The statement that tells the planner of a delta that is a large part of its table, once it is filled: without statistics it takes it for one of 200
+ * keys, and looks up each of thousands in tables that had better be read as a whole. Few rows are looked at (300 for each unit of the target),
+ * which is exact enough. Of a smaller part looking up is right, whatever it is taken for. `tableOid`: pg_class.oid.
  */
-export const statisticsFor = (table: string, rows: number): string[] =>
-  rows < manyRows ? [] : ['SET LOCAL default_statistics_target = 1', `ANALYZE ${table}`];
+export function statisticsFor(table: string, rows: number, tableOid: number): string[] {
+  if (rows < manyRows) return [];
+  return [
+    `DO $$BEGIN
+  IF (SELECT reltuples BETWEEN 0 AND ${rows / largePart} FROM pg_catalog.pg_class WHERE oid = ${tableOid}) THEN
+    SET LOCAL default_statistics_target = 1;
+    ANALYZE ${table};
+  END IF;
+END$$`,
+  ];
+}
 
 export class DeltaTables {
   /** Dead rows by table; unknown: left by an earlier engine, perhaps many. */

@@ -249,7 +249,8 @@ class RefreshRun {
     this.#log.took(baseId, counts);
     const rows = [...counts.values()].reduce((sum, each) => sum + each, 0);
     this.#epoch.wrote(baseId, rows);
-    this.#epoch.send(statisticsFor(deltaTable(baseId), rows));
+    const base = this.#engine.state.bases.get(baseId);
+    if (base !== undefined) this.#epoch.send(statisticsFor(deltaTable(baseId), rows, base.tableOid));
   }
 
   /** Takes in what triggers wrote and the snapshot sees. */
