@@ -241,7 +241,8 @@ async function storageFor(
   needed: readonly StorageColumn[],
 ): Promise<{ readonly id: number; readonly ready: boolean }> {
   // Two versions of one table, created at the same time, agree on the storage. An advisory lock, because a row lock on the source
-  // would hold up the engine for as long as the caller's transaction stays open.
+  // would hold up the engine for as long as the caller's transaction stays open. The lock on storages keeps it from clearing one away that is
+  // chosen here, and from nothing else.
   const existing = (await perform(
     context,
     session,
@@ -250,9 +251,10 @@ async function storageFor(
       `SELECT coalesce(jsonb_agg(jsonb_build_object('id', s.id, 'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state, 'extends', s.extends,
                                 'sound', NOT EXISTS (SELECT FROM millrace.table_version v JOIN millrace.relation r ON r.id = v.relation_id
                                                       WHERE v.storage_id = s.id AND r.state = 'error' AND r.error ? 'resync')) ORDER BY s.id DESC), '[]')
-         FROM millrace.storage s
-        WHERE s.source_id = ($1 ->> 'source')::bigint AND s.origin_oid = ($1 ->> 'oid')::oid
-          AND s.state IN ('new', 'copying', 'copied', 'live')`,
+         FROM (SELECT x.* FROM millrace.storage x
+                WHERE x.source_id = ($1 ->> 'source')::bigint AND x.origin_oid = ($1 ->> 'oid')::oid
+                  AND x.state IN ('new', 'copying', 'copied', 'live')
+                  FOR KEY SHARE) s`,
     ],
     { source: sourceId, oid: origin.oid },
   )) as KnownStorage[];
