@@ -56,6 +56,7 @@ DECLARE
     now_called text;
     problem text;
     written record;
+    following text := current_setting('millrace.following_partitions', true);
 BEGIN
     SELECT i.* INTO STRICT known FROM millrace.immediate i WHERE i.relation_id = view;
     now_called := millrace.immediate_print(known.column_oids, known.column_attnums);
@@ -73,6 +74,8 @@ BEGIN
         UPDATE millrace.immediate i SET lost = coalesce(i.lost, problem) WHERE i.relation_id = view;
         RETURN problem;
     END IF;
+    -- These are commands, too, but no occasion to look at triggers: a statement that writes would wait for the readers of their tables.
+    PERFORM set_config('millrace.following_partitions', 'on', true);
     FOR written IN SELECT f.key AS name, f.value AS body FROM jsonb_each_text(known.functions) f LOOP
         -- As in sessions of the engine: rows are compared, and hashed, by their text.
         EXECUTE format($f$CREATE OR REPLACE FUNCTION millrace_data.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
@@ -82,6 +85,7 @@ BEGIN
             written.name, millrace.immediate_resolve(view, written.body));
         EXECUTE format('REVOKE EXECUTE ON FUNCTION millrace_data.%I() FROM PUBLIC', written.name);
     END LOOP;
+    PERFORM set_config('millrace.following_partitions', coalesce(following, 'off'), true);
     UPDATE millrace.immediate i SET print = now_called WHERE i.relation_id = view;
     RETURN NULL;
 END $$;
@@ -229,19 +233,24 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- What an AFTER trigger is to do. `changes`: rows in its transition tables, no more than 33 are counted; `print`: as its function was written for.
+-- What an AFTER trigger on `relation` is to do. `changes`: rows in its transition tables, no more than 33 are counted; `print`: as its function was written for.
 --   nothing; maintain: from the transition tables, of few rows; maintain many; set aside; set aside, catch up; catch up; rebuild
-CREATE FUNCTION millrace.immediate_turn(view bigint, event text, changes integer) RETURNS text
+CREATE FUNCTION millrace.immediate_turn(view bigint, event text, changes integer, relation oid) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
     known record;
     noted record;
     todo text := 'nothing';
 BEGIN
-    SELECT i.mode, i.lost, i.print, i.column_oids, i.column_attnums, t.status INTO known
+    SELECT i.mode, i.lost, i.print, i.oids, i.column_oids, i.column_attnums, t.status INTO known
       FROM millrace.immediate i JOIN millrace.stream_table t USING (relation_id) WHERE i.relation_id = view;
     IF known.mode = 'off' THEN
         RETURN 'nothing';
+    END IF;
+    -- A partition that is being, or has just been, detached concurrently still has the triggers.
+    IF relation <> ALL (known.oids) AND NOT EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(relation::regclass) a WHERE a.relid = ANY (known.oids)) THEN
+        changes := 0;
+        event := '';
     END IF;
     noted := millrace.immediate_noted(view);
     noted.begun := noted.begun - 1;
@@ -369,5 +378,6 @@ END $$;
 
 REVOKE EXECUTE ON FUNCTION millrace.immediate_print(oid[], integer[]), millrace.immediate_resolve(bigint, text), millrace.immediate_follow(bigint),
     millrace.immediate_rebuild(bigint), millrace.immediate_catch_up(bigint), millrace.immediate_require_seen(bigint, boolean), millrace.immediate_before(),
-    millrace.immediate_turn(bigint, text, integer), millrace.immediate_noted(bigint), millrace.immediate_note(bigint, integer, boolean, boolean), millrace.immediate_failed(bigint, text, text, text),
+    millrace.immediate_turn(bigint, text, integer, oid), millrace.immediate_noted(bigint), millrace.immediate_note(bigint, integer, boolean, boolean),
+    millrace.immediate_failed(bigint, text, text, text),
     millrace.immediate_install(bigint), millrace.immediate_remove(bigint) FROM PUBLIC;

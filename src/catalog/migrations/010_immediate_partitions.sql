@@ -42,6 +42,15 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Triggers of the view on tables that are in none of its trees any more.
+CREATE FUNCTION millrace.immediate_strays(view bigint) RETURNS TABLE (tgname name, tgrelid oid)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT t.tgname, t.tgrelid
+      FROM pg_trigger t
+     WHERE t.tgname LIKE 'millrace\_immediate\_' || lpad(view::text, 19, '0') || '\_%'
+       AND t.tgrelid NOT IN (SELECT x.relation FROM millrace.immediate i, unnest(i.oids) o, millrace.immediate_tree(o) x WHERE i.relation_id = view)
+$$;
+
 -- Triggers on all tables of the view's trees, and on no other.
 CREATE FUNCTION millrace.immediate_trees(view bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -49,12 +58,7 @@ DECLARE
     one record;
     prefix text := 'millrace_immediate_' || lpad(view::text, 19, '0');
 BEGIN
-    FOR one IN
-        SELECT t.tgname, t.tgrelid
-          FROM pg_trigger t
-         WHERE t.tgname LIKE replace(prefix, '_', '\_') || '\_%'
-           AND t.tgrelid NOT IN (SELECT x.relation FROM millrace.immediate i, unnest(i.oids) o, millrace.immediate_tree(o) x WHERE i.relation_id = view)
-    LOOP
+    FOR one IN SELECT s.tgname, s.tgrelid FROM millrace.immediate_strays(view) s LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', one.tgname, millrace.qualified_name(one.tgrelid));
     END LOOP;
     FOR one IN
@@ -84,7 +88,7 @@ BEGIN
         SELECT i.relation_id AS view, i.oids, i.mode, i.lost, t.status
           FROM millrace.immediate i JOIN millrace.stream_table t USING (relation_id)
          WHERE i.mode <> 'off' AND i.print IS NOT NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = ANY (i.oids) AND c.relkind = 'p')
-           AND millrace.immediate_print(i.column_oids, i.column_attnums) IS DISTINCT FROM i.print
+           AND (millrace.immediate_print(i.column_oids, i.column_attnums) IS DISTINCT FROM i.print OR EXISTS (SELECT FROM millrace.immediate_strays(i.relation_id)))
          ORDER BY i.relation_id
     LOOP
         PERFORM set_config('millrace.following_partitions', 'on', true);
@@ -133,4 +137,4 @@ BEGIN
 END $$;
 
 REVOKE EXECUTE ON FUNCTION millrace.immediate_tree(oid), millrace.immediate_unfit(oid), millrace.immediate_triggers(bigint, bigint, oid),
-    millrace.immediate_trees(bigint), millrace.immediate_partitions(boolean), millrace.immediate_command() FROM PUBLIC;
+    millrace.immediate_strays(bigint), millrace.immediate_trees(bigint), millrace.immediate_partitions(boolean), millrace.immediate_command() FROM PUBLIC;

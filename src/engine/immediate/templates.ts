@@ -106,7 +106,7 @@ BEGIN
       mr_event := 'TRUNCATE';
     END IF;
   END IF;
-  mr_turn := millrace.immediate_turn(${id}, mr_event, mr_changes);
+  mr_turn := millrace.immediate_turn(${id}, mr_event, mr_changes, TG_RELID);
   IF mr_turn = 'nothing' THEN
     RETURN NULL;
   END IF;

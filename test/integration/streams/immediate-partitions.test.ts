@@ -204,4 +204,39 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
       ).rows[0];
     await expect.poll(left, { timeout: 15_000 }).toEqual({ triggers: 0, events: 0 });
   });
+
+  test('a partition that is detached concurrently goes with its rows', async () => {
+    await direct.query(`
+      CREATE TABLE lone (id integer PRIMARY KEY, k integer) PARTITION BY RANGE (id);
+      CREATE TABLE lone_a PARTITION OF lone FOR VALUES FROM (0) TO (100);
+      CREATE TABLE lone_b PARTITION OF lone FOR VALUES FROM (100) TO (200);
+      INSERT INTO lone SELECT g, g % 3 FROM generate_series(1, 199) g`);
+    const query = 'SELECT k, count(*) AS n, sum(id) AS s FROM lone GROUP BY k';
+    await client.query(`SELECT pgtrickle.create_stream_table('lone_sums', $q$${query}$q$, NULL, 'IMMEDIATE')`);
+    const same = async (): Promise<void> => {
+      expect(await sortedRows(direct, 'SELECT * FROM lone_sums')).toEqual(await sortedRows(direct, query));
+    };
+    await direct.query('ALTER TABLE lone DETACH PARTITION lone_b CONCURRENTLY');
+    await same();
+    await direct.query('INSERT INTO lone VALUES (0, 1); UPDATE lone_b SET k = 7; DELETE FROM lone_a WHERE id = 5');
+    await same();
+    await direct.query('ALTER TABLE lone ATTACH PARTITION lone_b FOR VALUES FROM (100) TO (200); UPDATE lone_b SET k = 8 WHERE id < 150');
+    await same();
+    // Of another session: a transaction that was reading the table makes it wait half-way.
+    const reader = new pg.Client({ connectionString: upstream.url });
+    await reader.connect();
+    await reader.query('BEGIN; SELECT count(*) FROM lone');
+    const detached = direct.query('ALTER TABLE lone DETACH PARTITION lone_b CONCURRENTLY');
+    await sleep(300);
+    const writer = new pg.Client({ connectionString: upstream.url });
+    await writer.connect();
+    await writer.query('INSERT INTO lone_b VALUES (300, 9)').catch(() => undefined);
+    await writer.query('UPDATE lone SET k = k + 1 WHERE id % 4 = 0');
+    await reader.query('COMMIT');
+    await detached;
+    await same();
+    await writer.query('UPDATE lone_b SET k = 10; UPDATE lone SET k = 11 WHERE id = 8');
+    await same();
+    await Promise.all([reader.end(), writer.end()]);
+  });
 });
