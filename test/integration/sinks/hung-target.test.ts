@@ -1,10 +1,11 @@
 /** Targets that do not answer: what the sink says of it, how it goes on, and that nothing else waits for them. */
 import { createServer, type Server } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
-import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
+import type { TestPostgres } from '../../support/postgres.ts';
 import { type Relay, startRelay } from '../../support/relay.ts';
 import { startWebhookReceiver } from '../../support/webhook-receiver.ts';
-import { eventually, leadsTo, type Stage, simpleSource, startStage, type TestClient } from '../statements/stage.ts';
+import { eventually, type Stage, type TestClient } from '../statements/stage.ts';
+import { startTargetStage } from './target-stage.ts';
 
 let stage: Stage;
 let client: TestClient;
@@ -16,15 +17,11 @@ let other: TestClient;
 let isStopped = false;
 
 beforeAll(async () => {
-  [stage, server] = await Promise.all([startStage(), startPostgres({ settings: { max_prepared_transactions: '2' } })]);
+  ({ stage, server, client, origin, target } = await startTargetStage({ settings: { max_prepared_transactions: '2' } }));
   relay = await startRelay(server);
-  client = await stage.connect();
-  origin = await simpleSource(stage, client);
-  target = await stage.direct(server);
   other = await stage.direct(server);
   await origin.query('CREATE TABLE lines (item text, qty int); ALTER TABLE lines REPLICA IDENTITY FULL');
   await client.query(`
-    CREATE CONNECTION warehouse TO POSTGRES (${leadsTo(server)});
     CREATE CONNECTION faraway TO POSTGRES (HOST '127.0.0.1', PORT ${relay.port}, USER postgres, DATABASE postgres);
     CREATE TABLE lines FROM SOURCE s (REFERENCE public.lines);
     CREATE TABLE t FROM SOURCE s (REFERENCE public.t)`);

@@ -1,7 +1,8 @@
 /** Sinks into another Postgres: what is in the table, whatever happens to it, and how it follows the columns of the relation. */
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
-import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { eventually, leadsTo, type Stage, simpleSource, startStage, type TestClient } from '../statements/stage.ts';
+import type { TestPostgres } from '../../support/postgres.ts';
+import { eventually, leadsTo, type Stage, type TestClient } from '../statements/stage.ts';
+import { startTargetStage } from './target-stage.ts';
 
 let stage: Stage;
 let client: TestClient;
@@ -11,10 +12,7 @@ let server: TestPostgres;
 let target: TestClient;
 
 beforeAll(async () => {
-  [stage, server] = await Promise.all([startStage(), startPostgres()]);
-  client = await stage.connect();
-  origin = await simpleSource(stage, client);
-  target = await stage.direct(server);
+  ({ stage, server, client, origin, target } = await startTargetStage());
   await origin.query(`
     CREATE TYPE mood AS ENUM ('good', 'bad');
     CREATE TABLE orders (id int PRIMARY KEY, item text, qty int);
@@ -22,7 +20,6 @@ beforeAll(async () => {
     CREATE TABLE typed (id int PRIMARY KEY, n numeric(10,2), at timestamptz, j jsonb, a text[], m mood, b bytea)`);
   await client.query(`
     CREATE TYPE mood AS ENUM ('good', 'bad');
-    CREATE CONNECTION warehouse TO POSTGRES (${leadsTo(server)});
     CREATE TABLE orders FROM SOURCE s (REFERENCE public.orders);
     CREATE TABLE lines FROM SOURCE s (REFERENCE public.lines);
     CREATE TABLE typed FROM SOURCE s (REFERENCE public.typed);

@@ -3,8 +3,9 @@
  * before, too, once somebody wants to know.
  */
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
-import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { eventually, leadsTo, type Stage, simpleSource, startStage, type TestClient } from '../statements/stage.ts';
+import type { TestPostgres } from '../../support/postgres.ts';
+import { eventually, type Stage, type TestClient } from '../statements/stage.ts';
+import { startTargetStage } from './target-stage.ts';
 
 let stage: Stage;
 let server: TestPostgres;
@@ -13,13 +14,9 @@ let origin: TestClient;
 let target: TestClient;
 
 beforeAll(async () => {
-  [stage, server] = await Promise.all([startStage(), startPostgres()]);
-  client = await stage.connect();
-  origin = await simpleSource(stage, client);
-  target = await stage.direct(server);
+  ({ stage, server, client, origin, target } = await startTargetStage());
   await origin.query('CREATE TABLE item (id int PRIMARY KEY, n int); INSERT INTO item VALUES (1, 0), (2, 0), (3, 0)');
   await client.query(`
-    CREATE CONNECTION warehouse TO POSTGRES (${leadsTo(server)});
     CREATE TABLE item FROM SOURCE s (REFERENCE public.item);
     CREATE SINK copy FROM item INTO POSTGRES CONNECTION warehouse (TABLE 'copy') KEY (id)`);
 }, 180_000);

@@ -1,10 +1,10 @@
 /** Stream tables in IMMEDIATE mode over partitioned tables: right in every transaction, whichever table of the tree a statement names. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { startMillrace, type TestMillrace } from '../../support/millrace.ts';
-import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
+import { describe, expect, test } from 'vitest';
+import type { TestPostgres } from '../../support/postgres.ts';
 import { sortedRows } from '../../support/streams.ts';
+import { withDirect } from './with-direct.ts';
 
 const queries = {
   sums: 'SELECT k, count(*) AS n, sum(v) AS v, max(id) AS last FROM part GROUP BY k',
@@ -15,17 +15,11 @@ const queries = {
 
 describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
   let upstream: TestPostgres;
-  let millrace: TestMillrace;
   let client: pg.Client;
   let direct: pg.Client;
 
-  beforeAll(async () => {
-    upstream = await startPostgres({ version, settings: { wal_level: 'logical' } });
-    millrace = await startMillrace({ upstream: upstream.address });
-    client = new pg.Client({ connectionString: millrace.url() });
-    direct = new pg.Client({ connectionString: upstream.url });
-    await client.connect();
-    await direct.connect();
+  withDirect(version, async (stage) => {
+    ({ upstream, client, direct } = stage);
     // Partitions whose columns stand otherwise, one that has partitions itself, and a default one.
     await direct.query(`
       CREATE TABLE owner (id integer PRIMARY KEY, name text);
@@ -41,13 +35,6 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
       INSERT INTO part SELECT g * 7, g % 5, g % 9 FROM generate_series(1, 50) g`);
     for (const [name, query] of Object.entries(queries))
       await client.query(`SELECT pgtrickle.create_stream_table('${name}', $q$${query}$q$, NULL, 'IMMEDIATE')`);
-  }, 60_000);
-
-  afterAll(async () => {
-    await client?.end();
-    await direct?.end();
-    await millrace?.stop();
-    await upstream?.stop();
   });
 
   const check = async (after: string, who = direct): Promise<void> => {

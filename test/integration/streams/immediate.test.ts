@@ -1,9 +1,10 @@
 /** Stream tables in IMMEDIATE mode: kept within the statements that write to what they read, by any client. */
 import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { startMillrace, type TestMillrace } from '../../support/millrace.ts';
-import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
+import { describe, expect, test } from 'vitest';
+import type { TestMillrace } from '../../support/millrace.ts';
+import type { TestPostgres } from '../../support/postgres.ts';
 import { sortedRows } from '../../support/streams.ts';
+import { withDirect } from './with-direct.ts';
 
 describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
   let upstream: TestPostgres;
@@ -12,20 +13,8 @@ describe.each([15, 18] as const)('on PostgreSQL %i', (version) => {
   let client: pg.Client;
   let direct: pg.Client;
 
-  beforeAll(async () => {
-    upstream = await startPostgres({ version, settings: { wal_level: 'logical' } });
-    millrace = await startMillrace({ upstream: upstream.address });
-    client = new pg.Client({ connectionString: millrace.url() });
-    direct = new pg.Client({ connectionString: upstream.url });
-    await client.connect();
-    await direct.connect();
-  }, 120_000);
-
-  afterAll(async () => {
-    await client?.end();
-    await direct?.end();
-    await millrace?.stop();
-    await upstream?.stop();
+  withDirect(version, (stage) => {
+    ({ upstream, millrace, client, direct } = stage);
   });
 
   const create = (name: string, query: string): Promise<unknown> =>
