@@ -91,9 +91,11 @@ export function whyRest(
   const lagMs = oldest === undefined ? 0 : now - oldest.committedAt;
   if (lagMs > maxLagMs) return `changes are applied ${Math.round(lagMs)} ms late`;
   if (load.standby !== null && standbyMs > maxLagMs) return `standby "${load.standby.name}" is ${Math.round(standbyMs)} ms behind`;
-  if (load.endangered !== null)
-    return `replication slot "${load.endangered.slot}" would be lost after ${load.endangered.room} more bytes of WAL`;
-  return null;
+  if (load.endangered === null) return null;
+  const { slot, room } = load.endangered;
+  return room > 0n
+    ? `replication slot "${slot}" would be lost after ${room} more bytes of WAL`
+    : `replication slot "${slot}" is lost with the next checkpoint`;
 }
 
 /** For how long to rest after a piece that took so long: as long again while others work, so that they get at least half of what there is. */

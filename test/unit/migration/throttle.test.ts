@@ -61,4 +61,7 @@ test('the reason is told', () => {
   expect(whyRest({ touched }, { ...late, endangered: { slot: 's', room: 7n } }, 0, 2_000, 0)).toBe(
     'replication slot "s" would be lost after 7 more bytes of WAL',
   );
+  expect(whyRest({ touched }, { ...late, endangered: { slot: 's', room: -1n } }, 0, 2_000, 0)).toBe(
+    'replication slot "s" is lost with the next checkpoint',
+  );
 });
