@@ -11,7 +11,7 @@ import { captureDdl } from '../ivm/capture.ts';
 import { visibleColumns } from '../ivm/view-plan.ts';
 import type { Execution } from '../replication/session-contract.ts';
 import { type CatalogState, storageOf } from './context.ts';
-import { upsertKey, type Written, wantedRows } from './upsert-outbox.ts';
+import { leanKey, type Written, wantedRows } from './upsert-outbox.ts';
 
 type Relations = Pick<CatalogState, 'tables' | 'views'>;
 
@@ -87,7 +87,7 @@ export function outboxExecutions(
     if (relation === undefined || (relation.state !== 'ready' && relation.state !== 'populating')) continue;
     const storageId = storageOf(state, relationId);
     if (!changed.has(storageId)) continue;
-    const key = state.upsertOutboxes.has(relationId) ? upsertKey(state, relationId) : null;
+    const key = leanKey(state, relationId);
     const how = key === null ? 'anyhow' : (written.get(storageId) ?? 'anyhow');
     const wanted = key === null ? null : wantedRows(how, key, deltaTable(storageId));
     executions.push({ relationId, name: `o${relationId}_${how.replace(' ', '_')}`, sql: outboxInsert(state, relationId, wanted) });

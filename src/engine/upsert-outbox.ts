@@ -34,6 +34,11 @@ export function upsertKey(state: Pick<CatalogState, 'tables' | 'storages' | 'sin
     });
 }
 
+/** The same while the outbox need not have what rows were before. */
+export function leanKey(state: CatalogState, relationId: number): RowKey | null {
+  return state.upsertOutboxes.has(relationId) ? upsertKey(state, relationId) : null;
+}
+
 /**
  * How an epoch has written to a storage with a key. 'updated': rows were updated whose keys stay, or inserted, no key twice. 'once': by one statement,
  * which does one thing to each key.
@@ -80,5 +85,5 @@ function isReadByKey(state: CatalogState, storageId: number): boolean {
   const isOfIt = (relationId: number): boolean => storageOf(state, relationId) === storageId;
   for (const { inputs } of state.views.values()) if (inputs.some(isOfIt)) return false;
   const read = [...state.outboxes].filter(isOfIt);
-  return read.length > 0 && read.every((id) => state.upsertOutboxes.has(id) && upsertKey(state, id) !== null);
+  return read.length > 0 && read.every((id) => leanKey(state, id) !== null);
 }

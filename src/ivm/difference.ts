@@ -5,7 +5,7 @@
  * Never TRUNCATE: readers see the old rows until the epoch commits.
  */
 import { quoteLiteral } from '../sql/quote.ts';
-import { columnsOf, imageDiffers, nameList, sameKey, sameRow } from './sql-text.ts';
+import { assignments, columnsOf, imageDiffers, nameList, sameKey, sameRow } from './sql-text.ts';
 
 /** How a stored row finds the new one. */
 export type Pairing =
@@ -88,7 +88,7 @@ USING (
   ${pairs.join('\n  UNION ALL\n  ')}
 ) x ON s.ctid = x."mr$row"
 WHEN MATCHED AND x."mr$none" THEN DELETE
-WHEN MATCHED THEN UPDATE SET ${columns.map((name) => `${nameList([name])} = ${columnsOf('x', [name])}`).join(', ')}
+WHEN MATCHED THEN UPDATE SET ${assignments(columns, 'x')}
 WHEN NOT MATCHED THEN INSERT (${list}) VALUES (${columnsOf('x', columns)})`.trim();
 }
 

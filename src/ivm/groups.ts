@@ -5,7 +5,7 @@
 import { groupName, presentGroups, touchedGroups } from './group-recompute.ts';
 import type { GroupsPlan } from './plans.ts';
 import { renderFrom } from './relation-sql.ts';
-import { columnsOf, hashOf, imageDiffers, nameList, rowNumbers, sameRow, selectList, whereAll } from './sql-text.ts';
+import { assignments, columnsOf, hashOf, imageDiffers, nameList, rowNumbers, sameRow, selectList, whereAll } from './sql-text.ts';
 import type { TableName } from './types.ts';
 
 export function groupsDdl(plan: GroupsPlan, table: string, storage: TableName): string[] {
@@ -69,7 +69,7 @@ USING (
 ) x ON s.h = x."mr$h" AND ${sameRow(columnsOf('s', keys), columnsOf('x', unquoted(found)))}
 WHEN MATCHED AND NOT x."mr$is" THEN DELETE
 WHEN MATCHED AND ${imageDiffers(columnsOf('s', written), columnsOf('x', written))} THEN
-  UPDATE SET ${written.map((name) => `${nameList([name])} = ${columnsOf('x', [name])}`).join(', ')}
+  UPDATE SET ${assignments(written, 'x')}
 WHEN NOT MATCHED AND x."mr$is" THEN
   INSERT (h, ${nameList(written)}) VALUES (x."mr$h", ${columnsOf('x', written)})`.trim(),
   ];

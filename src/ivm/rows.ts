@@ -11,7 +11,7 @@ import { clockId } from './clock-relation.ts';
 import { findsAll, type InputColumn } from './known-keys.ts';
 import type { RowsPlan } from './plans.ts';
 import { changedKeys, keyName, onlyTurned, renderFrom, type State, weightName, weightProduct, whereOf } from './relation-sql.ts';
-import { columnsOf, imageDiffers, nameList, sameKey, selectList, whereAll } from './sql-text.ts';
+import { assignments, columnsOf, imageDiffers, nameList, sameKey, selectList, whereAll } from './sql-text.ts';
 import { presentTerms, type Term } from './terms.ts';
 import { type InputFacts, nothingKnown, type Occurrence, type TableName } from './types.ts';
 
@@ -71,7 +71,7 @@ USING (
 ) x ON s.ctid = x."mr$row"
 WHEN MATCHED AND x."mr$none" THEN DELETE
 WHEN MATCHED THEN
-  UPDATE SET ${names.map((name) => `${nameList([name])} = ${columnsOf('x', [name])}`).join(', ')}
+  UPDATE SET ${assignments(names, 'x')}
 WHEN NOT MATCHED THEN
   INSERT (${nameList(names)}) VALUES (${columnsOf('x', names)})`.trim(),
   ];
@@ -95,7 +95,7 @@ USING (
 ) x ON ${pairs.map(({ stored, found }) => `${columnsOf('s', [stored])} = ${columnsOf('x', [found])}`).join(' AND ')}
 WHEN MATCHED AND x."mr$none" THEN DELETE
 WHEN MATCHED AND ${imageDiffers(columnsOf('s', names), columnsOf('x', names))} THEN
-  UPDATE SET ${names.map((name) => `${nameList([name])} = ${columnsOf('x', [name])}`).join(', ')}
+  UPDATE SET ${assignments(names, 'x')}
 WHEN NOT MATCHED AND NOT x."mr$none" THEN
   INSERT (${nameList(names)}) VALUES (${columnsOf('x', names)})`.trim();
 }
@@ -135,7 +135,7 @@ USING (
 ) n ON ${sameKey('s', 'n', key)}
 WHEN MATCHED AND n."mr$net" < 0 THEN DELETE
 WHEN MATCHED AND ${imageDiffers(columnsOf('s', names), columnsOf('n', names))} THEN
-  UPDATE SET ${names.map((name) => `${nameList([name])} = ${columnsOf('n', [name])}`).join(', ')}
+  UPDATE SET ${assignments(names, 'n')}
 WHEN NOT MATCHED AND n."mr$net" > 0 THEN
   INSERT (${nameList(names)}) VALUES (${columnsOf('n', names)})`.trim();
 }

@@ -27,6 +27,11 @@ export function nameList(names: readonly string[]): string {
   return names.map(quoteIdentifier).join(', ');
 }
 
+/** `c1 = x.c1, ..`, as UPDATE SET has it. */
+export function assignments(names: readonly string[], from: string): string {
+  return names.map((name) => `${nameList([name])} = ${columnsOf(from, [name])}`).join(', ');
+}
+
 /** `expression AS name, ...` */
 export function selectList(expressions: readonly NamedExpression[]): string {
   return expressions.map(({ name, expression }) => `${expression} AS ${quoteIdentifier(name)}`).join(', ');

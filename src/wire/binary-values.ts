@@ -3,6 +3,7 @@
  * Invariant: the bytes are those that the type's send function writes for the value.
  */
 import { millraceError } from '../errors.ts';
+import { epochDays, epochMicros, timeMicros } from '../sql/time-text.ts';
 import type { FieldDescription } from '../statements/caller-session.ts';
 import type { Charset } from './encode.ts';
 
@@ -43,12 +44,12 @@ export function binaryOf(field: FieldDescription): (value: string, charset: Char
     case 701:
       return bytes(8, (buffer, value) => buffer.writeDoubleBE(Number(value)));
     case 1082:
-      return bytes(4, (buffer, value) => buffer.writeInt32BE(infinite(value, days) ?? dayOf(field, value)));
+      return bytes(4, (buffer, value) => buffer.writeInt32BE(infinite(value, days) ?? read(field, epochDays(value)) - firstDay));
     case 1083:
-      return bytes(8, (buffer, value) => buffer.writeBigInt64BE(timeOf(field, value)));
+      return bytes(8, (buffer, value) => buffer.writeBigInt64BE(BigInt(read(field, timeMicros(value)))));
     case 1114:
     case 1184:
-      return bytes(8, (buffer, value) => buffer.writeBigInt64BE(infinite(value, moments) ?? momentOf(field, value)));
+      return bytes(8, (buffer, value) => buffer.writeBigInt64BE(infinite(value, moments) ?? read(field, epochMicros(value)) - firstMicro));
     default:
       throw millraceError('feature_not_supported', { message: `column "${field.name}" has no binary format here; ask for it as text` });
   }
@@ -89,31 +90,12 @@ function notIso(field: FieldDescription): Error {
   });
 }
 
-/** Days since 2000-01-01. */
-function dayOf(field: FieldDescription, value: string): number {
-  const [, year = '', month = '', day = '', era] = /^(\d{4,})-(\d\d)-(\d\d)( BC)?$/.exec(value) ?? [];
-  if (year === '') throw notIso(field);
-  // Years begin with March here, so that a leap day is their last. The year before 1 is 1 BC.
-  const astronomical = (era === undefined ? Number(year) : 1 - Number(year)) - (Number(month) <= 2 ? 1 : 0);
-  const sinceMarch = (Number(month) + 9) % 12;
-  const days400 = Math.floor(astronomical / 400);
-  const yearOf400 = astronomical - days400 * 400;
-  const dayOfYear = Math.floor((153 * sinceMarch + 2) / 5) + Number(day) - 1;
-  return days400 * 146_097 + yearOf400 * 365 + Math.floor(yearOf400 / 4) - Math.floor(yearOf400 / 100) + dayOfYear - 730_425;
-}
+/** Binary dates and times count from 2000-01-01. */
+const firstDay = 10_957;
+const firstMicro = BigInt(firstDay) * 86_400_000_000n;
 
-/** Microseconds since midnight. */
-function timeOf(field: FieldDescription, value: string): bigint {
-  const [, hour = '', minute = '', second = '', fraction = ''] = /^(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?$/.exec(value) ?? [];
-  if (hour === '') throw notIso(field);
-  return BigInt((Number(hour) * 60 + Number(minute)) * 60 + Number(second)) * 1_000_000n + BigInt(fraction.padEnd(6, '0'));
-}
-
-/** Microseconds since 2000-01-01, UTC where there is an offset. */
-function momentOf(field: FieldDescription, value: string): bigint {
-  const [, date = '', time = '', sign = '', hours = '0', minutes = '0', seconds = '0', era = ''] =
-    /^(\S+) ([\d:.]+?)(?:([+-])(\d\d)(?::(\d\d))?(?::(\d\d))?)?( BC)?$/.exec(value) ?? [];
-  const offset = (Number(hours) * 60 + Number(minutes)) * 60 + Number(seconds);
-  const east = BigInt(sign === '-' ? -offset : offset) * 1_000_000n;
-  return BigInt(dayOf(field, date + era)) * 86_400_000_000n + timeOf(field, time) - east;
+/** What was read of a value; raises when it could not be. */
+function read<T>(field: FieldDescription, value: T | undefined): T {
+  if (value === undefined) throw notIso(field);
+  return value;
 }

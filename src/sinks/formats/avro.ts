@@ -5,19 +5,10 @@
  */
 
 import type { TypedColumn } from '../../catalog/sink-model.ts';
+import { epochDays, epochMicros, timeMicros } from '../../sql/time-text.ts';
 import { type AvroOptions, type AvroRecord, changeSchema, decimalDigits, rowSchema } from './avro-schema.ts';
 import { type SinkRow, type UnsupportedColumn, type ValueKind, ValueNotEncodable, valueKind } from './column.ts';
-import {
-  type ArrayElement,
-  arrayElements,
-  bytea,
-  epochDays,
-  epochMicros,
-  interval,
-  recordValues,
-  timeMicros,
-  unscaled,
-} from './literals.ts';
+import { type ArrayElement, arrayElements, bytea, interval, recordValues, unscaled } from './literals.ts';
 
 /** Writes rows of the columns with these indexes. */
 export interface AvroRowEncoder {

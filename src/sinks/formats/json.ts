@@ -8,8 +8,9 @@
  */
 
 import type { TypedColumn } from '../../catalog/sink-model.ts';
+import { epochMicros } from '../../sql/time-text.ts';
 import { type SinkRow, type UnsupportedColumn, type ValueKind, ValueNotEncodable, valueKind } from './column.ts';
-import { type ArrayElement, arrayElements, bytea, epochMicros, recordValues } from './literals.ts';
+import { type ArrayElement, arrayElements, bytea, recordValues } from './literals.ts';
 
 /** Writes a value, given as Postgres writes it, as JSON. */
 export type JsonWriter = (text: string) => string;

@@ -2,16 +2,8 @@
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { jsonObject } from '../../../src/sinks/formats/json.ts';
-import {
-  arrayElements,
-  bytea,
-  epochDays,
-  epochMicros,
-  interval,
-  recordValues,
-  timeMicros,
-  unscaled,
-} from '../../../src/sinks/formats/literals.ts';
+import { arrayElements, bytea, interval, recordValues, unscaled } from '../../../src/sinks/formats/literals.ts';
+import { epochDays, epochMicros, timeMicros } from '../../../src/sql/time-text.ts';
 import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
 import { column, type } from '../../unit/sinks/columns.ts';
 
