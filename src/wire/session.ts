@@ -24,6 +24,7 @@ import { ReplyWalker } from './replies.ts';
 import { type Gate, RequestWalker } from './requests.ts';
 import type { SessionFacts } from './session-facts.ts';
 import { takeQuery } from './simple-query.ts';
+import { type SocketWriter, socketWriter } from './socket-writer.ts';
 import type { HeldRequest, StatementHolds } from './statement-holds.ts';
 import type { PeerSocket, StaticReader } from './static-reader.ts';
 import { Reply, Request, Status } from './tags.ts';
@@ -50,6 +51,7 @@ export class Session implements DriverPort {
   readonly ledger = new Ledger();
   charset: Charset = 'utf8';
   readonly #client: Socket;
+  readonly #writer: SocketWriter;
   readonly #upstream: UpstreamLink;
   readonly #services: SessionServices;
   readonly #holds: StatementHolds;
@@ -84,6 +86,7 @@ export class Session implements DriverPort {
     hooks: { authenticated(): void; closed(): void },
   ) {
     this.#client = client.socket;
+    this.#writer = socketWriter(client);
     this.#upstream = upstream;
     this.#services = services;
     this.#holds = services.holds;
@@ -172,7 +175,7 @@ export class Session implements DriverPort {
   toClient(bytes: Buffer): void {
     this.#services.counters.bytesToClients += bytes.length;
     // `write` says false for a large chunk even when the kernel took it at once.
-    if (!this.#client.write(bytes) && this.#client.writableLength > 0 && !this.#hearsAlways) this.#upstream.pause();
+    if (!this.#writer.write(bytes) && this.#writer.pending > 0 && !this.#hearsAlways) this.#upstream.pause();
   }
 
   hearsAlways(): void {
@@ -187,7 +190,7 @@ export class Session implements DriverPort {
   async drained(): Promise<void> {
     const client = this.#client;
     if (client.destroyed) throw new ConnectionLost();
-    if (!client.writableNeedDrain) return;
+    if (!this.#writer.isFull) return;
     await new Promise<void>((resolve) => {
       const done = (): void => {
         client.off('drain', done);
@@ -304,7 +307,7 @@ export class Session implements DriverPort {
     upstream.listen({
       receive: (chunk) => {
         this.#fromUpstream(chunk);
-        return client.writableLength > 0 && !this.#hearsAlways;
+        return this.#writer.pending > 0 && !this.#hearsAlways;
       },
       drain: () => this.#resumeClient(),
       end: () => this.#upstreamEnd(),

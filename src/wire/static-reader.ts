@@ -4,6 +4,7 @@
  * Invariant: memory that a write or a held message still needs is never read into again.
  */
 import { Socket } from 'node:net';
+import { handleAccess, handleOf } from './socket-handle.ts';
 
 /** A connection to a client or to the upstream. */
 export interface PeerSocket {
@@ -22,20 +23,46 @@ export class StaticReader {
   /** Takes what was read; true when the memory is still in use afterwards. */
   receive: (chunk: Buffer) => boolean = () => true;
   #memory = Buffer.allocUnsafeSlow(smallestRead);
+  /** Of the last read: small messages often have the length of the last one, and a view costs more than to look at them. */
+  #view = this.#memory;
 
   readonly buffer = (): Buffer => this.#memory;
   readonly callback = (length: number): boolean => {
-    const memory = this.#memory;
-    const used = this.receive(length === memory.length ? memory : memory.subarray(0, length));
-    const filled = length === memory.length && length < largestRead;
-    if (used || filled) this.#memory = Buffer.allocUnsafeSlow(filled ? growth * length : memory.length);
+    this.take(length);
     return true;
+  };
+
+  /** Hands on what was read. Answers the memory to read into from now on where it is another. */
+  take(length: number): Buffer | undefined {
+    const memory = this.#memory;
+    if (this.#view.length !== length) this.#view = length === memory.length ? memory : memory.subarray(0, length);
+    const used = this.receive(this.#view);
+    const filled = length === memory.length && length < largestRead;
+    if (!used && !filled) return undefined;
+    this.#memory = Buffer.allocUnsafeSlow(filled ? growth * length : memory.length);
+    this.#view = this.#memory;
+    return this.#memory;
+  }
+}
+
+/**
+ * Has a connected socket made with the reader as its `onread` call the reader itself, and no longer by way of the stream, which has a
+ * timer to look after and asks for memory at every read. The end, and errors, go the old way.
+ */
+export function readDirectly(socket: Socket, reader: StaticReader): void {
+  const handle = handleOf(socket);
+  if (handle === null || handleAccess === null) return;
+  const { lengthRead } = handleAccess;
+  const { onread } = handle;
+  handle.onread = function (array) {
+    const length = lengthRead();
+    return length > 0 && !socket.destroyed ? reader.take(length) : onread.call(this, array);
   };
 }
 
 /** What an accepted socket has besides its public face. */
 interface Accepted {
-  _handle: { reading: boolean; readStop(): number } | null;
+  _handle: unknown;
   _server: unknown;
   server: unknown;
 }
@@ -47,8 +74,8 @@ interface Accepted {
  */
 export function withStaticReader(accepted: Socket): PeerSocket {
   const old = accepted as unknown as Accepted;
-  const handle = old._handle;
-  if (typeof handle?.readStop !== 'function' || accepted.readableLength > 0) return { socket: accepted, reader: null };
+  const handle = handleOf(accepted);
+  if (handle === null || accepted.readableLength > 0) return { socket: accepted, reader: null };
   handle.readStop();
   handle.reading = false;
   const reader = new StaticReader();
@@ -59,5 +86,6 @@ export function withStaticReader(accepted: Socket): PeerSocket {
   fresh._server = old._server;
   old._server = null;
   old._handle = null;
+  readDirectly(socket, reader);
   return { socket, reader };
 }

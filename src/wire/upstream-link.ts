@@ -4,6 +4,7 @@
  */
 import type { Socket } from 'node:net';
 import type { ErrorFields } from '../errors.ts';
+import { socketWriter } from './socket-writer.ts';
 import type { PeerSocket } from './static-reader.ts';
 
 export interface LinkHandlers {
@@ -41,7 +42,9 @@ export interface UpstreamLink {
 }
 
 /** A server connection of the session's own. */
-export function directLink({ socket, reader }: PeerSocket): UpstreamLink {
+export function directLink(peer: PeerSocket): UpstreamLink {
+  const { socket, reader } = peer;
+  const writer = socketWriter(peer);
   return {
     socket,
     listen(handlers) {
@@ -52,9 +55,9 @@ export function directLink({ socket, reader }: PeerSocket): UpstreamLink {
       socket.on('error', () => socket.destroy());
       socket.on('close', () => handlers.closed());
     },
-    write: (bytes) => socket.write(bytes),
+    write: (bytes) => writer.write(bytes),
     get pending() {
-      return socket.writableLength;
+      return writer.pending;
     },
     get isClosed() {
       return socket.closed;

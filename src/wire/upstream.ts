@@ -7,7 +7,7 @@ import { isIP, connect as netConnect, type Socket } from 'node:net';
 import { type ConnectionOptions, checkServerIdentity, connect as tlsConnect } from 'node:tls';
 import type { ServerAddress, SslOptions } from '../config.ts';
 import { sslRequest } from './encode.ts';
-import { type PeerSocket, StaticReader, withStaticReader } from './static-reader.ts';
+import { type PeerSocket, readDirectly, StaticReader, withStaticReader } from './static-reader.ts';
 
 const connectTimeout = 30_000;
 
@@ -28,7 +28,10 @@ export async function connectUpstream(address: ServerAddress): Promise<PeerSocke
       ? netConnect({ path: `${address.host}/.s.PGSQL.${address.port}`, ...common })
       : netConnect({ host: address.host, port: address.port, noDelay: true, ...keepAlive, ...common }),
   );
-  if (reader !== null) return { socket, reader };
+  if (reader !== null) {
+    readDirectly(socket, reader);
+    return { socket, reader };
+  }
   try {
     if (!(await offersTls(socket))) {
       if (ssl.mode !== 'prefer') throw new Error('the server does not support SSL, but SSL was required');

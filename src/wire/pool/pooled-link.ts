@@ -92,7 +92,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   }
 
   get pending(): number {
-    return this.#waitingBytes + this.#rewriter.held + (this.#server?.socket.writableLength ?? 0);
+    return this.#waitingBytes + this.#rewriter.held + (this.#server?.pending ?? 0);
   }
 
   listen(handlers: LinkHandlers): void {

@@ -7,6 +7,7 @@ import type { Socket } from 'node:net';
 import type { ErrorFields } from '../../errors.ts';
 import { errorFields } from '../decode.ts';
 import { query } from '../encode.ts';
+import { type SocketWriter, socketWriter } from '../socket-writer.ts';
 import type { PeerSocket } from '../static-reader.ts';
 import { Status } from '../tags.ts';
 import { Answers } from './answers.ts';
@@ -64,6 +65,7 @@ export class ServerConnection {
   readonly #defaults: Settings;
   readonly #table: SettingsTable;
   readonly #answers: Answers;
+  readonly #writer: SocketWriter;
   #borrower: Borrower | null = null;
   #keeps = false;
   #own: { resolve(error: ErrorFields | null): void; error: ErrorFields | null } | null = null;
@@ -71,6 +73,7 @@ export class ServerConnection {
 
   constructor(login: LoggedIn, table: SettingsTable, closed: () => void) {
     this.socket = login.peer.socket;
+    this.#writer = socketWriter(login.peer);
     this.pid = login.pid;
     this.key = login.key;
     this.#parameters = new Map(login.parameters);
@@ -102,6 +105,11 @@ export class ServerConnection {
 
   get borrower(): Borrower | null {
     return this.#borrower;
+  }
+
+  /** Bytes that were sent and not taken by the system yet. */
+  get pending(): number {
+    return this.#writer.pending;
   }
 
   get isGone(): boolean {
@@ -147,7 +155,7 @@ export class ServerConnection {
   send(pieces: readonly Buffer[]): boolean {
     const [first] = pieces;
     let taken = true;
-    if (first !== undefined) taken = this.socket.write(pieces.length === 1 ? first : Buffer.concat(pieces));
+    if (first !== undefined) taken = this.#writer.write(pieces.length === 1 ? first : Buffer.concat(pieces));
     if (this.expected.edits > 0) this.#answers.pump();
     return taken;
   }
