@@ -20,7 +20,7 @@ import type { Migration, MigrationPhase, MigrationProblem } from './model.ts';
 import { publicationName, qualified, slotName, type Truth, targetPlace } from './places.ts';
 import { problemOf } from './problems.ts';
 import { type MigrationSessions, openSessions, rollback } from './sessions.ts';
-import { endMigration, type SwitchOutcome, switchTruth } from './switch.ts';
+import { endMigration, type SwitchOutcome, switchTruth, tellOthers } from './switch.ts';
 import { type SyncSql, syncSql } from './sync-sql.ts';
 import { behind, nextRows, readLoad, restMs, whyRest } from './throttle.ts';
 
@@ -40,6 +40,16 @@ const longestRetryMs = 30_000;
 const verifyEveryMs = 1_000;
 const idleMs = 250;
 const noteEveryMs = 500;
+/** From one round of changes to the next: a round costs about as much for thirty changes as for three. */
+const roundMs = 20;
+/** So many keys are not kept waiting. */
+const manyKeys = 500;
+/**
+ * Behind a cutover beside writers, before anything else is done: those who waited go on, and every session's first statement over what has changed is
+ * planned anew.
+ * With the other direction's first changes, a validation and a look at the catalog beside them, statements took twice as long.
+ */
+const letOthersMs = 200;
 
 export class MigrationRunner {
   readonly #services: RunnerServices;
@@ -48,6 +58,8 @@ export class MigrationRunner {
   #migration: Migration;
   #stopped = false;
   readonly #wakeup = new Wakeup();
+  /** Changes that arrive wait until then; by performance.now(). */
+  #restsUntil = 0;
   /** And the catalog has not been read since: it is not to cut over again by itself. */
   #isReverted = false;
   readonly #ended: Promise<void>;
@@ -151,7 +163,7 @@ export class MigrationRunner {
     return new ChangeFeed(
       { address: upstream, database, slot: slotName(databaseOid, id), publication: publicationName(id) },
       this.#followed(),
-      { arrived: () => this.#wakeup.wake(), lost },
+      { arrived: () => performance.now() >= this.#restsUntil && this.#wakeup.wake(), lost },
     );
   }
 
@@ -212,8 +224,16 @@ export class MigrationRunner {
     this.#services.wake();
   }
 
+  /** Whatever is asked for meanwhile is looked at afterwards, or ends it. */
+  async #rest(ms: number): Promise<void> {
+    this.#restsUntil = performance.now() + ms;
+    this.#wakeup.forget();
+    await this.#wakeup.pause(ms);
+  }
+
   async #step(course: Course): Promise<void> {
     const following = this.#following(course);
+    const began = performance.now();
     const applied = await applyWaiting(following);
     await this.#noteLag(course);
     const { phase, paused, request, options } = this.#migration;
@@ -227,6 +247,7 @@ export class MigrationRunner {
     const verifies = request === 'verify' || (!paused && performance.now() >= course.nextLook);
     if (verifies && (phase === 'ready' || phase === 'cut_over')) return await this.#verify(course, following, request === 'verify');
     if (applied === 0) await this.#wakeup.pause(following.feed.touched.count > 0 ? 2 : idleMs);
+    else if (following.feed.touched.keys < manyKeys) await this.#rest(roundMs - (performance.now() - began));
   }
 
   async #copy(course: Course, following: Following): Promise<void> {
@@ -319,6 +340,9 @@ export class MigrationRunner {
       this.#migration.phase === 'cut_over' && this.#migration.options.reverseWindowMs !== null
         ? Date.now() + this.#migration.options.reverseWindowMs
         : null;
+    if (outcome.keys > 0) await this.#rest(letOthersMs);
+    course.nextLook = performance.now() + verifyEveryMs;
+    await tellOthers(course.sessions);
     wake();
     await this.#validate(course.sessions);
   }

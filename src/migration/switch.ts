@@ -30,7 +30,8 @@ import { aheadSql, aheadViews, lastingViewNames, layoutViews } from './shape-vie
 import { answered, questionsSql, type Step } from './steps.ts';
 
 export type SwitchOutcome =
-  | { readonly done: true; readonly heldMs: number }
+  /** `keys`: how many were written while the locks were waited for. */
+  | { readonly done: true; readonly heldMs: number; readonly keys: number }
   | { readonly done: false; readonly problem: MigrationProblem; readonly blockers: readonly Blocker[] };
 
 /** The attempt is over. It begins anew after a pause. */
@@ -92,7 +93,6 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
       return later('every row has to be compared first: of a TRUNCATE, or a very large transaction');
     }
     const keys = keysOf(taken);
-    if (keys.length > 0) await applyKeys(sessions.work, migration.source.owner.name, sync, sync.applyAnew, keys);
     const [definition, statements] = await found;
     if (left() <= 0) throw new DeadlineError();
     if (definition !== seen) {
@@ -100,7 +100,10 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
       return later('the definition of the table was changed while the locks were waited for');
     }
     watch = watchBlockers(sessions, heldLockMs / 2);
-    const changed = await changeNames(
+    // Sent together: where the keys fail the names fail, too, and nothing commits.
+    const applied = keys.length > 0 ? applyKeys(sessions.work, migration.source.owner.name, sync, sync.applyAnew, keys) : null;
+    applied?.catch(() => undefined);
+    const renamed = changeNames(
       sessions,
       dependents,
       statements,
@@ -124,8 +127,11 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
             heldSql(migration.id, since, keys.length, [filesSet(migration, 'source')]),
           ],
     );
+    renamed.catch(() => undefined);
+    await applied;
+    const changed = await renamed;
     feed.taken(taken);
-    return { done: true, heldMs: changed - locked };
+    return { done: true, heldMs: changed - locked, keys: keys.length };
   } catch (error) {
     await rollback(sessions.work);
     const late = error instanceof DeadlineError || (error instanceof PostgresError && lockCodes.includes(error.code));
@@ -162,7 +168,8 @@ export async function endMigration(sessions: MigrationSessions, migration: Migra
     const changed = await changeNames(sessions, dependents, await answer(sessions, how, steps), [
       phaseSql(migration.id, how === 'finalize' ? 'finished' : 'cancelled', ['ended_at = clock_timestamp()', 'request = NULL']),
     ]);
-    return { done: true, heldMs: changed - locked };
+    await tellOthers(sessions);
+    return { done: true, heldMs: changed - locked, keys: 0 };
   } catch (error) {
     await rollback(sessions.work);
     if (!isLockTimeout(error)) throw error;
@@ -202,6 +209,7 @@ const hungMs = 1_000;
 const limitsSql = (maxHoldMs: number, statementMs: number): string =>
   `SET LOCAL statement_timeout = ${statementMs}; SET LOCAL lock_timeout = ${heldLockMs}; SET LOCAL idle_in_transaction_session_timeout = ${maxHoldMs + hungMs}`;
 
+const settleMs = 10;
 /** How long each try waits, in ms; none waits longer than the user said. */
 const tries = [5, 10, 10, 20, 20, 40, 40, 100, 100, 1000];
 
@@ -220,14 +228,16 @@ async function lockAll(
   let blockers: readonly Blocker[] = [];
   await sessions.holding.prepare(tables);
   await work.query('SAVEPOINT locks');
+  // What was done until here has kept others from the processors: they catch up first, and so the locks are had sooner.
+  await new Promise((resolve) => setTimeout(resolve, settleMs));
   for (const [i, ms] of tries.entries()) {
     const waitMs = Math.min(ms, lockTimeoutMs);
     const order = i % 2 === 0 ? tables : [...tables].reverse();
-    await sessions.holding.begin(waitMs);
+    // One limit for all of them together.
+    const limited = work.query(`SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = ${waitMs}`);
+    await Promise.all([sessions.holding.begin(waitMs), limited]);
     const watch = watchBlockers(sessions, waitMs * 0.6);
     try {
-      // One limit for all of them together.
-      await work.query(`SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = ${waitMs}`);
       const results = await work.query(`${lockSql(order)}; ${limitsSql(maxHoldMs, statementMs)}; SELECT pg_catalog.clock_timestamp()`);
       return { had: true, since: results.at(-1)?.rows[0]?.[0] ?? '' };
     } catch (error) {
@@ -305,8 +315,8 @@ async function dependentsOf(
 }
 
 /**
- * The names change, views of the user that read what has moved are taken along, the phase is written, and all of it commits. The locks are not held
- * while the disk, or a standby, is waited for: whatever commits after it is behind it in the WAL, so a crash cannot leave that without this. When it
+ * The names change, views of the user that read what has moved are taken along, the phase is written, and all of it commits; `tellOthers` is to follow.
+ * The locks are not held while the disk, or a standby, is waited for: whatever commits after it is behind it in the WAL, so a crash cannot leave that without this. When it
  * takes this, too, the request is there again, and is carried out again.
  */
 async function changeNames(
@@ -315,7 +325,7 @@ async function changeNames(
   statements: readonly string[],
   after: readonly string[],
 ): Promise<number> {
-  const changed = work.query(
+  await work.query(
     [
       ...dependents.map(({ detach }) => detach),
       ...statements,
@@ -325,13 +335,14 @@ async function changeNames(
       'COMMIT',
     ].join(';\n'),
   );
-  const safe = work.query("SELECT pg_catalog.pg_notify('millrace', '')");
-  safe.catch(() => undefined);
-  await changed;
   const at = performance.now();
   holding.end(true);
-  await safe;
   return at;
+}
+
+/** Everybody who has read the catalog reads it again; what has changed is on disk before. */
+export async function tellOthers({ work }: MigrationSessions): Promise<void> {
+  await work.query("SELECT pg_catalog.pg_notify('millrace', '')");
 }
 
 class DeadlineError extends Error {}
