@@ -41,6 +41,7 @@ export const faultPoints = [
   'copy.rows-in',
   'copy.piece-noted',
   'copy.piece-committed',
+  'copy.indexed',
   'copy.all-in',
   'copy.finished',
   'copy.held',

@@ -91,7 +91,7 @@ async function createCopy(engine: EngineContext, storage: Storage): Promise<stri
   const [made] = await engine.session.query("SELECT nextval('millrace.object_id')");
   const copy = { id: Number(made?.rows[0]?.[0]), columns: storage.columns, keyAttnums: storage.keyAttnums };
   return [
-    ...createStorage(copy),
+    createStorage(copy),
     createStaging(copy),
     createSpool(copy),
     `INSERT INTO millrace.storage (id, source_id, origin_oid, origin_schema, origin_name, columns, key_attnums, resyncs)

@@ -13,7 +13,9 @@
  * is 'new' from the epoch on in which the stream gets there, and no piece is taken, or let in, in that state.
  * A table without a key is copied in one piece: its rows cannot be told apart, so each change has to be applied exactly once.
  */
+
 import { type Storage, spoolTable, storageColumn, storageTable } from '../catalog/model.ts';
+import { createStorageIndex, dropStorageIndex } from '../catalog/storage-ddl.ts';
 import type { ServerAddress } from '../config.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import type { OriginTable } from '../replication/origin-tables.ts';
@@ -57,10 +59,13 @@ export function afresh({ id }: Pick<Storage, 'id'>): string[] {
     // First: it waits for pieces under way, which hold locks on the tables too.
     `DELETE FROM millrace.copy_chunk WHERE storage_id = ${id}`,
     `TRUNCATE ${storageTable(id)}`,
+    dropStorageIndex(id),
     `TRUNCATE ${spoolTable(id)}`,
     `UPDATE millrace.storage SET state = 'new', rows_copied = 0, bytes_copied = 0, copy_snapshot = NULL, copy_lsn = NULL, merged_to = NULL WHERE id = ${id}`,
   ];
 }
+
+const analyzed = ({ id }: Pick<Storage, 'id'>): string => `ANALYZE ${storageTable(id)}`;
 
 /** Copies a storage in state 'copying', or what is missing of it. Its changes must be going to the spool already. */
 export async function copyStorage(engine: EngineContext, storage: Storage, source: CopySource, signal: AbortSignal): Promise<void> {
@@ -69,9 +74,15 @@ export async function copyStorage(engine: EngineContext, storage: Storage, sourc
   const copy = new TableCopy(engine, storage, source, address, signal);
   try {
     await copy.run();
-  } finally {
+  } catch (error) {
     await copy.close();
+    throw error;
   }
+  // Nobody waits for statistics: a rough idea is there, and what fails here the server makes good by itself.
+  void copy
+    .analyze()
+    .catch(() => undefined)
+    .then(() => copy.close());
 }
 
 class TableCopy {
@@ -86,6 +97,7 @@ class TableCopy {
   readonly #progress: CopyProgress;
   readonly #backlog = new Backlog<Chunk>();
   readonly #open: { close(): Promise<void> }[] = [];
+  #unanalyzed: RawConnection | null = null;
   /** The furthest that a snapshot of it may have seen. */
   #lsn: Lsn = 0n;
 
@@ -126,14 +138,23 @@ class TableCopy {
       for (let i = 0; i < this.#engine.config.copies.sessions; i++) parts.push(this.#workAlone(i === 0 ? upstream : null));
       await this.#together(parts);
     }
-    await Promise.all([planner.flush(), upstream.query(`ANALYZE ${storageTable(this.#storage.id)}`)]);
-    await this.#mendMoves(planner, upstream);
     if (isRehashed(this.#storage) && this.#storage.keyAttnums.length === 0) await this.#rehash(upstream);
+    await Promise.all([planner.flush(), this.#index(upstream)]);
+    reach('copy.indexed');
+    await this.#mendMoves(planner, upstream);
     // Rows without key: columns that the origin has lost meanwhile have to be forgotten first, see goLive.
     if (this.#storage.keyAttnums.length > 0) await this.#catchUp(upstream);
     reach('copy.all-in');
+    // What takes the place of a storage gets triggers when it goes live, and would wait for this.
+    if (this.#storage.supersedes !== null) await upstream.query(analyzed(this.#storage));
+    else this.#unanalyzed = upstream;
     await this.#finished();
     reach('copy.finished');
+  }
+
+  /** Statistics in full, if they are not there yet. Behind `run`. */
+  async analyze(): Promise<void> {
+    await this.#unanalyzed?.query(analyzed(this.#storage));
   }
 
   async close(): Promise<void> {
@@ -332,6 +353,22 @@ class TableCopy {
     await upstream.query(`UPDATE millrace.storage SET copy_snapshot = ${quoteLiteral(taken.text)} WHERE id = ${this.#storage.id}`);
     await Promise.all([reader.end(), upstream.query('COMMIT')]);
     this.#lsn = taken.lsn;
+  }
+
+  /** What finds rows, and a rough idea of them for who reads before the proper one is there. */
+  async #index(upstream: RawConnection): Promise<void> {
+    const { admin, config } = this.#engine;
+    // A large one takes a while: who drops the table meanwhile does not wait for it.
+    const cancel = (): void => void admin.query('SELECT pg_catalog.pg_cancel_backend($1)', [upstream.backendPid]).catch(() => undefined);
+    this.#signal.addEventListener('abort', cancel, { once: true });
+    try {
+      await upstream.query(`SET max_parallel_maintenance_workers = ${config.copies.sessions - 1}`);
+      await upstream.query(createStorageIndex(this.#storage));
+      await upstream.query(`SET default_statistics_target = 10; ${analyzed(this.#storage)}; RESET default_statistics_target`);
+    } finally {
+      this.#signal.removeEventListener('abort', cancel);
+    }
+    this.#signal.throwIfAborted();
   }
 
   /** With the snapshot that it has by now. */

@@ -338,7 +338,7 @@ async function newStorage(
     context,
     session,
     [
-      ...createStorage(shape),
+      createStorage(shape),
       createStaging(shape),
       createSpool(shape),
       `INSERT INTO millrace.storage (id, source_id, origin_oid, origin_schema, origin_name, columns, key_attnums, supersedes, extends, rows_estimate)

@@ -22,6 +22,9 @@ export async function waitsForEngine(session: CallerSession): Promise<boolean> {
   return isWaiting(row?.[0]);
 }
 
+/** Up to this a wait is ended promptly; behind it, a tenth of a second is neither here nor there. */
+const shortWaitMs = 10_000;
+
 /** What a value of millrace.wait means. */
 export const isWaiting = (setting: string | null | undefined): boolean =>
   !['off', 'false', 'no', '0'].includes((setting ?? '').toLowerCase());
@@ -40,7 +43,7 @@ export async function awaitReady(
   let pause = 0.002;
   for (;;) {
     const looked = await look(session, ids, pause);
-    pause = Math.min(pause * 1.5, 0.1);
+    pause = Math.min(pause * 1.5, Date.now() - started < shortWaitMs ? 0.02 : 0.1);
     const failed = looked.find((object) => object.state === 'error');
     if (failed !== undefined) {
       // After the commit every query is a transaction of its own; what undoes the CREATE has to be one.

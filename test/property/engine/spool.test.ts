@@ -5,7 +5,7 @@
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Storage } from '../../../src/catalog/model.ts';
-import { createSpool, createStorage } from '../../../src/catalog/storage-ddl.ts';
+import { createSpool, createStorage, createStorageIndex } from '../../../src/catalog/storage-ddl.ts';
 import { copySettings } from '../../../src/engine/session-settings.ts';
 import { applySpool } from '../../../src/engine/spool.ts';
 import { connectRaw, type RawConnection } from '../../../src/replication/raw-connection.ts';
@@ -46,7 +46,8 @@ const storage: Storage = {
 beforeAll(async () => {
   upstream = await startPostgres({});
   session = await connectRaw(upstream.address, { settings: copySettings });
-  for (const sql of ['CREATE SCHEMA millrace_data', ...createStorage(storage), createSpool(storage)]) await session.query(sql);
+  for (const sql of ['CREATE SCHEMA millrace_data', createStorage(storage), createStorageIndex(storage), createSpool(storage)])
+    await session.query(sql);
 });
 
 afterAll(async () => {
