@@ -5,12 +5,13 @@
 import { ddlPrefix, parseDdlMessage, type Rewriting } from '../replication/ddl-messages.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import type { TableShape } from '../replication/origin-tables.ts';
-import { type ChangeHandler, PgoutputDecoder } from '../replication/pgoutput.ts';
+import { type ChangeHandler, PgoutputDecoder, unixMs } from '../replication/pgoutput.ts';
 import { ConnectionLostError } from '../replication/postgres-error.ts';
 import { type ReplicationStream, startStream } from '../replication/stream.ts';
 import { type Batch, BatchBuilder, type ShapeStep, type Target } from './change-batch.ts';
 import { reach } from './fault-points.ts';
 import type { NewShape } from './follow-shape.ts';
+import { GivingWay } from './giving-way.ts';
 import type { Learned, OriginHistory, OriginVersion } from './origin-history.ts';
 import { RecentXids } from './recent-xids.ts';
 import type { SourceRow } from './source-row.ts';
@@ -54,6 +55,11 @@ export class SourceRunner {
   #wanted = false;
   #inTransaction = false;
   #lastEnd: Lsn;
+  /** What a copy of one of its tables leaves to it. */
+  readonly givingWay = new GivingWay();
+  /** When the first transaction that waits, and the first that was taken, was committed: ms of the origin's clock. */
+  #oldest: number | null = null;
+  #oldestTaken: number | null = null;
   #applied: Lsn;
   #skipTo: Lsn;
   #skipping = false;
@@ -245,6 +251,10 @@ export class SourceRunner {
       this.#sealed = this.#builder.seal(this.#lastEnd);
     const batch = this.#sealed;
     this.#sealed = null;
+    if (batch !== null) {
+      this.#oldestTaken ??= this.#oldest;
+      this.#oldest = null;
+    }
     this.#wanted = batch === null;
     if (batch !== null) {
       this.#outstanding++;
@@ -260,6 +270,8 @@ export class SourceRunner {
   /** Called after the epoch with everything up to `lsn` has committed; `flushed` follows. */
   committed(lsn: Lsn): void {
     if (lsn > this.#applied) this.#applied = lsn;
+    if (this.#oldestTaken !== null) this.givingWay.applied(Date.now() - this.#oldestTaken, performance.now());
+    this.#oldestTaken = null;
     this.#outstanding = 0;
     this.#unflushed = lsn;
   }
@@ -284,6 +296,7 @@ export class SourceRunner {
     if (walEnd <= this.#applied) return;
     this.#lastEnd = walEnd;
     this.#applied = walEnd;
+    this.#oldest = null;
     this.#hooks.idle();
   }
 
@@ -294,8 +307,9 @@ export class SourceRunner {
       this.#afterRow();
     };
     return {
-      begin: (finalLsn, _time, xid) => {
+      begin: (finalLsn, time, xid) => {
         this.#inTransaction = true;
+        this.#oldest ??= unixMs(time);
         this.#commitLsn = finalLsn;
         this.#ordinal = 0;
         // A restart may send again what is in storage already: the slot trails behind what was recorded.

@@ -287,6 +287,7 @@ class TableCopy {
       upstream,
       ...this.#table.copySql(chunk.range),
       signal: this.#signal,
+      rest: (bytes) => this.#source.runner()?.givingWay.rest(bytes, performance.now()) ?? 0,
       onProgress: (rows, bytes) => this.#progress.set(chunk.number, rows, bytes),
     });
     await reader.end();

@@ -7,6 +7,8 @@ import { hashLine } from './row-hash.ts';
 import type { FramesHandler, RawConnection } from './session-contract.ts';
 import type { CopyOptions } from './snapshot.ts';
 
+const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
 const progressBytes = 1024 * 1024;
 const frameHeader = 5;
 /** Hash field and its tab. */
@@ -21,23 +23,30 @@ export async function copyRelay(origin: RawConnection, options: CopyOptions): Pr
   let rows = options.binary === true ? -1 : 0;
   let bytes = 0;
   let reported = 0;
-  let draining = false;
+  /** The origin is not read: until the upstream has taken what it has, or a rest is over. */
+  let paused = false;
+  const pauseFor = (over: Promise<void>): void => {
+    paused = true;
+    origin.pause();
+    void over.then(() => {
+      paused = false;
+      origin.resume();
+    });
+  };
   const onFrames: FramesHandler = (buffer, start, end, count) => {
     // Refused upstream: thrown, it ends the origin session and comes back as the copy's error.
     if (target.error !== undefined) throw target.error;
     rows += count;
-    bytes += end - start - count * frameHeader;
+    const length = end - start - count * frameHeader;
+    bytes += length;
     // The chunk is handed on as it is: the reader allocates a new one for each read.
     const keepGoing = target.writeFrames(
       options.withRowHash === true ? withHashes(buffer, start, end, count) : buffer.subarray(start, end),
     );
-    if (!keepGoing && !draining) {
-      draining = true;
-      origin.pause();
-      void target.drain().then(() => {
-        draining = false;
-        origin.resume();
-      });
+    const restMs = options.rest?.(length) ?? 0;
+    if (!paused) {
+      if (restMs > 0) pauseFor(wait(restMs).then(() => target.drain()));
+      else if (!keepGoing) pauseFor(target.drain());
     }
     if (bytes - reported >= progressBytes) {
       reported = bytes;

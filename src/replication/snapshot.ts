@@ -25,6 +25,8 @@ export interface CopyOptions {
   readonly binary?: boolean;
   /** About once per megabyte, and at the end: totals so far, bytes as received. */
   readonly onProgress?: (rows: number, bytes: number) => void;
+  /** Told the bytes of every run of rows: how long to rest before the next, in ms. */
+  readonly rest?: (bytes: number) => number;
   /** Cuts the origin session and makes the COPY upstream fail; the promise rejects with the signal's reason. */
   readonly signal?: AbortSignal;
 }
