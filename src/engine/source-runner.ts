@@ -296,7 +296,6 @@ export class SourceRunner {
     if (walEnd <= this.#applied) return;
     this.#lastEnd = walEnd;
     this.#applied = walEnd;
-    this.#oldest = null;
     this.#hooks.idle();
   }
 
@@ -333,8 +332,10 @@ export class SourceRunner {
             this.#wanted = false;
             this.#hooks.ready();
           }
-        } else if (this.#builder.empty) this.#keepalive(endLsn);
-        else if (this.#wanted) this.#announce();
+        } else if (this.#builder.empty) {
+          this.#oldest = null;
+          this.#keepalive(endLsn);
+        } else if (this.#wanted) this.#announce();
       },
       origin: () => undefined,
       type: () => undefined,

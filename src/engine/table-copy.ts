@@ -13,7 +13,6 @@
  * is 'new' from the epoch on in which the stream gets there, and no piece is taken, or let in, in that state.
  * A table without a key is copied in one piece: its rows cannot be told apart, so each change has to be applied exactly once.
  */
-
 import { type Storage, spoolTable, storageColumn, storageTable } from '../catalog/model.ts';
 import { createStorageIndex, dropStorageIndex } from '../catalog/storage-ddl.ts';
 import type { ServerAddress } from '../config.ts';

@@ -209,6 +209,7 @@ const hungMs = 1_000;
 const limitsSql = (maxHoldMs: number, statementMs: number): string =>
   `SET LOCAL statement_timeout = ${statementMs}; SET LOCAL lock_timeout = ${heldLockMs}; SET LOCAL idle_in_transaction_session_timeout = ${maxHoldMs + hungMs}`;
 
+/** Before the locks are asked for. */
 const settleMs = 10;
 /** How long each try waits, in ms; none waits longer than the user said. */
 const tries = [5, 10, 10, 20, 20, 40, 40, 100, 100, 1000];
@@ -316,8 +317,8 @@ async function dependentsOf(
 
 /**
  * The names change, views of the user that read what has moved are taken along, the phase is written, and all of it commits; `tellOthers` is to follow.
- * The locks are not held while the disk, or a standby, is waited for: whatever commits after it is behind it in the WAL, so a crash cannot leave that without this. When it
- * takes this, too, the request is there again, and is carried out again.
+ * The locks are not held while the disk, or a standby, is waited for: whatever commits after it is behind it in the WAL, so a crash cannot leave that
+ * without this. When it takes this, too, the request is there again, and is carried out again.
  */
 async function changeNames(
   { work, holding }: MigrationSessions,

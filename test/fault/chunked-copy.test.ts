@@ -126,7 +126,8 @@ test('what becomes of the table amid its pieces: wider types, rows written anew,
 test('of a publication with a row filter the pieces have what it publishes', async () => {
   await makeTable('part');
   // An update by which a row comes into the filter is sent as an insert, without the values stored apart that it has not changed.
-  await admin.query('ALTER TABLE part ALTER big SET STORAGE MAIN; UPDATE part SET big = NULL; ANALYZE part');
+  // Where a row is long, even a short value may be, unless its column keeps it in the row.
+  await admin.query('ALTER TABLE part ALTER big SET STORAGE MAIN, ALTER tags SET STORAGE MAIN; UPDATE part SET big = NULL; ANALYZE part');
   await admin.query('CREATE PUBLICATION filtered FOR TABLE part WHERE (i % 3 <> 0)');
   await extended.run("CREATE SOURCE f FROM POSTGRES CONNECTION c (PUBLICATION 'filtered')");
   const writers = startWriters('part', 2);

@@ -53,7 +53,7 @@ export interface TestMillrace {
 }
 
 /** Starts `millrace serve` and waits for its ready line. Rejects with its output when it ends instead. */
-export async function startMillrace(options: MillraceOptions): Promise<TestMillrace> {
+export async function startMillrace(options: MillraceOptions, tries = 3): Promise<TestMillrace> {
   const { upstream } = options;
   const own = options.dataDir === undefined ? newDataDir() : undefined;
   const dataDir = options.dataDir ?? own ?? '';
@@ -79,6 +79,11 @@ export async function startMillrace(options: MillraceOptions): Promise<TestMillr
   const httpPort = await waitFor(started, /"http":"[^"]*:(\d+)"/);
   if (port === undefined || httpPort === undefined) {
     cleanUp();
+    // Another program has taken the port that was free a moment ago.
+    if (options.port === undefined && tries > 1 && /EADDRINUSE/.test(output())) {
+      await ended;
+      return await startMillrace(options, tries - 1);
+    }
     throw new Error(`Millrace did not start:\n${output()}`);
   }
   const pid = child.pid ?? 0;
