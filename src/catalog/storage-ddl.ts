@@ -47,16 +47,11 @@ export function createStorage(storage: StorageShape): string {
  */
 export function createStorageIndex({ id, keyAttnums }: Pick<Storage, 'id' | 'keyAttnums'>): string {
   const [kind, columns] = keyAttnums.length === 0 ? ['INDEX', 'h'] : ['UNIQUE INDEX', storageKey({ keyAttnums }).join(', ')];
-  return `CREATE ${kind} IF NOT EXISTS ${storageIndex(id).name} ON ${storageTable(id)} (${columns})`;
+  return `CREATE ${kind} IF NOT EXISTS s${id}_key ON ${storageTable(id)} (${columns})`;
 }
 
 /** Of a storage whose rows are about to be copied again. */
-export const dropStorageIndex = (id: number): string => `DROP INDEX IF EXISTS ${storageIndex(id).place}`;
-
-const storageIndex = (id: number): { readonly name: string; readonly place: string } => ({
-  name: `s${id}_key`,
-  place: `${storageTable(id)}_key`,
-});
+export const dropStorageIndex = (id: number): string => `DROP INDEX IF EXISTS ${storageTable(id)}_key`;
 
 /** Staging for changes: seq orders them, op is I, U or D, keep marks (as '1' by column place) values the origin did not send. */
 export function createStaging(storage: StorageShape): string {

@@ -22,6 +22,8 @@ const [fall, growth, idleGrowth] = [0.8, 1.05, 2];
 const forgetting = 0.5;
 /** How quickly the usual follows what is seen, in ms a change. */
 const learning = 0.3;
+/** So long after its last bytes a copy is over; the next knows nothing of it. */
+const overMs = 2_000;
 /** A rest that is shorter is taken together with the next. */
 const shortestRestMs = 2;
 
@@ -51,7 +53,7 @@ export class GivingWay {
     this.#best = this.#best === null ? delayMs : Math.min(delayMs, this.#best + ((now - this.#bestAt) * forgetting) / 1000);
     this.#bestAt = now;
     const excess = delayMs - this.#best;
-    if (now - this.#began > 2 * intervalMs) {
+    if (now - this.#began > overMs) {
       this.#usual = Math.max(0, this.#usual + learning * (excess > this.#usual ? usualShare : usualShare - 1));
       return;
     }
@@ -61,21 +63,27 @@ export class GivingWay {
 
   /** A copy has handed on so many bytes: how long it has to rest before the next, in ms. */
   rest(bytes: number, now: number): number {
+    if (now - this.#began > overMs) this.#begin(now, Number.POSITIVE_INFINITY);
+    else if (now - this.#began >= intervalMs) this.#begin(now, this.#nextRate(now));
     this.#copied += bytes;
-    if (now - this.#began >= intervalMs) this.#settle(now);
     this.#freeAt = Math.max(this.#freeAt, now) + (bytes * 1000) / this.#rate;
     const rest = this.#freeAt - now;
     return rest < shortestRestMs ? 0 : rest;
   }
 
-  #settle(now: number): void {
-    const speed = (this.#copied * 1000) / (now - this.#began);
-    if (this.#changes === 0) this.#rate *= idleGrowth;
-    else if (this.#late <= lateShare * this.#changes) this.#rate *= growth;
-    else this.#rate = Math.max(leastRate, fall * Math.min(this.#rate, speed));
+  #begin(now: number, rate: number): void {
+    this.#rate = rate;
     this.#changes = 0;
     this.#late = 0;
     this.#copied = 0;
     this.#began = now;
+  }
+
+  /** By what the interval has shown. */
+  #nextRate(now: number): number {
+    if (this.#changes === 0) return this.#rate * idleGrowth;
+    if (this.#late <= lateShare * this.#changes) return this.#rate * growth;
+    const speed = (this.#copied * 1000) / (now - this.#began);
+    return Math.max(leastRate, fall * Math.min(this.#rate, speed));
   }
 }

@@ -251,12 +251,10 @@ export class SourceRunner {
       this.#sealed = this.#builder.seal(this.#lastEnd);
     const batch = this.#sealed;
     this.#sealed = null;
+    this.#wanted = batch === null;
     if (batch !== null) {
       this.#oldestTaken ??= this.#oldest;
       this.#oldest = null;
-    }
-    this.#wanted = batch === null;
-    if (batch !== null) {
       this.#outstanding++;
       if (batch.endLsn !== null) this.#partial = false;
     }

@@ -13,6 +13,7 @@
  * is 'new' from the epoch on in which the stream gets there, and no piece is taken, or let in, in that state.
  * A table without a key is copied in one piece: its rows cannot be told apart, so each change has to be applied exactly once.
  */
+import { setTimeout as wait } from 'node:timers/promises';
 import { type Storage, spoolTable, storageColumn, storageTable } from '../catalog/model.ts';
 import { createStorageIndex, dropStorageIndex } from '../catalog/storage-ddl.ts';
 import type { ServerAddress } from '../config.ts';
@@ -46,8 +47,6 @@ const [fewestRows, mostRows] = [100, 1_000_000];
 const askedKeys = 500;
 /** Nothing else is to be learnt from a piece than its rows: read by the key's index, by one process. */
 const chunkSettings = { enable_seqscan: 'off', max_parallel_workers_per_gather: '0', jit: 'off' };
-
-const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Whether a copy that was cut short can go on from the pieces that are in. */
 export const isResumable = (storage: Storage): boolean => storage.state === 'copying' && storage.copySnapshot !== null;

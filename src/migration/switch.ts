@@ -3,6 +3,7 @@
  * Invariant: it happens in one transaction that holds ACCESS EXCLUSIVE locks on everything involved, after the follower has been brought to the very
  * state in which the locks found the truth. Whatever takes longer than it may is rolled back, and nobody sees anything of it.
  */
+import { setTimeout as wait } from 'node:timers/promises';
 import { PostgresError } from '../replication/postgres-error.ts';
 import { type Blocker, noWatch, watchBlockers } from './blockers.ts';
 import { heldSql, phaseSql, requestEnds, windowSql } from './catalog.ts';
@@ -230,7 +231,7 @@ async function lockAll(
   await sessions.holding.prepare(tables);
   await work.query('SAVEPOINT locks');
   // What was done until here has kept others from the processors: they catch up first, and so the locks are had sooner.
-  await new Promise((resolve) => setTimeout(resolve, settleMs));
+  await wait(settleMs);
   for (const [i, ms] of tries.entries()) {
     const waitMs = Math.min(ms, lockTimeoutMs);
     const order = i % 2 === 0 ? tables : [...tables].reverse();
@@ -248,7 +249,7 @@ async function lockAll(
       if (found.length > 0) blockers = found;
       await work.query('ROLLBACK TO locks');
       sessions.holding.end(false);
-      await new Promise((resolve) => setTimeout(resolve, 5 + Math.random() * 20));
+      await wait(5 + Math.random() * 20);
     } finally {
       watch.end();
     }

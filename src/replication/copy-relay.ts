@@ -2,12 +2,11 @@
  * Moves one COPY from an origin session to an upstream session.
  * Invariant: memory is bounded by the sockets' buffers: the origin is not read while the upstream has not taken what was read.
  */
+import { setTimeout as wait } from 'node:timers/promises';
 import { writeHash } from './copy-rows.ts';
 import { hashLine } from './row-hash.ts';
 import type { FramesHandler, RawConnection } from './session-contract.ts';
 import type { CopyOptions } from './snapshot.ts';
-
-const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 const progressBytes = 1024 * 1024;
 const frameHeader = 5;

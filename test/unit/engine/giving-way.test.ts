@@ -75,4 +75,12 @@ describe('a copy and the changes beside it', () => {
     copyFor(way, now, 3_000, null);
     expect(way.rate).toBeGreaterThan(1000 * fullSpeed);
   });
+
+  it('begins fast again when an earlier copy, which had to be slow, is long over', () => {
+    const way = new GivingWay();
+    const now = copyFor(way, quietFor(way, 0, 1_000), 10_000, () => 500);
+    expect(way.rate).toBe(4_000_000);
+    expect(way.rest(piece, quietFor(way, now, 60_000))).toBe(0);
+    expect(way.rate).toBe(Number.POSITIVE_INFINITY);
+  });
 });

@@ -45,6 +45,20 @@ function numbered(from: number, count: number): Buffer {
   return bytes;
 }
 
+/** Pieces numbered on and on. */
+function numbers(): { next(count: number): Buffer; readonly sent: number } {
+  let sent = 0;
+  return {
+    next(count) {
+      sent += count;
+      return numbered(sent - count, count);
+    },
+    get sent() {
+      return sent;
+    },
+  };
+}
+
 const intact = (bytes: Buffer): boolean => bytes.equals(numbered(0, bytes.length / 4));
 
 describe('writing past the stream', () => {
@@ -57,17 +71,12 @@ describe('writing past the stream', () => {
 
   it('tells when a peer does not read, and goes on when it does', async () => {
     const { peer, writer, far } = await pair();
-    let sent = 0;
-    const write = (count: number): boolean => {
-      const more = writer.write(numbered(sent, count));
-      sent += count;
-      return more;
-    };
-    while (write(10_000));
+    const pieces = numbers();
+    while (writer.write(pieces.next(10_000)));
     expect(writer.pending).toBeGreaterThan(0);
     expect(writer.isFull).toBe(true);
     // One that does not listen is not forgotten either.
-    write(10_000);
+    writer.write(pieces.next(10_000));
     const pending = writer.pending;
     await sleep(50);
     expect(writer.pending).toBe(pending);
@@ -76,46 +85,37 @@ describe('writing past the stream', () => {
     await drained;
     expect(writer.pending).toBe(0);
     expect(writer.isFull).toBe(false);
-    write(3);
+    writer.write(pieces.next(3));
     peer.socket.end();
     const bytes = await all;
-    expect(bytes.length).toBe(4 * sent);
+    expect(bytes.length).toBe(4 * pieces.sent);
     expect(intact(bytes)).toBe(true);
   });
 
   it('comes behind what the stream still has', async () => {
     const { peer, writer, far } = await pair();
-    let sent = 0;
-    while (peer.socket.writableLength === 0) {
-      peer.socket.write(numbered(sent, 10_000));
-      sent += 10_000;
-    }
-    peer.socket.write(numbered(sent, 10_000));
-    sent += 10_000;
+    const pieces = numbers();
+    while (peer.socket.writableLength === 0) peer.socket.write(pieces.next(10_000));
+    peer.socket.write(pieces.next(10_000));
     expect(writer.pending).toBe(peer.socket.writableLength);
-    writer.write(numbered(sent, 5));
-    sent += 5;
+    writer.write(pieces.next(5));
     const all = received(far);
     while (writer.pending > 0) await sleep(1);
-    writer.write(numbered(sent, 5));
-    sent += 5;
-    peer.socket.end(numbered(sent, 1));
-    sent += 1;
+    writer.write(pieces.next(5));
+    peer.socket.end(pieces.next(1));
     const bytes = await all;
-    expect(bytes.length).toBe(4 * sent);
+    expect(bytes.length).toBe(4 * pieces.sent);
     expect(intact(bytes)).toBe(true);
   });
 
   it('delivers last words behind what was not taken yet', async () => {
     const { peer, writer, far } = await pair();
-    let sent = 0;
-    do {
-      writer.write(numbered(sent, 50_000));
-      sent += 50_000;
-    } while (writer.pending === 0);
-    peer.socket.end(numbered(sent, 1));
+    const pieces = numbers();
+    do writer.write(pieces.next(50_000));
+    while (writer.pending === 0);
+    peer.socket.end(pieces.next(1));
     const bytes = await received(far);
-    expect(bytes.length).toBe(4 * (sent + 1));
+    expect(bytes.length).toBe(4 * pieces.sent);
     expect(intact(bytes)).toBe(true);
   });
 
