@@ -66,9 +66,10 @@ class HandleWriter implements SocketWriter {
   }
 
   write(bytes: Buffer): boolean {
+    // Said to nobody. A handle that is closed has nothing beneath it, and answers not even an error.
+    if (this.#socket.destroyed) return true;
     if (!this.#direct && !this.#goDirect()) return this.#socket.write(bytes);
     const request = this.#spare;
-    // To a socket that is closed or ended: an error as from the stream.
     const status = this.#handle.writeBuffer(request, bytes);
     if (status !== 0) {
       this.#socket.destroy(writeError(status));

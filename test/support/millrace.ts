@@ -118,6 +118,9 @@ export async function startMillrace(options: MillraceOptions, tries = 3): Promis
     async stop() {
       const status = await halt();
       cleanUp();
+      // A crash; those that a test has killed end by a signal. Clients that connect again would hide it.
+      const crash = /[^{}]*\{[^{}]*worker \d+ ended unexpectedly \(exit code[^{}]*\}/.exec(output());
+      if (crash !== null) throw new Error(`a worker has crashed: ${crash[0]}`);
       return status;
     },
     halt,

@@ -131,6 +131,17 @@ describe('writing past the stream', () => {
     expect(peer.socket.destroyed).toBe(true);
   });
 
+  it('says nothing to a peer whose connection is over, and does not throw (a worker ended when its upstream was killed)', async () => {
+    const { peer, writer } = await pair();
+    writer.write(numbered(0, 1));
+    peer.socket.destroy();
+    expect(writer.write(numbered(0, 1))).toBe(true);
+    await once(peer.socket, 'close');
+    await sleep(10);
+    expect(writer.write(numbered(0, 1))).toBe(true);
+    expect(writer.isFull).toBe(false);
+  });
+
   it('hands on what was read in order, whatever memory it was read into', async () => {
     const { peer, far } = await pair();
     const pieces: Buffer[] = [];
