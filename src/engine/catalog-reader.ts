@@ -27,9 +27,10 @@ import type { SourceRow } from './source-row.ts';
 
 const catalogSql = `
 SELECT jsonb_build_object(
+  'strayGrants', EXISTS (SELECT FROM millrace.stray_grants()),
   'sources', (SELECT coalesce(jsonb_agg(jsonb_build_object(
                  'id', s.id, 'name', coalesce(millrace.qualified_name(s.facade), 'source ' || s.id), 'publication', s.publication, 'slot', s.slot,
-                 'status', s.status, 'system', s.system_identifier, 'timeline', s.timeline, 'lsn', p.lsn,
+                 'status', s.status, 'system', s.system_identifier, 'timeline', s.timeline,
                  'autoResync', s.auto_resync, 'resyncRequested', s.resync_requested,
                  'there', EXISTS (SELECT FROM pg_class c WHERE c.oid = s.facade),
                  'options', coalesce(c.options, s.details -> 'options', '{}'),
@@ -38,8 +39,7 @@ SELECT jsonb_build_object(
                                        WHERE x.id::text IN (SELECT o.value ->> 'secret' FROM jsonb_each(c.options) o)),
                                      s.details -> 'secrets', '{}'))), '[]')
                 FROM millrace.source s
-                LEFT JOIN millrace.connection c ON c.id = s.connection_id
-                LEFT JOIN millrace.source_progress p ON p.source_id = s.id),
+                LEFT JOIN millrace.connection c ON c.id = s.connection_id),
   'storages', (SELECT coalesce(jsonb_agg(jsonb_build_object(
                  'id', s.id, 'sourceId', s.source_id, 'originOid', s.origin_oid::bigint, 'originSchema', s.origin_schema, 'originName', s.origin_name,
                  'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state, 'supersedes', s.supersedes, 'extends', s.extends, 'mergedTo', s.merged_to, 'resyncs', s.resyncs, 'stale', s.stale,
@@ -112,7 +112,6 @@ interface RawSource {
   timeline: number | null;
   autoResync: boolean;
   resyncRequested: boolean;
-  lsn: string | null;
   there: boolean;
   options: ConnectionOptions;
   secrets: SealedSecrets;
@@ -206,9 +205,14 @@ export interface ReadCatalog extends CatalogState {
   /** Base tables that no view reads any more. */
   readonly unusedBases: readonly BaseTable[];
   readonly migrations: readonly Migration[];
+  /** Owners of facades have changed: gates are to be read by others. */
+  readonly strayGrants: boolean;
+  /** Of all that was read: another catalog has another digest. */
+  readonly digest: string;
 }
 
 interface RawCatalog {
+  strayGrants: boolean;
   outboxes: number[];
   upsertOutboxes: number[];
   sinks: SinkState[];
@@ -223,6 +227,7 @@ interface RawCatalog {
 }
 
 const emptyCatalog: RawCatalog = {
+  strayGrants: false,
   outboxes: [],
   upsertOutboxes: [],
   sinks: [],
@@ -237,8 +242,10 @@ const emptyCatalog: RawCatalog = {
 };
 
 export async function readCatalog(admin: Client, secretKey: string): Promise<ReadCatalog> {
-  const result = await admin.query<{ catalog: RawCatalog }>(catalogSql);
-  const raw = result.rows[0]?.catalog ?? emptyCatalog;
+  const result = await admin.query<{ catalog: RawCatalog; digest: string }>(
+    `SELECT c.catalog, md5(c.catalog::text) AS digest FROM (${catalogSql}) c`,
+  );
+  const { catalog: raw, digest } = result.rows[0] ?? { catalog: emptyCatalog, digest: '' };
   const captured = new Set<number>();
   for (const row of [...raw.storages, ...raw.relations]) if (row.captured) captured.add(row.id);
 
@@ -297,10 +304,34 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
     sinks: new Map(raw.sinks.filter(({ status }) => status !== 'dropped').map((sink) => [sink.id, sink])),
     subscriptions: new Map(raw.subscriptions.map((subscription) => [subscription.id, subscription])),
     migrations: raw.migrations,
+    strayGrants: raw.strayGrants,
+    digest,
     goneSinks: raw.sinks.filter(({ status }) => status === 'dropped'),
     gone,
     undefinedViews,
   };
+}
+
+/** What `digest` would be if the catalog were read now: a hundredth of the answer, and nothing to parse. */
+export async function catalogDigest(admin: Client): Promise<string> {
+  const result = await admin.query<{ digest: string }>(`SELECT md5(c.catalog::text) AS digest FROM (${catalogSql}) c`);
+  return result.rows[0]?.digest ?? '';
+}
+
+/** Nothing of it waits for anything: as long as it stays as it is there is nothing to do. Stream tables are due by the time. */
+export function isSettled(catalog: ReadCatalog): boolean {
+  const { storages, tables, views, sinks, bases, streams } = catalog;
+  const cleared = [catalog.gone, catalog.undefinedViews, catalog.goneSources, catalog.goneSinks, catalog.unusedBases];
+  const shown = new Set([...tables.values()].map(({ storageId }) => storageId));
+  return (
+    cleared.every(({ length }) => length === 0) &&
+    !catalog.strayGrants &&
+    bases.size === 0 &&
+    streams.size === 0 &&
+    [...storages.values()].every(({ id, state, extends: other }) => state === 'live' && other === null && shown.has(id)) &&
+    [...tables.values(), ...views.values()].every(({ state }) => state === 'ready') &&
+    [...sinks.values()].every(({ versions }) => versions.length === 1)
+  );
 }
 
 /** What a view reads comes before it. */
@@ -342,7 +373,6 @@ function sourceRow(row: RawSource, secretKey: string): SourceRow {
     timeline: row.timeline,
     autoResync: row.autoResync,
     resyncRequested: row.resyncRequested,
-    lsn: row.lsn === null ? null : parseLsn(row.lsn),
     addressKey: JSON.stringify([row.options, row.secrets]),
     address,
     addressProblem,

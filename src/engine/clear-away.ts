@@ -17,7 +17,7 @@ import { suspendNow } from './streams/recovery.ts';
 /** Relations that were dropped. True when some were cleared away. */
 export async function clearRelations(engine: EngineContext, catalog: ReadCatalog): Promise<boolean> {
   let cleared = false;
-  await briefTransaction(engine, ['SELECT millrace.follow_owners()'], 'grants of gates');
+  if (catalog.strayGrants) await briefTransaction(engine, ['SELECT millrace.follow_owners()'], 'grants of gates');
   for (const relation of catalog.gone) {
     const statements = [
       // Triggers first: a write meanwhile would find no storage.

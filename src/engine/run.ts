@@ -16,7 +16,7 @@ import { Wakeup } from '../wakeup.ts';
 import { BaseCapture } from './base/capture.ts';
 import { ChangeLogs } from './base/change-logs.ts';
 import { BaseWatch } from './base/watch.ts';
-import { type ReadCatalog, readCatalog } from './catalog-reader.ts';
+import { catalogDigest, isSettled, type ReadCatalog, readCatalog } from './catalog-reader.ts';
 import type { Batch } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
 import { Cutovers } from './cutover.ts';
@@ -52,6 +52,7 @@ const watchEveryMs = 1000;
 /** How often tables that are captured by triggers are looked at. */
 const lookEveryMs = 250;
 const tidyEveryMs = 30_000;
+const lookAgainEveryMs = 3_000;
 /** Time goes on for those who subscribe, also when nothing changes. */
 const tickEveryMs = 500;
 
@@ -231,6 +232,20 @@ class EngineLoop {
     await cutovers.recover();
     await reconciler.recover();
     reach('leader.recovered');
+    const follow = (): void => {
+      reconciler.run(catalog);
+      cutovers.run();
+      subscriptions.run();
+      sinks.follow();
+      migrations.follow(catalog.migrations);
+    };
+    // NOTIFY is lost when the upstream restarts between two sessions; facades dropped outside Millrace never notify.
+    // Where it can be, that is looked for beside the epochs: to read it all takes as long as ten of them.
+    const look = async (): Promise<void> => {
+      if (isSettled(catalog) && (await catalogDigest(this.#admin)) === catalog.digest) follow();
+      else engine.wake();
+    };
+    this.#timers.push(setInterval(() => void look().catch(fail), lookAgainEveryMs));
     this.#startTimers(engine, sources, capture, refreshes);
     this.#timers.push(setInterval(() => subscriptions.tick(), tickEveryMs));
     this.#hooks.ready();
@@ -245,11 +260,7 @@ class EngineLoop {
         await reload();
         await reconciler.clear(catalog);
         if (await cutovers.clear(catalog.goneSinks)) await reload();
-        reconciler.run(catalog);
-        cutovers.run();
-        subscriptions.run();
-        sinks.follow();
-        migrations.follow(catalog.migrations);
+        follow();
       }
       for (const task of this.#tasks.splice(0)) await task();
       await this.#failBroken(reconciler);
@@ -311,8 +322,6 @@ class EngineLoop {
       setInterval(() => {
         void refreshes.tidy().catch((error: unknown) => engine.fail(error));
       }, tidyEveryMs),
-      // NOTIFY is lost when the upstream restarts between two sessions; facades dropped outside Millrace never notify.
-      setInterval(() => engine.wake(), 3000),
     );
   }
 

@@ -1,6 +1,5 @@
 /** A source as the catalog has it. */
 import type { ServerAddress } from '../config.ts';
-import type { Lsn } from '../replication/lsn.ts';
 
 export interface SourceRow {
   readonly id: number;
@@ -14,8 +13,6 @@ export interface SourceRow {
   /** What the stream has lost is made good without being asked. */
   readonly autoResync: boolean;
   readonly resyncRequested: boolean;
-  /** End of the last commit in storage; null before the slot exists. */
-  readonly lsn: Lsn | null;
   /** Changes whenever the connection or one of its secrets does. */
   readonly addressKey: string;
   /** Null when it cannot be opened (see addressProblem). */

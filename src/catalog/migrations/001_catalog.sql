@@ -353,28 +353,32 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Gates follow the owners of their facades (ALTER .. OWNER TO, REASSIGN OWNED): a facade reads its gate as its owner.
+CREATE FUNCTION millrace.stray_grants() RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH gates AS (
+        SELECT g.oid, g.relowner AS keeper, g.relacl, f.relowner AS owner
+          FROM (SELECT r.gate, r.facade FROM millrace.relation r UNION ALL SELECT s.gate, s.facade FROM millrace.source s) x
+          JOIN pg_class g ON g.oid = x.gate
+          JOIN pg_class f ON f.oid = x.facade
+    ), granted AS (
+        SELECT g.oid, a.grantee FROM gates g, aclexplode(g.relacl) a
+    )
+    SELECT format('GRANT SELECT ON %s TO %I', g.oid::regclass, pg_get_userbyid(g.owner))
+      FROM gates g
+     WHERE g.owner <> g.keeper AND NOT EXISTS (SELECT FROM granted a WHERE a.oid = g.oid AND a.grantee = g.owner)
+    UNION ALL
+    SELECT DISTINCT format('REVOKE ALL ON %s FROM %I', g.oid::regclass, pg_get_userbyid(a.grantee))
+      FROM gates g JOIN granted a USING (oid)
+     WHERE a.grantee NOT IN (g.owner, g.keeper, 0)
+$$;
+REVOKE EXECUTE ON FUNCTION millrace.stray_grants() FROM PUBLIC;
+
 CREATE FUNCTION millrace.follow_owners() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     change text;
 BEGIN
-    FOR change IN
-        WITH gates AS (
-            SELECT g.oid, g.relowner AS keeper, g.relacl, f.relowner AS owner
-              FROM (SELECT r.gate, r.facade FROM millrace.relation r UNION ALL SELECT s.gate, s.facade FROM millrace.source s) x
-              JOIN pg_class g ON g.oid = x.gate
-              JOIN pg_class f ON f.oid = x.facade
-        ), granted AS (
-            SELECT g.oid, a.grantee FROM gates g, aclexplode(g.relacl) a
-        )
-        SELECT format('GRANT SELECT ON %s TO %I', g.oid::regclass, pg_get_userbyid(g.owner))
-          FROM gates g
-         WHERE g.owner <> g.keeper AND NOT EXISTS (SELECT FROM granted a WHERE a.oid = g.oid AND a.grantee = g.owner)
-        UNION ALL
-        SELECT DISTINCT format('REVOKE ALL ON %s FROM %I', g.oid::regclass, pg_get_userbyid(a.grantee))
-          FROM gates g JOIN granted a USING (oid)
-         WHERE a.grantee NOT IN (g.owner, g.keeper, 0)
-    LOOP
+    FOR change IN SELECT g FROM millrace.stray_grants() g LOOP
         EXECUTE change;
     END LOOP;
 END $$;
