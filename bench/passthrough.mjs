@@ -42,8 +42,22 @@ async function main() {
   }
   if (wanted('connect')) {
     const medians = await peers.interleaved(contenders, rounds, { clients: 8, seconds, args: ['-S', '-C'] });
-    console.log(peers.tableRow('-S -C (a connection each)', 8, medians));
+    console.log(peers.tableRow('-S -C (a server connection each)', 8, medians));
+    await peers.cleanUp();
+    await pooledSessions();
   }
+}
+
+/** Both authenticate clients and use server connections again for others, behind DISCARD ALL. */
+async function pooledSessions() {
+  const server = await peers.startServer();
+  const settings = { auth_type: 'scram-sha-256', pool_mode: 'session', default_pool_size: 20, server_reset_query: 'DISCARD ALL' };
+  const contenders = [{ name: 'direct', port: server.port, pid: null }];
+  const pgbouncer = await peers.startPgBouncer(server.port, settings);
+  if (pgbouncer !== null) contenders.push(pgbouncer);
+  contenders.push(await peers.startMillrace(server.port, settings));
+  const medians = await peers.interleaved(contenders, rounds, { clients: 8, seconds, args: ['-S', '-C'] });
+  console.log(peers.tableRow('-S -C (pooled sessions)', 8, medians));
 }
 
 try {

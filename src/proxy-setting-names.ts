@@ -10,13 +10,15 @@ type NumberKey = KeysOf<number>;
 export type Setting = { readonly name: string } & (
   | { readonly kind: 'count'; readonly key: NumberKey; readonly least: number }
   | { readonly kind: 'seconds'; readonly key: NumberKey }
-  | { readonly kind: 'choice'; readonly key: 'poolMode' | 'authType'; readonly choices: readonly string[] }
+  | { readonly kind: 'choice'; readonly key: 'poolMode' | 'authType' | 'serverResetQuery'; readonly choices: readonly string[] }
   | { readonly kind: 'names'; readonly key: 'adminUsers' | 'statsUsers' }
   | { readonly kind: 'text'; readonly key: 'authQuery' | 'adminDatabase' }
 );
 
 export const poolModes = ['session', 'transaction', 'statement'] as const;
 export const authTypes = ['scram-sha-256', 'md5', 'plain', 'trust', 'cert'] as const;
+/** What leaves nothing behind; empty: a server connection ends with its session. */
+export const resetQueries = ['', 'DISCARD ALL'] as const;
 export const tlsModes = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full'] as const;
 
 const camel = (name: string): string => name.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
@@ -50,6 +52,7 @@ export const settings: readonly Setting[] = [
   seconds('server_idle_timeout'),
   seconds('server_lifetime'),
   seconds('server_login_retry'),
+  { name: 'server_reset_query', kind: 'choice', key: 'serverResetQuery', choices: resetQueries },
   { name: 'stats_users', kind: 'names', key: 'statsUsers' },
   seconds('transaction_timeout'),
 ];
@@ -104,7 +107,7 @@ export const foreignSettings: ReadonlySet<string> = new Set(
   client_tls13_ciphers client_tls_ciphers client_tls_dheparams client_tls_ecdhcurve client_tls_protocols conffile disable_pqexec
   dns_max_ttl dns_nxdomain_ttl dns_zone_check_period ignore_startup_parameters job_name listen_backlog log_connections
   log_disconnections log_pooler_errors log_stats logfile max_packet_size peer_id pidfile pkt_buf query_wait_notify resolv_conf
-  sbuf_loopcnt scram_iterations server_check_delay server_check_query server_fast_close server_reset_query
+  sbuf_loopcnt scram_iterations server_check_delay server_check_query server_fast_close
   server_reset_query_always server_round_robin server_tls13_ciphers server_tls_ca_file server_tls_cert_file server_tls_ciphers
   server_tls_key_file server_tls_protocols server_tls_sslmode service_name so_reuseport stats_period suspend_timeout syslog
   syslog_facility syslog_ident tcp_defer_accept tcp_keepalive tcp_keepcnt tcp_keepidle tcp_keepintvl tcp_socket_buffer
@@ -135,7 +138,7 @@ export function parseSeconds(text: string): number {
 
 export function parseChoice<T extends string>(text: string, choices: readonly T[]): T {
   const found = choices.find((choice) => choice === text);
-  if (found === undefined) throw new Error(`allowed are ${choices.join(', ')}`);
+  if (found === undefined) throw new Error(`allowed are ${choices.map((choice) => (choice === '' ? 'nothing' : choice)).join(', ')}`);
   return found;
 }
 

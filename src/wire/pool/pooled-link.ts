@@ -1,7 +1,7 @@
 /**
  * The turns a client gets of a pool's server connections.
  * Invariant: a client has a server from its first byte of a transaction to the ReadyForQuery that ends it, and longer only while it keeps
- * state there; whatever server it gets has the client's settings and prepared statements.
+ * state there or its turn is a whole session; whatever server it gets has the client's settings and prepared statements.
  */
 import type { Socket } from 'node:net';
 import type { ErrorFields } from '../../errors.ts';
@@ -56,6 +56,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   /** The server has not been told of all settings yet. */
   #unsettled = false;
   readonly #pool: Lender;
+  readonly #turn: 'transaction' | 'session';
   readonly #rewriter: RequestRewriter;
   readonly #forget: () => void;
   #handlers: LinkHandlers | null = null;
@@ -66,9 +67,11 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   #ended = false;
   #closed = false;
 
-  /** `forget` is called when the client is gone. */
-  constructor(pool: Lender, settings: Settings, forget: () => void) {
+  /** `turn`: how long the client keeps a server at least. `forget` is called when the client is gone. */
+  constructor(pool: Lender, settings: Settings, turn: 'transaction' | 'session', forget: () => void) {
     this.#pool = pool;
+    this.#turn = turn;
+    if (turn === 'session') this.pinned = 'session';
     this.#forget = forget;
     this.settings = settings;
     this.#startSettings = settings;
@@ -217,7 +220,7 @@ export class PooledLink implements UpstreamLink, Borrower, Waiter {
   forgotten(tag: 'DISCARD ALL' | 'DEALLOCATE ALL'): void {
     this.statements.named.clear();
     // What was sent behind it may leave something again.
-    if (tag === 'DISCARD ALL' && this.#server?.expected.isLast === true) this.pinned = '';
+    if (tag === 'DISCARD ALL' && this.#turn === 'transaction' && this.#server?.expected.isLast === true) this.pinned = '';
   }
 
   answered(): void {

@@ -66,6 +66,11 @@ export class Pools {
     return own(settings.perUser, user)?.poolMode ?? own(settings.perDatabase, database)?.poolMode ?? settings.poolMode;
   }
 
+  /** Whether a client has a server connection that ends with it, and that authenticates it. */
+  hasOwnServer(database: string, user: string): boolean {
+    return this.settings.serverResetQuery === '' && this.modeOf(database, user) === 'session';
+  }
+
   /** The pool; `fixed` are the startup parameters that only a connection of its own can have. `open` logs in with them. */
   poolFor(database: string, user: string, fixed: readonly (readonly [string, string])[], open: PoolPort['open']): Pool {
     const key = JSON.stringify([database, user, fixed]);

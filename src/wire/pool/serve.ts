@@ -1,5 +1,5 @@
 /**
- * Clients of transaction and statement mode, from the startup packet to their first ReadyForQuery.
+ * Clients of pools, from the startup packet to their first ReadyForQuery.
  * Invariant: a client that reaches a server connection has proved who it is, and the connection was opened in its name; what it set in its
  * startup packet holds for all its statements.
  */
@@ -53,7 +53,8 @@ export async function servePooled(
   }
   if (arrival.isGone()) return;
   const { pid, key } = pools.newKey(agreed >= latestProtocol);
-  const link = new PooledLink(pool, settings, () => pools.remove(pid));
+  const turn = pools.modeOf(database, user) === 'session' ? 'session' : 'transaction';
+  const link = new PooledLink(pool, settings, turn, () => pools.remove(pid));
   const session = arrival.handOver(link, arrival.identity);
   pools.add({ id: String(pid), link, pool, pid, key, session });
   const reported = new Map([...(pool.parameters ?? []), ...settings.values]);

@@ -4,7 +4,10 @@
  * Loaded by ../../proxy-settings.ts; nothing here does IO. Plain data: it travels to the workers as a message.
  */
 
-/** session: a client has a server connection of its own, and the server itself authenticates it. The others as in PgBouncer. */
+/**
+ * session: a client has a server connection of its own, and the server itself authenticates it; with a `serverResetQuery` it has one
+ * of the pool for as long as it stays. The others as in PgBouncer.
+ */
 export type PoolMode = 'session' | 'transaction' | 'statement';
 
 /** How Millrace authenticates clients of a pool. In session mode the upstream does. */
@@ -68,6 +71,8 @@ export interface ProxySettings {
   readonly serverLifetime: number;
   readonly serverConnectTimeout: number;
   readonly serverLoginRetry: number;
+  /** Makes a server connection of session mode fit for the next client; empty: it ends with its client. */
+  readonly serverResetQuery: '' | 'DISCARD ALL';
   /** Prepared statements kept on a server connection; 0: named prepared statements pin the client. */
   readonly maxPreparedStatements: number;
   readonly authType: AuthType;
@@ -112,6 +117,7 @@ export const defaultProxySettings: ProxySettings = {
   serverLifetime: 3_600_000,
   serverConnectTimeout: 15_000,
   serverLoginRetry: 15_000,
+  serverResetQuery: '',
   maxPreparedStatements: 200,
   authType: 'scram-sha-256',
   users: {},
