@@ -26,7 +26,6 @@ export interface ServerAddress {
 
 /** A proxy worker: the data path. */
 export interface WorkerConfig {
-  readonly listen: { readonly host: string; readonly port: number };
   readonly upstream: ServerAddress;
   /** 32 bytes, hex. Encrypts secrets at rest. */
   readonly secretKey: string;
@@ -55,9 +54,11 @@ export interface CopySettings {
 
 /** Messages from children to the main process. */
 export type ChildMessage =
-  /** The child listens and wants its configuration: what is sent to a cluster worker before that is lost. */
+  /** The child listens to messages and wants its configuration. */
   | { readonly type: 'hello' }
   | { readonly type: 'ready' }
+  /** A worker has taken the connection that it was handed last. */
+  | { readonly type: 'taken' }
   | { readonly type: 'catalog-installed'; readonly database: string }
   /** Prometheus samples: name -> value, with labels in the name as in the text format. Sent about every second. */
   | { readonly type: 'metrics'; readonly values: Readonly<Record<string, number>> }
@@ -77,6 +78,8 @@ export type ParentMessage =
   | { readonly type: 'config'; readonly config: WorkerConfig | EngineConfig }
   /** Finish and end. */
   | { readonly type: 'drain' }
+  /** To a worker, and with it the connection of a client; answered by `taken`. */
+  | { readonly type: 'connection' }
   /** To a worker: take no more clients. Those it has may stay until they leave, or until their transactions end. */
   | { readonly type: 'close-door'; readonly until: 'clients' | 'transactions' }
   | WorkerQuestion

@@ -1,8 +1,9 @@
 /**
- * A worker's side of the talk about the admin console.
+ * A worker's side of the talk about connections and the admin console.
  * Invariant: each question of the main process gets one answer, and each request of a console too, unless the main process is gone (then
  * so is this one).
  */
+import type { Socket } from 'node:net';
 import type { ParentMessage } from '../config.ts';
 import type { AdminAnswer, AdminPort } from '../wire/admin/messages.ts';
 import type { Worker } from '../wire/worker.ts';
@@ -17,8 +18,12 @@ export function createAdminLink(): AdminLink {
   const waiting = new Map<number, (answer: AdminAnswer) => void>();
   let lastId = 0;
   let worker: Worker | undefined;
-  process.on('message', (message: ParentMessage) => {
+  process.on('message', (message: ParentMessage, connection?: Socket) => {
     switch (message.type) {
+      case 'connection':
+        tell({ type: 'taken' });
+        if (connection !== undefined) worker?.take(connection);
+        break;
       case 'answer':
         waiting.get(message.id)?.(message.answer);
         waiting.delete(message.id);

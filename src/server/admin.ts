@@ -23,6 +23,8 @@ export interface AdminContext {
   /** Addresses and the like, for SHOW CONFIG. */
   readonly places: Readonly<Record<string, string>>;
   readonly log: Logger;
+  /** No more clients from now on. */
+  closeDoor(): void;
   /** Ends Millrace as SIGTERM does. */
   stop(): void;
 }
@@ -35,7 +37,7 @@ export interface Admin {
   close(): void;
 }
 
-export function createAdmin({ group, settings, places, log, stop }: AdminContext): Admin {
+export function createAdmin({ group, settings, places, log, closeDoor, stop }: AdminContext): Admin {
   const none: readonly DatabaseStats[] = [];
   let earlier = { at: Date.now(), stats: none };
   let latest = earlier;
@@ -83,8 +85,9 @@ export function createAdmin({ group, settings, places, log, stop }: AdminContext
   };
 
   const stopWhenEmpty = async (until: 'clients' | 'transactions'): Promise<void> => {
+    closeDoor();
     for (let left = true; left; ) {
-      // Told again each time: a worker that is started again opens its door.
+      // Told again each time: one that was busy starting has not heard it.
       group.tell({ type: 'close-door', until });
       await sleep(look);
       const workers = await group.reports(reportDeadline);

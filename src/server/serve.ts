@@ -2,8 +2,7 @@
  * The main process: brings everything up in order, keeps it up, brings it down in order.
  * Invariant: the ready line is printed when a client can connect, and not before; when this process is gone nothing it started remains.
  */
-import { fork } from 'node:child_process';
-import cluster from 'node:cluster';
+import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { ChildMessage, EngineConfig, WorkerConfig } from '../config.ts';
 import { type HostPort, reason, showHostPort } from '../config-loading.ts';
@@ -12,6 +11,7 @@ import { createLogger } from '../log.ts';
 import type { ServeConfig } from '../serve-config.ts';
 import { type Admin, createAdmin } from './admin.ts';
 import { type DatabaseWatch, watchDatabases } from './databases.ts';
+import { type Door, openDoor } from './door.ts';
 import { tryBind } from './free-port.ts';
 import { LiveSettings } from './live-settings.ts';
 import { passHolds } from './pass-holds.ts';
@@ -72,15 +72,17 @@ export async function serve(config: ServeConfig, hooks: ServeHooks, signal: Abor
       data_dir: config.dataDir,
       workers: String(config.workers),
     };
-    const admin = createAdmin({ group, settings, places, log, stop: hooks.stop });
+    let door: Door | undefined;
+    const admin = createAdmin({ group, settings, places, log, stop: hooks.stop, closeDoor: () => door?.close() });
     undo.unshift(async () => admin.close());
 
-    const workerConfig = (): WorkerConfig => ({ listen, upstream: upstream.address, secretKey, proxy: settings.current });
+    const workerConfig = (): WorkerConfig => ({ upstream: upstream.address, secretKey, proxy: settings.current });
     const startedWell = startWorkers(workers, config.workers, workerConfig, {
       message: (number, message) => {
         if (message.type === 'catalog-installed') engines?.installed(message.database);
         else if (message.type === 'ask') void answer(admin, message, workers[number - 1]);
         else group.received(number, message);
+        if (message.type === 'ready') door?.knock();
       },
       ended: (number) => group.ended(number),
     });
@@ -88,6 +90,10 @@ export async function serve(config: ServeConfig, hooks: ServeHooks, signal: Abor
       for (const worker of workers) worker.kill();
     });
     await Promise.race([startedWell, aborted(signal)]);
+    door = await openDoor(listen, workers, log).catch((error: unknown) => {
+      throw new Error(bindProblem(listen, '--listen', error), { cause: error });
+    });
+    undo.unshift(async () => door?.close());
     engines = watchDatabases(
       upstream.address,
       (database) => startEngine({ upstream: upstream.address, database, secretKey, copies: config.copies }, group, log),
@@ -112,7 +118,7 @@ export async function serve(config: ServeConfig, hooks: ServeHooks, signal: Abor
     return {
       listen,
       http: boundHttp,
-      stop: stopper(workers, engines, upstream, () => http.close(), log),
+      stop: stopper(door, workers, engines, upstream, () => http.close(), log),
       reload: () => void admin.reload(),
     };
   } catch (error) {
@@ -131,6 +137,7 @@ function aborted(signal: AbortSignal): Promise<never> {
 
 /** The first call ends things in order, so that nothing is lost; the second, from an operator who has waited enough, at once. */
 function stopper(
+  door: Door,
   workers: readonly Supervised[],
   engines: DatabaseWatch,
   upstream: Upstream,
@@ -140,6 +147,7 @@ function stopper(
   let first: Promise<void> | undefined;
   const inOrder = async (): Promise<void> => {
     log.info('stopping');
+    door.close();
     // Together: a source whose connection leads through this very proxy is one of the clients the workers wait for.
     await Promise.all([...workers.map((worker) => worker.stop(drainPatience)), engines.stop(enginePatience)]);
     await upstream.stop('fast');
@@ -154,6 +162,10 @@ function stopper(
     engines.kill();
     return upstream.stop('immediate');
   };
+}
+
+function spawnChild(file: string): ChildProcess {
+  return fork(fileURLToPath(new URL(file, import.meta.url)), [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
 }
 
 /** A console of a worker has asked something. */
@@ -172,13 +184,12 @@ async function startWorkers(
   on: { message(number: number, message: ChildMessage): void; ended(number: number): void },
 ): Promise<void> {
   const log = createLogger('main');
-  cluster.setupPrimary({ exec: fileURLToPath(new URL('./worker-entry.js', import.meta.url)), args: [], execArgv: process.execArgv });
   const failed = new Promise<never>((_, reject) => {
     for (let number = 1; number <= count; number++) {
       into.push(
         supervise({
           name: `worker ${number}`,
-          spawn: () => cluster.fork().process,
+          spawn: () => spawnChild('worker-entry.js'),
           config: () => ({ ...config(), worker: number - 1, workers: count }),
           log,
           onEnd: () => on.ended(number),
@@ -199,7 +210,7 @@ function startEngine(config: EngineConfig, group: WorkerGroup, log: ReturnType<t
   const holds = passHolds(group, config.database);
   const engine = supervise({
     name: `engine of database "${config.database}"`,
-    spawn: () => fork(fileURLToPath(new URL('./engine-entry.js', import.meta.url)), [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] }),
+    spawn: () => spawnChild('engine-entry.js'),
     config: () => config,
     log,
     onMessage: (message) => holds.received(message, (answer) => void engine.tell(answer)),

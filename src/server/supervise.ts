@@ -3,6 +3,7 @@
  * Invariant: at any time there is at most one process of a kind supervised here, and none after stop() has resolved.
  */
 import type { ChildProcess } from 'node:child_process';
+import type { Socket } from 'node:net';
 import type { ChildMessage, EngineConfig, ParentMessage, WorkerConfig } from '../config.ts';
 import type { Logger } from '../log.ts';
 
@@ -21,6 +22,11 @@ export interface Supervised {
   stop(patience: number): Promise<void>;
   /** Whether the message was sent: false when there is no process that does its job. */
   tell(message: ParentMessage): boolean;
+  /**
+   * Hands it a connection, which is not to be used here any more. False when there is no process that does its job.
+   * `settled`: it says that it has it, or it has ended, and the connection with it.
+   */
+  take(connection: Socket, settled: () => void): boolean;
   /** Ends the process now. */
   kill(): void;
 }
@@ -52,6 +58,7 @@ export function supervise({ name, spawn, config, log, onMessage, onEnd }: Superv
   let restarts = 0;
   let timer: NodeJS.Timeout | undefined;
   let announce: () => void = () => {};
+  const handing: (() => void)[] = [];
   const started = new Promise<void>((resolve) => {
     announce = resolve;
   });
@@ -66,6 +73,7 @@ export function supervise({ name, spawn, config, log, onMessage, onEnd }: Superv
         ready = true;
         announce();
       } else if (message.type === 'metrics') samples = message.values;
+      else if (message.type === 'taken') handing.shift()?.();
       if (message.type === 'fatal' && !stopping) log.error(`${name}: ${message.message}`);
       onMessage?.(message);
     });
@@ -76,6 +84,7 @@ export function supervise({ name, spawn, config, log, onMessage, onEnd }: Superv
       child = undefined;
       ready = false;
       samples = {};
+      for (const settled of handing.splice(0)) settled();
       onEnd?.();
       if (stopping) return;
       restarts++;
@@ -105,6 +114,16 @@ export function supervise({ name, spawn, config, log, onMessage, onEnd }: Superv
     tell(message) {
       if (child === undefined || !ready) return false;
       send(child, message);
+      return true;
+    },
+    take(connection, settled) {
+      if (child === undefined || !ready || stopping || !child.connected) return false;
+      // Kept open until then: what Node closes by itself once it has been received stays open for ever when the receiver is killed.
+      handing.push(() => {
+        connection.destroy();
+        settled();
+      });
+      child.send({ type: 'connection' } satisfies ParentMessage, connection, { keepOpen: true }, () => {});
       return true;
     },
     async stop(patience) {

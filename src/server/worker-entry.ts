@@ -12,7 +12,7 @@ runChild<WorkerConfig>(async (config) => {
     onCatalog: (database) => tell({ type: 'catalog-installed', database }),
   });
   const link = createAdminLink();
-  const worker = await runWorker(config, runner, { admin: link });
+  const worker = runWorker(config, runner, { admin: link });
   link.serve(worker);
   tell({ type: 'ready' });
   const report = (): void => tell({ type: 'metrics', values: worker.metrics() });

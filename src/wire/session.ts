@@ -248,9 +248,11 @@ export class Session implements DriverPort {
     return !this.#intake.holding && !this.ledger.quiet;
   }
 
-  /** A request that waits for tables that change goes on now, to wait at their locks. */
-  letGo(): void {
-    this.#kept?.letGo();
+  /** A request that waits for tables that change goes on now, to wait at their locks. Answers whether there was one. */
+  letGo(): boolean {
+    const kept = this.#kept;
+    kept?.letGo();
+    return kept !== null;
   }
 
   /** Ends the session as soon as no transaction is open. */

@@ -1,9 +1,10 @@
 /**
- * A proxy worker: the data path, alone in its process or one of several under node:cluster.
+ * A proxy worker: the data path, alone in its process. It is handed connections that the main process has accepted.
  * Invariant: after `stop` no client connection is left, and no transaction that could end in time was cut off.
  */
 import { createHmac, timingSafeEqual } from 'node:crypto';
-import { createServer, type Server, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { WorkerConfig } from '../config.ts';
 import type { ErrorFields } from '../errors.ts';
 import { createLogger, type Logger } from '../log.ts';
@@ -44,8 +45,8 @@ export interface WorkerOptions {
 }
 
 export interface Worker {
-  /** Where it listens; the port that was chosen when 0 was asked for. */
-  readonly port: number;
+  /** Serves a client. `connection`: nothing has been read from it. */
+  take(connection: Socket): void;
   /** Prometheus samples: name -> value. */
   metrics(): Record<string, number>;
   report(): WorkerReport;
@@ -59,8 +60,7 @@ export interface Worker {
   stop(drainTimeout?: number): Promise<void>;
 }
 
-/** Listens and serves. Rejects when it cannot listen. */
-export async function runWorker(config: WorkerConfig, runner: StatementRunner, options: WorkerOptions = {}): Promise<Worker> {
+export function runWorker(config: WorkerConfig, runner: StatementRunner, options: WorkerOptions = {}): Worker {
   const log = options.log ?? createLogger('proxy');
   const counters = newCounters();
   const holds = new StatementHolds(counters);
@@ -89,12 +89,23 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
     }
     session.cutOff(error);
   };
-  /** What is held goes to a server, where a cancel request finds it. `key`: process id and secret. */
-  const letGo = (key: Buffer): void => {
-    pools.clients.get(key.readUInt32BE(0))?.session.letGo();
+  /** What is held goes to a server, where a cancel request finds it. `key`: process id and secret. Answers whose it was. */
+  const letGo = (key: Buffer): Session | null => {
+    const pooled = pools.clients.get(key.readUInt32BE(0))?.session;
+    if (pooled?.letGo() === true) return pooled;
     for (const session of sessions) {
       const { backendKey } = session.facts();
-      if (backendKey.length === key.length && timingSafeEqual(backendKey, key)) session.letGo();
+      if (backendKey.length === key.length && timingSafeEqual(backendKey, key) && session.letGo()) return session;
+    }
+    return null;
+  };
+  /** A statement was sent to its server only when it was to be cancelled, and the cancel request may be there first, where it finds nothing to end. */
+  const cancelAgain = async (session: Session, pid: number, secret: Buffer): Promise<void> => {
+    const { answered } = session.facts().ledger;
+    for (const ms of [10, 50, 250, 1_000]) {
+      await sleep(ms);
+      if (session.facts().ledger.answered !== answered || session.facts().client.destroyed) return;
+      if (!pools.cancel(pid, secret)) await sendCancel(cancelPacket(pid, secret), config.upstream, pools.settings.cancelWaitTimeout, log);
     }
   };
   const commands = new LiveCommands(live, pools, tls, holds, cutOff);
@@ -120,8 +131,10 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
     cancelHere(key) {
       consoles.cancel(key);
       const packet = Buffer.from(key, 'hex');
-      if (holds.on) letGo(packet);
-      pools.cancel(packet.readUInt32BE(0), packet.subarray(4));
+      const [pid, secret] = [packet.readUInt32BE(0), packet.subarray(4)];
+      const held = holds.on ? letGo(packet) : null;
+      pools.cancel(pid, secret);
+      if (held !== null) void cancelAgain(held, pid, secret);
     },
   };
   const admin = options.admin ?? loneWorker(worker);
@@ -143,7 +156,7 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
     admission.enter(socket, identity);
     const wait = commands.admit(socket, identity);
     if (wait !== null) await arrival.excused(wait);
-    const own = replication || pools.modeOf(database, user) === 'session';
+    const own = replication || pools.hasOwnServer(database, user);
     const turn = own ? admission.ownServer(socket, identity) : null;
     if (turn !== null) await arrival.excused(turn);
     if (arrival.isGone()) return;
@@ -163,7 +176,8 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
       if (ownServer) await sendCancel(packet, config.upstream, pools.settings.cancelWaitTimeout, log);
     },
   };
-  const server = createServer({ allowHalfOpen: true, noDelay: true, ...keepAlive }, (client) => {
+  let isOpen = true;
+  const take = (client: Socket): void => {
     counters.connections++;
     counters.activeConnections++;
     sockets.add(client);
@@ -192,24 +206,29 @@ export async function runWorker(config: WorkerConfig, runner: StatementRunner, o
         if (sockets.size === 0) emptied();
       },
     });
-  });
-  await listen(server, config.listen);
-  server.on('error', (error) => log.error({ err: error }, 'the listening socket failed'));
-  const address = server.address();
+  };
   return {
-    port: typeof address === 'object' && address !== null ? address.port : config.listen.port,
+    take(connection) {
+      if (!isOpen) {
+        connection.destroy();
+        return;
+      }
+      connection.allowHalfOpen = true;
+      connection.setNoDelay(true).setKeepAlive(keepAlive.keepAlive, keepAlive.keepAliveInitialDelay);
+      take(connection);
+    },
     metrics() {
       live.tick();
       return { ...samples(counters), ...poolSamples([...live.pools(commands.isPaused), ...consoles.pools()], live.stats()) };
     },
     ...worker,
     closeDoor(until) {
-      server.close();
+      isOpen = false;
       for (const socket of starting) socket.destroy();
       if (until === 'transactions') for (const session of sessions) session.drain();
     },
     async stop(drainTimeout = options.drainTimeout ?? 10_000) {
-      server.close();
+      isOpen = false;
       unwatch();
       consoles.shutDown();
       const empty = new Promise<void>((resolve) => {
@@ -249,14 +268,4 @@ function newAuthenticator(config: WorkerConfig, pools: Pools, log: Logger): Clie
   const secrets = new Secrets(options);
   const mockKey = createHmac('sha256', config.secretKey).update('SCRAM of unknown roles').digest();
   return new ClientAuthenticator({ secretOf: secrets.of, isCertain: secrets.isCertain, forget: secrets.forget, mockKey, log });
-}
-
-function listen(server: Server, { host, port }: { readonly host: string; readonly port: number }): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once('error', reject);
-    server.listen({ host, port, backlog: 1024 }, () => {
-      server.off('error', reject);
-      resolve();
-    });
-  });
 }

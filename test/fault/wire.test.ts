@@ -6,15 +6,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { message, query } from '../../src/wire/encode.ts';
-import type { Worker } from '../../src/wire/worker.ts';
-import { startProxy } from '../integration/wire/proxy.ts';
+import { startProxy, type TestProxy } from '../integration/wire/proxy.ts';
 import { RawClient, shown } from '../integration/wire/raw-client.ts';
 import { havePsql, startPostgres, type TestPostgres } from '../support/postgres.ts';
 
 const bulkMegabytes = Number(process.env['MILLRACE_BULK_MEGABYTES'] ?? 200);
 
 let postgres: TestPostgres;
-let proxy: Worker;
+let proxy: TestProxy;
 const open: RawClient[] = [];
 
 beforeAll(async () => {

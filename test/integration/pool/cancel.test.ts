@@ -2,7 +2,7 @@
 import { connect } from 'node:net';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { cancelPacket, query } from '../../../src/wire/encode.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
+import type { TestProxy } from '../wire/proxy.ts';
 import { RawClient, type RawMessage } from '../wire/raw-client.ts';
 import { eventually, hello, lines, type PoolStage, startPoolStage } from './stage.ts';
 
@@ -20,7 +20,7 @@ interface Cancellable {
   cancel(): Promise<void>;
 }
 
-async function open(proxy: Worker, protocol = 0x30000): Promise<Cancellable> {
+async function open(proxy: TestProxy, protocol = 0x30000): Promise<Cancellable> {
   const client = await RawClient.connect(proxy.port);
   client.write(hello({}, protocol));
   const welcome: readonly RawMessage[] = await client.until('Z');
@@ -28,7 +28,7 @@ async function open(proxy: Worker, protocol = 0x30000): Promise<Cancellable> {
   return { client, key, cancel: () => sendCancel(proxy, key) };
 }
 
-function sendCancel(proxy: Worker, key: Buffer): Promise<void> {
+function sendCancel(proxy: TestProxy, key: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     const socket = connect(proxy.port, '127.0.0.1', () => socket.write(cancelPacket(key.readInt32BE(0), key.subarray(4))));
     socket.on('error', reject).on('close', () => resolve());

@@ -2,13 +2,13 @@
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { bind, describe as describeMessage, execute, message, parse, sync } from '../../../src/wire/encode.ts';
 import { Request } from '../../../src/wire/tags.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
+import type { TestProxy } from '../wire/proxy.ts';
 import type { RawClient } from '../wire/raw-client.ts';
 import { lines, type PoolClient, type PoolStage, startPoolStage } from './stage.ts';
 
 const charset = 'utf8';
 let stage: PoolStage;
-let proxy: Worker;
+let proxy: TestProxy;
 beforeAll(async () => {
   stage = await startPoolStage();
 });

@@ -3,8 +3,8 @@ import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { cancelPacket, query } from '../../../src/wire/encode.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { havePsql, psql } from '../../support/psql.ts';
+import type { TestProxy } from '../wire/proxy.ts';
 import { RawClient } from '../wire/raw-client.ts';
 import { eventually, hello, lines, type PoolClient, type PoolStage, startPoolStage } from './stage.ts';
 
@@ -16,18 +16,18 @@ afterEach(() => stage.clear());
 afterAll(() => stage.stop());
 
 const begin = async (
-  proxy: Worker,
+  proxy: TestProxy,
   order: { readonly unknown?: boolean; readonly ms?: number; readonly database?: string } = {},
 ): Promise<void> => {
   const { unknown = true, ms = 60_000, database = 'postgres' } = order;
   await proxy.command({ command: 'hold', order: { id: '1', database, names: ['users', 'user_emails'], unknown, ms } });
 };
-const end = (proxy: Worker): Promise<unknown> => proxy.command({ command: 'let_go', database: 'postgres', id: '1', changed: [] });
-const waiting = async (proxy: Worker, count: number): Promise<void> =>
+const end = (proxy: TestProxy): Promise<unknown> => proxy.command({ command: 'let_go', database: 'postgres', id: '1', changed: [] });
+const waiting = async (proxy: TestProxy, count: number): Promise<void> =>
   await eventually(() => proxy.metrics()['millrace_held_requests_total'] === count, `${count} were held`);
 
 describe.each(['session', 'transaction'] as const)('in %s mode', (poolMode) => {
-  let proxy: Worker;
+  let proxy: TestProxy;
   beforeEach(async () => {
     await stage.direct.query('DROP TABLE IF EXISTS users, orders; CREATE TABLE users (id int, a int); CREATE TABLE orders (id int)');
     proxy = await stage.proxy({ poolMode });

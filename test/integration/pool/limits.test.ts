@@ -1,7 +1,7 @@
 /** How many server connections and clients there may be, and who waits for how long. */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { query } from '../../../src/wire/encode.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
+import type { TestProxy } from '../wire/proxy.ts';
 import { eventually, lines, type PoolClient, type PoolStage, startPoolStage } from './stage.ts';
 
 let stage: PoolStage;
@@ -13,8 +13,8 @@ beforeAll(async () => {
 afterEach(() => stage.clear());
 afterAll(() => stage?.stop());
 
-const waiting = (proxy: Worker): number => proxy.report().clients.filter((one) => one.state === 'waiting').length;
-const many = (proxy: Worker, count: number): Promise<PoolClient[]> =>
+const waiting = (proxy: TestProxy): number => proxy.report().clients.filter((one) => one.state === 'waiting').length;
+const many = (proxy: TestProxy, count: number): Promise<PoolClient[]> =>
   Promise.all(Array.from({ length: count }, () => stage.connect(proxy)));
 
 describe('pool_size', () => {

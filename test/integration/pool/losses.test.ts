@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { bind, execute, flush, message, parse, query, sync } from '../../../src/wire/encode.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
+import type { TestProxy } from '../wire/proxy.ts';
 import type { RawClient } from '../wire/raw-client.ts';
 import { eventually, lines, type PoolClient, type PoolStage, startPoolStage } from './stage.ts';
 
@@ -149,7 +149,7 @@ describe('a backend that is terminated', () => {
 });
 
 describe('a slow reader', () => {
-  async function served(proxy: Worker, other: PoolClient): Promise<number> {
+  async function served(proxy: TestProxy, other: PoolClient): Promise<number> {
     let count = 0;
     for (const end = performance.now() + 1_000; performance.now() < end; count++) expect(await other.value('SELECT 1')).toBe(1);
     expect(proxy.report().clients).toHaveLength(2);

@@ -3,13 +3,12 @@ import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { bind, execute, parse, query, sync } from '../../../src/wire/encode.ts';
 import { defaultProxySettings } from '../../../src/wire/pool/settings.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { fakeRunner, startProxy } from '../wire/proxy.ts';
+import { fakeRunner, startProxy, type TestProxy } from '../wire/proxy.ts';
 import { RawClient, shown } from '../wire/raw-client.ts';
 
 let postgres: TestPostgres;
-let proxy: Worker;
+let proxy: TestProxy;
 const open: RawClient[] = [];
 
 beforeAll(async () => {

@@ -6,9 +6,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { createLogger } from '../../../src/log.ts';
 import { defaultProxySettings, type ProxySettings } from '../../../src/wire/pool/settings.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { startPostgres, type TestPostgres, type TestPostgresOptions } from '../../support/postgres.ts';
-import { startProxy } from '../wire/proxy.ts';
+import { startProxy, type TestProxy } from '../wire/proxy.ts';
 import { RawClient, type RawMessage, shown, startupPacket } from '../wire/raw-client.ts';
 
 const log = createLogger('test');
@@ -51,11 +50,11 @@ export interface PoolStage {
   /** Not through Millrace. */
   readonly direct: PoolClient;
   /** A proxy in transaction mode that trusts everybody, but for `settings`. */
-  proxy(settings?: Partial<ProxySettings>): Promise<Worker>;
-  connect(proxy: Worker, options?: pg.ClientConfig): Promise<PoolClient>;
+  proxy(settings?: Partial<ProxySettings>): Promise<TestProxy>;
+  connect(proxy: TestProxy, options?: pg.ClientConfig): Promise<PoolClient>;
   /** What a client is turned away with. */
-  refusal(proxy: Worker, options?: pg.ClientConfig): Promise<string>;
-  raw(proxy: Worker, parameters?: Readonly<Record<string, string>>): Promise<RawClient>;
+  refusal(proxy: TestProxy, options?: pg.ClientConfig): Promise<string>;
+  raw(proxy: TestProxy, parameters?: Readonly<Record<string, string>>): Promise<RawClient>;
   /** How many backends there are besides `direct`, by a condition on pg_stat_activity. */
   backends(condition?: string): Promise<number>;
   /** Ends clients and proxies of the test. */
@@ -66,7 +65,7 @@ export interface PoolStage {
 export async function startPoolStage(options: TestPostgresOptions = {}): Promise<PoolStage> {
   const postgres = await startPostgres(options);
   const open: { end(): unknown }[] = [];
-  const proxies: Worker[] = [];
+  const proxies: TestProxy[] = [];
   const connectTo = async (port: number, config: pg.ClientConfig = {}): Promise<PoolClient> => {
     const client = new PoolClient({ host: '127.0.0.1', port, user: 'postgres', database: 'postgres', ...config });
     client.on('error', (error) => {

@@ -4,7 +4,7 @@
  */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { bind, describe as describeMessage, execute, message, parse, query, sync } from '../../../src/wire/encode.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
+import type { TestProxy } from '../wire/proxy.ts';
 import { eventually, lines, type PoolClient, type PoolStage, startPoolStage } from './stage.ts';
 
 const charset = 'utf8';
@@ -26,7 +26,7 @@ for (const version of [18, 15] as const) {
      * Runs `work` so often that it has been on every one of `size` server connections: the others are held by transactions meanwhile.
      * Returns the results, and checks that they came from different backends.
      */
-    async function onEach<T>(proxy: Worker, client: PoolClient, size: number, work: () => Promise<T>): Promise<T[]> {
+    async function onEach<T>(proxy: TestProxy, client: PoolClient, size: number, work: () => Promise<T>): Promise<T[]> {
       const results: T[] = [];
       const pids = new Set<unknown>();
       const holders: PoolClient[] = [];

@@ -2,6 +2,7 @@
 import { rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterEach, describe, expect, it } from 'vitest';
 import { newDataDir, runMillrace, startMillrace, type TestMillrace } from '../../support/millrace.ts';
@@ -26,8 +27,8 @@ function dataDir(): string {
   return directory;
 }
 
-async function ask(url: string, sql: string): Promise<unknown> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 3_000 });
+async function ask(url: string, sql: string, connectionTimeoutMillis = 3_000): Promise<unknown> {
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis });
   client.on('error', () => {});
   await client.connect();
   try {
@@ -93,6 +94,17 @@ describe('millrace serve', () => {
     process.kill(Number(postmaster), 'SIGKILL');
     await expect.poll(() => ask(millrace.url(), 'SELECT 1').catch(() => 'down'), { timeout: 20_000 }).toBe(1);
     expect(await ask(millrace.url(), "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int")).not.toBe(postmaster);
+  });
+
+  it('leaves no client waiting for ever whose worker is killed while it takes it over', async () => {
+    const millrace = await start();
+    for (const pid of millrace.workerPids()) process.kill(pid, 'SIGSTOP');
+    const outcomes = Array.from({ length: 12 }, () => ask(millrace.url(), 'SELECT 1', 0).catch(() => 'ended'));
+    await sleep(200);
+    for (const pid of millrace.workerPids()) process.kill(pid, 'SIGKILL');
+    const all = await Promise.all(outcomes);
+    // Each worker had one of them; the others were waiting, and are served once a worker is there again.
+    expect(all.filter((outcome) => outcome === 1).length).toBeGreaterThanOrEqual(all.length - millrace.workerPids().length);
   });
 
   it('answers /healthz, /readyz and /metrics, and nothing else', async () => {

@@ -4,13 +4,12 @@ import type { FieldDescription } from '../../../src/statements/caller-session.ts
 import { dataRowValues } from '../../../src/wire/decode.ts';
 import { describe as describeMessage, execute, message, parse, sync } from '../../../src/wire/encode.ts';
 import { encodeRows } from '../../../src/wire/result-rows.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { fakeRunner, startProxy } from './proxy.ts';
+import { fakeRunner, startProxy, type TestProxy } from './proxy.ts';
 import { RawClient, type RawMessage, shown } from './raw-client.ts';
 
 let postgres: TestPostgres;
-let proxy: Worker;
+let proxy: TestProxy;
 let direct: RawClient;
 let through: RawClient;
 

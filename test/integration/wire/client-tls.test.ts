@@ -14,10 +14,9 @@ import { authenticationOk, ClientAuthenticator } from '../../../src/wire/auth/cl
 import { ClientTls } from '../../../src/wire/client-tls.ts';
 import { message, query, sslRequest } from '../../../src/wire/encode.ts';
 import { type ClientTlsSettings, defaultProxySettings } from '../../../src/wire/pool/settings.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { type Certificate, type TestAuthority, testAuthority } from '../../support/certificates.ts';
 import { havePsql, type PsqlResult, psql, startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { fakeRunner, startProxy } from './proxy.ts';
+import { fakeRunner, startProxy, type TestProxy } from './proxy.ts';
 import { RawClient, shown, startupPacket } from './raw-client.ts';
 
 let postgres: TestPostgres;
@@ -26,7 +25,7 @@ let authority: TestAuthority;
 let stranger: TestAuthority;
 let server: Certificate;
 let scripts: string;
-const workers: Worker[] = [];
+const workers: TestProxy[] = [];
 
 beforeAll(async () => {
   postgres = await startPostgres();
@@ -48,7 +47,7 @@ afterEach(async () => {
   for (const worker of workers.splice(0)) await worker.stop(0);
 });
 
-async function start(tls: Partial<ClientTlsSettings> = {}, authenticationTimeout = 20_000): Promise<Worker> {
+async function start(tls: Partial<ClientTlsSettings> = {}, authenticationTimeout = 20_000): Promise<TestProxy> {
   const settings = { ...defaultProxySettings, tls: { mode: 'require' as const, cert: server.cert, key: server.key, ...tls } };
   const worker = await startProxy(postgres.address, fakeRunner(), { authenticationTimeout }, settings);
   workers.push(worker);

@@ -1,22 +1,19 @@
 /** How connections begin and end: startup, authentication, TLS to the upstream, cancel, disconnects, drain, back-pressure. */
 import { execFileSync } from 'node:child_process';
 import { appendFileSync, chownSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { SslOptions } from '../../../src/config.ts';
 import { message, query, sslRequest, sync } from '../../../src/wire/encode.ts';
-import { defaultProxySettings } from '../../../src/wire/pool/settings.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { havePsql, psql, startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { fakeRunner, startProxy } from './proxy.ts';
+import { fakeRunner, startProxy, type TestProxy } from './proxy.ts';
 import { RawClient, shown, startupPacket } from './raw-client.ts';
 
 let postgres: TestPostgres;
 let direct: pg.Client;
-const workers: Worker[] = [];
+const workers: TestProxy[] = [];
 let certificates: string;
 
 beforeAll(async () => {
@@ -56,7 +53,7 @@ afterEach(async () => {
   for (const worker of workers.splice(0)) await worker.stop(0);
 });
 
-async function start(options: { ssl?: SslOptions; host?: string; port?: number; authenticationTimeout?: number } = {}): Promise<Worker> {
+async function start(options: { ssl?: SslOptions; host?: string; port?: number; authenticationTimeout?: number } = {}): Promise<TestProxy> {
   const address = {
     ...postgres.address,
     ...(options.ssl === undefined ? {} : { ssl: options.ssl }),
@@ -139,17 +136,6 @@ describe('startup', () => {
     c.write(startupPacket({ user: 'postgres' }));
     expect(shown(await c.until('E'))).toEqual(['E FATAL 08006 could not connect to the upstream server']);
     await eventually(async () => c.ended);
-  });
-
-  it('rejects when the port is taken', async () => {
-    const taken = createServer();
-    await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve));
-    const address = taken.address();
-    const { runWorker } = await import('../../../src/wire/worker.ts');
-    const port = typeof address === 'object' ? (address?.port ?? 0) : 0;
-    const config = { listen: { host: '127.0.0.1', port }, upstream: postgres.address, secretKey: '', proxy: defaultProxySettings };
-    await expect(runWorker(config, fakeRunner())).rejects.toMatchObject({ code: 'EADDRINUSE' });
-    taken.close();
   });
 });
 

@@ -3,13 +3,12 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { bind, close, describe as describeMessage, execute, message, parse, query, sync } from '../../../src/wire/encode.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { startProxy } from './proxy.ts';
+import { startProxy, type TestProxy } from './proxy.ts';
 import { RawClient, shown, startupPacket } from './raw-client.ts';
 
 let postgres: TestPostgres;
-let worker: Worker;
+let worker: TestProxy;
 
 beforeAll(async () => {
   postgres = await startPostgres();

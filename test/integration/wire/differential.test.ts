@@ -3,13 +3,12 @@ import { connect } from 'node:net';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { bind, close, describe as describeMessage, execute, flush, message, parse, query, sync } from '../../../src/wire/encode.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { startProxy } from './proxy.ts';
+import { startProxy, type TestProxy } from './proxy.ts';
 import { startupPacket } from './raw-client.ts';
 
 let postgres: TestPostgres;
-let proxy: Worker;
+let proxy: TestProxy;
 
 beforeAll(async () => {
   postgres = await startPostgres();

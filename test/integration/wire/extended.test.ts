@@ -3,13 +3,12 @@
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { bind, close, describe as describeMessage, execute, flush, message, parse, query, sync } from '../../../src/wire/encode.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { fakeRunner, startProxy } from './proxy.ts';
+import { fakeRunner, startProxy, type TestProxy } from './proxy.ts';
 import { RawClient, shown } from './raw-client.ts';
 
 let postgres: TestPostgres;
-let proxy: Worker;
+let proxy: TestProxy;
 let direct: pg.Client;
 const open: RawClient[] = [];
 

@@ -4,17 +4,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { defaultProxySettings, type PoolMode } from '../../../src/wire/pool/settings.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { type TestAuthority, testAuthority } from '../../support/certificates.ts';
 import { libpq18 } from '../../support/libpq.ts';
 import { type PsqlResult, psql, startPostgres, type TestPostgres } from '../../support/postgres.ts';
 import { serveTls } from '../../support/server-tls.ts';
-import { fakeRunner, startProxy } from './proxy.ts';
+import { fakeRunner, startProxy, type TestProxy } from './proxy.ts';
 
 let postgres: TestPostgres;
 let direct: pg.Client;
 let authority: TestAuthority;
-const workers: Worker[] = [];
+const workers: TestProxy[] = [];
 
 describe.skipIf(libpq18 === null)('libpq 18 (needs psql)', () => {
   beforeAll(async () => {

@@ -1,12 +1,11 @@
 /** Ordinary SQL through the proxy, with real clients. */
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { havePsql, psql, startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { startProxy } from './proxy.ts';
+import { startProxy, type TestProxy } from './proxy.ts';
 
 let postgres: TestPostgres;
-let proxy: Worker;
+let proxy: TestProxy;
 
 beforeAll(async () => {
   postgres = await startPostgres();

@@ -3,9 +3,8 @@ import { connect } from 'node:net';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { bind, close, describe as describeMessage, execute, flush, message, parse, query, sync } from '../../../src/wire/encode.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { type PostgresMajor, startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { startProxy } from './proxy.ts';
+import { startProxy, type TestProxy } from './proxy.ts';
 import { RawClient, type RawMessage, shown, startupPacket } from './raw-client.ts';
 
 const q = (sql: string): Buffer => query(sql, 'utf8');
@@ -28,7 +27,7 @@ function comparable(messages: readonly RawMessage[]): string[] {
 
 describe.each<PostgresMajor>([15, 18])('PostgreSQL %i', (version) => {
   let postgres: TestPostgres;
-  let proxy: Worker;
+  let proxy: TestProxy;
   let direct: pg.Client;
   const open: RawClient[] = [];
 

@@ -1,4 +1,6 @@
 /** A worker in the test's own process, with a runner that the test chooses. */
+import { once } from 'node:events';
+import { type AddressInfo, createServer } from 'node:net';
 import type { ServerAddress } from '../../../src/config.ts';
 import type { ExtendedStatement } from '../../../src/sql/ast.ts';
 import type { CallerSession, StatementResult, StatementRunner } from '../../../src/statements/caller-session.ts';
@@ -72,11 +74,31 @@ async function runFake(statement: ExtendedStatement, text: string, session: Call
   }
 }
 
+/** A worker that listens, on a port of this machine. */
+export interface TestProxy extends Worker {
+  readonly port: number;
+}
+
 export async function startProxy(
   upstream: ServerAddress,
   runner: StatementRunner = fakeRunner(),
   options: WorkerOptions = {},
   proxy: ProxySettings = defaultProxySettings,
-): Promise<Worker> {
-  return await runWorker({ listen: { host: '127.0.0.1', port: 0 }, upstream, secretKey: '00'.repeat(32), proxy }, runner, options);
+): Promise<TestProxy> {
+  const worker = runWorker({ upstream, secretKey: '00'.repeat(32), proxy }, runner, options);
+  const server = createServer((connection) => worker.take(connection));
+  server.listen({ host: '127.0.0.1', port: 0, backlog: 1024 });
+  await once(server, 'listening');
+  return {
+    ...worker,
+    port: (server.address() as AddressInfo).port,
+    closeDoor(until) {
+      server.close();
+      worker.closeDoor(until);
+    },
+    async stop(drainTimeout) {
+      server.close();
+      await worker.stop(drainTimeout);
+    },
+  };
 }

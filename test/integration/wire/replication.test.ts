@@ -7,9 +7,8 @@ import { promisify } from 'node:util';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { message, query } from '../../../src/wire/encode.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { type PostgresMajor, startPostgres, type TestPostgres } from '../../support/postgres.ts';
-import { startProxy } from './proxy.ts';
+import { startProxy, type TestProxy } from './proxy.ts';
 import { RawClient, shown } from './raw-client.ts';
 
 const run = promisify(execFile);
@@ -28,7 +27,7 @@ async function eventually(check: () => Promise<boolean>): Promise<void> {
 
 describe.each<PostgresMajor>([15, 18])('PostgreSQL %i', (version) => {
   let postgres: TestPostgres;
-  let proxy: Worker;
+  let proxy: TestProxy;
   let direct: pg.Client;
 
   beforeAll(async () => {

@@ -4,11 +4,10 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { SslMode } from '../../../src/config.ts';
 import { verifierOf, verifierText } from '../../../src/wire/auth/scram-keys.ts';
 import { defaultProxySettings, type ProxySettings } from '../../../src/wire/pool/settings.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
 import { type TestAuthority, testAuthority } from '../../support/certificates.ts';
 import { havePsql, type PsqlResult, psql, startPostgres, type TestPostgres } from '../../support/postgres.ts';
 import { serveTls } from '../../support/server-tls.ts';
-import { fakeRunner, startProxy } from './proxy.ts';
+import { fakeRunner, startProxy, type TestProxy } from './proxy.ts';
 
 const password = 'pässword';
 
@@ -17,7 +16,7 @@ for (const version of [18, 15] as const) {
     let postgres: TestPostgres;
     let direct: pg.Client;
     let authority: TestAuthority;
-    const workers: Worker[] = [];
+    const workers: TestProxy[] = [];
 
     beforeAll(async () => {
       postgres = await startPostgres({ version });

@@ -3,8 +3,7 @@ import { connect, createServer, type Server } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { bind, close, describe as describeMessage, execute, flush, message, parse, query, sync } from '../../../src/wire/encode.ts';
 import { Request } from '../../../src/wire/tags.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
-import { startProxy } from '../../integration/wire/proxy.ts';
+import { startProxy, type TestProxy } from '../../integration/wire/proxy.ts';
 import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
 import { converse } from './conversation.ts';
 import { runner } from './pipeline-steps.ts';
@@ -16,7 +15,7 @@ const cuts: number[] = [];
 let heard = 0;
 /** At every third place, beginning anywhere; with MILLRACE_FRAMING=every at all of them. */
 const stride = process.env['MILLRACE_FRAMING'] === 'every' ? 1 : 3;
-let proxy: Worker;
+let proxy: TestProxy;
 
 const pause = (): Promise<void> => new Promise((next) => setTimeout(next, 1));
 

@@ -4,8 +4,7 @@
  */
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Worker } from '../../../src/wire/worker.ts';
-import { startProxy } from '../../integration/wire/proxy.ts';
+import { startProxy, type TestProxy } from '../../integration/wire/proxy.ts';
 import { type PostgresMajor, startPostgres, type TestPostgres } from '../../support/postgres.ts';
 import { type Pipeline, pipelines, runner } from './pipeline-steps.ts';
 import { driverFlows, found, foundInBlocks } from './pipelines-found.ts';
@@ -17,7 +16,7 @@ const seed = Number(process.env['MILLRACE_SEED'] ?? Date.now() % 1_000_000_000);
 
 describe.each<PostgresMajor>([18, 15])('a pipeline, on PostgreSQL %i', (version) => {
   let postgres: TestPostgres;
-  let proxy: Worker;
+  let proxy: TestProxy;
   beforeAll(async () => {
     postgres = await startPostgres({ version });
     proxy = await startProxy(postgres.address, runner);

@@ -6,8 +6,7 @@
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { defaultProxySettings } from '../../../src/wire/pool/settings.ts';
-import type { Worker } from '../../../src/wire/worker.ts';
-import { startProxy } from '../../integration/wire/proxy.ts';
+import { startProxy, type TestProxy } from '../../integration/wire/proxy.ts';
 import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
 import { type Pipeline, pipelines, runner } from './pipeline-steps.ts';
 import { driverFlows, found, foundInBlocks } from './pipelines-found.ts';
@@ -19,7 +18,7 @@ const seed = Number(process.env['MILLRACE_SEED'] ?? Date.now() % 1_000_000_000);
 
 describe('a pipeline through a transaction pool', () => {
   let postgres: TestPostgres;
-  let proxy: Worker;
+  let proxy: TestProxy;
   beforeAll(async () => {
     postgres = await startPostgres({ version: 18 });
     const settings = { ...defaultProxySettings, poolMode: 'transaction', authType: 'trust', defaultPoolSize: 2 } as const;
