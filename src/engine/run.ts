@@ -22,7 +22,8 @@ import type { EngineContext } from './context.ts';
 import { Cutovers } from './cutover.ts';
 import { DeltaTables } from './delta-tables.ts';
 import { Epoch } from './epoch.ts';
-import { reach, reachSoon } from './fault-points.ts';
+import { reach } from './fault-points.ts';
+import { FlushWatch } from './flush-watch.ts';
 import { Gathering } from './gathering.ts';
 import { becomeLeader, startHeartbeat } from './leadership.ts';
 import { quickEpoch } from './quick-epoch.ts';
@@ -53,6 +54,7 @@ const watchEveryMs = 1000;
 const lookEveryMs = 250;
 const tidyEveryMs = 30_000;
 const lookAgainEveryMs = 3_000;
+const flushLookMs = 100;
 /** Time goes on for those who subscribe, also when nothing changes. */
 const tickEveryMs = 500;
 
@@ -95,8 +97,7 @@ class EngineLoop {
   #failure: unknown = null;
   #over = false;
   readonly #gathering = new Gathering();
-  /** Committed and not yet known to be on disk. */
-  #unflushed: (() => void)[] = [];
+  readonly #flushes: FlushWatch;
 
   constructor(config: EngineConfig, hooks: EngineHooks, log: ReturnType<typeof createLogger>, admin: Client, session: RawConnection) {
     this.#config = config;
@@ -104,6 +105,7 @@ class EngineLoop {
     this.#log = log;
     this.#admin = admin;
     this.#session = session;
+    this.#flushes = new FlushWatch(admin);
   }
 
   run(): Promise<void> {
@@ -187,9 +189,7 @@ class EngineLoop {
           this.#kick();
         }),
       reached: (runner, lsn) => this.#reached(engine, runner, lsn),
-      whenFlushed: (then) => {
-        this.#unflushed.push(then);
-      },
+      whenFlushed: (then) => this.#flushes.then(then),
       wake: () => {
         this.#catalogDue = true;
         this.#kick();
@@ -276,39 +276,10 @@ class EngineLoop {
     await migrations.stop();
   }
 
-  /** Epochs commit without waiting for the disk; the origin is told of them once the upstream's WAL is flushed past them. */
-  async #acknowledge(): Promise<void> {
-    const waiting = this.#unflushed.splice(0);
-    if (waiting.length === 0) return;
-    reach('acknowledge.committed-not-flushed');
-    const asked = await this.#admin.query<{ lsn: string }>('SELECT pg_current_wal_insert_lsn() AS lsn');
-    for (;;) {
-      const flushed = await this.#admin.query<{ done: boolean }>('SELECT pg_current_wal_flush_lsn() >= $1::pg_lsn AS done', [
-        asked.rows[0]?.lsn,
-      ]);
-      if (flushed.rows[0]?.done === true) break;
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
-    reach('acknowledge.flushed-not-sent');
-    for (const then of waiting) then();
-    reachSoon('acknowledge.sent');
-  }
-
   #startTimers(engine: EngineContext, sources: SourceManager, capture: BaseCapture, refreshes: RefreshLoop): void {
     const bases = new BaseWatch();
-    let acknowledging = false;
     this.#timers.push(
-      setInterval(() => {
-        if (acknowledging) return;
-        acknowledging = true;
-        void this.#acknowledge()
-          .catch((error: unknown) => engine.fail(error))
-          .finally(() => {
-            acknowledging = false;
-          });
-      }, 100),
-    );
-    this.#timers.push(
+      setInterval(() => void this.#flushes.look().catch((error: unknown) => engine.fail(error)), flushLookMs),
       setInterval(() => {
         this.#hooks.metrics({ ...engine.metrics });
         capture.watch();
@@ -387,7 +358,7 @@ class EngineLoop {
   #reached(engine: EngineContext, runner: SourceRunner, lsn: Lsn): void {
     runner.committed(lsn);
     reach('small.recorded');
-    this.#unflushed.push(() => runner.flushed(lsn));
+    this.#flushes.then(() => runner.flushed(lsn));
     if (copiedOf(engine, runner.source.id)) this.#catalogDue = true;
   }
 

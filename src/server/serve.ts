@@ -54,9 +54,10 @@ export async function serve(config: ServeConfig, hooks: ServeHooks, signal: Abor
     warnOfOpenDoor(upstream, listen, log);
     signal.throwIfAborted();
 
+    let door: Door | undefined;
     let engines: DatabaseWatch | undefined;
     const workers: Supervised[] = [];
-    const state = (): ServiceState => describe(workers, engines, upstream);
+    const state = (): ServiceState => describe(door !== undefined, workers, engines, upstream);
     const http = await startHttp(config.http, state).catch((error: unknown) => {
       throw new Error(bindProblem(config.http, '--http', error), { cause: error });
     });
@@ -72,7 +73,6 @@ export async function serve(config: ServeConfig, hooks: ServeHooks, signal: Abor
       data_dir: config.dataDir,
       workers: String(config.workers),
     };
-    let door: Door | undefined;
     const admin = createAdmin({ group, settings, places, log, stop: hooks.stop, closeDoor: () => door?.close() });
     undo.unshift(async () => admin.close());
 
@@ -219,10 +219,11 @@ function startEngine(config: EngineConfig, group: WorkerGroup, log: ReturnType<t
   return engine;
 }
 
-function describe(workers: readonly Supervised[], engines: DatabaseWatch | undefined, upstream: Upstream): ServiceState {
+function describe(isOpen: boolean, workers: readonly Supervised[], engines: DatabaseWatch | undefined, upstream: Upstream): ServiceState {
+  const serving = isOpen && workers.some((worker) => worker.isReady());
   const missing = [
     ...(upstream.isRunning() ? [] : ['the embedded PostgreSQL']),
-    ...(workers.some((worker) => worker.isReady()) ? [] : ['the proxy']),
+    ...(serving ? [] : ['the proxy']),
     ...(engines?.scanned() ? [] : ['a look through the databases of the upstream']),
     ...[...(engines?.engines.values() ?? [])].filter((engine) => !engine.isReady()).map((engine) => `the ${engine.name}`),
   ];
@@ -232,7 +233,7 @@ function describe(workers: readonly Supervised[], engines: DatabaseWatch | undef
     ...child.metrics(),
   });
   return {
-    serving: workers.some((worker) => worker.isReady()),
+    serving,
     missing,
     samples: [
       ...workers.map((worker, index) => ({ labels: { worker: String(index + 1) }, values: own(worker) })),
