@@ -9,7 +9,7 @@ import { reach, reachSoon } from './fault-points.ts';
 interface Waiting {
   /** Where the upstream's WAL ended when they had committed. */
   readonly lsn: Lsn;
-  readonly then: readonly (() => void)[];
+  readonly callbacks: readonly (() => void)[];
 }
 
 export class FlushWatch {
@@ -25,8 +25,8 @@ export class FlushWatch {
   }
 
   /** Calls back once everything committed so far is on disk. */
-  then(then: () => void): void {
-    this.#committed.push(then);
+  call(back: () => void): void {
+    this.#committed.push(back);
   }
 
   /** To be called regularly: asks one question if there is something to know, and calls back. */
@@ -41,7 +41,7 @@ export class FlushWatch {
       );
       const [answer] = rows;
       if (answer === undefined) throw new Error('the upstream does not say how far its WAL is');
-      if (committed.length > 0) this.#waiting.push({ lsn: parseLsn(answer.inserted), then: committed });
+      if (committed.length > 0) this.#waiting.push({ lsn: parseLsn(answer.inserted), callbacks: committed });
       this.#callBack(parseLsn(answer.flushed));
     } finally {
       this.#looking = false;
@@ -53,7 +53,7 @@ export class FlushWatch {
     const done = this.#waiting.splice(0, behind === -1 ? this.#waiting.length : behind);
     if (done.length === 0) return;
     reach('acknowledge.flushed-not-sent');
-    for (const { then } of done) for (const each of then) each();
+    for (const { callbacks } of done) for (const back of callbacks) back();
     reachSoon('acknowledge.sent');
   }
 }

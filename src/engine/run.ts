@@ -189,7 +189,7 @@ class EngineLoop {
           this.#kick();
         }),
       reached: (runner, lsn) => this.#reached(engine, runner, lsn),
-      whenFlushed: (then) => this.#flushes.then(then),
+      whenFlushed: (then) => this.#flushes.call(then),
       wake: () => {
         this.#catalogDue = true;
         this.#kick();
@@ -358,7 +358,7 @@ class EngineLoop {
   #reached(engine: EngineContext, runner: SourceRunner, lsn: Lsn): void {
     runner.committed(lsn);
     reach('small.recorded');
-    this.#flushes.then(() => runner.flushed(lsn));
+    this.#flushes.call(() => runner.flushed(lsn));
     if (copiedOf(engine, runner.source.id)) this.#catalogDue = true;
   }
 
