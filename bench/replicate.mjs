@@ -132,6 +132,8 @@ async function millraceContenders(origin, target, home) {
   ];
   let output = '';
   const child = spawn(process.execPath, [main, 'serve', ...flags], { stdio: ['ignore', 'pipe', 'pipe'] });
+  // Also when this one ends by an error: what is left of a run disturbs the next.
+  process.once('exit', () => child.kill('SIGTERM'));
   for (const stream of [child.stdout, child.stderr]) {
     stream.on('data', (chunk) => {
       output = (output + chunk).slice(-8000);
