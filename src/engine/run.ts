@@ -242,7 +242,10 @@ class EngineLoop {
     // NOTIFY is lost when the upstream restarts between two sessions; facades dropped outside Millrace never notify.
     // Where it can be, that is looked for beside the epochs: to read it all takes as long as ten of them.
     const look = async (): Promise<void> => {
-      if (isSettled(catalog) && (await catalogDigest(this.#admin)) === catalog.digest) follow();
+      const isUnchanged = isSettled(catalog) && (await catalogDigest(this.#admin)) === catalog.digest;
+      // What is being stopped must not be started again.
+      if (this.#stopping) return;
+      if (isUnchanged) follow();
       else engine.wake();
     };
     this.#timers.push(setInterval(() => void look().catch(fail), lookAgainEveryMs));
