@@ -80,7 +80,7 @@ export async function startMillrace(options: MillraceOptions, tries = 3): Promis
   if (port === undefined || httpPort === undefined) {
     cleanUp();
     // Another program has taken the port that was free a moment ago.
-    if (options.port === undefined && tries > 1 && /EADDRINUSE/.test(output())) {
+    if (options.port === undefined && tries > 1 && /the port is in use/.test(output())) {
       await ended;
       return await startMillrace(options, tries - 1);
     }
