@@ -102,6 +102,8 @@ SELECT jsonb_build_object(
   'migrations', ${migrationsSql}
 ) AS catalog`;
 
+const digestFromCatalog = `md5(c.catalog::text) AS digest FROM (${catalogSql}) c`;
+
 interface RawSource {
   id: number;
   name: string;
@@ -242,9 +244,7 @@ const emptyCatalog: RawCatalog = {
 };
 
 export async function readCatalog(admin: Client, secretKey: string): Promise<ReadCatalog> {
-  const result = await admin.query<{ catalog: RawCatalog; digest: string }>(
-    `SELECT c.catalog, md5(c.catalog::text) AS digest FROM (${catalogSql}) c`,
-  );
+  const result = await admin.query<{ catalog: RawCatalog; digest: string }>(`SELECT c.catalog, ${digestFromCatalog}`);
   const { catalog: raw, digest } = result.rows[0] ?? { catalog: emptyCatalog, digest: '' };
   const captured = new Set<number>();
   for (const row of [...raw.storages, ...raw.relations]) if (row.captured) captured.add(row.id);
@@ -314,7 +314,7 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
 
 /** What `digest` would be if the catalog were read now: a hundredth of the answer, and nothing to parse. */
 export async function catalogDigest(admin: Client): Promise<string> {
-  const result = await admin.query<{ digest: string }>(`SELECT md5(c.catalog::text) AS digest FROM (${catalogSql}) c`);
+  const result = await admin.query<{ digest: string }>(`SELECT ${digestFromCatalog}`);
   return result.rows[0]?.digest ?? '';
 }
 

@@ -178,6 +178,12 @@ export function runWorker(config: WorkerConfig, runner: StatementRunner, options
   };
   let isOpen = true;
   const take = (client: Socket): void => {
+    if (!isOpen) {
+      client.destroy();
+      return;
+    }
+    client.allowHalfOpen = true;
+    client.setNoDelay(true).setKeepAlive(keepAlive.keepAlive, keepAlive.keepAliveInitialDelay);
     counters.connections++;
     counters.activeConnections++;
     sockets.add(client);
@@ -208,15 +214,7 @@ export function runWorker(config: WorkerConfig, runner: StatementRunner, options
     });
   };
   return {
-    take(connection) {
-      if (!isOpen) {
-        connection.destroy();
-        return;
-      }
-      connection.allowHalfOpen = true;
-      connection.setNoDelay(true).setKeepAlive(keepAlive.keepAlive, keepAlive.keepAliveInitialDelay);
-      take(connection);
-    },
+    take,
     metrics() {
       live.tick();
       return { ...samples(counters), ...poolSamples([...live.pools(commands.isPaused), ...consoles.pools()], live.stats()) };
