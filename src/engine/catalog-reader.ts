@@ -244,7 +244,8 @@ const emptyCatalog: RawCatalog = {
 };
 
 export async function readCatalog(admin: Client, secretKey: string): Promise<ReadCatalog> {
-  const result = await admin.query<{ catalog: RawCatalog; digest: string }>(`SELECT c.catalog, ${digestFromCatalog}`);
+  const text = `SELECT c.catalog, ${digestFromCatalog}`;
+  const result = await admin.query<{ catalog: RawCatalog; digest: string }>({ name: 'catalog', text });
   const { catalog: raw, digest } = result.rows[0] ?? { catalog: emptyCatalog, digest: '' };
   const captured = new Set<number>();
   for (const row of [...raw.storages, ...raw.relations]) if (row.captured) captured.add(row.id);
@@ -314,7 +315,7 @@ export async function readCatalog(admin: Client, secretKey: string): Promise<Rea
 
 /** What `digest` would be if the catalog were read now: a hundredth of the answer, and nothing to parse. */
 export async function catalogDigest(admin: Client): Promise<string> {
-  const result = await admin.query<{ digest: string }>(`SELECT ${digestFromCatalog}`);
+  const result = await admin.query<{ digest: string }>({ name: 'catalog digest', text: `SELECT ${digestFromCatalog}` });
   return result.rows[0]?.digest ?? '';
 }
 
