@@ -3,10 +3,17 @@ import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import type { Execution } from '../replication/session-contract.ts';
 import type { EngineContext } from './context.ts';
 
-/** Begins it as that of the leader with this token, and answers its number; raises when another process leads. */
-export const fence = (token: bigint): Execution => ({ name: 'fence', sql: `SELECT millrace.begin_epoch(${token})` });
+/**
+ * Begins it as that of the leader with this token, and answers its number; raises when another process leads: the one row is looked at again once
+ * whoever has changed it has committed. No function does it: the first statement of a transaction is the dearest, and one of plpgsql was half of it.
+ */
+export const fenceSql = (token: bigint): string => `UPDATE millrace.epoch
+   SET epoch = epoch + 1, committed_at = clock_timestamp(), ts = greatest(ts + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)
+ WHERE token = ${token} OR millrace.leadership_lost() RETURNING epoch`;
 
-/** Raised by millrace.begin_epoch: another process leads. */
+export const fence = (token: bigint): Execution => ({ name: 'fence', sql: fenceSql(token) });
+
+/** Raised by millrace.leadership_lost: another process leads. */
 export const leadershipLost = '55P04';
 
 /** Records how far each source is, within the epoch. */

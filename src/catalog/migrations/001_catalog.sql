@@ -384,16 +384,13 @@ BEGIN
 END $$;
 REVOKE EXECUTE ON FUNCTION millrace.follow_owners() FROM PUBLIC;
 
--- Begins an epoch of the leader that holds this token; raises for any other.
-CREATE FUNCTION millrace.begin_epoch(leader bigint, OUT number bigint)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- For statements of a leader that must not be carried out by any other: WHERE token = <its own> OR millrace.leadership_lost().
+CREATE FUNCTION millrace.leadership_lost() RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE millrace.epoch SET epoch = epoch + 1, committed_at = clock_timestamp() WHERE token = leader RETURNING epoch INTO number;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = '55P04', MESSAGE = 'another Millrace process has taken over as leader of this database';
-    END IF;
+    RAISE EXCEPTION USING ERRCODE = '55P04', MESSAGE = 'another Millrace process has taken over as leader of this database';
 END $$;
-REVOKE EXECUTE ON FUNCTION millrace.begin_epoch(bigint) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION millrace.leadership_lost() FROM PUBLIC;
 
 -- Whether a relation is live, or a plain view that reads a live relation at any depth.
 CREATE FUNCTION millrace.reads_live(relation oid) RETURNS boolean

@@ -3,19 +3,6 @@
 
 ALTER TABLE millrace.epoch ADD COLUMN ts bigint NOT NULL DEFAULT 0;
 
-CREATE OR REPLACE FUNCTION millrace.begin_epoch(leader bigint, OUT number bigint)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    UPDATE millrace.epoch
-       SET epoch = epoch + 1, committed_at = clock_timestamp(),
-           ts = greatest(ts + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)
-     WHERE token = leader
-    RETURNING epoch.epoch INTO number;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = '55P04', MESSAGE = 'another Millrace process has taken over as leader of this database';
-    END IF;
-END $$;
-
 -- Names this catalog to the world outside: what a sink has delivered is kept there under it.
 CREATE TABLE millrace.installation (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
