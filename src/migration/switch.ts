@@ -129,8 +129,10 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
           ],
     );
     renamed.catch(() => undefined);
-    await applied;
-    const changed = await renamed;
+    const limit = cancelLate(sessions, left());
+    const changed = await Promise.all([applied, renamed])
+      .then(([, at]) => at)
+      .finally(limit.end);
     feed.taken(taken);
     return { done: true, heldMs: changed - locked, keys: keys.length };
   } catch (error) {
@@ -340,6 +342,23 @@ async function changeNames(
   const at = performance.now();
   holding.end(true);
   return at;
+}
+
+/**
+ * `statement_timeout` bounds each statement, and there are many: when the time of all of them is over, what `work` is at is cancelled. No cancel can
+ * come any more once `end` has resolved.
+ */
+function cancelLate({ work, beside }: MigrationSessions, ms: number): { readonly end: () => Promise<void> } {
+  let sent: Promise<unknown> | null = null;
+  const timer = setTimeout(() => {
+    sent = beside.query('SELECT pg_catalog.pg_cancel_backend($1)', [work.backendPid]).catch(() => undefined);
+  }, ms);
+  return {
+    end: async () => {
+      clearTimeout(timer);
+      await sent;
+    },
+  };
 }
 
 /** Everybody who has read the catalog reads it again; what has changed is on disk before. */

@@ -101,6 +101,37 @@ for (const version of [18, 15] as const) {
       expect(await leftBehind(upstream)).toEqual([]);
     });
 
+    test('MAX HOLD bounds all that is done under the locks, not each statement of it', { timeout: 60_000 }, async () => {
+      await upstream.query(`CREATE SCHEMA slow; CREATE TABLE slow.t (id int PRIMARY KEY, mail text); INSERT INTO slow.t VALUES (1, 'm');
+        CREATE FUNCTION slow.nap() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.2); END $$`);
+      await client.query(
+        "CREATE MIGRATION slow MOVE COLUMNS (mail) FROM slow.t TO TABLE slow.mails KEY (id) ABSENT WHEN NULL WITH (CUTOVER = MANUAL, LOCK TIMEOUT '1s', MAX HOLD = '500ms')",
+      );
+      await upstream.query(
+        "CREATE EVENT TRIGGER slow_nap ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION slow.nap(); ALTER EVENT TRIGGER slow_nap ENABLE ALWAYS",
+      );
+      const writer = await on.stage.direct(on.stage.upstream);
+      const holder = await on.stage.direct(on.stage.upstream);
+      await holder.query('BEGIN; LOCK TABLE slow.t IN ACCESS SHARE MODE');
+      await client.query('SET millrace.wait = off; ALTER MIGRATION slow CUTOVER; SET millrace.wait = on');
+      await locks('slow.t', false);
+      await holder.query('COMMIT');
+      await locks('slow.t', true);
+      await writer.query("UPDATE slow.t SET mail = 'n' WHERE id = 1");
+      await vi.waitFor(
+        async () => expect(await state('slow', 'phase, error')).toEqual(['ready', 'it would have held its locks for more than 500 ms']),
+        patiently,
+      );
+      await upstream.query('DROP EVENT TRIGGER slow_nap');
+      await vi.waitFor(async () => expect(await state('slow', 'phase, request')).toEqual(['cut_over', null]), {
+        timeout: 30_000,
+        interval: 50,
+      });
+      await expectRows(upstream, 'SELECT * FROM slow.t', "(1, 'n')");
+      await alter('slow', 'FINALIZE');
+      expect(await leftBehind(upstream)).toEqual([]);
+    });
+
     test('an engine that hangs with the locks does not keep them', { timeout: 120_000 }, async () => {
       await upstream.query("CREATE SCHEMA hung; CREATE TABLE hung.t (id int PRIMARY KEY, mail text); INSERT INTO hung.t VALUES (1, 'm')");
       await client.query(
