@@ -301,6 +301,7 @@ export class BatchBuilder {
       kinds: new Uint8Array(0),
       starts: new Uint32Array(0),
       ends: new Uint32Array(0),
+      leavesOut: false,
     };
     if (target.storage.keyAttnums.length > 0) chunk.spool.appendLine(`${prefix}${mask === '' ? none : mask}\t`, shown, columns);
     else chunk.spool.appendHashedLine(prefix, shown, columns);

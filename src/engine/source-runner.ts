@@ -2,16 +2,18 @@
  * One source: its stream, decoded into batches that end at commits.
  * Invariant: changes are handed over in commit order, each exactly once; nothing is acknowledged to the origin before the epoch that holds it is durable.
  */
+import type { Storage } from '../catalog/model.ts';
 import { ddlPrefix, parseDdlMessage, type Rewriting } from '../replication/ddl-messages.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import type { TableShape } from '../replication/origin-tables.ts';
-import { type ChangeHandler, PgoutputDecoder, unixMs } from '../replication/pgoutput.ts';
+import { type ChangeHandler, PgoutputDecoder, type TupleView, unixMs } from '../replication/pgoutput.ts';
 import { ConnectionLostError } from '../replication/postgres-error.ts';
 import { type ReplicationStream, startStream } from '../replication/stream.ts';
 import { type Batch, BatchBuilder, type ShapeStep, type Target } from './change-batch.ts';
 import { reach } from './fault-points.ts';
 import type { NewShape } from './follow-shape.ts';
 import { GivingWay } from './giving-way.ts';
+import { leftOutColumns } from './left-out.ts';
 import type { Learned, OriginHistory, OriginVersion } from './origin-history.ts';
 import { RecentXids } from './recent-xids.ts';
 import type { SourceRow } from './source-row.ts';
@@ -41,6 +43,8 @@ export interface RunnerHooks {
   readonly unpublished: (oid: number) => void;
   /** OIDs of the tables that the source's publication has from here on. */
   readonly published: (oids: readonly number[]) => void;
+  /** A row of a storage came without values of these columns (attnums). */
+  readonly leftOut: (storage: Storage, attnums: readonly number[]) => void;
 }
 
 export class SourceRunner {
@@ -345,13 +349,26 @@ export class SourceRunner {
         this.#stream?.pause();
         this.#targets.relation(message);
       },
-      insert: (oid, row) => each(oid, (target) => this.#builder.insert(target, row)),
+      insert: (oid, row) => {
+        if (row.leavesOut && !this.#skipping) this.#leftOut(oid, row);
+        each(oid, (target) => this.#builder.insert(target, row));
+      },
       update: (oid, oldKind, oldRow, newRow) => each(oid, (target) => this.#builder.update(target, oldRow, oldKind, newRow)),
       delete: (oid, _oldKind, oldRow) => each(oid, (target) => this.#builder.delete(target, oldRow)),
       truncate: (oids) => {
         for (const oid of oids) each(oid, (target) => this.#builder.truncate(target));
       },
     };
+  }
+
+  /** A copy can still get the values: it begins again. */
+  #leftOut(oid: number, row: TupleView): void {
+    for (const target of this.#targets.of(oid)) {
+      const attnums = leftOutColumns(target, row);
+      if (attnums.length === 0) continue;
+      if (target.spool) this.#builder.shape({ kind: 'copy again', storageId: target.storage.id });
+      else this.#hooks.leftOut(target.storage, attnums);
+    }
   }
 
   /**

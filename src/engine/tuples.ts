@@ -3,9 +3,7 @@ import { type TupleView, valueKind } from '../replication/pgoutput.ts';
 
 /** The new row with values it leaves out (unchanged TOAST) taken from the old row. The same view when it leaves none out. */
 export function mergedTuple(oldRow: TupleView, newRow: TupleView): TupleView {
-  let missing = false;
-  for (let i = 0; i < newRow.count; i++) missing ||= newRow.kinds[i] === valueKind.unchangedToast;
-  if (!missing) return newRow;
+  if (!newRow.leavesOut) return newRow;
   const count = newRow.count;
   const kinds = new Uint8Array(count);
   const starts = new Uint32Array(count);
@@ -22,7 +20,7 @@ export function mergedTuple(oldRow: TupleView, newRow: TupleView): TupleView {
     ends[i] = at;
     parts.push(bytes);
   }
-  return { buffer: Buffer.concat(parts), count, kinds, starts, ends };
+  return { buffer: Buffer.concat(parts), count, kinds, starts, ends, leavesOut: oldRow.leavesOut };
 }
 
 /** Whether two rows have the same bytes in these columns. */

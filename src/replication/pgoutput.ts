@@ -18,6 +18,8 @@ export interface TupleView {
   readonly kinds: Uint8Array;
   readonly starts: Uint32Array;
   readonly ends: Uint32Array;
+  /** Some value is left out: it is TOASTed, and was not changed. */
+  readonly leavesOut: boolean;
 }
 
 export interface RelationColumn {
@@ -76,10 +78,12 @@ interface MutableTuple extends TupleView {
   kinds: Uint8Array;
   starts: Uint32Array;
   ends: Uint32Array;
+  leavesOut: boolean;
 }
 
 function emptyTuple(): MutableTuple {
-  return { buffer: Buffer.alloc(0), count: 0, kinds: new Uint8Array(64), starts: new Uint32Array(64), ends: new Uint32Array(64) };
+  const [starts, ends] = [new Uint32Array(64), new Uint32Array(64)];
+  return { buffer: Buffer.alloc(0), count: 0, kinds: new Uint8Array(64), starts, ends, leavesOut: false };
 }
 
 /** Message text bytes as numbers. */
@@ -239,6 +243,7 @@ export class PgoutputDecoder {
     const end = this.#end;
     const { kinds, starts, ends } = row;
     let at = this.#at;
+    row.leavesOut = false;
     for (let i = 0; i < count; i++) {
       if (at >= end) {
         this.#at = at;
@@ -262,6 +267,7 @@ export class PgoutputDecoder {
         at += length;
         ends[i] = at;
       } else if (kind === tag.n || kind === tag.u) {
+        if (kind === tag.u) row.leavesOut = true;
         kinds[i] = kind === tag.n ? valueKind.null : valueKind.unchangedToast;
         starts[i] = at;
         ends[i] = at;

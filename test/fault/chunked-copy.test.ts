@@ -139,6 +139,22 @@ test('of a publication with a row filter the pieces have what it publishes', asy
   await extended.run('DROP TABLE part');
 }, 180_000);
 
+test('a row that comes into the row filter amid the pieces, without its large value, is copied with it', async () => {
+  await admin.query(`CREATE TABLE brought (i integer PRIMARY KEY, big text); ALTER TABLE brought ALTER big SET STORAGE EXTERNAL;
+    INSERT INTO brought SELECT g, 'short' FROM generate_series(1, 60000) g WHERE g <> 5; INSERT INTO brought VALUES (-5, repeat('long', 1000)); ANALYZE brought;
+    CREATE PUBLICATION bringing FOR TABLE brought WHERE (i > 0)`);
+  await extended.run("CREATE SOURCE b FROM POSTGRES CONNECTION c (PUBLICATION 'bringing')");
+  const begun = (await chunks()).length;
+  await extended.run('CREATE TABLE brought FROM SOURCE b (REFERENCE public.brought)');
+  await expect.poll(async () => (await chunks()).length, { timeout: 60_000, interval: 5 }).toBeGreaterThan(begun + 3);
+  await admin.query('UPDATE brought SET i = 5 WHERE i = -5');
+  await expect.poll(() => stateOf('brought'), { timeout: 60_000, interval: 100 }).toBe('ready');
+  const counted = 'SELECT count(*), sum(i), sum(length(big)) FROM brought WHERE i > 0';
+  const wanted = await texts(admin, counted);
+  await expect.poll(() => texts(extended.client, counted), { timeout: 30_000, interval: 200 }).toEqual(wanted);
+  await extended.run('DROP TABLE brought');
+}, 120_000);
+
 test('the type of a column gets another name amid the pieces, and once more before it is seen that it had', async () => {
   await extended.client.query("CREATE TYPE mood AS ENUM ('good', 'bad')");
   await admin.query(`CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TABLE felt (i integer PRIMARY KEY, m mood);

@@ -16,6 +16,7 @@ function row(...values: (string | null | undefined)[]): TupleView {
     ),
     starts: Uint32Array.from([0, ...ends.slice(0, -1)]),
     ends: Uint32Array.from(ends),
+    leavesOut: values.includes(undefined),
   };
 }
 

@@ -19,6 +19,7 @@ function row(values: readonly Value[], before = ''): TupleView {
     ),
     starts: Uint32Array.from([before.length, ...ends.slice(0, -1)]),
     ends: Uint32Array.from(ends),
+    leavesOut: values.includes(undefined),
   };
 }
 

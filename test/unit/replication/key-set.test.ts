@@ -15,7 +15,7 @@ function row(...values: readonly (string | null)[]): TupleView {
     ends[i] = at;
   });
   const kinds = Uint8Array.from(values, (value) => (value === null ? valueKind.null : valueKind.text));
-  return { buffer: Buffer.concat([Buffer.alloc(3), ...parts]), count: values.length, kinds, starts, ends };
+  return { buffer: Buffer.concat([Buffer.alloc(3), ...parts]), count: values.length, kinds, starts, ends, leavesOut: false };
 }
 
 describe('KeySet', () => {
