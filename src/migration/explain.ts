@@ -123,9 +123,10 @@ function targetBytes(table: TableFacts, definition: MigrationDefinition): { read
 function costs({ definition, facts }: Examined): readonly string[] {
   const { table, surroundings } = facts;
   const { heap, indexes } = targetBytes(table, definition);
+  const isCounted = table.rows > 0 || table.bytes === 0;
   return [
     'Costs:',
-    `  Rows: about ${Math.round(table.rows)}; table ${bytes(table.bytes)}, indexes ${bytes(table.indexBytes)}, TOAST ${bytes(table.toastBytes)}`,
+    `  Rows: ${isCounted ? `about ${Math.round(table.rows)}` : 'not known, the table was never analyzed'}; table ${bytes(table.bytes)}, indexes ${bytes(table.indexBytes)}, TOAST ${bytes(table.toastBytes)}`,
     `  Written: about ${bytes(heap + indexes)} of tables and indexes, and about as much WAL`,
     `  Disk: that must be free in tablespace ${quoteIdentifier(surroundings.tablespace)} and where the WAL is (Postgres does not tell how much is); the database has ${bytes(surroundings.databaseBytes)}`,
   ];

@@ -58,6 +58,13 @@ describe('EXPLAIN', () => {
     expect(lines).toContain('Findings: nothing stands in the way');
   });
 
+  test('does not say that a table has no rows because nobody has counted them', async () => {
+    await upstream.query('CREATE TABLE app.uncounted (id int PRIMARY KEY, n int); INSERT INTO app.uncounted VALUES (1, 1)');
+    const lines = await explain('ALTER TABLE app.uncounted ALTER COLUMN n TYPE bigint');
+    expect(lines.join('\n')).toContain('Rows: not known, the table was never analyzed; table 8192 bytes');
+    await upstream.query('DROP TABLE app.uncounted');
+  });
+
   test('changes nothing', async () => {
     await explain(move());
     await explain('ALTER TABLE orders ALTER id TYPE bigint');
