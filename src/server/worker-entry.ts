@@ -2,8 +2,8 @@
 import type { WorkerConfig } from '../config.ts';
 import { createStatementRunner } from '../statements/runner.ts';
 import { runWorker } from '../wire/worker.ts';
-import { createAdminLink } from './admin-link.ts';
 import { runChild, tell } from './child-process.ts';
+import { createMainLink } from './main-link.ts';
 
 runChild<WorkerConfig>(async (config) => {
   const runner = createStatementRunner({
@@ -11,7 +11,7 @@ runChild<WorkerConfig>(async (config) => {
     upstream: config.upstream,
     onCatalog: (database) => tell({ type: 'catalog-installed', database }),
   });
-  const link = createAdminLink();
+  const link = createMainLink();
   const worker = runWorker(config, runner, { admin: link });
   link.serve(worker);
   tell({ type: 'ready' });

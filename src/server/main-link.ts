@@ -1,5 +1,5 @@
 /**
- * A worker's side of the talk about connections and the admin console.
+ * A worker's side of the talk with the main process: connections that it is handed, and the admin console.
  * Invariant: each question of the main process gets one answer, and each request of a console too, unless the main process is gone (then
  * so is this one).
  */
@@ -9,12 +9,12 @@ import type { AdminAnswer, AdminPort } from '../wire/admin/messages.ts';
 import type { Worker } from '../wire/worker.ts';
 import { tell } from './child-process.ts';
 
-export interface AdminLink extends AdminPort {
+export interface MainLink extends AdminPort {
   /** From now on questions of the main process go to this worker. */
   serve(worker: Worker): void;
 }
 
-export function createAdminLink(): AdminLink {
+export function createMainLink(): MainLink {
   const waiting = new Map<number, (answer: AdminAnswer) => void>();
   let lastId = 0;
   let worker: Worker | undefined;
