@@ -5,7 +5,7 @@ import type { EngineContext } from './context.ts';
 
 /**
  * Begins it as that of the leader with this token, and answers its number; raises when another process leads: the one row is looked at again once
- * whoever has changed it has committed. No function does it: the first statement of a transaction is the dearest, and one of plpgsql was half of it.
+ * whoever has changed it has committed. A plain statement, as every epoch has one: no function to enter, with settings to be set and taken back.
  */
 export const fenceSql = (token: bigint): string => `UPDATE millrace.epoch
    SET epoch = epoch + 1, committed_at = clock_timestamp(), ts = greatest(ts + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)

@@ -86,13 +86,12 @@ export async function lookUpSlot(client: pg.Client, name: string): Promise<SlotI
   };
 }
 
-/** Bytes of WAL that the server keeps for a slot (0 when there is none of that name), and whether anybody streams from it. */
 const slotUseSql = `SELECT pg_catalog.pg_wal_lsn_diff(
               CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END, s.restart_lsn)::text AS bytes,
             s.active
        FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1`;
 
-/** Asked once a second, so it is prepared. */
+/** Bytes of WAL that the server keeps for a slot (0 when there is none of that name), and whether anybody streams from it. Asked once a second, so it is prepared. */
 export async function slotUse(client: pg.Client, name: string): Promise<{ readonly retained: number; readonly active: boolean }> {
   const result = await client.query<{ bytes: string | null; active: boolean }>({ name: 'slot use', text: slotUseSql, values: [name] });
   const [slot] = result.rows;
