@@ -130,8 +130,9 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
     );
     renamed.catch(() => undefined);
     const limit = cancelLate(sessions, left());
-    const changed = await Promise.all([applied, renamed])
-      .then(([, at]) => at)
+    // One after the other: where the keys have failed, the names say only that something has.
+    const changed = await Promise.resolve(applied)
+      .then(() => renamed)
       .finally(limit.end);
     feed.taken(taken);
     return { done: true, heldMs: changed - locked, keys: keys.length };
