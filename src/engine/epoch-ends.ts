@@ -7,11 +7,12 @@ import type { EngineContext } from './context.ts';
  * Begins it as that of the leader with this token, and answers its number; raises when another process leads: the one row is looked at again once
  * whoever has changed it has committed. A plain statement, as every epoch has one: no function to enter, with settings to be set and taken back.
  */
-export const fenceSql = (token: bigint): string => `UPDATE millrace.epoch
+export const fence = (token: bigint): Execution => ({
+  name: 'fence',
+  sql: `UPDATE millrace.epoch
    SET epoch = epoch + 1, committed_at = clock_timestamp(), ts = greatest(ts + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)
- WHERE token = ${token} OR millrace.leadership_lost() RETURNING epoch`;
-
-export const fence = (token: bigint): Execution => ({ name: 'fence', sql: fenceSql(token) });
+ WHERE token = ${token} OR millrace.leadership_lost() RETURNING epoch`,
+});
 
 /** Raised by millrace.leadership_lost: another process leads. */
 export const leadershipLost = '55P04';

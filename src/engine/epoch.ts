@@ -18,7 +18,7 @@ import type { Batch, ShapeStep } from './change-batch.ts';
 import { extensionsOf, mendMoved } from './column-merge.ts';
 import { type EngineContext, storageOf } from './context.ts';
 import { followEnums } from './enum-labels.ts';
-import { countEpoch, fence, fenceSql, progress } from './epoch-ends.ts';
+import { countEpoch, fence, progress } from './epoch-ends.ts';
 import { reach, reachSoon } from './fault-points.ts';
 import { reshaped } from './follow-shape.ts';
 import { recordVersions } from './origin-history.ts';
@@ -133,7 +133,7 @@ export class Epoch {
     const { session } = engine;
     session.cork();
     const begun = session.query('BEGIN');
-    const fenced = session.query(fenceSql(engine.token));
+    const fenced = session.executeAll([fence(engine.token)]);
     session.uncork();
     await Promise.all([begun, fenced]);
     reach('steps.begun');

@@ -6,16 +6,18 @@
  * of Postgres stores NULL for them.
  */
 import type { Storage } from '../catalog/model.ts';
-import { type TupleView, valueKind } from '../replication/pgoutput.ts';
+import { isLeftOut } from '../replication/copy-rows.ts';
+import type { TupleView } from '../replication/pgoutput.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { Target } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
+import { missedError } from './relation-errors.ts';
 import { type BrokenVersion, versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 
 /** Attnums of the columns of a storage that an inserted row has no value for. */
 export function leftOutColumns({ storage, columns }: Pick<Target, 'storage' | 'columns'>, row: TupleView): number[] {
-  return storage.columns.flatMap(({ attnum }, i) => (row.kinds[columns[i] ?? -1] === valueKind.unchangedToast ? [attnum] : []));
+  return storage.columns.flatMap(({ attnum }, i) => (isLeftOut(row, columns[i] ?? -1) ? [attnum] : []));
 }
 
 /** The versions that show one of the columns. */
@@ -29,12 +31,14 @@ export function incompleteVersions(
   return versionsOf(state, storage).flatMap(({ id, columns }) => {
     const shown = columns.find(({ attnum }) => attnums.includes(attnum));
     if (shown === undefined) return [];
-    const error: BrokenVersion['error'] = {
-      code: '55000',
-      message: `source table ${storage.originSchema}.${storage.originName} has sent a row without its value of column "${shown.name}"`,
+    const error = {
+      ...missedError({
+        reference: `${storage.originSchema}.${storage.originName}`,
+        problem: `has sent a row without its value of column "${shown.name}"`,
+        source: source.name,
+      }),
       detail: `An update has brought the row into the row filter of publication "${source.publication}", and of what it did not change large values are sent with REPLICA IDENTITY FULL only.`,
       hint: `ALTER SOURCE ${source.name} RESYNC; and before it on the origin, so that this does not come again: ALTER TABLE ${reference} REPLICA IDENTITY FULL;`,
-      resync: true,
     };
     return [{ relationId: id, error }];
   });

@@ -349,10 +349,11 @@ export class SourceRunner {
         this.#stream?.pause();
         this.#targets.relation(message);
       },
-      insert: (oid, row) => {
-        if (row.leavesOut && !this.#skipping) this.#leftOut(oid, row);
-        each(oid, (target) => this.#builder.insert(target, row));
-      },
+      insert: (oid, row) =>
+        each(oid, (target) => {
+          if (row.leavesOut) this.#leftOut(target, row);
+          this.#builder.insert(target, row);
+        }),
       update: (oid, oldKind, oldRow, newRow) => each(oid, (target) => this.#builder.update(target, oldRow, oldKind, newRow)),
       delete: (oid, _oldKind, oldRow) => each(oid, (target) => this.#builder.delete(target, oldRow)),
       truncate: (oids) => {
@@ -362,13 +363,11 @@ export class SourceRunner {
   }
 
   /** A copy can still get the values: it begins again. */
-  #leftOut(oid: number, row: TupleView): void {
-    for (const target of this.#targets.of(oid)) {
-      const attnums = leftOutColumns(target, row);
-      if (attnums.length === 0) continue;
-      if (target.spool) this.#builder.shape({ kind: 'copy again', storageId: target.storage.id });
-      else this.#hooks.leftOut(target.storage, attnums);
-    }
+  #leftOut(target: Target, row: TupleView): void {
+    const attnums = leftOutColumns(target, row);
+    if (attnums.length === 0) return;
+    if (target.spool) this.#builder.shape({ kind: 'copy again', storageId: target.storage.id });
+    else this.#hooks.leftOut(target.storage, attnums);
   }
 
   /**

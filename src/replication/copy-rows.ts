@@ -194,9 +194,13 @@ export function writeHash(target: Buffer, at: number, hash: number): void {
 
 /** Which entries of `columnMap` are unchanged TOAST values: a bit string as of Postgres's type bit varying, first entry first; '' when none is. */
 export function unchangedMask(row: TupleView, columnMap: readonly number[]): string {
-  const isUnchanged = (column: number): boolean => column >= 0 && column < row.count && row.kinds[column] === valueKind.unchangedToast;
-  if (!columnMap.some(isUnchanged)) return '';
-  return columnMap.map((column) => (isUnchanged(column) ? '1' : '0')).join('');
+  if (!row.leavesOut || !columnMap.some((column) => isLeftOut(row, column))) return '';
+  return columnMap.map((column) => (isLeftOut(row, column) ? '1' : '0')).join('');
+}
+
+/** Whether the row has no value of a column because it was not changed. -1: the row has no such column. */
+export function isLeftOut(row: TupleView, column: number): boolean {
+  return column >= 0 && column < row.count && row.kinds[column] === valueKind.unchangedToast;
 }
 
 /** Room for twice the bytes must be there. Returns where the next byte goes. */

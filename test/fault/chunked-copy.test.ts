@@ -139,19 +139,28 @@ test('of a publication with a row filter the pieces have what it publishes', asy
   await extended.run('DROP TABLE part');
 }, 180_000);
 
+/** Has a table copied; resolves when it is amid the pieces. */
+async function beginCopy(table: string, source: string): Promise<void> {
+  const begun = (await chunks()).length;
+  await extended.run(`CREATE TABLE ${table} FROM SOURCE ${source} (REFERENCE public.${table})`);
+  await expect.poll(async () => (await chunks()).length, { timeout: 60_000, interval: 5 }).toBeGreaterThan(begun + 3);
+}
+
+/** The copy is done, and the query has the origin's answer. */
+async function endsEqual(table: string, query: string): Promise<void> {
+  await expect.poll(() => stateOf(table), { timeout: 60_000, interval: 100 }).toBe('ready');
+  const wanted = await texts(admin, query);
+  await expect.poll(() => texts(extended.client, query), { timeout: 30_000, interval: 200 }).toEqual(wanted);
+}
+
 test('a row that comes into the row filter amid the pieces, without its large value, is copied with it', async () => {
   await admin.query(`CREATE TABLE brought (i integer PRIMARY KEY, big text); ALTER TABLE brought ALTER big SET STORAGE EXTERNAL;
     INSERT INTO brought SELECT g, 'short' FROM generate_series(1, 60000) g WHERE g <> 5; INSERT INTO brought VALUES (-5, repeat('long', 1000)); ANALYZE brought;
     CREATE PUBLICATION bringing FOR TABLE brought WHERE (i > 0)`);
   await extended.run("CREATE SOURCE b FROM POSTGRES CONNECTION c (PUBLICATION 'bringing')");
-  const begun = (await chunks()).length;
-  await extended.run('CREATE TABLE brought FROM SOURCE b (REFERENCE public.brought)');
-  await expect.poll(async () => (await chunks()).length, { timeout: 60_000, interval: 5 }).toBeGreaterThan(begun + 3);
+  await beginCopy('brought', 'b');
   await admin.query('UPDATE brought SET i = 5 WHERE i = -5');
-  await expect.poll(() => stateOf('brought'), { timeout: 60_000, interval: 100 }).toBe('ready');
-  const counted = 'SELECT count(*), sum(i), sum(length(big)) FROM brought WHERE i > 0';
-  const wanted = await texts(admin, counted);
-  await expect.poll(() => texts(extended.client, counted), { timeout: 30_000, interval: 200 }).toEqual(wanted);
+  await endsEqual('brought', 'SELECT count(*), sum(i), sum(length(big)) FROM brought WHERE i > 0');
   await extended.run('DROP TABLE brought');
 }, 120_000);
 
@@ -159,9 +168,7 @@ test('the type of a column gets another name amid the pieces, and once more befo
   await extended.client.query("CREATE TYPE mood AS ENUM ('good', 'bad')");
   await admin.query(`CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TABLE felt (i integer PRIMARY KEY, m mood);
     INSERT INTO felt SELECT g, (ARRAY['good', 'bad'])[1 + g % 2]::mood FROM generate_series(1, 100000) g; ANALYZE felt`);
-  await extended.run('CREATE TABLE felt FROM SOURCE s (REFERENCE public.felt)');
-  const begun = (await chunks()).length;
-  await expect.poll(async () => (await chunks()).length, { timeout: 60_000, interval: 10 }).toBeGreaterThan(begun + 3);
+  await beginCopy('felt', 's');
   await admin.query("ALTER TYPE mood RENAME TO temper; INSERT INTO felt VALUES (0, 'bad')");
   await expect
     .poll(() => texts(extended.client, "SELECT columns -> 1 ->> 'originType' FROM millrace.storage WHERE origin_name = 'felt'"), {
@@ -170,9 +177,6 @@ test('the type of a column gets another name amid the pieces, and once more befo
     .toEqual([['public.temper']]);
   await engine.restart();
   await admin.query("ALTER TYPE temper RENAME TO humour; INSERT INTO felt VALUES (-1, 'good')");
-  await expect.poll(() => stateOf('felt'), { timeout: 60_000, interval: 100 }).toBe('ready');
-  const counted = 'SELECT m, count(*), sum(i) FROM felt GROUP BY m ORDER BY m';
-  const wanted = await texts(admin, counted);
-  await expect.poll(() => texts(extended.client, counted), { timeout: 30_000, interval: 200 }).toEqual(wanted);
+  await endsEqual('felt', 'SELECT m, count(*), sum(i) FROM felt GROUP BY m ORDER BY m');
   await extended.run('DROP TABLE felt');
 }, 120_000);
