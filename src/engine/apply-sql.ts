@@ -116,15 +116,18 @@ function applyKeyless(storage: StorageShape, shape: ChunkShape, given: string): 
   if (shape.inserts) statements.push(`INSERT INTO ${table} (${list}) SELECT ${list} FROM ${staged} d WHERE d.op = 'I' ORDER BY d.seq`);
   if (shape.deletes) {
     const image = (row: string): string => imageOf(storage, row);
+    // One sort of what is gone and what is stored. A join of the two goes by nested loops, as all joins here: row by row through the square.
     statements.push(
       `DELETE FROM ${table} s
  USING (
-   SELECT stored.rid
-     FROM (SELECT d.h, ${image('d')} AS image, count(*) AS n
-             FROM ${staged} d WHERE d.op = 'D' GROUP BY 1, 2) gone
-     JOIN (SELECT t.rid, t.h, ${image('t')} AS image, row_number() OVER (PARTITION BY t.h, ${image('t')} ORDER BY t.rid) AS place
-             FROM ${table} t WHERE t.h IN (SELECT d.h FROM ${staged} d WHERE d.op = 'D')) stored
-       ON stored.h = gone.h AND stored.image = gone.image AND stored.place <= gone.n
+   SELECT x.rid
+     FROM (SELECT u.rid, row_number() OVER (alike ORDER BY u.rid) AS place, count(*) FILTER (WHERE u.rid IS NULL) OVER alike AS n
+             FROM (SELECT t.rid, t.h, ${image('t')} AS image
+                     FROM (SELECT DISTINCT d.h FROM ${staged} d WHERE d.op = 'D') w JOIN ${table} t ON t.h = w.h
+                   UNION ALL
+                   SELECT NULL, d.h, ${image('d')} FROM ${staged} d WHERE d.op = 'D') u
+           WINDOW alike AS (PARTITION BY u.h, u.image)) x
+    WHERE x.place <= x.n AND x.rid IS NOT NULL
  ) v
  WHERE s.rid = v.rid`,
     );
