@@ -6,6 +6,7 @@ import { type Storage, spoolTable, stagingTable, storageColumn, storageTable } f
 import type { Execution, RawConnection } from '../replication/session-contract.ts';
 import { applyStaged, clearStorage, forgetColumns, insertColumns, stagingColumns } from './apply-sql.ts';
 import type { ShapeStep, Step } from './change-batch.ts';
+import type { Direct } from './direct-upkeep.ts';
 import { isFew, rowsExecutions } from './row-arrays.ts';
 
 /** A step that takes no looking at what there is. */
@@ -33,7 +34,8 @@ export function stepExecutions(storage: Storage, step: PlainStep): Execution[] |
   }
 }
 
-export function sendStep(session: RawConnection, storage: Storage, step: PlainStep, sent: Promise<unknown>[]): void {
+/** `direct`: how the views over the storage take many rows without a delta; null: they do not. */
+export function sendStep(session: RawConnection, storage: Storage, step: PlainStep, sent: Promise<unknown>[], direct: Direct | null): void {
   const executions = stepExecutions(storage, step);
   if (executions !== null) {
     if (executions.length > 0) sent.push(session.executeAll(executions));
@@ -45,15 +47,27 @@ export function sendStep(session: RawConnection, storage: Storage, step: PlainSt
     sent.push(into.finish());
   };
   if (step.kind === 'rows') {
-    if (step.insertRows > 0) copy(`COPY ${storageTable(storage.id)} (${insertColumns(storage).join(', ')}) FROM STDIN`, step.inserts);
-    if (step.changeRows === 0) return;
-    const staging = stagingTable(storage.id);
-    copy(`COPY ${staging} (${stagingColumns(storage).join(', ')}) FROM STDIN`, step.changes);
-    for (const sql of applyStaged(storage, step.shape)) sent.push(session.query(sql));
-    sent.push(session.query(`TRUNCATE ${staging}`));
+    if (direct !== null) sent.push(session.executeAll([direct.before]));
+    sendRows(session, storage, step, copy, sent);
+    if (direct !== null) sent.push(session.executeAll([direct.after]));
   } else if (step.kind === 'spool') {
     copy(`COPY ${spoolTable(storage.id)} (chunk, xid, ${stagingColumns(storage).join(', ')}) FROM STDIN`, step.rows);
   }
+}
+
+function sendRows(
+  session: RawConnection,
+  storage: Storage,
+  step: Extract<PlainStep, { kind: 'rows' }>,
+  copy: (sql: string, rows: readonly Buffer[]) => void,
+  sent: Promise<unknown>[],
+): void {
+  if (step.insertRows > 0) copy(`COPY ${storageTable(storage.id)} (${insertColumns(storage).join(', ')}) FROM STDIN`, step.inserts);
+  if (step.changeRows === 0) return;
+  const staging = stagingTable(storage.id);
+  copy(`COPY ${staging} (${stagingColumns(storage).join(', ')}) FROM STDIN`, step.changes);
+  for (const sql of applyStaged(storage, step.shape)) sent.push(session.query(sql));
+  sent.push(session.query(`TRUNCATE ${staging}`));
 }
 
 function moveRow(storage: Storage, step: Extract<Step, { kind: 'rekey' }>): Execution {

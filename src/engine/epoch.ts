@@ -17,6 +17,7 @@ import { isShapeStep, type PlainStep, sendStep } from './apply-steps.ts';
 import type { Batch, ShapeStep } from './change-batch.ts';
 import { extensionsOf, mendMoved } from './column-merge.ts';
 import { type EngineContext, storageOf } from './context.ts';
+import { type Direct, directUpkeep } from './direct-upkeep.ts';
 import { followEnums } from './enum-labels.ts';
 import { countEpoch, fence, progress } from './epoch-ends.ts';
 import { reach, reachSoon } from './fault-points.ts';
@@ -204,29 +205,41 @@ export class Epoch {
     return this.#reshaped.get(id) ?? this.#engine.state.storages.get(id);
   }
 
-  async #applyTo(storageId: number, steps: readonly PlainStep[], again = true): Promise<void> {
-    const { session, state, log } = this.#engine;
+  async #applyTo(storageId: number, steps: readonly PlainStep[], again = true, direct = this.#direct(storageId)): Promise<void> {
+    const { session, log } = this.#engine;
     const storage = this.storage(storageId);
     if (storage === undefined || this.#failedStorages.has(storageId)) return;
     const sent: Promise<unknown>[] = [session.query('SAVEPOINT apply')];
-    for (const step of steps) sendStep(session, storage, step, sent);
+    for (const step of steps) sendStep(session, storage, step, sent, direct);
     sent.push(session.query('RELEASE SAVEPOINT apply'));
     const outcomes = await Promise.allSettled(sent);
     const failure = outcomes.find((outcome) => outcome.status === 'rejected');
     if (failure === undefined) {
-      if (state.captured.has(storageId)) this.#changed.add(storageId);
+      this.touch(storageId);
+      for (const viewId of direct?.viewIds ?? []) this.touch(viewId);
       return;
     }
     const reason = requireStatementError(failure.reason);
+    if (direct !== null) {
+      // It may be a view that cannot take the change: then it is that view's error, found when views are maintained.
+      await session.query('ROLLBACK TO SAVEPOINT apply; RELEASE SAVEPOINT apply');
+      return await this.#applyTo(storageId, steps, again, null);
+    }
     if (again && reason.code === '22P02') {
       await session.query('ROLLBACK TO SAVEPOINT apply; RELEASE SAVEPOINT apply');
-      if (await followEnums(this.#engine, storage, reason)) return await this.#applyTo(storageId, steps, false);
+      if (await followEnums(this.#engine, storage, reason)) return await this.#applyTo(storageId, steps, false, null);
       await session.query('SAVEPOINT apply');
     }
     log.error({ storage: storageId, table: `${storage.originSchema}.${storage.originName}`, err: reason }, 'a table cannot take a change');
     await session.query('ROLLBACK TO SAVEPOINT apply; RELEASE SAVEPOINT apply');
     this.#failedStorages.add(storageId);
     await this.#storageFailed(storage, reason);
+  }
+
+  /** How views take the changes of a storage that come in large numbers; null: by its delta. */
+  #direct(storageId: number): Direct | null {
+    const direct = this.#reshaped.has(storageId) ? null : directUpkeep(this.#engine.state, storageId);
+    return direct?.viewIds.some((id) => this.#failedViews.has(id)) === true ? null : direct;
   }
 
   async #storageFailed(storage: Storage, reason: PostgresError): Promise<void> {

@@ -12,6 +12,7 @@ import { isShapeStep, type PlainStep, sendStep, stepExecutions } from './apply-s
 import type { Batch } from './change-batch.ts';
 import { extensionsOf, takesMending } from './column-merge.ts';
 import { type EngineContext, storageOf } from './context.ts';
+import { directUpkeep } from './direct-upkeep.ts';
 import { requireStatementError } from './epoch.ts';
 import { countEpoch, fence, leadershipLost, progress } from './epoch-ends.ts';
 import { reach, reachSoon } from './fault-points.ts';
@@ -93,7 +94,7 @@ async function send(
   for (const sql of leaveOutFormer(state, written)) sent.push(session.query(sql));
   for (const step of steps) {
     const storage = state.storages.get(step.storageId);
-    if (storage !== undefined) sendStep(session, storage, step, sent);
+    if (storage !== undefined) sendStep(session, storage, step, sent, directUpkeep(state, storage.id));
   }
   // Many rows deserve a plan of their own, not one made for a small delta.
   for (const { name, sql, params } of ends) {

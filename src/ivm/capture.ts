@@ -17,11 +17,37 @@ const newestSetting = 'millrace.newest_only';
 /** Said within a transaction that updates rows of these storages of which nobody wants to know what they were: only what they are is captured. */
 export const newestOnly = (ids: readonly number[]): string => `SET LOCAL ${newestSetting} = ',${ids.join()},'`;
 
+/**
+ * Said within a transaction, for one statement: the views over the storage take its changes from what the statement has changed, and no
+ * delta is written. The value is of `DirectUpkeep`, as JSON.
+ */
+export const directSetting = (id: number | string): string => `millrace.direct_s${id}`;
+
+/** Statements that bring all readers of a storage up to date with one statement that changes it, by what the statement is. */
+export interface DirectUpkeep extends Readonly<Record<ChangingEvent, readonly string[]>> {
+  /** The storages they write. Once one of them has grown the changes are captured after all. */
+  readonly tables: readonly string[];
+}
+
+export type ChangingEvent = 'INSERT' | 'UPDATE' | 'DELETE';
+
+/** What such a statement reads in place of the delta table. */
+export function changedRows(event: ChangingEvent): string {
+  const [came, went] = ['SELECT 1::smallint AS w, n.* FROM new_rows n', 'SELECT -1::smallint AS w, o.* FROM old_rows o'];
+  return { INSERT: `(${came})`, UPDATE: `(${went} UNION ALL ${came})`, DELETE: `(${went})` }[event];
+}
+
+/**
+ * Bytes of a view up to which it is written by each statement, not once an epoch: then a group costs next to nothing, and one that every
+ * statement of the epoch touches may be written each time.
+ */
+const directBytes = 1024 * 1024;
+
 const events = [
   { event: 'INSERT', referencing: 'REFERENCING NEW TABLE AS new_rows' },
   { event: 'UPDATE', referencing: 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows' },
   { event: 'DELETE', referencing: 'REFERENCING OLD TABLE AS old_rows' },
-] as const;
+] as const satisfies readonly { readonly event: ChangingEvent; readonly referencing: string }[];
 
 /**
  * Statements that create `millrace_data.d<id>` (w, then the storage's columns) and the triggers that fill it. The trigger function names
@@ -32,8 +58,20 @@ export function captureDdl(id: number | string, lookedUp = true): string[] {
   const delta = deltaName(id);
   const routine = routineName(id);
   const body = `
+DECLARE
+  direct jsonb := nullif(current_setting('${directSetting(id)}', true), '');
+  statement text;
 BEGIN
   IF current_setting('${uncapturedSetting}', true) = 'on' THEN
+    RETURN NULL;
+  END IF;
+  -- What is captured already comes first, so what comes after it is captured too.
+  IF direct IS NOT NULL AND TG_OP <> 'TRUNCATE' AND NOT EXISTS (SELECT FROM ${delta}) AND NOT EXISTS (
+    SELECT FROM jsonb_array_elements_text(direct -> 'tables') t WHERE pg_relation_size(t::regclass) > ${directBytes}
+  ) THEN
+    FOR statement IN SELECT jsonb_array_elements_text(direct -> TG_OP) LOOP
+      EXECUTE statement;
+    END LOOP;
     RETURN NULL;
   END IF;
   IF TG_OP = 'TRUNCATE' THEN
