@@ -15,6 +15,9 @@ export type PlainStep = Exclude<Step, ShapeStep>;
 export const isShapeStep = (step: Step): step is ShapeStep =>
   step.kind === 'widen' || step.kind === 'relabel' || step.kind === 'copy again';
 
+/** What goes by COPY, and views may take directly. */
+export const isOfManyRows = (step: PlainStep): boolean => step.kind === 'rows' && !isFew(step);
+
 /** A step as prepared statements; null when it needs COPY. */
 export function stepExecutions(storage: Storage, step: PlainStep): Execution[] | null {
   switch (step.kind) {

@@ -13,7 +13,7 @@ import { ConnectionLostError, PostgresError } from '../replication/postgres-erro
 import type { Execution, StatementResult } from '../replication/session-contract.ts';
 import { parseSnapshot, type Snapshot } from '../replication/snapshot-visibility.ts';
 import { quoteLiteral } from '../sql/quote.ts';
-import { isShapeStep, type PlainStep, sendStep } from './apply-steps.ts';
+import { isOfManyRows, isShapeStep, type PlainStep, sendStep } from './apply-steps.ts';
 import type { Batch, ShapeStep } from './change-batch.ts';
 import { extensionsOf, mendMoved } from './column-merge.ts';
 import { type EngineContext, storageOf } from './context.ts';
@@ -81,6 +81,8 @@ export class Epoch {
   readonly #engine: EngineContext;
   /** Storages whose delta table may hold rows. */
   readonly #changed = new Set<number>();
+  /** Views that may have been written already. */
+  readonly #direct = new Set<number>();
   readonly #failedStorages = new Set<number>();
   readonly #failedViews = new Set<number>();
   /** Storages whose columns have changed in this epoch. */
@@ -205,7 +207,7 @@ export class Epoch {
     return this.#reshaped.get(id) ?? this.#engine.state.storages.get(id);
   }
 
-  async #applyTo(storageId: number, steps: readonly PlainStep[], again = true, direct = this.#direct(storageId)): Promise<void> {
+  async #applyTo(storageId: number, steps: readonly PlainStep[], again = true, direct = this.#directOf(storageId, steps)): Promise<void> {
     const { session, log } = this.#engine;
     const storage = this.storage(storageId);
     if (storage === undefined || this.#failedStorages.has(storageId)) return;
@@ -216,7 +218,7 @@ export class Epoch {
     const failure = outcomes.find((outcome) => outcome.status === 'rejected');
     if (failure === undefined) {
       this.touch(storageId);
-      for (const viewId of direct?.viewIds ?? []) this.touch(viewId);
+      for (const viewId of direct?.viewIds ?? []) this.#direct.add(viewId);
       return;
     }
     const reason = requireStatementError(failure.reason);
@@ -236,9 +238,10 @@ export class Epoch {
     await this.#storageFailed(storage, reason);
   }
 
-  /** How views take the changes of a storage that come in large numbers; null: by its delta. */
-  #direct(storageId: number): Direct | null {
-    const direct = this.#reshaped.has(storageId) ? null : directUpkeep(this.#engine.state, storageId);
+  /** How views take these changes of a storage without its delta; null: they do not. */
+  #directOf(storageId: number, steps: readonly PlainStep[]): Direct | null {
+    if (this.#reshaped.has(storageId) || !steps.some(isOfManyRows)) return null;
+    const direct = directUpkeep(this.#engine.state, storageId);
     return direct?.viewIds.some((id) => this.#failedViews.has(id)) === true ? null : direct;
   }
 
@@ -318,6 +321,7 @@ export class Epoch {
       this.sendAll([{ name: 'free', sql: freePlanner }]);
       for (const view of state.views.values()) {
         if (view.state === 'error' || this.#failedViews.has(view.id)) continue;
+        if (this.#direct.has(view.id)) this.touch(view.id);
         const inputs = view.inputs.filter((input) => this.#changed.has(storageOf(state, input)));
         if (inputs.length > 0) {
           const upkeep = upkeepOf(state, view);

@@ -149,6 +149,20 @@ describe.each<PostgresMajor>([15, 18])('PostgreSQL %i', (version) => {
     expect(await texts(extended.client, 'SELECT g, n FROM v.grouped')).toEqual([['51', String(many - 2000 + 1)]]);
   });
 
+  test('many rows, and then a wider type of a column, in one transaction', async () => {
+    const { grouped = '', extremes = '' } = sums('v.k');
+    const views = { grouped, extremes, over: 'SELECT sum(total) AS total, count(*) AS n FROM v.grouped' };
+    await show(views);
+    // A view whose own types change is filled anew.
+    const wrong = (): Promise<string[]> => differences(views).catch((error: Error) => [error.message]);
+    const { insert = '', update = '' } = writes(1, many, 3);
+    await transact(insert, 'ALTER TABLE k ALTER a TYPE bigint', update, 'UPDATE k SET a = 5000000000 WHERE id = 7');
+    await expect.poll(wrong, { timeout: 10_000 }).toEqual([]);
+    await transact('DELETE FROM k WHERE id < 2000', 'ALTER TABLE k ALTER g TYPE bigint', insert);
+    await expect.poll(wrong, { timeout: 10_000 }).toEqual([]);
+    expect(await texts(extended.client, 'SELECT pg_typeof(a), pg_typeof(g) FROM v.k LIMIT 1')).toEqual([['bigint', 'bigint']]);
+  });
+
   test('a view that cannot take the rows is in error, its table and its siblings go on', async () => {
     const { grouped = '', whole = '' } = sums('v.k');
     await show({ grouped, whole, inverse: 'SELECT sum(100 / a) AS total FROM v.k' });
