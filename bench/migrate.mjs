@@ -1,6 +1,6 @@
 // A column moves to a table of its own while writers write: what they notice of the copy and of the cutover.
 //   npm run bench migrate      MILLRACE_BENCH_ROWS=1000000  MILLRACE_BENCH_WRITES=1500 (a second)  MILLRACE_BENCH_CUTOVERS=25  MILLRACE_BENCH_QUIET=10 (seconds)
-//   MILLRACE_BENCH_DIRECT=0 (no writer straight to the server)  MILLRACE_BENCH_LOCK_TIMEOUT=3ms (of the writers)
+//   MILLRACE_BENCH_SESSIONS=8 (writers)  MILLRACE_BENCH_DIRECT=0 (no writer straight to the server)  MILLRACE_BENCH_LOCK_TIMEOUT=3ms (of the writers)
 // Writers: 8 sessions, half of them through Millrace, half straight to the server, one statement a transaction, at a steady rate. Longest stall: the
 // longest that any statement took around a cutover. Floor: INSERT .. SELECT of the same rows by itself, with the same index.
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -10,6 +10,7 @@ import { cleanUp, show, startMillrace, startServer } from './support/peers.mjs';
 const rows = Number(process.env.MILLRACE_BENCH_ROWS ?? 1_000_000);
 const rate = Number(process.env.MILLRACE_BENCH_WRITES ?? 1500);
 const cutovers = Number(process.env.MILLRACE_BENCH_CUTOVERS ?? 25);
+const sessions = Number(process.env.MILLRACE_BENCH_SESSIONS ?? 8);
 const isHalfDirect = process.env.MILLRACE_BENCH_DIRECT !== '0';
 const lockTimeout = process.env.MILLRACE_BENCH_LOCK_TIMEOUT ?? '0';
 /** About as long as what is looked at around a cutover. */
@@ -25,7 +26,7 @@ async function connect(port) {
 
 /** Writers at a steady rate, with the time that each statement took. */
 async function startWriters(ports) {
-  const clients = await Promise.all(Array.from({ length: 8 }, (_, i) => connect(ports[i % ports.length])));
+  const clients = await Promise.all(Array.from({ length: sessions }, (_, i) => connect(ports[i % ports.length])));
   await Promise.all(clients.map((client) => client.query("SELECT set_config('lock_timeout', $1, false)", [lockTimeout])));
   const log = [];
   const errors = [];
@@ -127,7 +128,9 @@ try {
   }
   await writers.stop();
   const at = (values, share) => [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * share))];
-  console.log(`${rows} rows, ${rate} writes a second from 8 sessions, ${isHalfDirect ? 'half' : 'all'} of them through Millrace\n`);
+  console.log(
+    `${rows} rows, ${rate} writes a second from ${sessions} sessions, ${isHalfDirect ? 'half' : 'all'} of them through Millrace\n`,
+  );
   console.log('| | |\n|---|---|');
   console.log(`| INSERT .. SELECT by itself | ${show(floor / 1000, 1)} s |`);
   console.log(

@@ -132,7 +132,11 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
     const limit = cancelLate(sessions, left());
     // One after the other: where the keys have failed, the names say only that something has.
     const changed = await Promise.resolve(applied)
-      .then(() => renamed)
+      .then(() => {
+        // Who waited meets the locks for the few milliseconds that are left: word to him takes as long, and longer when those at the locks have gone.
+        sessions.holding.end(true);
+        return renamed;
+      })
       .finally(limit.end);
     feed.taken(taken);
     return { done: true, heldMs: changed - locked, keys: keys.length };
@@ -325,7 +329,7 @@ async function dependentsOf(
  * without this. When it takes this, too, the request is there again, and is carried out again.
  */
 async function changeNames(
-  { work, holding }: MigrationSessions,
+  { work }: MigrationSessions,
   dependents: readonly Dependent[],
   statements: readonly string[],
   after: readonly string[],
@@ -340,9 +344,7 @@ async function changeNames(
       'COMMIT',
     ].join(';\n'),
   );
-  const at = performance.now();
-  holding.end(true);
-  return at;
+  return performance.now();
 }
 
 /**
