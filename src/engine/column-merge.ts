@@ -80,8 +80,7 @@ type Rekey = Extract<Step, { kind: 'rekey' }>;
 type Extensions = ReadonlyMap<number, readonly Storage[]>;
 
 /** Whether some step moves a row of a storage that is extended, with values left out. */
-export const takesMending = (extensions: Extensions, steps: readonly PlainStep[]): boolean =>
-  extensions.size > 0 && steps.some((step) => step.kind === 'rekey' && extensions.has(step.storageId));
+export const takesMending = (extensions: Extensions, step: PlainStep): boolean => step.kind === 'rekey' && extensions.has(step.storageId);
 
 /** Statements behind the steps of an epoch that give such rows their values. `storage`: as it is by then. */
 export function mendMoved(storage: (id: number) => Storage | undefined, extensions: Extensions, steps: readonly Step[]): string[] {

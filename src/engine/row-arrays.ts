@@ -41,21 +41,59 @@ const size = (frames: readonly Buffer[]): number => frames.reduce((sum, frame) =
 export function rowsExecutions(storage: Storage, step: RowsStep): Execution[] {
   const executions: Execution[] = [];
   if (step.insertRows > 0) {
-    const columns = insertColumns(storage);
-    const own = columns.length - storage.columns.length;
-    const sql = `INSERT INTO ${storageTable(storage.id)} (${columns.join(', ')}) SELECT ${typed(storage, own).join(', ')} FROM ${unnest(columns)}`;
-    executions.push({ name: `n${storage.id}`, sql, params: params(step.inserts, columns.length) });
+    const { width, statements } = textsOf(storage, null);
+    const arrays = params(step.inserts, width);
+    for (const { name, sql } of statements) executions.push({ name, sql, params: arrays });
   }
   if (step.changeRows > 0) {
-    const columns = stagingColumns(storage);
-    const own = columns.length - storage.columns.length;
-    const staged = `WITH staged AS (SELECT ${typed(storage, own).join(', ')} FROM ${unnest(columns)})\n`;
-    const arrays = params(step.changes, columns.length);
-    applyStaged(storage, step.shape, 'staged').forEach((sql, index) => {
-      executions.push({ name: `a${storage.id}_${shapeName(step.shape)}_${index}`, sql: staged + sql, params: arrays });
-    });
+    const { width, statements } = textsOf(storage, step.shape);
+    const arrays = params(step.changes, width);
+    for (const { name, sql } of statements) executions.push({ name, sql, params: arrays });
   }
   return executions;
+}
+
+/** Statements that take arrays, and how many of these. */
+interface Texts {
+  readonly width: number;
+  readonly statements: readonly Execution[];
+}
+
+/** They are the same as long as the storage is, and writing them takes a good part of an epoch of one row. */
+const written = new WeakMap<Storage, Map<string, Texts>>();
+
+/** `shape`: of changes; null: rows that only insert. */
+function textsOf(storage: Storage, shape: ChunkShape | null): Texts {
+  let ofStorage = written.get(storage);
+  if (ofStorage === undefined) {
+    ofStorage = new Map();
+    written.set(storage, ofStorage);
+  }
+  const kind = shape === null ? 'inserts' : shapeName(shape);
+  let texts = ofStorage.get(kind);
+  if (texts === undefined) {
+    texts = shape === null ? insertTexts(storage) : changeTexts(storage, shape);
+    ofStorage.set(kind, texts);
+  }
+  return texts;
+}
+
+function insertTexts(storage: Storage): Texts {
+  const columns = insertColumns(storage);
+  const own = columns.length - storage.columns.length;
+  const sql = `INSERT INTO ${storageTable(storage.id)} (${columns.join(', ')}) SELECT ${typed(storage, own).join(', ')} FROM ${unnest(columns)}`;
+  return { width: columns.length, statements: [{ name: `n${storage.id}`, sql }] };
+}
+
+function changeTexts(storage: Storage, shape: ChunkShape): Texts {
+  const columns = stagingColumns(storage);
+  const own = columns.length - storage.columns.length;
+  const staged = `WITH staged AS (SELECT ${typed(storage, own).join(', ')} FROM ${unnest(columns)})\n`;
+  const statements = applyStaged(storage, shape, 'staged').map((sql, index) => ({
+    name: `a${storage.id}_${shapeName(shape)}_${index}`,
+    sql: staged + sql,
+  }));
+  return { width: columns.length, statements };
 }
 
 /** Millrace's own columns that may come before those of the storage. */
@@ -76,8 +114,9 @@ const unnest = (columns: readonly string[]): string =>
 const params = (frames: readonly Buffer[], width: number): { readonly binary: Buffer }[] =>
   columnArrays(frames, width).map((array) => array.toParam());
 
-function shapeName(shape: ChunkShape): string {
-  return [shape.inserts, shape.updates, shape.deletes, shape.repeats, shape.keeps, shape.rehash].map((set) => (set ? '1' : '0')).join('');
+function shapeName({ inserts, updates, deletes, repeats, keeps, rehash }: ChunkShape): string {
+  const bit = (set: boolean): string => (set ? '1' : '0');
+  return `${bit(inserts)}${bit(updates)}${bit(deletes)}${bit(repeats)}${bit(keeps)}${bit(rehash)}`;
 }
 
 /** Lines in COPY text format, framed as CopyData messages, transposed. */

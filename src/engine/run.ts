@@ -299,31 +299,36 @@ class EngineLoop {
     );
   }
 
-  /** One epoch over whatever waits. False when nothing does. */
+  /** One epoch over whatever waits. False when nothing does. Plain loops: see quick-epoch.ts. */
   async #work(engine: EngineContext, sources: SourceManager, reconciler: Reconciler, failed: () => unknown): Promise<boolean> {
     await this.#gathering.pause(sources.runners());
-    const taken = sources.runners().flatMap((runner) => {
+    const taken: { readonly runner: SourceRunner; readonly batch: Batch }[] = [];
+    let transactions = 0;
+    for (const runner of sources.runners()) {
       const batch = runner.take();
-      return batch === null ? [] : [{ runner, batch }];
-    });
+      if (batch === null) continue;
+      taken.push({ runner, batch });
+      transactions += batch.transactions;
+    }
     if (taken.length === 0) return false;
-    this.#gathering.took(
-      performance.now(),
-      taken.reduce((sum, { batch }) => sum + batch.transactions, 0),
-    );
+    this.#gathering.took(performance.now(), transactions);
     reach('small.batch-taken');
     // What a change of the origin's schema means is written before the rows that came after it can be read.
     await this.#failBroken(reconciler);
-    const whole = taken.flatMap(({ runner, batch }) => (batch.endLsn === null ? [] : [{ runner, batch, lsn: batch.endLsn }]));
-    if (whole.length > 0) {
-      const positions = new Map(whole.map(({ runner, lsn }) => [runner.source.id, lsn]));
-      const batches = whole.map(({ batch }) => batch);
+    const positions = new Map<number, Lsn>();
+    const batches: Batch[] = [];
+    for (const { runner, batch } of taken) {
+      if (batch.endLsn === null) continue;
+      positions.set(runner.source.id, batch.endLsn);
+      batches.push(batch);
+    }
+    if (batches.length > 0) {
       if (!(await quickEpoch(engine, batches, positions))) {
         const epoch = await Epoch.begin(engine);
         for (const batch of batches) await epoch.apply(batch);
         await epoch.commit(positions);
       }
-      for (const { runner, lsn } of whole) this.#reached(engine, runner, lsn);
+      for (const { runner, batch } of taken) if (batch.endLsn !== null) this.#reached(engine, runner, batch.endLsn);
     }
     for (const { runner, batch } of taken) if (batch.endLsn === null) await this.#large(engine, sources, runner, batch, failed);
     return true;
@@ -380,5 +385,6 @@ class EngineLoop {
 
 /** Whether a copy of the source waits for the stream to pass its snapshot. */
 function copiedOf(engine: EngineContext, sourceId: number): boolean {
-  return [...engine.state.storages.values()].some((storage) => storage.sourceId === sourceId && storage.state === 'copied');
+  for (const storage of engine.state.storages.values()) if (storage.sourceId === sourceId && storage.state === 'copied') return true;
+  return false;
 }
