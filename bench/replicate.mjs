@@ -23,6 +23,9 @@ const sizes = {
   deletes: rows(100_000),
   small: rows(20_000),
   large: rows(1_000_000),
+  /** A table without key: its rows, and how many of them are updated. */
+  keyless: rows(20_000),
+  keylessUpdates: rows(5_000),
   probes: Math.min(500, rows(20_000)),
   /** Before those that count, in the first round and in each later one: V8 compiles for the first 10,000, up to 25 ms a function. */
   firstWarmUp: Math.min(15_000, rows(20_000)),
@@ -33,6 +36,7 @@ const deadlineMs = 300_000;
 
 const columns = 'id bigint PRIMARY KEY, a int, b text, c numeric';
 const values = (from, to) => `SELECT i, i % 1000, md5(i::text), i / 7.0 FROM generate_series(${from}, ${to}) i`;
+const keylessColumns = 'a int, b text, c numeric';
 const digest = (table) => `SELECT count(*)::text AS rows, sum(hashtextextended(t::text, 0))::text AS digest FROM ${table} t`;
 
 /** Servers differ from what `millrace serve` starts: they wait for no disk, and nothing runs in the background. */
@@ -101,9 +105,14 @@ async function nativeContender(origin, target) {
       );
       await until(client, "SELECT FROM pg_subscription_rel WHERE srsubstate = 'r'");
     },
+    async beginKeyless() {
+      await client.query(`CREATE TABLE u (${keylessColumns})`);
+      await client.query('ALTER SUBSCRIPTION s REFRESH PUBLICATION');
+      await until(client, "SELECT FROM pg_subscription_rel HAVING count(*) = 2 AND bool_and(srsubstate = 'r')");
+    },
     async end() {
       await client.query('DROP SUBSCRIPTION s');
-      await client.query('DROP TABLE t');
+      await client.query('DROP TABLE IF EXISTS t, u');
     },
     /** The process that applies what comes. */
     applier: async () => (await client.query("SELECT pid FROM pg_stat_subscription WHERE subname = 's' AND relid IS NULL")).rows[0].pid,
@@ -166,8 +175,12 @@ async function millraceContenders(origin, target, home) {
       await client.query("CREATE SOURCE s FROM POSTGRES CONNECTION origin (PUBLICATION 'p')");
       await client.query('CREATE TABLE t FROM SOURCE s (REFERENCE public.t)');
     },
+    async beginKeyless() {
+      await client.query('CREATE TABLE u FROM SOURCE s (REFERENCE public.u)');
+    },
     async end() {
       await client.query('BEGIN');
+      await client.query('DROP TABLE IF EXISTS u');
       await client.query('DROP TABLE t');
       await client.query('DROP SOURCE s');
       await client.query('COMMIT');
@@ -202,7 +215,7 @@ async function millraceContenders(origin, target, home) {
 async function round(contender, origin, originClient, isFirst) {
   const { reader } = contender;
   const times = {};
-  await originClient.query('DROP TABLE IF EXISTS t');
+  await originClient.query('DROP TABLE IF EXISTS t, u');
   await originClient.query(`CREATE TABLE t (${columns})`);
   await originClient.query(`INSERT INTO t ${values(1, sizes.copy)}`);
   await originClient.query('VACUUM (FREEZE, ANALYZE) t');
@@ -213,6 +226,14 @@ async function round(contender, origin, originClient, isFirst) {
 
   await contender.ready?.();
 
+  const same = async (table) => {
+    const [expected, found] = [await originClient.query(digest(table)), await reader.query(digest(table))];
+    if (JSON.stringify(expected.rows) !== JSON.stringify(found.rows)) {
+      throw new Error(
+        `${contender.name}: contents of ${table} differ: origin ${JSON.stringify(expected.rows)}, target ${JSON.stringify(found.rows)}`,
+      );
+    }
+  };
   // From the COMMIT on the origin to the data being visible on the target: a transaction becomes visible as a whole, so one row tells.
   let last = sizes.copy;
   const measure = {
@@ -254,6 +275,16 @@ async function round(contender, origin, originClient, isFirst) {
       times.probe = percentile(found, 0.5);
       times.probe99 = percentile(found, 0.99);
     },
+    async keyless() {
+      await originClient.query(`CREATE TABLE u (${keylessColumns})`);
+      await originClient.query('ALTER TABLE u REPLICA IDENTITY FULL');
+      await originClient.query(`INSERT INTO u SELECT i, md5(i::text), i / 7.0 FROM generate_series(1, ${sizes.keyless}) i`);
+      await contender.beginKeyless();
+      await until(reader, `SELECT FROM u WHERE a = ${sizes.keyless}`);
+      await originClient.query(`UPDATE u SET a = -1 WHERE a <= ${sizes.keylessUpdates}`);
+      times.keyless = await clock(() => until(reader, 'SELECT FROM u WHERE a = -1 LIMIT 1'));
+      await same('u');
+    },
     async large() {
       await originClient.query(`UPDATE t SET a = a + 1, b = 'large' WHERE id > 0 AND id <= ${sizes.large}`);
       times.large = await clock(() => until(reader, "SELECT FROM t WHERE id = 2 AND b = 'large'"));
@@ -262,10 +293,7 @@ async function round(contender, origin, originClient, isFirst) {
   };
   for (const [name, work] of Object.entries(measure)) if (works === undefined || works.includes(name)) await work();
 
-  const [expected, found] = [await originClient.query(digest('t')), await reader.query(digest('t'))];
-  if (JSON.stringify(expected.rows) !== JSON.stringify(found.rows)) {
-    throw new Error(`${contender.name}: contents differ: origin ${JSON.stringify(expected.rows)}, target ${JSON.stringify(found.rows)}`);
-  }
+  await same('t');
   await contender.end();
   return times;
 }
@@ -320,6 +348,10 @@ const workloads = [
   ['probe', 'one-row transaction, idle: commit to visible, p50'],
   ['probe99', 'the same, p99'],
   ['large', `${sizes.large.toLocaleString('en')} updates, one transaction`],
+  [
+    'keyless',
+    `${sizes.keylessUpdates.toLocaleString('en')} updates of a table of ${sizes.keyless.toLocaleString('en')} without key, one transaction`,
+  ],
 ];
 
 function report(measured) {

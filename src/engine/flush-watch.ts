@@ -36,9 +36,10 @@ export class FlushWatch {
     try {
       const committed = this.#committed.splice(0);
       if (committed.length > 0) reach('acknowledge.committed-not-flushed');
-      const { rows } = await this.#admin.query<{ inserted: string; flushed: string }>(
-        'SELECT pg_current_wal_insert_lsn() AS inserted, pg_current_wal_flush_lsn() AS flushed',
-      );
+      const { rows } = await this.#admin.query<{ inserted: string; flushed: string }>({
+        name: 'flushed',
+        text: 'SELECT pg_current_wal_insert_lsn() AS inserted, pg_current_wal_flush_lsn() AS flushed',
+      });
       const [answer] = rows;
       if (answer === undefined) throw new Error('the upstream does not say how far its WAL is');
       if (committed.length > 0) this.#waiting.push({ lsn: parseLsn(answer.inserted), callbacks: committed });
