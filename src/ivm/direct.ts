@@ -8,9 +8,13 @@ import type { ViewPlan } from './plans.ts';
 import type { TableName } from './types.ts';
 import { maintainSql } from './view-plan.ts';
 
-/** Whether a view can be: sums over one relation, as adding them up needs nothing else, in whatever pieces changes come. */
+/**
+ * Whether a view can be: sums over one relation, as adding them up needs nothing else, in whatever pieces changes come. Not the least and greatest, which
+ * may have to be looked for among all rows: by one join once an epoch, not by nested loops, as everything goes that is applied.
+ */
 export function isDirect({ body, stages, clock, inputs }: ViewPlan): boolean {
   if (body.kind !== 'aggregate' || body.presence !== undefined || stages.length > 0 || clock) return false;
+  if (body.states.some(({ kind }) => kind === 'min' || kind === 'max')) return false;
   return inputs.length === 1 && body.source.occurrences.length === 1;
 }
 
