@@ -176,6 +176,7 @@ export async function endMigration(sessions: MigrationSessions, migration: Migra
     const changed = await changeNames(sessions, dependents, await answer(sessions, how, steps), [
       phaseSql(migration.id, how === 'finalize' ? 'finished' : 'cancelled', ['ended_at = clock_timestamp()', 'request = NULL']),
     ]);
+    sessions.holding.end(true);
     await tellOthers(sessions);
     return { done: true, heldMs: changed - locked, keys: 0 };
   } catch (error) {

@@ -150,8 +150,8 @@ describe.each<PostgresMajor>([15, 18])('PostgreSQL %i', (version) => {
   });
 
   test('many rows, and then a wider type of a column, in one transaction', async () => {
-    const { grouped = '', extremes = '' } = sums('v.k');
-    const views = { grouped, extremes, over: 'SELECT sum(total) AS total, count(*) AS n FROM v.grouped' };
+    const { grouped = '', filtered = '' } = sums('v.k');
+    const views = { grouped, filtered, over: 'SELECT sum(total) AS total, count(*) AS n FROM v.grouped' };
     await show(views);
     // A view whose own types change is filled anew.
     const wrong = (): Promise<string[]> => differences(views).catch((error: Error) => [error.message]);
