@@ -51,26 +51,17 @@ export function sendStep(session: RawConnection, storage: Storage, step: PlainSt
   };
   if (step.kind === 'rows') {
     if (direct !== null) sent.push(session.executeAll([direct.before]));
-    sendRows(session, storage, step, copy, sent);
+    if (step.insertRows > 0) copy(`COPY ${storageTable(storage.id)} (${insertColumns(storage).join(', ')}) FROM STDIN`, step.inserts);
+    if (step.changeRows > 0) {
+      const staging = stagingTable(storage.id);
+      copy(`COPY ${staging} (${stagingColumns(storage).join(', ')}) FROM STDIN`, step.changes);
+      for (const sql of applyStaged(storage, step.shape)) sent.push(session.query(sql));
+      sent.push(session.query(`TRUNCATE ${staging}`));
+    }
     if (direct !== null) sent.push(session.executeAll([direct.after]));
   } else if (step.kind === 'spool') {
     copy(`COPY ${spoolTable(storage.id)} (chunk, xid, ${stagingColumns(storage).join(', ')}) FROM STDIN`, step.rows);
   }
-}
-
-function sendRows(
-  session: RawConnection,
-  storage: Storage,
-  step: Extract<PlainStep, { kind: 'rows' }>,
-  copy: (sql: string, rows: readonly Buffer[]) => void,
-  sent: Promise<unknown>[],
-): void {
-  if (step.insertRows > 0) copy(`COPY ${storageTable(storage.id)} (${insertColumns(storage).join(', ')}) FROM STDIN`, step.inserts);
-  if (step.changeRows === 0) return;
-  const staging = stagingTable(storage.id);
-  copy(`COPY ${staging} (${stagingColumns(storage).join(', ')}) FROM STDIN`, step.changes);
-  for (const sql of applyStaged(storage, step.shape)) sent.push(session.query(sql));
-  sent.push(session.query(`TRUNCATE ${staging}`));
 }
 
 function moveRow(storage: Storage, step: Extract<Step, { kind: 'rekey' }>): Execution {

@@ -7,6 +7,7 @@ import { type ChangingEvent, type DirectUpkeep, directSetting } from '../ivm/cap
 import { directSql, isDirect } from '../ivm/direct.ts';
 import type { Execution } from '../replication/session-contract.ts';
 import { type CatalogState, storageOf } from './context.ts';
+import { remembering } from './remembering.ts';
 import { upkeepOf } from './view-upkeep.ts';
 
 /** With more the delta is cheaper: it is written once for all of them. */
@@ -19,21 +20,11 @@ export interface Direct {
   readonly viewIds: readonly number[];
 }
 
-const known = new WeakMap<CatalogState, Map<number, Direct | null>>();
+const known = remembering<CatalogState, number, Direct | null>();
 
 /** Null: the changes of the storage are captured, or nobody wants them. */
-export function directUpkeep(state: CatalogState, storageId: number): Direct | null {
-  let ofState = known.get(state);
-  if (ofState === undefined) {
-    ofState = new Map();
-    known.set(state, ofState);
-  }
-  const before = ofState.get(storageId);
-  if (before !== undefined) return before;
-  const made = make(state, storageId);
-  ofState.set(storageId, made);
-  return made;
-}
+export const directUpkeep = (state: CatalogState, storageId: number): Direct | null =>
+  known(state, storageId, () => make(state, storageId));
 
 function make(state: CatalogState, storageId: number): Direct | null {
   if (!state.captured.has(storageId)) return null;

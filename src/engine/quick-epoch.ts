@@ -56,8 +56,9 @@ export async function quickEpoch(engine: EngineContext, batches: readonly Batch[
   const tables: string[] = [];
   const empties: Execution[] = [];
   for (const id of changed) {
-    tables.push(deltaTable(id));
-    empties.push(engine.deltas.empty(deltaTable(id), rows <= fewRows));
+    const table = deltaTable(id);
+    tables.push(table);
+    empties.push(engine.deltas.empty(table, rows <= fewRows));
   }
 
   let emptied: readonly StatementResult[];

@@ -8,6 +8,7 @@ import type { Execution } from '../replication/session-contract.ts';
 import { TextArray } from '../replication/text-array.ts';
 import { applyStaged, type ChunkShape, insertColumns, stagingColumns } from './apply-sql.ts';
 import type { Step } from './change-batch.ts';
+import { remembering } from './remembering.ts';
 
 type RowsStep = Extract<Step, { kind: 'rows' }>;
 
@@ -40,16 +41,12 @@ const size = (frames: readonly Buffer[]): number => frames.reduce((sum, frame) =
 /** The statements of a step with few rows, inserts first. */
 export function rowsExecutions(storage: Storage, step: RowsStep): Execution[] {
   const executions: Execution[] = [];
-  if (step.insertRows > 0) {
-    const { width, statements } = textsOf(storage, null);
-    const arrays = params(step.inserts, width);
+  const add = ({ width, statements }: Texts, rows: readonly Buffer[]): void => {
+    const arrays = params(rows, width);
     for (const { name, sql } of statements) executions.push({ name, sql, params: arrays });
-  }
-  if (step.changeRows > 0) {
-    const { width, statements } = textsOf(storage, step.shape);
-    const arrays = params(step.changes, width);
-    for (const { name, sql } of statements) executions.push({ name, sql, params: arrays });
-  }
+  };
+  if (step.insertRows > 0) add(textsOf(storage, null), step.inserts);
+  if (step.changeRows > 0) add(textsOf(storage, step.shape), step.changes);
   return executions;
 }
 
@@ -60,23 +57,13 @@ interface Texts {
 }
 
 /** They are the same as long as the storage is, and writing them takes a good part of an epoch of one row. */
-const written = new WeakMap<Storage, Map<string, Texts>>();
+const written = remembering<Storage, string, Texts>();
 
 /** `shape`: of changes; null: rows that only insert. */
-function textsOf(storage: Storage, shape: ChunkShape | null): Texts {
-  let ofStorage = written.get(storage);
-  if (ofStorage === undefined) {
-    ofStorage = new Map();
-    written.set(storage, ofStorage);
-  }
-  const kind = shape === null ? 'inserts' : shapeName(shape);
-  let texts = ofStorage.get(kind);
-  if (texts === undefined) {
-    texts = shape === null ? insertTexts(storage) : changeTexts(storage, shape);
-    ofStorage.set(kind, texts);
-  }
-  return texts;
-}
+const textsOf = (storage: Storage, shape: ChunkShape | null): Texts =>
+  shape === null
+    ? written(storage, 'inserts', () => insertTexts(storage))
+    : written(storage, shapeName(shape), () => changeTexts(storage, shape));
 
 function insertTexts(storage: Storage): Texts {
   const columns = insertColumns(storage);

@@ -6,9 +6,10 @@ import { deltaTable, pendingDeltaTable, storageTable } from '../catalog/model.ts
 import { maintainSql } from '../ivm/view-plan.ts';
 import type { Execution } from '../replication/session-contract.ts';
 import { type CatalogState, storageOf } from './context.ts';
+import { remembering } from './remembering.ts';
 
 /** Writing the text takes longer than many a small epoch, and it is the same until the catalog changes. */
-const written = new WeakMap<CatalogState, Map<string, readonly Execution[]>>();
+const written = remembering<CatalogState, string, readonly Execution[]>();
 
 /** Brings a view up to date with the deltas of these inputs. */
 export function maintenance(state: CatalogState, viewId: number, inputs: Iterable<number>): readonly Execution[] {
@@ -16,22 +17,15 @@ export function maintenance(state: CatalogState, viewId: number, inputs: Iterabl
   if (view === undefined) return [];
   const changed = [...inputs].sort((a, b) => a - b);
   const name = `v${viewId}_${changed.join('_')}`;
-  let ofState = written.get(state);
-  if (ofState === undefined) {
-    ofState = new Map();
-    written.set(state, ofState);
-  }
-  const known = ofState.get(name);
-  if (known !== undefined) return known;
-  const statements = maintainSql(
-    view.plan,
-    viewId,
-    new Set(changed),
-    (input) => deltaTable(storageOf(state, input)),
-    (input) => storageTable(storageOf(state, input)),
-  ).map((sql, index) => ({ name: `${name}_${index}`, sql }));
-  ofState.set(name, statements);
-  return statements;
+  return written(state, name, () =>
+    maintainSql(
+      view.plan,
+      viewId,
+      new Set(changed),
+      (input) => deltaTable(storageOf(state, input)),
+      (input) => storageTable(storageOf(state, input)),
+    ).map((sql, index) => ({ name: `${name}_${index}`, sql })),
+  );
 }
 
 /** Sets the deltas of these storages aside: a view that is being populated, or is not due yet, takes them in one piece. */

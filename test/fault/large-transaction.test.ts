@@ -114,8 +114,7 @@ test('a table without key whose rows were all updated in one transaction took th
     INSERT INTO bag SELECT g, CASE WHEN g % 2 = 0 THEN g ELSE g % 5 END FROM generate_series(1, ${rows}) g`);
   await client.query('CREATE TABLE live.bag FROM SOURCE s (REFERENCE bag)');
   const seen = "SELECT count(*) || ' ' || sum(a) || ' ' || sum(g) AS seen FROM live.bag";
-  const at = async (): Promise<string> => (await admin.query<{ seen: string }>(seen.replace('live.', ''))).rows[0]?.seen ?? '';
-  const before = await at();
+  const before = (await admin.query<{ seen: string }>(seen.replace('live.', ''))).rows[0]?.seen ?? '';
   await expect.poll(async () => (await client.query<{ seen: string }>(seen)).rows[0]?.seen, { timeout: 20_000 }).toBe(before);
   const [count = 0, a = 0, g = 0] = before.split(' ').map(Number);
   const { lag } = await follow(

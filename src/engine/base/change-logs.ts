@@ -6,6 +6,7 @@
 import { changeLogTable, deltaTable, type LiveView, storageColumn } from '../../catalog/model.ts';
 import type { ViewPlan } from '../../ivm/plans.ts';
 import type { Execution } from '../../replication/session-contract.ts';
+import { remembering } from '../remembering.ts';
 import { addCounts, concerning, type MaskCounts, viewMask } from './masks.ts';
 import { usedAttnums } from './shapes.ts';
 
@@ -30,22 +31,11 @@ export interface Pending {
   readonly mixed: boolean;
 }
 
-const masks = new WeakMap<ViewPlan, Map<number, bigint>>();
+const masks = remembering<ViewPlan, number, bigint>();
 
 /** The columns of a base table that a view looks at. */
-export function maskOf(view: Pick<LiveView<ViewPlan>, 'plan'>, baseId: number): bigint {
-  let ofPlan = masks.get(view.plan);
-  if (ofPlan === undefined) {
-    ofPlan = new Map();
-    masks.set(view.plan, ofPlan);
-  }
-  let mask = ofPlan.get(baseId);
-  if (mask === undefined) {
-    mask = viewMask(usedAttnums(view.plan, baseId));
-    ofPlan.set(baseId, mask);
-  }
-  return mask;
-}
+export const maskOf = ({ plan }: Pick<LiveView<ViewPlan>, 'plan'>, baseId: number): bigint =>
+  masks(plan, baseId, () => viewMask(usedAttnums(plan, baseId)));
 
 /** Says that these views have taken everything up to an epoch. */
 export const takenSql = (viewIds: readonly number[], e: bigint): Execution => ({

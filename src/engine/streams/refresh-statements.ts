@@ -8,6 +8,7 @@ import type { ViewPlan } from '../../ivm/plans.ts';
 import type { TableName } from '../../ivm/types.ts';
 import { maintainSql } from '../../ivm/view-plan.ts';
 import type { Execution } from '../../replication/session-contract.ts';
+import { remembering } from '../remembering.ts';
 
 /** Different texts that are kept prepared for one view. */
 const variants = 8;
@@ -21,22 +22,12 @@ interface Names {
 export class RefreshStatements {
   readonly #names = new Map<number, Names>();
   /** Writing the text takes longer than many a small refresh. Plans are read anew with the catalog. */
-  readonly #written = new WeakMap<ViewPlan, Map<string, readonly Execution[]>>();
+  readonly #written = remembering<ViewPlan, string, readonly Execution[]>();
 
   /** `inputs`: those that have changes. */
   of(view: LiveView<ViewPlan>, inputs: readonly number[], delta: TableName, storage: TableName): readonly Execution[] {
     const key = [...inputs.map((input) => `${input} ${delta(input)}`), ...view.inputs.map(storage)].join('\n');
-    let known = this.#written.get(view.plan);
-    if (known === undefined) {
-      known = new Map();
-      this.#written.set(view.plan, known);
-    }
-    let statements = known.get(key);
-    if (statements === undefined) {
-      statements = this.#named(view.id, maintainSql(view.plan, view.id, new Set(inputs), delta, storage));
-      known.set(key, statements);
-    }
-    return statements;
+    return this.#written(view.plan, key, () => this.#named(view.id, maintainSql(view.plan, view.id, new Set(inputs), delta, storage)));
   }
 
   #named(viewId: number, texts: readonly string[]): readonly Execution[] {
