@@ -118,6 +118,11 @@ export class ChangeFeed {
     });
   }
 
+  /** Nobody waits for this marker any more. */
+  forget(marker: string): void {
+    this.#markers.delete(marker);
+  }
+
   /** What these touched has been looked at, and that is on disk. */
   taken(transactions: readonly TouchingTransaction[]): void {
     this.touched.taken(transactions);

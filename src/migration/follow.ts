@@ -4,7 +4,7 @@
  */
 import type { Logger } from '../log.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
-import { isVisible } from '../replication/snapshot-visibility.ts';
+import { isVisible, parseSnapshot } from '../replication/snapshot-visibility.ts';
 import { noteProgress } from './catalog.ts';
 import type { ChangeFeed } from './change-feed.ts';
 import type { Migration } from './model.ts';
@@ -31,9 +31,12 @@ const mostDifferences = 5_000;
 /** Rows that users write, too, are waited for no longer than this: shorter than any deadlock_timeout, so that it is us who give way. */
 const rowLockMs = 100;
 
-/** What is left of a source after a move is written by users, too: their rows are waited for. Elsewhere nobody else writes. */
-const isolation = ({ migration, truth }: Following): Isolation =>
-  migration.definition.kind === 'move' && truth === 'target' ? 'READ COMMITTED' : 'REPEATABLE READ';
+/** What is left of a source after a move is written by users, too. Elsewhere nobody else writes the table that follows. */
+const isShared = ({ migration, truth }: Pick<Following, 'migration' | 'truth'>): boolean =>
+  migration.definition.kind === 'move' && truth === 'target';
+
+/** Rows that users write, too, are waited for. */
+const isolation = (f: Following): Isolation => (isShared(f) ? 'READ COMMITTED' : 'REPEATABLE READ');
 
 /** Applies what waits. Answers how many transactions were taken: 0 means that nothing waits, or that nothing that waits can be seen yet. */
 export async function applyWaiting(f: Following): Promise<number> {
@@ -69,6 +72,27 @@ async function applyOnce(f: Following, exactly: boolean): Promise<number> {
   await sessions.work.query('COMMIT');
   feed.taken(taken);
   return taken.length;
+}
+
+/**
+ * Applies what waits before the locks are asked for, in the transaction that is to have them: a millisecond or two less of them. Not where users write
+ * the same rows: those would be kept from them. `taken` is what has been applied: it is to be taken from the feed when all of it commits.
+ */
+export async function applyEarly(f: Following, taken: Set<TouchingTransaction>): Promise<void> {
+  const { migration, sessions, feed, sync } = f;
+  if (isShared(f)) return;
+  const results = await sessions.work.query('SAVEPOINT early; SELECT pg_catalog.pg_current_snapshot()');
+  const visible = feed.touched.visible(parseSnapshot(results.at(-1)?.rows[0]?.[0] ?? '')).filter((transaction) => !taken.has(transaction));
+  if (visible.length === 0 || visible.some(({ keys }) => keys === null)) return;
+  try {
+    await applyKeys(sessions.work, migration.source.owner.name, sync, sync.applyAnew, keysOf(visible));
+  } catch (error) {
+    if (!(error instanceof PostgresError)) throw error;
+    // Unique values may have changed places meanwhile: under the locks there is room for them.
+    await sessions.work.query('ROLLBACK TO early');
+    return;
+  }
+  for (const transaction of visible) taken.add(transaction);
 }
 
 /** After TRUNCATE, or a transaction too large to be told key by key: every row is compared. */

@@ -22,6 +22,8 @@ export interface MigrationSessions {
   readonly beside: Client;
   /** What waits in the proxy while `work` seeks and has its locks. */
   readonly holding: Holding;
+  /** pg_logical_emit_message has a fourth argument. */
+  readonly putsMessagesOnDisk: boolean;
   close(): Promise<void>;
 }
 
@@ -42,10 +44,14 @@ export async function openSessions(
     const beside = await openOrigin(address, { database, applicationName: `millrace migration ${id} beside` });
     beside.on('error', () => undefined);
     await endFormer(beside, id, work.backendPid);
+    const { rows } = await beside.query<{ can: boolean }>(
+      "SELECT pg_catalog.current_setting('server_version_num')::integer >= 170000 AS can",
+    );
     return {
       work,
       beside,
       holding: holding(hold, work),
+      putsMessagesOnDisk: rows[0]?.can ?? false,
       close: async () => {
         await work.close().catch(() => undefined);
         await beside.end().catch(() => undefined);
@@ -136,6 +142,28 @@ export async function catchUp(beside: Client, feed: ChangeFeed): Promise<void> {
   passed.catch(() => undefined);
   await writeMarker(beside, markerPrefix, content);
   await passed;
+}
+
+export interface MarkerWithin {
+  /** To be said by `work`. */
+  readonly sql: readonly string[];
+  /** To be called once that was said. Resolves when every transaction that had committed then is known to the feed. */
+  passed(): Promise<void>;
+  /** It is not going to be said. */
+  forget(): void;
+}
+
+/** As `catchUp`, by statements that can be sent along with others where the server can put such a message on disk at once (Postgres 17 and later). */
+export function markerWithin({ beside, putsMessagesOnDisk }: MigrationSessions, feed: ChangeFeed): MarkerWithin {
+  if (!putsMessagesOnDisk) return { sql: [], passed: () => catchUp(beside, feed), forget: () => undefined };
+  const content = `${process.pid}-${++markers}`;
+  const passed = feed.passed(content);
+  passed.catch(() => undefined);
+  return {
+    sql: [`SELECT pg_catalog.pg_logical_emit_message(false, ${quoteLiteral(markerPrefix)}, ${quoteLiteral(content)}, true)`],
+    passed: () => passed,
+    forget: () => feed.forget(content),
+  };
 }
 
 /** A key as a text[] literal. */

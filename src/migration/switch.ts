@@ -3,7 +3,6 @@
  * Invariant: it happens in one transaction that holds ACCESS EXCLUSIVE locks on everything involved, after the follower has been brought to the very
  * state in which the locks found the truth. Whatever takes longer than it may is rolled back, and nobody sees anything of it.
  */
-import { setTimeout as wait } from 'node:timers/promises';
 import { PostgresError } from '../replication/postgres-error.ts';
 import { type Blocker, noWatch, watchBlockers } from './blockers.ts';
 import { heldSql, phaseSql, requestEnds, windowSql } from './catalog.ts';
@@ -16,19 +15,20 @@ import {
   dependentsSql,
   finalizeSql,
   lockedAtEnd,
-  lockSql,
   otherEndsSql,
   revertSql,
   toBeLocked,
 } from './flip-sql.ts';
-import { applyWaiting, type Following, keysOf } from './follow.ts';
+import { applyEarly, applyWaiting, type Following, keysOf } from './follow.ts';
 import { definitionOf, keepUp } from './keep-up.ts';
-import type { Migration, MigrationOptions, MigrationProblem } from './model.ts';
+import { heldLockMs, isLockTimeout, lockAll, lockCodes } from './lock-all.ts';
+import type { Migration, MigrationProblem } from './model.ts';
 import { downView, qualified, truthPlace, upView } from './places.ts';
 import { triedAgain } from './problems.ts';
 import { applyKeys, begin, catchUp, type MigrationSessions, rollback } from './sessions.ts';
 import { aheadSql, aheadViews, lastingViewNames, layoutViews } from './shape-views.ts';
 import { answered, questionsSql, type Step } from './steps.ts';
+import type { TouchingTransaction } from './touched.ts';
 
 export type SwitchOutcome =
   /** `keys`: how many were written while the locks were waited for. */
@@ -45,12 +45,7 @@ const later = (message: string, blockers: readonly Blocker[] = []): SwitchOutcom
 /** By itself, and not the table that it belongs to. */
 const partsLocked = 'something that goes along with the table was locked';
 
-const isLockTimeout = (error: unknown): boolean => error instanceof PostgresError && error.code === '55P03';
-
 const notHad = 'the locks were not to be had';
-
-/** Waited too long for a lock, or for a statement, or for each other. */
-const lockCodes: readonly string[] = ['55P03', '57014', '40P01'];
 
 /** One attempt. Throws what is not a matter of waiting: a dependent view that does not fit, say. */
 export async function switchTruth(f: Following): Promise<SwitchOutcome> {
@@ -60,8 +55,8 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
   const cannot = await keepUp(sessions, migration, f.truth);
   if (cannot !== null) return { done: false, problem: cannot, blockers: [] };
   await compareEmptied(f);
-  const early = await gate(f);
-  if (early !== null) return early;
+  const shut = await gate(f);
+  if (shut !== null) return shut;
   const forward = f.truth === 'source';
   const involved = toBeLocked(migration, f.truth).map(qualified);
   let blockers: readonly Blocker[] = [];
@@ -76,24 +71,29 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
     const steps = forward ? cutoverSql(migration) : revertSql(migration);
     // So that they are planned, and what they read is in memory.
     await Promise.all([answer(sessions, forward ? 'cutover' : 'revert', steps), definitionOf(sessions, migration, f.truth)]);
-    const lock = await lockAll(sessions, [...dependents.map(({ name }) => name), ...involved, ...ends], migration.options, maxHoldMs);
+    const early = new Set<TouchingTransaction>();
+    const lock = await lockAll(sessions, [...dependents.map(({ name }) => name), ...involved, ...ends], migration.options, {
+      statementMs: maxHoldMs,
+      before: () => applyEarly(f, early),
+      feed,
+    });
     if (!lock.had) {
       blockers = lock.blockers;
       throw new DeadlineError();
     }
-    const { since } = lock;
+    const { since, passed } = lock;
     locked = performance.now();
     const left = (): number => maxHoldMs - (performance.now() - locked);
     // While the stream comes to the end, the catalog is looked at: nobody changes now what these read.
     const found = Promise.all([definitionOf(sessions, migration, f.truth), answer(sessions, forward ? 'cutover' : 'revert', steps)]);
     found.catch(() => undefined);
-    await within(catchUp(sessions.beside, feed), left());
+    await within(passed, left());
     const taken = feed.touched.all();
     if (taken.some(({ keys }) => keys === null)) {
       await rollback(sessions.work);
       return later('every row has to be compared first: of a TRUNCATE, or a very large transaction');
     }
-    const keys = keysOf(taken);
+    const keys = keysOf(taken.filter((transaction) => !early.has(transaction)));
     const [definition, statements] = await found;
     if (left() <= 0) throw new DeadlineError();
     if (definition !== seen) {
@@ -164,7 +164,7 @@ export async function endMigration(sessions: MigrationSessions, migration: Migra
       sessions,
       [...dependents.map(({ name }) => name), ...lockedAtEnd(migration, truth).map(qualified)],
       migration.options,
-      0,
+      { statementMs: 0, before: async () => undefined, feed: null },
     );
     if (!lock.had) {
       await rollback(sessions.work);
@@ -189,8 +189,6 @@ export async function endMigration(sessions: MigrationSessions, migration: Migra
   }
 }
 
-type Lock = { readonly had: true; readonly since: string } | { readonly had: false; readonly blockers: readonly Blocker[] };
-
 /** A statement that was planned is not planned again, whatever its parameters. */
 const plansLast = 'SET LOCAL plan_cache_mode = force_generic_plan';
 
@@ -207,62 +205,6 @@ async function answer({ work }: MigrationSessions, name: string, steps: readonly
   const questions = questionsSql(steps);
   if (questions === null) return answered(steps, []);
   return answered(steps, (await work.execute(`steps of ${name}`, questions, [])).rows);
-}
-
-/** With all locks that tables are known by, there is little left to be waited for: a sequence that somebody has drawn from, a row of the catalog. */
-const heldLockMs = 20;
-/** More than MAX HOLD: this process notices that by itself, unless it hangs. */
-const hungMs = 1_000;
-
-/** While locks are held nobody waits for what we wait for, nor for a process that hangs: the server ends its session then. */
-const limitsSql = (maxHoldMs: number, statementMs: number): string =>
-  `SET LOCAL statement_timeout = ${statementMs}; SET LOCAL lock_timeout = ${heldLockMs}; SET LOCAL idle_in_transaction_session_timeout = ${maxHoldMs + hungMs}`;
-
-/** Before the locks are asked for. */
-const settleMs = 10;
-/** How long each try waits, in ms; none waits longer than the user said. */
-const tries = [5, 10, 10, 20, 20, 40, 40, 100, 100, 1000];
-
-/**
- * Gets all locks, or none. Statements lock a view and then what it reads, transactions one relation and then another: whatever order we take, somebody
- * may hold the one that we want while he wants one that we hold. So tries are short, in another order each time, and after each everybody goes on.
- * `statementMs`: the limit of each statement that comes after; 0: none.
- */
-async function lockAll(
-  sessions: MigrationSessions,
-  tables: readonly string[],
-  { lockTimeoutMs, maxHoldMs }: MigrationOptions,
-  statementMs: number,
-): Promise<Lock> {
-  const { work } = sessions;
-  let blockers: readonly Blocker[] = [];
-  await sessions.holding.prepare(tables);
-  await work.query('SAVEPOINT locks');
-  // What was done until here has kept others from the processors: they catch up first, and so the locks are had sooner.
-  await wait(settleMs);
-  for (const [i, ms] of tries.entries()) {
-    const waitMs = Math.min(ms, lockTimeoutMs);
-    const order = i % 2 === 0 ? tables : [...tables].reverse();
-    // One limit for all of them together.
-    const limited = work.query(`SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = ${waitMs}`);
-    await Promise.all([sessions.holding.begin(waitMs), limited]);
-    const watch = watchBlockers(sessions, waitMs * 0.6);
-    try {
-      const results = await work.query(`${lockSql(order)}; ${limitsSql(maxHoldMs, statementMs)}; SELECT pg_catalog.clock_timestamp()`);
-      return { had: true, since: results.at(-1)?.rows[0]?.[0] ?? '' };
-    } catch (error) {
-      if (!(error instanceof PostgresError) || !lockCodes.includes(error.code)) throw error;
-      watch.end();
-      const found = await watch.found();
-      if (found.length > 0) blockers = found;
-      await work.query('ROLLBACK TO locks');
-      sessions.holding.end(false);
-      await wait(5 + Math.random() * 20);
-    } finally {
-      watch.end();
-    }
-  }
-  return { had: false, blockers };
 }
 
 /** Of another table that takes the place: tables at the other ends of foreign keys lose a constraint, and get one. */

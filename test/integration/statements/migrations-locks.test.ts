@@ -18,12 +18,12 @@ for (const version of [18, 15] as const) {
     }, 180_000);
     afterAll(() => on?.stage.stop());
 
-    /** The migration's own session waits for a lock, or has locked the table. */
-    const locks = async (table: string, granted: boolean): Promise<void> =>
+    /** The migration's own session waits for a lock (for so many ms already), or has locked the table. */
+    const locks = async (table: string, granted: boolean, ms = 0): Promise<void> =>
       await vi.waitFor(async () => {
         const found = await upstream.rows(
-          "SELECT l.pid FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.application_name ~ '^millrace migration [0-9]+$' AND l.mode = 'AccessExclusiveLock' AND l.relation = to_regclass($1) AND l.granted = $2",
-          [table, granted],
+          "SELECT l.pid FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.application_name ~ '^millrace migration [0-9]+$' AND l.mode = 'AccessExclusiveLock' AND l.relation = to_regclass($1) AND l.granted = $2 AND coalesce(l.waitstart <= clock_timestamp() - $3 * interval '1 ms', true)",
+          [table, granted, ms],
         );
         expect(found.length).toBeGreaterThan(0);
       }, patiently);
@@ -150,8 +150,9 @@ for (const version of [18, 15] as const) {
         "CREATE MIGRATION last SPLIT COLUMN last.t.label INTO (a text AS last.first(label), b text AS split_part(label, ' ', 2)) DOWN (a || ' ' || b) WITH (CUTOVER = MANUAL, LOCK TIMEOUT '1s', MAX HOLD = '500ms')",
       );
       const holder = await cutoverBehindReader('last', 'last.t');
-      await upstream.query("UPDATE last.t SET label = 'slow one'");
-      await holder.query('COMMIT');
+      // What comes before a try for the locks is applied before it. This comes while the longest of them waits.
+      await locks('last.t', false, 150);
+      await holder.query("UPDATE last.t SET label = 'slow one'; COMMIT");
       await vi.waitFor(
         async () => expect(await state('last', 'phase, error')).toEqual(['ready', 'it would have held its locks for more than 500 ms']),
         patiently,
