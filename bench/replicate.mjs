@@ -26,7 +26,8 @@ const sizes = {
   /** A table without key: its rows, and how many of them are updated. */
   keyless: rows(20_000),
   keylessUpdates: rows(5_000),
-  probes: Math.min(500, rows(20_000)),
+  /** With a tenth of that the p99 was that of five of them, and another in every round. */
+  probes: Math.min(4_000, rows(20_000)),
   /** Before those that count, in the first round and in each later one: V8 compiles for the first 10,000, up to 25 ms a function. */
   firstWarmUp: Math.min(15_000, rows(20_000)),
   warmUp: Math.min(2_000, rows(20_000)),

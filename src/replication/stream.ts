@@ -113,6 +113,8 @@ class Stream implements ReplicationStream {
   #heardAt: number;
   #askedAt: number;
   #sentAt = 0;
+  /** More was acknowledged than the server was told. */
+  #isDue = false;
   #settle: { resolve(): void; reject(error: unknown): void };
 
   constructor(connection: RawConnection, options: StreamOptions, timeoutMs: number) {
@@ -183,7 +185,12 @@ class Stream implements ReplicationStream {
     if (lsn <= this.acknowledged) return;
     this.acknowledged = lsn;
     if (lsn > this.received) this.received = lsn;
-    this.#send(false);
+    // What is flushed at once was many epochs: a message for each of them took half a millisecond, and woke the server as often.
+    if (this.#isDue) return;
+    this.#isDue = true;
+    this.#timers.afterIo(() => {
+      if (this.#isDue) this.#send(false);
+    });
   }
 
   pause(): void {
@@ -235,6 +242,7 @@ class Stream implements ReplicationStream {
   #end(error: Error | undefined): void {
     this.#stopTimer();
     this.#pacer.stop();
+    this.#isDue = false;
     if (error === undefined) this.#settle.resolve();
     else this.#settle.reject(error);
   }
@@ -259,6 +267,7 @@ class Stream implements ReplicationStream {
 
   /** Standby status update. "Written" is what was received, so that an idle server does not repeat its keepalives; flushed and applied are what is durable. */
   #send(replyRequested: boolean): void {
+    this.#isDue = false;
     if (this.#copy === undefined) return;
     const message = Buffer.allocUnsafe(34);
     message[0] = 0x72;

@@ -220,6 +220,23 @@ describe('positions', () => {
     expect(changes(further)).toEqual([['insert', ['4']]]);
   });
 
+  it('acknowledged one by one were told one by one: half a millisecond, and as many wake-ups of the server, for what had become durable together', async () => {
+    await client.query('CREATE TABLE t (id int PRIMARY KEY)');
+    const due: (() => void)[] = [];
+    let isHeld = false;
+    const recorded = await record({
+      timers: { ...systemTimers, afterIo: (work) => (isHeld ? due.push(work) : systemTimers.afterIo(work)) },
+    });
+    for (let i = 1; i <= 50; i++) await client.query('INSERT INTO t VALUES ($1)', [i]);
+    await commits(recorded, 50);
+    isHeld = true;
+    for (const lsn of recorded.commits) recorded.stream.acknowledge(lsn);
+    isHeld = false;
+    expect(due).toHaveLength(1);
+    due[0]?.();
+    await until(async () => (await lookUpSlot(client, slot))?.confirmedFlush === recorded.commits.at(-1), 'confirmed_flush');
+  });
+
   it('move on an idle stream, by keepalives', async () => {
     const { stream, keepalives } = await record();
     // WAL that is not published.
