@@ -7,6 +7,7 @@ import type { LiveView, StreamTable } from '../../catalog/model.ts';
 import { nextTime, parseSchedule, type Schedule, ScheduleError } from '../../catalog/schedule.ts';
 import type { ViewPlan } from '../../ivm/plans.ts';
 import type { CatalogState } from '../context.ts';
+import { remembering } from '../remembering.ts';
 import { isDeferred } from '../view-upkeep.ts';
 
 export type DueReason = 'manual' | 'schedule' | 'reinitialize' | 'changes' | 'time' | 'with dependents' | 'diamond';
@@ -36,10 +37,19 @@ export interface Due {
   readonly nextAt: number | null;
 }
 
-export function dueViews(state: CatalogState, facts: DueFacts): Due {
-  const deferred = [...state.views.values()].filter(
-    (view) => view.state === 'ready' && isDeferred(state, view) && !isImmediate(state, view.id),
+const known = remembering<CatalogState, 'deferred', readonly LiveView<ViewPlan>[]>();
+
+/** They are asked about twice in every turn of the engine's loop. */
+const deferredViews = (state: CatalogState): readonly LiveView<ViewPlan>[] =>
+  known(state, 'deferred', () =>
+    [...state.views.values()].filter((view) => view.state === 'ready' && isDeferred(state, view) && !isImmediate(state, view.id)),
   );
+
+const nothingDue: Due = { views: new Map(), nextAt: null };
+
+export function dueViews(state: CatalogState, facts: DueFacts): Due {
+  const deferred = deferredViews(state);
+  if (deferred.length === 0) return nothingDue;
   const active = deferred.filter((view) => isActive(state.streams.get(view.id)));
   const views = new Map<number, DueReason>();
   let nextAt: number | null = null;

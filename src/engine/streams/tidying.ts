@@ -41,6 +41,7 @@ function passed(engine: EngineContext, baseId: number): bigint | null {
  */
 export async function trimLogs(engine: EngineContext): Promise<boolean> {
   const { changes } = engine;
+  if (changes.known.length + changes.filled.size === 0) return false;
   const removals = changes.known.flatMap((baseId) => {
     const last = changes.last(baseId);
     if (last === null || engine.state.bases.get(baseId)?.state !== 'captured') return [];
