@@ -13,7 +13,7 @@ import { isFew, rowsExecutions } from './row-arrays.ts';
 export type PlainStep = Exclude<Step, ShapeStep>;
 
 export const isShapeStep = (step: Step): step is ShapeStep =>
-  step.kind === 'widen' || step.kind === 'relabel' || step.kind === 'copy again';
+  step.kind === 'widen' || step.kind === 'relabel' || step.kind === 'copy again' || step.kind === 'missed';
 
 /** What goes by COPY, and views may take directly. */
 export const isOfManyRows = (step: PlainStep): boolean => step.kind === 'rows' && !isFew(step);

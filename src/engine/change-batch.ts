@@ -64,7 +64,9 @@ export type ShapeStep =
       readonly attnums: readonly number[];
     }
   /** Rows have become others without being sent: what is copied before this is of no use. */
-  | { readonly kind: 'copy again'; readonly storageId: number };
+  | { readonly kind: 'copy again'; readonly storageId: number }
+  /** A row has come without its values of these columns: no version is to show them before they are copied anew. */
+  | { readonly kind: 'missed'; readonly storageId: number; readonly attnums: readonly number[] };
 
 /** A column with the type that it has at the origin by now. */
 export interface WidenedColumn {
@@ -104,6 +106,7 @@ export class BatchBuilder {
   readonly #open = new Set<number>();
   #steps: Step[] = [];
   #versions: OriginVersion[] = [];
+  readonly #missed = new Set<string>();
   #spoolChunk = 0;
   #xid = 0;
   transactions = 0;
@@ -138,6 +141,14 @@ export class BatchBuilder {
     // All of them: a label of an enum is also that of other tables.
     for (const storageId of [...this.#open]) this.#flush(storageId);
     this.#steps.push(step);
+  }
+
+  /** Said once a batch: there may be thousands of such rows. */
+  missed(step: Extract<ShapeStep, { kind: 'missed' }>): void {
+    const key = `${step.storageId} ${step.attnums.join(' ')}`;
+    if (this.#missed.has(key)) return;
+    this.#missed.add(key);
+    this.shape(step);
   }
 
   insert(target: Target, row: TupleView): void {
@@ -217,6 +228,7 @@ export class BatchBuilder {
     const batch: Batch = { steps: this.#steps, versions: this.#versions, endLsn, transactions, rows, bytes };
     this.#steps = [];
     this.#versions = [];
+    this.#missed.clear();
     this.transactions = 0;
     this.rows = 0;
     this.bytes = 0;

@@ -11,6 +11,7 @@ import { quoteQualified } from '../sql/quote.ts';
 import { columnsWrittenUsing } from '../sql/rewriting.ts';
 import type { ShapeStep, WidenedColumn } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
+import { withoutValues } from './left-out.ts';
 import { missedError, rewrittenError } from './relation-errors.ts';
 import { storagesOf } from './relation-targets.ts';
 import { type BrokenVersion, versionsOf } from './schema-change.ts';
@@ -38,6 +39,8 @@ export function reshaped(storage: Storage, step: ShapeStep): Storage {
   switch (step.kind) {
     case 'copy again':
       return storage;
+    case 'missed':
+      return withoutValues(storage, step.attnums);
     case 'widen':
       return withTypes(storage, step.columns);
     case 'relabel':

@@ -10,7 +10,7 @@ import { isLeftOut } from '../replication/copy-rows.ts';
 import type { TupleView } from '../replication/pgoutput.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { Target } from './change-batch.ts';
-import type { EngineContext } from './context.ts';
+import type { CatalogState, EngineContext } from './context.ts';
 import { missedError } from './relation-errors.ts';
 import { type BrokenVersion, versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
@@ -41,5 +41,52 @@ export function incompleteVersions(
       hint: `ALTER SOURCE ${source.name} RESYNC; and before it on the origin, so that this does not come again: ALTER TABLE ${reference} REPLICA IDENTITY FULL;`,
     };
     return [{ relationId: id, error }];
+  });
+}
+
+/** A storage whose rows are not all there in these columns: as if they were half filled, and by nobody (column-backfill.ts). */
+export const withoutValues = (storage: Storage, attnums: readonly number[]): Storage => ({
+  ...storage,
+  columns: storage.columns.map((column) =>
+    attnums.includes(column.attnum) && column.filling === undefined ? { ...column, filling: { initial: null } } : column,
+  ),
+});
+
+/** Those of the columns of which it is not written down yet that rows lack them. */
+export function notYetMissed(
+  { state }: Pick<EngineContext, 'state'>,
+  { id, columns, extends: extended }: Storage,
+  attnums: readonly number[],
+): readonly number[] {
+  // The versions that wait for an extension err, and it goes with them.
+  if (extended !== null) return [];
+  const now = state.storages.get(id)?.columns ?? columns;
+  return attnums.filter((attnum) => now.some((column) => column.attnum === attnum && column.filling === undefined));
+}
+
+/** The columns of a storage when all its rows have been compared with the origin's: only an extension may still be filling some. */
+export function wholeColumns({ storages }: Pick<CatalogState, 'storages'>, { id, columns }: Storage): Storage['columns'] {
+  const brought = (attnum: number): boolean =>
+    [...storages.values()].some(
+      (other) => other.extends === id && other.columns.some((column) => column.attnum === attnum && column.elsewhere !== true),
+    );
+  return columns.map((column) => {
+    if (column.filling === undefined || brought(column.attnum)) return column;
+    const { filling: _, ...whole } = column;
+    return whole;
+  });
+}
+
+/** Versions that were made to show such a column while the word of it was on its way. */
+export function shownIncomplete(engine: Pick<EngineContext, 'state'>): BrokenVersion[] {
+  const { storages, tables, sources } = engine.state;
+  return [...storages.values()].flatMap((storage) => {
+    const source = sources.get(storage.sourceId);
+    const attnums = storage.columns.flatMap(({ attnum, filling }) => (filling === undefined ? [] : [attnum]));
+    if (attnums.length === 0 || storage.state !== 'live' || source === undefined) return [];
+    return incompleteVersions(storage, attnums, engine, source).filter(({ relationId }) => {
+      const version = tables.get(relationId);
+      return version?.storageId === storage.id && version.state === 'ready';
+    });
   });
 }

@@ -11,6 +11,7 @@ import { Copies } from './copies.ts';
 import { Epoch } from './epoch.ts';
 import { hasLate, openLate } from './go-live.ts';
 import { fillImmediate } from './immediate/fill.ts';
+import { shownIncomplete } from './left-out.ts';
 import { leftWaiting, openWaiting } from './open-view.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
 import { failRelation, heldView } from './relation-errors.ts';
@@ -121,5 +122,7 @@ export class Reconciler {
     done.push(await endUndefined(this.#engine, catalog, this.#reload, (broken) => this.fail(broken)));
     done.push(await clearStorages(this.#engine, catalog, this.#copies, this.#sources));
     if (done.includes(true)) await this.#reload();
+    const incomplete = shownIncomplete(this.#engine);
+    if (incomplete.length > 0) await this.fail(incomplete);
   }
 }

@@ -13,6 +13,7 @@ import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { reach } from './fault-points.ts';
 import { takeHeld } from './held-stream.ts';
+import { wholeColumns } from './left-out.ts';
 import { revived } from './relation-errors.ts';
 import { resyncOf, storagesOf } from './relation-targets.ts';
 import { brokenVersions, lostColumns, versionsOf } from './schema-change.ts';
@@ -21,7 +22,7 @@ import type { SourceRow } from './source-row.ts';
 import type { SourceRunner } from './source-runner.ts';
 import { applySpool } from './spool.ts';
 import { afresh } from './table-copy.ts';
-import { widenedColumns, widenStorage } from './widen.ts';
+import { columnsSql, widenedColumns, widenStorage } from './widen.ts';
 
 /**
  * Marks every table of a source for it. `startLsn`: where the new slot begins; null: the slot is good. Copies under way begin again.
@@ -130,6 +131,9 @@ export async function finishResync(
     if (lost.storage.length > 0) await epoch.run(forgetColumns(storage, lost.storage));
     await applySpool(engine.session, without(copy, lost.copy));
     await epoch.run(differenceSql(copy, without(storage, lost.storage)));
+    // Rows had come without them.
+    if (lost.storage.length === 0 && storage.columns.some(({ filling }) => filling !== undefined))
+      await epoch.run([columnsSql({ id: storage.id, columns: wholeColumns(state, storage) })]);
     epoch.touch(storage.id);
     const broken = new Set(
       brokenVersions(storage, versionsOf(state, storage), shape, runner.source.name).map(({ relationId }) => relationId),

@@ -16,7 +16,7 @@ import type { ShapeStep } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
 import { reach } from './fault-points.ts';
 import { followShape, type NewShape, StoragesAhead } from './follow-shape.ts';
-import { incompleteVersions } from './left-out.ts';
+import { incompleteVersions, notYetMissed } from './left-out.ts';
 import { type Learned, OriginHistory, recordVersions } from './origin-history.ts';
 import { type OriginLostError, whyLost } from './origin-lost.ts';
 import { resolveRelation, storagesOf } from './relation-targets.ts';
@@ -136,7 +136,10 @@ export class SourceManager {
         changed: (oid, shape) => this.#changed(source, ahead, oid, shape),
         published: (oids) => this.#published(source, (oid) => oids.includes(oid)),
         unpublished: (table) => this.#published(source, (oid) => oid !== table),
-        leftOut: (storage, attnums) => report(incompleteVersions(storage, attnums, this.#engine, source)),
+        leftOut: (storage, attnums) => {
+          report(incompleteVersions(storage, attnums, this.#engine, source));
+          return notYetMissed(this.#engine, storage, attnums);
+        },
         ready: this.#hooks.ready,
         idle: this.#hooks.idle,
         failed: (error) => {

@@ -44,7 +44,8 @@ export interface RunnerHooks {
   /** OIDs of the tables that the source's publication has from here on. */
   readonly published: (oids: readonly number[]) => void;
   /** A row of a storage came without values of these columns (attnums). */
-  readonly leftOut: (storage: Storage, attnums: readonly number[]) => void;
+  /** Answers those of the columns of which it has still to be written down. */
+  readonly leftOut: (storage: Storage, attnums: readonly number[]) => readonly number[];
 }
 
 export class SourceRunner {
@@ -366,8 +367,13 @@ export class SourceRunner {
   #leftOut(target: Target, row: TupleView): void {
     const attnums = leftOutColumns(target, row);
     if (attnums.length === 0) return;
-    if (target.spool) this.#builder.shape({ kind: 'copy again', storageId: target.storage.id });
-    else this.#hooks.leftOut(target.storage, attnums);
+    const { id: storageId } = target.storage;
+    if (target.spool) {
+      this.#builder.shape({ kind: 'copy again', storageId });
+      return;
+    }
+    const missed = this.#hooks.leftOut(target.storage, attnums);
+    if (missed.length > 0) this.#builder.missed({ kind: 'missed', storageId, attnums: missed });
   }
 
   /**
