@@ -29,6 +29,8 @@ describe.each([
       INSERT INTO parts VALUES (1, 'x'), (11, 'y');
       CREATE TABLE far (id integer PRIMARY KEY, a integer, big text); ALTER TABLE far ALTER big SET STORAGE EXTERNAL; INSERT INTO far SELECT g, g, repeat('x', 3000) FROM generate_series(1, 4) g;
       CREATE TABLE near (LIKE far INCLUDING ALL); INSERT INTO near SELECT * FROM far;
+      CREATE TABLE behind (id integer PRIMARY KEY, a text); CREATE TABLE loose (id integer, a text); ALTER TABLE loose REPLICA IDENTITY FULL;
+      INSERT INTO behind VALUES (1, 'one'); INSERT INTO loose VALUES (1, 'one'); CREATE PUBLICATION g FOR TABLE behind, loose;
       CREATE SCHEMA app; CREATE SCHEMA away; CREATE TABLE app.moving (id integer PRIMARY KEY);
       CREATE PUBLICATION p FOR TABLE t, other, cols, filtered WHERE (id > 2), parent, child, parts WITH (publish_via_partition_root = true);
       CREATE PUBLICATION q FOR TABLES IN SCHEMA app; CREATE PUBLICATION f FOR TABLE far WHERE (id > 2), near WHERE (id > 2)`,
@@ -171,6 +173,26 @@ describe.each([
     expect(await rows(lengths('near_third'))).toEqual(['3|3000', '4|3000', '10|3000', '20|3000']);
     await admin.query("UPDATE near SET a = 0, big = 'y' WHERE id = 20");
     for (const name of ['near', 'near_again', 'near_third']) await shows(lengths(name), ['3|3000', '4|3000', '10|3000', '20|1']);
+  });
+
+  test('a version made while others wait for RESYNC lacked the rows that they lack, and did not say so', async () => {
+    await extended.run(`CREATE SOURCE s5 FROM POSTGRES CONNECTION c (PUBLICATION 'g'); CREATE TABLE v1.behind FROM SOURCE s5 (REFERENCE behind);
+      CREATE TABLE v1.loose FROM SOURCE s5 (REFERENCE loose)`);
+    for (const name of ['behind', 'loose']) {
+      await shows(`SELECT * FROM v1.${name}`, ['1|one']);
+      await admin.query(`ALTER PUBLICATION g DROP TABLE ${name}`);
+      await shows(`SELECT * FROM v1.${name}`, [`source table public.${name} is no longer in publication "g"`]);
+      await admin.query(`INSERT INTO ${name} VALUES (2, 'two'); ALTER PUBLICATION g ADD TABLE ${name}`);
+      await extended.run(`CREATE TABLE v1.${name}_new FROM SOURCE s5 (REFERENCE ${name})`);
+      await shows(`SELECT * FROM v1.${name}_new ORDER BY id`, ['1|one', '2|two']);
+      // Made again, as the others were: not from what is left of it.
+      await extended.run(`DROP TABLE v1.${name}; CREATE TABLE v1.${name} FROM SOURCE s5 (REFERENCE ${name})`);
+      await shows(`SELECT * FROM v1.${name} ORDER BY id`, ['1|one', '2|two']);
+    }
+    await extended.run('ALTER SOURCE s5 RESYNC');
+    await admin.query("INSERT INTO behind VALUES (3, 'three'); INSERT INTO loose VALUES (3, 'three'); DELETE FROM loose WHERE id = 1");
+    for (const name of ['behind', 'behind_new']) await shows(`SELECT * FROM v1.${name} ORDER BY id`, ['1|one', '2|two', '3|three']);
+    for (const name of ['loose', 'loose_new']) await shows(`SELECT * FROM v1.${name} ORDER BY id`, ['2|two', '3|three']);
   });
 
   test('a table that others inherit from has its own rows', async () => {
