@@ -174,12 +174,8 @@ export class Epoch {
     this.#catalogChanged = true;
     const now = reshaped(storage, step);
     if (storage.state === 'live') {
-      if (step.kind === 'missed') {
-        await this.run([columnsSql(now)]);
-        this.#reshaped.set(storage.id, now);
-        return;
-      }
-      if (step.kind === 'relabel') await relabel(this.#engine, this, now, step);
+      if (step.kind === 'missed') await this.run([columnsSql(now)]);
+      else if (step.kind === 'relabel') await relabel(this.#engine, this, now, step);
       else if (step.kind === 'widen' && !storage.stale) await widenStorage(this.#engine, this, storage, step.columns);
       else return;
       this.#reshaped.set(storage.id, now);

@@ -10,6 +10,7 @@ import { isLeftOut } from '../replication/copy-rows.ts';
 import type { TupleView } from '../replication/pgoutput.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { Target } from './change-batch.ts';
+import { broughtColumns } from './column-merge.ts';
 import type { CatalogState, EngineContext } from './context.ts';
 import { missedError } from './relation-errors.ts';
 import { type BrokenVersion, versionsOf } from './schema-change.ts';
@@ -66,12 +67,11 @@ export function notYetMissed(
 
 /** The columns of a storage when all its rows have been compared with the origin's: only an extension may still be filling some. */
 export function wholeColumns({ storages }: Pick<CatalogState, 'storages'>, { id, columns }: Storage): Storage['columns'] {
-  const brought = (attnum: number): boolean =>
-    [...storages.values()].some(
-      (other) => other.extends === id && other.columns.some((column) => column.attnum === attnum && column.elsewhere !== true),
-    );
+  const brought = new Set(
+    [...storages.values()].filter((other) => other.extends === id).flatMap((other) => broughtColumns(other).map(({ attnum }) => attnum)),
+  );
   return columns.map((column) => {
-    if (column.filling === undefined || brought(column.attnum)) return column;
+    if (column.filling === undefined || brought.has(column.attnum)) return column;
     const { filling: _, ...whole } = column;
     return whole;
   });

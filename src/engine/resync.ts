@@ -130,10 +130,11 @@ export async function finishResync(
     if (lost.copy.length > 0) await epoch.run(forgetColumns(copy, lost.copy));
     if (lost.storage.length > 0) await epoch.run(forgetColumns(storage, lost.storage));
     await applySpool(engine.session, without(copy, lost.copy));
-    await epoch.run(differenceSql(copy, without(storage, lost.storage)));
+    const kept = without(storage, lost.storage);
+    await epoch.run(differenceSql(copy, kept));
     // Rows had come without them.
-    if (lost.storage.length === 0 && storage.columns.some(({ filling }) => filling !== undefined))
-      await epoch.run([columnsSql({ id: storage.id, columns: wholeColumns(state, storage) })]);
+    if (kept.columns.some(({ filling }) => filling !== undefined))
+      await epoch.run([columnsSql({ id: kept.id, columns: wholeColumns(state, kept) })]);
     epoch.touch(storage.id);
     const broken = new Set(
       brokenVersions(storage, versionsOf(state, storage), shape, runner.source.name).map(({ relationId }) => relationId),

@@ -4,12 +4,22 @@
  */
 import type { Logger } from '../log.ts';
 import { PostgresError } from '../replication/postgres-error.ts';
-import { isVisible, parseSnapshot } from '../replication/snapshot-visibility.ts';
+import { isVisible } from '../replication/snapshot-visibility.ts';
 import { noteProgress } from './catalog.ts';
 import type { ChangeFeed } from './change-feed.ts';
 import type { Migration } from './model.ts';
 import type { Truth } from './places.ts';
-import { applyKeys, asOwner, begin, catchUp, type Isolation, keySql, type MigrationSessions, rollback } from './sessions.ts';
+import {
+  applyKeys,
+  asOwner,
+  begin,
+  catchUp,
+  type Isolation,
+  keySql,
+  type MigrationSessions,
+  rollback,
+  snapshotBehind,
+} from './sessions.ts';
 import type { SyncSql } from './sync-sql.ts';
 import type { Key, TouchingTransaction } from './touched.ts';
 
@@ -81,8 +91,8 @@ async function applyOnce(f: Following, exactly: boolean): Promise<number> {
 export async function applyEarly(f: Following, taken: Set<TouchingTransaction>): Promise<void> {
   const { migration, sessions, feed, sync } = f;
   if (isShared(f)) return;
-  const results = await sessions.work.query('SAVEPOINT early; SELECT pg_catalog.pg_current_snapshot()');
-  const visible = feed.touched.visible(parseSnapshot(results.at(-1)?.rows[0]?.[0] ?? '')).filter((transaction) => !taken.has(transaction));
+  const snapshot = await snapshotBehind(sessions.work, 'SAVEPOINT early');
+  const visible = feed.touched.visible(snapshot).filter((transaction) => !taken.has(transaction));
   if (visible.length === 0 || visible.some(({ keys }) => keys === null)) return;
   try {
     await applyKeys(sessions.work, migration.source.owner.name, sync, sync.applyAnew, keysOf(visible));

@@ -5,20 +5,18 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { PostgresError } from '../replication/postgres-error.ts';
 import { type Blocker, watchBlockers } from './blockers.ts';
-import type { ChangeFeed } from './change-feed.ts';
 import { lockSql } from './flip-sql.ts';
 import type { MigrationOptions } from './model.ts';
-import { type MigrationSessions, markerWithin } from './sessions.ts';
+import type { MigrationSessions } from './sessions.ts';
 
-export type Lock =
-  /** `passed`: the stream has brought whatever had committed before the locks were had. */
-  | { readonly had: true; readonly since: string; readonly passed: Promise<void> }
-  | { readonly had: false; readonly blockers: readonly Blocker[] };
+export type Lock = { readonly had: true; readonly since: string } | { readonly had: false; readonly blockers: readonly Blocker[] };
 
 export const isLockTimeout = (error: unknown): boolean => error instanceof PostgresError && error.code === '55P03';
 
+const timeouts: readonly string[] = ['55P03', '57014', '40P01'];
+
 /** Waited too long for a lock, or for a statement, or for each other. */
-export const lockCodes: readonly string[] = ['55P03', '57014', '40P01'];
+export const isTimeout = (error: unknown): boolean => error instanceof PostgresError && timeouts.includes(error.code);
 
 /** With all locks that tables are known by, there is little left to be waited for: a sequence that somebody has drawn from, a row of the catalog. */
 export const heldLockMs = 20;
@@ -39,8 +37,8 @@ export interface LockOptions {
   readonly statementMs: number;
   /** Done ahead of each try. */
   readonly before: () => Promise<void>;
-  /** The stream that is to come to where the locks were had; null: none. */
-  readonly feed: ChangeFeed | null;
+  /** Said as soon as the locks are had, along with them. */
+  readonly along: readonly string[];
 }
 
 /**
@@ -51,12 +49,11 @@ export async function lockAll(
   sessions: MigrationSessions,
   tables: readonly string[],
   { lockTimeoutMs, maxHoldMs }: MigrationOptions,
-  { statementMs, before, feed }: LockOptions,
+  { statementMs, before, along }: LockOptions,
 ): Promise<Lock> {
   const { work } = sessions;
   let blockers: readonly Blocker[] = [];
   await sessions.holding.prepare(tables);
-  const marker = feed === null ? null : markerWithin(sessions, feed);
   // What was done until here has kept others from the processors: they catch up first, and so the locks are had sooner.
   await wait(settleMs);
   for (const [i, ms] of tries.entries()) {
@@ -69,14 +66,11 @@ export async function lockAll(
     const watch = watchBlockers(sessions, waitMs * 0.6);
     try {
       const results = await work.query(
-        [lockSql(order), limitsSql(maxHoldMs, statementMs), ...(marker?.sql ?? []), 'SELECT pg_catalog.clock_timestamp()'].join('; '),
+        [lockSql(order), limitsSql(maxHoldMs, statementMs), ...along, 'SELECT pg_catalog.clock_timestamp()'].join('; '),
       );
-      return { had: true, since: results.at(-1)?.rows[0]?.[0] ?? '', passed: marker?.passed() ?? Promise.resolve() };
+      return { had: true, since: results.at(-1)?.rows[0]?.[0] ?? '' };
     } catch (error) {
-      if (!(error instanceof PostgresError) || !lockCodes.includes(error.code)) {
-        marker?.forget();
-        throw error;
-      }
+      if (!isTimeout(error)) throw error;
       watch.end();
       const found = await watch.found();
       if (found.length > 0) blockers = found;
@@ -87,6 +81,5 @@ export async function lockAll(
       watch.end();
     }
   }
-  marker?.forget();
   return { had: false, blockers };
 }

@@ -78,10 +78,12 @@ async function endFormer(beside: Client, id: number, own: number): Promise<void>
 export type Isolation = 'REPEATABLE READ' | 'READ COMMITTED';
 
 /** Begins a transaction, and says what it sees (or, READ COMMITTED: what every statement of it sees at least). */
-export async function begin(work: RawConnection, isolation: Isolation, lockTimeoutMs: number): Promise<Snapshot> {
-  const results = await work.query(
-    `BEGIN ISOLATION LEVEL ${isolation}; SET LOCAL lock_timeout = ${lockTimeoutMs}; SELECT pg_catalog.pg_current_snapshot()`,
-  );
+export const begin = (work: RawConnection, isolation: Isolation, lockTimeoutMs: number): Promise<Snapshot> =>
+  snapshotBehind(work, `BEGIN ISOLATION LEVEL ${isolation}; SET LOCAL lock_timeout = ${lockTimeoutMs}`);
+
+/** Runs this, and says what is seen then. */
+export async function snapshotBehind(work: RawConnection, sql: string): Promise<Snapshot> {
+  const results = await work.query(`${sql}; SELECT pg_catalog.pg_current_snapshot()`);
   return parseSnapshot(results.at(-1)?.rows[0]?.[0] ?? '');
 }
 
@@ -134,12 +136,18 @@ export async function applyKeys(
 
 let markers = 0;
 
-/** Resolves when every transaction that had committed at the call is known to the feed. */
-export async function catchUp(beside: Client, feed: ChangeFeed): Promise<void> {
+/** A marker that is going to be written, and when the feed has come to it. */
+function awaitedMarker(feed: ChangeFeed): { readonly content: string; readonly passed: Promise<void> } {
   const content = `${process.pid}-${++markers}`;
   const passed = feed.passed(content);
   // A rejection before the marker is written has nobody waiting yet.
   passed.catch(() => undefined);
+  return { content, passed };
+}
+
+/** Resolves when every transaction that had committed at the call is known to the feed. */
+export async function catchUp(beside: Client, feed: ChangeFeed): Promise<void> {
+  const { content, passed } = awaitedMarker(feed);
   await writeMarker(beside, markerPrefix, content);
   await passed;
 }
@@ -149,16 +157,14 @@ export interface MarkerWithin {
   readonly sql: readonly string[];
   /** To be called once that was said. Resolves when every transaction that had committed then is known to the feed. */
   passed(): Promise<void>;
-  /** It is not going to be said. */
+  /** Nobody waits for it any more. */
   forget(): void;
 }
 
 /** As `catchUp`, by statements that can be sent along with others where the server can put such a message on disk at once (Postgres 17 and later). */
 export function markerWithin({ beside, putsMessagesOnDisk }: MigrationSessions, feed: ChangeFeed): MarkerWithin {
   if (!putsMessagesOnDisk) return { sql: [], passed: () => catchUp(beside, feed), forget: () => undefined };
-  const content = `${process.pid}-${++markers}`;
-  const passed = feed.passed(content);
-  passed.catch(() => undefined);
+  const { content, passed } = awaitedMarker(feed);
   return {
     sql: [`SELECT pg_catalog.pg_logical_emit_message(false, ${quoteLiteral(markerPrefix)}, ${quoteLiteral(content)}, true)`],
     passed: () => passed,

@@ -3,7 +3,6 @@
  * Invariant: it happens in one transaction that holds ACCESS EXCLUSIVE locks on everything involved, after the follower has been brought to the very
  * state in which the locks found the truth. Whatever takes longer than it may is rolled back, and nobody sees anything of it.
  */
-import { PostgresError } from '../replication/postgres-error.ts';
 import { type Blocker, noWatch, watchBlockers } from './blockers.ts';
 import { heldSql, phaseSql, requestEnds, windowSql } from './catalog.ts';
 import { arrayText } from './change-feed.ts';
@@ -21,11 +20,11 @@ import {
 } from './flip-sql.ts';
 import { applyEarly, applyWaiting, type Following, keysOf } from './follow.ts';
 import { definitionOf, keepUp } from './keep-up.ts';
-import { heldLockMs, isLockTimeout, lockAll, lockCodes } from './lock-all.ts';
+import { heldLockMs, isLockTimeout, isTimeout, lockAll } from './lock-all.ts';
 import type { Migration, MigrationProblem } from './model.ts';
 import { downView, qualified, truthPlace, upView } from './places.ts';
 import { triedAgain } from './problems.ts';
-import { applyKeys, begin, catchUp, type MigrationSessions, rollback } from './sessions.ts';
+import { applyKeys, begin, catchUp, type MigrationSessions, markerWithin, rollback } from './sessions.ts';
 import { aheadSql, aheadViews, lastingViewNames, layoutViews } from './shape-views.ts';
 import { answered, questionsSql, type Step } from './steps.ts';
 import type { TouchingTransaction } from './touched.ts';
@@ -62,6 +61,7 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
   let blockers: readonly Blocker[] = [];
   let locked = 0;
   let watch = noWatch;
+  const marker = markerWithin(sessions, feed);
   try {
     await planAhead(f);
     // Whatever can be made before is: it takes longer than the rest, and locks nothing that anyone waits for.
@@ -75,19 +75,19 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
     const lock = await lockAll(sessions, [...dependents.map(({ name }) => name), ...involved, ...ends], migration.options, {
       statementMs: maxHoldMs,
       before: () => applyEarly(f, early),
-      feed,
+      along: marker.sql,
     });
     if (!lock.had) {
       blockers = lock.blockers;
       throw new DeadlineError();
     }
-    const { since, passed } = lock;
+    const { since } = lock;
     locked = performance.now();
     const left = (): number => maxHoldMs - (performance.now() - locked);
     // While the stream comes to the end, the catalog is looked at: nobody changes now what these read.
     const found = Promise.all([definitionOf(sessions, migration, f.truth), answer(sessions, forward ? 'cutover' : 'revert', steps)]);
     found.catch(() => undefined);
-    await within(passed, left());
+    await within(marker.passed(), left());
     const taken = feed.touched.all();
     if (taken.some(({ keys }) => keys === null)) {
       await rollback(sessions.work);
@@ -142,12 +142,13 @@ export async function switchTruth(f: Following): Promise<SwitchOutcome> {
     return { done: true, heldMs: changed - locked, keys: keys.length };
   } catch (error) {
     await rollback(sessions.work);
-    const late = error instanceof DeadlineError || (error instanceof PostgresError && lockCodes.includes(error.code));
+    const late = error instanceof DeadlineError || isTimeout(error);
     if (!late) throw error;
     if (locked > 0 && isLockTimeout(error)) return later(partsLocked, await watch.found());
     return later(locked === 0 ? notHad : `it would have held its locks for more than ${maxHoldMs} ms`, blockers);
   } finally {
     watch.end();
+    marker.forget();
     sessions.holding.end(false);
   }
 }
@@ -164,7 +165,7 @@ export async function endMigration(sessions: MigrationSessions, migration: Migra
       sessions,
       [...dependents.map(({ name }) => name), ...lockedAtEnd(migration, truth).map(qualified)],
       migration.options,
-      { statementMs: 0, before: async () => undefined, feed: null },
+      { statementMs: 0, before: async () => undefined, along: [] },
     );
     if (!lock.had) {
       await rollback(sessions.work);

@@ -249,8 +249,8 @@ async function storageFor(
     [
       "SELECT to_jsonb(pg_advisory_xact_lock(1835625581, ($1 ->> 'source')::integer) IS NULL)",
       `SELECT coalesce(jsonb_agg(jsonb_build_object('id', s.id, 'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state, 'extends', s.extends,
-                                'sound', (SELECT bool_and(NOT coalesce(r.error ? 'resync', false)) FROM millrace.table_version v JOIN millrace.relation r ON r.id = v.relation_id
-                                           WHERE v.storage_id = s.id)) ORDER BY s.id DESC), '[]')
+                                'sound', coalesce((SELECT bool_and(NOT coalesce(r.error ? 'resync', false)) FROM millrace.table_version v JOIN millrace.relation r ON r.id = v.relation_id
+                                                    WHERE v.storage_id = s.id), false)) ORDER BY s.id DESC), '[]')
          FROM (SELECT x.* FROM millrace.storage x
                 WHERE x.source_id = ($1 ->> 'source')::bigint AND x.origin_oid = ($1 ->> 'oid')::oid
                   AND x.state IN ('new', 'copying', 'copied', 'live')
@@ -261,8 +261,7 @@ async function storageFor(
   const withKey = existing.filter((storage) => JSON.stringify([...storage.keyAttnums]) === JSON.stringify([...origin.identityKey]));
   const sameKey = withKey.filter((storage) => storage.extends === null);
   const fitting = sameKey.filter(
-    (storage) =>
-      storage.sound === true && needed.every((column) => storage.columns.some((has) => isSame(has, column) && has.filling === undefined)),
+    (storage) => storage.sound && needed.every((column) => storage.columns.some((has) => isSame(has, column) && has.filling === undefined)),
   );
   const chosen = fitting.find((storage) => storage.state === 'live') ?? fitting[0];
   if (chosen !== undefined) return { id: chosen.id, ready: chosen.state === 'live' };
@@ -284,18 +283,13 @@ async function storageFor(
   // Versions that show the same column as different types (TEXT COLUMNS in one of them) need a storage each. So do those that wait for a
   // resynchronisation and those that come meanwhile: rows are missing there.
   const supersedes =
-    newest !== undefined &&
-    newest.sound === true &&
-    !clash &&
-    newest.columns.every((column) => columns.some((has) => has.attnum === column.attnum))
-      ? newest.id
-      : null;
+    newest?.sound && !clash && newest.columns.every((column) => columns.some((has) => has.attnum === column.attnum)) ? newest.id : null;
   return await newStorage(context, session, sourceId, origin, { columns, supersedes, extends: null });
 }
 
 interface KnownStorage extends Pick<Storage, 'id' | 'columns' | 'keyAttnums' | 'state' | 'extends'> {
-  /** No version of it waits for a resynchronisation: its rows are what the origin has. Null: it has no version any more, so nobody knows. */
-  readonly sound: boolean | null;
+  /** No version of it waits for a resynchronisation: its rows are what the origin has. Of one that has no version any more nobody knows. */
+  readonly sound: boolean;
 }
 
 const isSame = (has: StorageColumn, column: StorageColumn): boolean =>
@@ -313,11 +307,9 @@ function extensionFor(
   | { readonly kind: 'new'; readonly of: number; readonly columns: StorageColumn[] }
   | null {
   const base = storages.find((storage) => storage.extends === null);
-  if (base === undefined || base.keyAttnums.length === 0 || base.sound !== true) return null;
+  if (base === undefined || base.keyAttnums.length === 0 || !base.sound) return null;
   const under = storages.filter((storage) => storage.extends === base.id);
-  const there = under.find(
-    (storage) => storage.sound === true && needed.every((column) => storage.columns.some((has) => isSame(has, column))),
-  );
+  const there = under.find((storage) => storage.sound && needed.every((column) => storage.columns.some((has) => isSame(has, column))));
   if (there !== undefined) return { kind: 'there', id: there.id };
   const clash = [base, ...under].some(({ columns }) =>
     columns.some((has) => needed.some((column) => column.attnum === has.attnum && !isSame(has, column))),

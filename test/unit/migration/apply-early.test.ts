@@ -3,14 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { applyEarly, type Following } from '../../../src/migration/follow.ts';
 import { Touched, type TouchingTransaction } from '../../../src/migration/touched.ts';
 import { PostgresError } from '../../../src/replication/postgres-error.ts';
-
-const transaction = (xid: number, ...keys: string[]): TouchingTransaction => ({
-  xid,
-  commitLsn: BigInt(xid),
-  endLsn: BigInt(xid + 1),
-  committedAt: 0,
-  keys: new Map(keys.map((key) => [key, [key]])),
-});
+import { transaction } from './transactions.ts';
 
 /** A cutover's transaction in which `transactions` wait, of which `snapshot` sees some. */
 function cutover(

@@ -1,15 +1,8 @@
 /** Transactions that wait to be looked at. */
 import { describe, expect, test } from 'vitest';
-import { Touched, type TouchingTransaction } from '../../../src/migration/touched.ts';
+import { Touched } from '../../../src/migration/touched.ts';
 import { parseSnapshot } from '../../../src/replication/snapshot-visibility.ts';
-
-const transaction = (xid: number, ...keys: string[]): TouchingTransaction => ({
-  xid,
-  commitLsn: BigInt(xid),
-  endLsn: BigInt(xid + 1),
-  committedAt: 0,
-  keys: new Map(keys.map((key) => [key, [key]])),
-});
+import { transaction } from './transactions.ts';
 
 describe('transactions that wait', () => {
   test('what came while a cutover was being committed was forgotten, and rows were not as they should be', () => {
