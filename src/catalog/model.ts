@@ -12,13 +12,16 @@ export interface StorageColumn {
   readonly originType: string;
   /** COLLATE clause argument, quoted, or null for the default. */
   readonly collation: string | null;
-  /** The origin has it no more, or with another type: it holds NULL. */
+  /** Of a storage without key: the origin has it no more, or with another type, or has written it anew: it holds NULL. */
   readonly lost?: true;
   /** Values are no longer written as when rows without a key were hashed: hashes are computed here. */
   readonly rehashed?: true;
   /** Of a storage that extends another: that one has the values. Here it stands for its type, and holds NULL. */
   readonly elsewhere?: true;
-  /** It came later than the storage, and rows from before may still have the value that it came with, as text, or NULL: no version shows it. */
+  /**
+   * Not all rows have their values: no version may show it. It came later than the storage, and rows from before may still have the value that it came
+   * with (as text, or NULL); or the stream has not brought all of it.
+   */
   readonly filling?: { readonly initial: string | null };
 }
 
@@ -43,6 +46,8 @@ export interface Storage {
   readonly resyncs: number | null;
   /** Takes no rows of the stream until a copy of it has been compared. */
   readonly stale: boolean;
+  /** Rows have come or gone that the origin did not tell of: what every version of it says, until it has been resynchronised or copied again. */
+  readonly missed: RelationError | null;
   /**
    * Text of a pg_snapshot: what it sees is in the copy, not taken from the spool. A copy in pieces has one from the beginning, and may go on where it was cut
    * short. And an LSN no transaction of the copy ended after.

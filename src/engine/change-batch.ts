@@ -65,7 +65,10 @@ export type ShapeStep =
     }
   /** Rows have become others without being sent: what is copied before this is of no use. */
   | { readonly kind: 'copy again'; readonly storageId: number }
-  /** A row has come without its values of these columns: no version is to show them before they are copied anew. */
+  /**
+   * Of these columns not all values were sent: no version is to show them before they are copied anew. A storage without key loses them, as its rows are
+   * found by what they look like.
+   */
   | { readonly kind: 'missed'; readonly storageId: number; readonly attnums: readonly number[] };
 
 /** A column with the type that it has at the origin by now. */

@@ -37,7 +37,8 @@ export function nextPieceRows(rows: number, tookMs: number): number {
 /** The storage that another one extends, when it can get columns now. */
 export function extendable({ storages }: Pick<CatalogState, 'storages'>, extension: Storage): Storage | null {
   const base = storages.get(extension.extends ?? 0);
-  return base !== undefined && base.state === 'live' && !base.stale ? base : null;
+  const isWhole = extension.missed === null && base?.missed === null;
+  return base !== undefined && base.state === 'live' && !base.stale && isWhole ? base : null;
 }
 
 /**

@@ -12,12 +12,14 @@ import type { EngineContext } from './context.ts';
 import { CopyFailures } from './copy-failures.ts';
 import { Epoch } from './epoch.ts';
 import { goLive } from './go-live.ts';
+import { withoutValues } from './left-out.ts';
 import { finishResync } from './resync.ts';
 import { type BrokenVersion, lostColumns } from './schema-change.ts';
 import type { SourceManager } from './source-manager.ts';
 import type { SourceRunner } from './source-runner.ts';
 import { copyStorage, isResumable, restartCopy } from './table-copy.ts';
-import { widenedColumns, widenStorage } from './widen.ts';
+import { unpublishedColumns, unpublishedError } from './unfed.ts';
+import { columnsSql, widenedColumns, widenStorage } from './widen.ts';
 
 /** After an attempt that somebody's long transaction was in the way of. */
 const joinPauseMs = 2000;
@@ -101,7 +103,7 @@ export class Copies {
       await this.#leave(storage.id);
       return;
     }
-    const current = await this.#engine.exclusively(() => this.#widened(storage, origin));
+    const current = await this.#engine.exclusively(() => this.#fitted(storage, origin));
     if (current?.state !== 'copying') return;
     const source = { runner: () => this.#sources.runner(storage.sourceId), describe };
     await copyStorage(this.#engine, current, source, work.controller.signal);
@@ -129,15 +131,26 @@ export class Copies {
     });
   }
 
-  /** A storage, without rows, with types as wide as its origin's, by an epoch of its own. To be called exclusively. */
-  async #widened(storage: Storage, origin: OriginTable | null): Promise<Storage | undefined> {
+  /**
+   * A storage, without rows, with types as wide as its origin's, and with those of its columns marked that the stream brings no values of, by an epoch of its
+   * own. To be called exclusively.
+   */
+  async #fitted(storage: Storage, origin: OriginTable | null): Promise<Storage | undefined> {
     const current = (): Storage | undefined => this.#engine.state.storages.get(storage.id);
     const stored = current();
     if (stored?.state !== 'copying') return stored;
     const widened = widenedColumns(stored, origin);
-    if (widened.length === 0) return stored;
+    const unpublished = origin === null ? [] : unpublishedColumns(stored, origin);
+    if (widened.length === 0 && unpublished.length === 0) return stored;
     const epoch = await Epoch.begin(this.#engine);
-    await widenStorage(this.#engine, epoch, stored, widened);
+    const wide = await widenStorage(this.#engine, epoch, stored, widened);
+    const [first] = unpublished;
+    if (origin !== null && first !== undefined) {
+      const source = this.#engine.state.sources.get(storage.sourceId)?.name ?? '';
+      // Nothing is merged from an extension that lacks values.
+      if (storage.extends === null) await epoch.run([columnsSql(withoutValues(wide, unpublished))]);
+      else await epoch.failAll({ storageId: storage.id, error: unpublishedError(stored, first, origin, source) });
+    }
     await epoch.commit(new Map());
     await this.#reload();
     return current();
@@ -154,7 +167,8 @@ export class Copies {
   /** Makes a storage in state 'copied' live, once the stream has passed its copy. */
   finish(storage: Storage): void {
     const runner = this.#sources.runner(storage.sourceId);
-    if (runner === null || this.#copying.has(storage.id)) return;
+    // Those that lack rows wait for a RESYNC, which begins them again.
+    if (runner === null || this.#copying.has(storage.id) || storage.missed !== null) return;
     // Its versions move to it as they are: what they show now has to be mended first.
     if (storage.supersedes !== null && this.#engine.state.storages.get(storage.supersedes)?.stale === true) return;
     if (
@@ -219,11 +233,17 @@ export class Copies {
     }
   }
 
-  /** Copies that were taken while their table got wider types are made again: they may have been cut to the old ones. True when there was one. */
+  /**
+   * Copies that were taken while their table got wider types are made again, as they may have been cut to the old ones, and those whose table was not
+   * published for a while and is now. True when there was one.
+   */
   async #begunAgain(copies: readonly Storage[], shape: (copy: Storage) => OriginTable | null): Promise<boolean> {
-    const outgrown = copies.filter((copy) => widenedColumns(copy, shape(copy)).length > 0);
-    for (const { id } of outgrown) await restartCopy(this.#engine, id);
-    return outgrown.length > 0;
+    const again = copies.filter((copy) => {
+      const now = shape(copy);
+      return widenedColumns(copy, now).length > 0 || (copy.missed !== null && now !== null);
+    });
+    for (const { id } of again) await restartCopy(this.#engine, id);
+    return again.length > 0;
   }
 
   /** When all copies of a source are in, what differs is written. */

@@ -13,6 +13,7 @@ import { ConnectionLostError, PostgresError } from '../replication/postgres-erro
 import type { Execution, StatementResult } from '../replication/session-contract.ts';
 import { parseSnapshot, type Snapshot } from '../replication/snapshot-visibility.ts';
 import { quoteLiteral } from '../sql/quote.ts';
+import { forgetColumns } from './apply-sql.ts';
 import { isOfManyRows, isShapeStep, type PlainStep, sendStep } from './apply-steps.ts';
 import type { Batch, ShapeStep } from './change-batch.ts';
 import { extensionsOf, mendMoved } from './column-merge.ts';
@@ -22,6 +23,7 @@ import { followEnums } from './enum-labels.ts';
 import { countEpoch, fence, progress } from './epoch-ends.ts';
 import { reach, reachSoon } from './fault-points.ts';
 import { reshaped } from './follow-shape.ts';
+import { type Broken, notedSql, versionsEnded } from './missed-rows.ts';
 import { recordVersions } from './origin-history.ts';
 import { outboxExecutions } from './outbox.ts';
 import { fitOutboxes } from './outbox-types.ts';
@@ -174,7 +176,8 @@ export class Epoch {
     this.#catalogChanged = true;
     const now = reshaped(storage, step);
     if (storage.state === 'live') {
-      if (step.kind === 'missed') await this.run([columnsSql(now)]);
+      if (step.kind === 'missed')
+        await this.run(storage.keyAttnums.length === 0 ? forgetColumns(storage, step.attnums) : [columnsSql(now)]);
       else if (step.kind === 'relabel') await relabel(this.#engine, this, now, step);
       else if (step.kind === 'widen' && !storage.stale) await widenStorage(this.#engine, this, storage, step.columns);
       else return;
@@ -264,6 +267,14 @@ export class Epoch {
   async fail(relationId: number, error: RelationError): Promise<void> {
     await this.run(["SET LOCAL lock_timeout = '5s'", ...failRelation(this.#engine.state, relationId, error), 'SET LOCAL lock_timeout = 0']);
     this.#failedViews.add(relationId);
+    this.#catalogChanged = true;
+  }
+
+  /** As `fail`, of all that can no longer be kept because of it. */
+  async failAll(broken: Broken): Promise<void> {
+    const { state } = this.#engine;
+    await this.run(notedSql(state, broken));
+    for (const { relationId, error } of versionsEnded(state, broken)) await this.fail(relationId, error);
     this.#catalogChanged = true;
   }
 

@@ -3,20 +3,22 @@
  * Invariant: a wider type is followed only where it is known that every value is what a cast makes of the old one. ALTER TABLE .. USING may make anything of
  * them, and sends no row: then the versions that show the column say so.
  */
-import type { Storage } from '../catalog/model.ts';
+import type { RelationError, Storage } from '../catalog/model.ts';
 import type { Rewriting } from '../replication/ddl-messages.ts';
 import type { OriginColumn, TableShape } from '../replication/origin-tables.ts';
 import { renamedLabels } from '../replication/table-changes.ts';
 import { quoteQualified } from '../sql/quote.ts';
 import { columnsWrittenUsing } from '../sql/rewriting.ts';
+import { without } from './apply-sql.ts';
 import type { ShapeStep, WidenedColumn } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
-import { withoutValues } from './left-out.ts';
-import { missedError, rewrittenError } from './relation-errors.ts';
+import { notYetMissed, withoutValues } from './left-out.ts';
+import type { Broken } from './missed-rows.ts';
+import { alteredError, missedError, rewrittenError } from './relation-errors.ts';
 import { storagesOf } from './relation-targets.ts';
-import { type BrokenVersion, versionsOf } from './schema-change.ts';
+import { versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
-import { mayFollow } from './type-widening.ts';
+import { isAsText, keepsText, mayFollow } from './type-widening.ts';
 import { withTypes } from './widen.ts';
 
 /** Storages as they will be once the steps on their way have reached them. */
@@ -24,7 +26,9 @@ export class StoragesAhead {
   readonly #steps = new Map<number, ShapeStep[]>();
 
   of(storage: Storage): Storage {
-    return (this.#steps.get(storage.id) ?? []).reduce((known, step) => reshaped(known, step), storage);
+    // A column with missing values may be filled again while the stream goes on: the catalog says when.
+    const passes = (step: ShapeStep): boolean => step.kind === 'missed' && storage.keyAttnums.length > 0;
+    return (this.#steps.get(storage.id) ?? []).reduce((known, step) => (passes(step) ? known : reshaped(known, step)), storage);
   }
 
   note(step: ShapeStep): void {
@@ -40,7 +44,7 @@ export function reshaped(storage: Storage, step: ShapeStep): Storage {
     case 'copy again':
       return storage;
     case 'missed':
-      return withoutValues(storage, step.attnums);
+      return storage.keyAttnums.length > 0 ? withoutValues(storage, step.attnums) : without(storage, step.attnums);
     case 'widen':
       return withTypes(storage, step.columns);
     case 'relabel':
@@ -68,7 +72,7 @@ export function followShape(
   source: SourceRow,
   ahead: StoragesAhead,
   shape: NewShape,
-  report: (versions: readonly BrokenVersion[]) => void,
+  report: (broken: readonly Broken[]) => void,
 ): ShapeStep[] {
   const steps: ShapeStep[] = [];
   for (const stored of storagesOf({ state }, source.id)) {
@@ -77,26 +81,39 @@ export function followShape(
     if (found.widened.length > 0) steps.push({ kind: 'widen', storageId: stored.id, columns: found.widened });
     for (const { type, labels, attnums } of found.relabelled) steps.push({ kind: 'relabel', storageId: stored.id, type, labels, attnums });
     const parts = partsChanged(shape);
-    if (stored.state !== 'live' && (parts !== null || found.rewritten.length > 0)) steps.push({ kind: 'copy again', storageId: stored.id });
+    if (stored.state !== 'live' && (parts !== null || found.unknown.length > 0)) steps.push({ kind: 'copy again', storageId: stored.id });
     // What is stale has a copy of its own.
     if (stored.state !== 'live' || stored.stale) continue;
-    if (parts !== null) {
-      const versions = versionsOf(state, stored);
-      const reference = quoteQualified(shape.after.schema, shape.after.name);
-      report(versions.map(({ id }) => ({ relationId: id, error: missedError({ reference, problem: parts, source: source.name }) })));
-    }
-    if (found.rewritten.length === 0) continue;
+    const reference = quoteQualified(shape.after.schema, shape.after.name);
+    if (parts !== null) report([{ storageId: stored.id, error: missedError({ reference, problem: parts, source: source.name }) }]);
+    const now = ahead.of(stored);
+    const missed = notYetMissed(state, now, found.unknown);
+    if (missed.length > 0) steps.push({ kind: 'missed', storageId: stored.id, attnums: missed });
+    const errorOf = (attnum: number): RelationError => {
+      const column = found.rewritten.find((one) => one.attnum === attnum);
+      return column === undefined
+        ? otherTypeError(now, shape.after, attnum, source.name)
+        : rewrittenError({ reference, source: source.name, ...column });
+    };
+    // Rows are not found by their old keys; and what an extension has got of a column is of no use to any version.
+    const decisive = found.unknown.find((attnum) => stored.keyAttnums.includes(attnum) || stored.extends !== null);
+    if (decisive !== undefined) report([{ storageId: stored.id, error: errorOf(decisive) }]);
     report(
       versionsOf(state, stored).flatMap((version) => {
         const column = found.rewritten.find(({ attnum }) => version.columns.some((shown) => shown.attnum === attnum));
-        if (column === undefined) return [];
-        const reference = quoteQualified(shape.after.schema, shape.after.name);
-        return [{ relationId: version.id, error: rewrittenError({ reference, source: source.name, ...column }) }];
+        return column === undefined ? [] : [{ relationId: version.id, error: errorOf(column.attnum) }];
       }),
     );
   }
   for (const step of steps) ahead.note(step);
   return steps;
+}
+
+function otherTypeError(storage: Storage, table: TableShape, attnum: number, source: string): RelationError {
+  const had = storage.columns.find((column) => column.attnum === attnum);
+  const has = table.columns.find((column) => column.attnum === attnum);
+  const problem = `column "${had?.name}" of ${table.schema}.${table.name} changed from type ${had?.originType} to ${has?.formattedType}`;
+  return alteredError({ reference: quoteQualified(table.schema, table.name), problem, source });
 }
 
 interface Rewritten {
@@ -114,11 +131,17 @@ interface Relabelled {
   readonly attnums: readonly number[];
 }
 
+interface ShapeChanges {
+  readonly widened: readonly WidenedColumn[];
+  readonly relabelled: readonly Relabelled[];
+  /** Versions that show them say so. */
+  readonly rewritten: readonly Rewritten[];
+  /** attnums of all columns whose stored values may no longer be the origin's. */
+  readonly unknown: readonly number[];
+}
+
 /** Pure. */
-export function changesOf(
-  storage: Storage,
-  shape: NewShape,
-): { readonly widened: readonly WidenedColumn[]; readonly relabelled: readonly Relabelled[]; readonly rewritten: readonly Rewritten[] } {
+export function changesOf(storage: Storage, shape: NewShape): ShapeChanges {
   const { before, after } = shape;
   const was = new Map(before?.columns.map((column) => [column.attnum, column]));
   const is = new Map(after.columns.map((column) => [column.attnum, column]));
@@ -130,6 +153,7 @@ export function changesOf(
   const kept = valuesKept(shape, someOther);
   const widened: WidenedColumn[] = [];
   const rewritten: Rewritten[] = [];
+  const unknown: number[] = [];
   const relabelled = new Map<string, { type: string; labels: Relabelled['labels']; attnums: number[] }>();
   for (const column of storage.columns) {
     const { attnum } = column;
@@ -137,7 +161,8 @@ export function changesOf(
     if (now === undefined || column.lost === true) continue;
     const other = old === undefined ? column.originType !== now.formattedType : isOther(old, now);
     if (!kept(old, now, other)) {
-      const isMendable = !other || column.type === 'text' || (storage.keyAttnums.length > 0 && mayFollow(column, now.formattedType));
+      unknown.push(attnum);
+      const isMendable = !other || isAsText(column) || (storage.keyAttnums.length > 0 && mayFollow(column, now.formattedType));
       if (isMendable) rewritten.push({ attnum, name: now.name, type: other ? now.formattedType : null, isMendable });
       else if (mayFollow(column, now.formattedType)) rewritten.push({ attnum, name: now.name, type: now.formattedType, isMendable });
       continue;
@@ -146,10 +171,20 @@ export function changesOf(
       if (!other && old !== undefined && old.formattedType === column.originType)
         widened.push({ attnum, originType: now.formattedType, renamed: true });
       else if (mayFollow(column, now.formattedType)) widened.push({ attnum, originType: now.formattedType });
+      else if (isAsText(column) && keepsText(column.originType, now.formattedType))
+        widened.push({ attnum, originType: now.formattedType, renamed: true });
+      else {
+        unknown.push(attnum);
+        if (isAsText(column)) rewritten.push({ attnum, name: now.name, type: now.formattedType, isMendable: true });
+      }
+    } else if (other && old !== undefined) {
+      // It has its type again. What it was meanwhile was taken for what it is not, or not at all.
+      unknown.push(attnum);
     }
     const labels = old === undefined ? [] : renamedLabels(old, now);
     if (labels.length === 0) continue;
     if (column.type === 'text' && column.originType.endsWith('[]')) {
+      unknown.push(attnum);
       rewritten.push({ attnum, name: now.name, type: null, isMendable: true });
       continue;
     }
@@ -158,7 +193,7 @@ export function changesOf(
     if (known === undefined) relabelled.set(type, { type, labels, attnums: [attnum] });
     else known.attnums.push(attnum);
   }
-  return { widened, relabelled: [...relabelled.values()], rewritten };
+  return { widened, relabelled: [...relabelled.values()], rewritten, unknown };
 }
 
 /** Rows that came or went with a partition: the origin sends none of them. */

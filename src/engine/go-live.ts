@@ -36,7 +36,7 @@ export async function goLive(engine: EngineContext, copied: Storage, runner: Sou
   await applySpool(engine.session, storage);
   reach('copy.spool-applied');
   const superseded = storage.supersedes === null ? undefined : state.storages.get(storage.supersedes);
-  const moves = superseded !== undefined && superseded.state === 'live';
+  const moves = superseded !== undefined && superseded.state === 'live' && superseded.missed === null;
   if (moves && storage.keyAttnums.length === 0) await keepRowIds(engine, superseded, storage);
   if (moves && state.captured.has(superseded.id)) await epoch.run(captureDdl(storage.id));
 

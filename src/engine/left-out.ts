@@ -5,8 +5,9 @@
  * it has not changed are not there, unless the old row is with REPLICA IDENTITY FULL (PostgreSQL, "Row Filters"; pgoutput_row_filter). A subscription
  * of Postgres stores NULL for them.
  */
-import type { Storage } from '../catalog/model.ts';
+import type { Storage, StorageColumn } from '../catalog/model.ts';
 import { isLeftOut } from '../replication/copy-rows.ts';
+import type { TableShape } from '../replication/origin-tables.ts';
 import type { TupleView } from '../replication/pgoutput.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
 import type { Target } from './change-batch.ts';
@@ -15,6 +16,7 @@ import type { CatalogState, EngineContext } from './context.ts';
 import { missedError } from './relation-errors.ts';
 import { type BrokenVersion, versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
+import { isAsText } from './type-widening.ts';
 
 /** Attnums of the columns of a storage that an inserted row has no value for. */
 export function leftOutColumns({ storage, columns }: Pick<Target, 'storage' | 'columns'>, row: TupleView): number[] {
@@ -53,28 +55,49 @@ export const withoutValues = (storage: Storage, attnums: readonly number[]): Sto
   ),
 });
 
-/** Those of the columns of which it is not written down yet that rows lack them. */
+/** Those of the columns of which it is not written down yet that rows lack them. `storage` as it will be once what is on its way has reached it. */
 export function notYetMissed(
-  { state }: Pick<EngineContext, 'state'>,
-  { id, columns, extends: extended }: Storage,
+  { storages }: Pick<CatalogState, 'storages'>,
+  { id, columns, keyAttnums, extends: extended }: Storage,
   attnums: readonly number[],
 ): readonly number[] {
   // The versions that wait for an extension err, and it goes with them.
   if (extended !== null) return [];
-  const now = state.storages.get(id)?.columns ?? columns;
-  return attnums.filter((attnum) => now.some((column) => column.attnum === attnum && column.filling === undefined));
+  const now = keyAttnums.length === 0 ? columns : (storages.get(id)?.columns ?? columns);
+  return attnums.filter(
+    (attnum) =>
+      !keyAttnums.includes(attnum) &&
+      now.some((column) => column.attnum === attnum && column.filling === undefined && column.lost === undefined),
+  );
 }
 
-/** The columns of a storage when all its rows have been compared with the origin's: only an extension may still be filling some. */
-export function wholeColumns({ storages }: Pick<CatalogState, 'storages'>, { id, columns }: Storage): Storage['columns'] {
-  const brought = new Set(
-    [...storages.values()].filter((other) => other.extends === id).flatMap((other) => broughtColumns(other).map(({ attnum }) => attnum)),
-  );
-  return columns.map((column) => {
+/**
+ * The columns of a storage when all its rows have been compared with those of a copy: an extension may still be filling some, the copy lack values, too, and
+ * the origin's table (`shape`) have other types.
+ */
+export function wholeColumns(
+  { storages }: Pick<CatalogState, 'storages'>,
+  storage: Storage,
+  copy: Pick<Storage, 'columns'>,
+  shape: TableShape | null,
+): Storage['columns'] {
+  const extensions = [...storages.values()].filter((other) => other.extends === storage.id);
+  const brought = new Set(extensions.flatMap((other) => broughtColumns(other).map(({ attnum }) => attnum)));
+  const columns = storage.columns.map((column) => {
     if (column.filling === undefined || brought.has(column.attnum)) return column;
     const { filling: _, ...whole } = column;
     return whole;
   });
+  const types = new Map(shape?.columns.map(({ attnum, formattedType }) => [attnum, formattedType]));
+  const isLacking = (column: StorageColumn): boolean =>
+    column.filling !== undefined ||
+    (column.lost !== true && types.has(column.attnum) && types.get(column.attnum) !== column.originType && !isAsText(column));
+  const isKeyless = storage.keyAttnums.length === 0;
+  const lacking = isKeyless ? [] : copy.columns.filter((column) => isLacking(column) && !storage.keyAttnums.includes(column.attnum));
+  return withoutValues(
+    { ...storage, columns },
+    lacking.map(({ attnum }) => attnum),
+  ).columns;
 }
 
 /** Versions that were made to show such a column while the word of it was on its way. */

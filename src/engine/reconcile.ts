@@ -12,10 +12,10 @@ import { Epoch } from './epoch.ts';
 import { hasLate, openLate } from './go-live.ts';
 import { fillImmediate } from './immediate/fill.ts';
 import { shownIncomplete } from './left-out.ts';
+import { type Broken, madeMeanwhile, notedSql, versionsEnded } from './missed-rows.ts';
 import { leftWaiting, openWaiting } from './open-view.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
 import { failRelation, heldView } from './relation-errors.ts';
-import type { BrokenVersion } from './schema-change.ts';
 import type { SourceManager } from './source-manager.ts';
 import { isImmediate } from './streams/due.ts';
 import { followBases, keepImmediate, resumeStreams } from './streams/recovery.ts';
@@ -101,8 +101,12 @@ export class Reconciler {
   }
 
   /** Relations that can no longer be kept, in a transaction of their own. To be called exclusively. */
-  async fail(broken: readonly BrokenVersion[]): Promise<void> {
-    const statements = broken.flatMap(({ relationId, error }) => failRelation(this.#engine.state, relationId, error));
+  async fail(broken: readonly Broken[]): Promise<void> {
+    const { state } = this.#engine;
+    const statements = broken.flatMap((one) => [
+      ...notedSql(state, one),
+      ...versionsEnded(state, one).flatMap(({ relationId, error }) => failRelation(state, relationId, error)),
+    ]);
     if (statements.length === 0) return;
     const epoch = await Epoch.begin(this.#engine);
     await epoch.run(["SET LOCAL lock_timeout = '5s'", ...statements, 'SET LOCAL lock_timeout = 0']);
@@ -122,7 +126,7 @@ export class Reconciler {
     done.push(await endUndefined(this.#engine, catalog, this.#reload, (broken) => this.fail(broken)));
     done.push(await clearStorages(this.#engine, catalog, this.#copies, this.#sources));
     if (done.includes(true)) await this.#reload();
-    const incomplete = shownIncomplete(this.#engine);
+    const incomplete = [...madeMeanwhile(this.#engine.state), ...shownIncomplete(this.#engine)];
     if (incomplete.length > 0) await this.fail(incomplete);
   }
 }

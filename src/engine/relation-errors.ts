@@ -42,7 +42,7 @@ export function heldView(state: Pick<CatalogState, 'bases'>, input: number): num
   return held === undefined ? null : Number(held);
 }
 
-/** Statements that put a relation and what reads it into the error state. Relations already in error keep their first error. */
+/** Statements that put a relation and what reads it into the error state. Relations already in error keep their first error, also one of the same transaction. */
 export function failRelation(state: CatalogState, relationId: number, error: RelationError): string[] {
   const statements: string[] = [];
   for (const id of [relationId, ...dependentViews(state, [relationId])]) {
@@ -52,7 +52,7 @@ export function failRelation(state: CatalogState, relationId: number, error: Rel
     statements.push(
       relationGate(state, id, 'error'),
       `UPDATE millrace.relation SET state = 'error', error = ${quoteLiteral(JSON.stringify(stored))}::jsonb, state_since = now()
-        WHERE id = ${id} AND state <> 'dropped'`,
+        WHERE id = ${id} AND state NOT IN ('dropped', 'error')`,
     );
   }
   return statements;

@@ -12,10 +12,12 @@ import { isRehashed } from './apply-sql.ts';
 import type { ShapeStep } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
 import type { NewShape } from './follow-shape.ts';
-import { type BrokenVersion, brokenVersions, columnPlaces, lostColumns, type OriginShape, versionsOf } from './schema-change.ts';
+import type { Broken } from './missed-rows.ts';
+import { brokenVersions, columnPlaces, lostColumns, type OriginShape, versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import type { ResolvedRelation, ResolvedTarget, StreamPlace } from './stream-targets.ts';
 import { widening } from './type-widening.ts';
+import { unfed } from './unfed.ts';
 
 export function storagesOf({ state }: Pick<EngineContext, 'state'>, sourceId: number): Storage[] {
   return [...state.storages.values()].filter((storage) => storage.sourceId === sourceId);
@@ -30,9 +32,10 @@ export async function resolveRelation(
   engine: EngineContext,
   source: SourceRow,
   message: RelationMessage,
-  { shape, last, mayLearn, isCurrent }: StreamPlace,
+  place: StreamPlace,
   { ahead, follow, report }: Following,
 ): Promise<ResolvedRelation> {
+  const { shape, last, mayLearn, isCurrent } = place;
   const storages = storagesOf(engine, source.id).filter(
     (storage) => storage.originOid === message.oid && !storage.stale && ['copying', 'copied', 'live'].includes(storage.state),
   );
@@ -44,12 +47,18 @@ export async function resolveRelation(
       published === null ? [] : brokenVersions(ahead(storage), versionsOf(engine.state, storage), published, source.name, last);
     if (storage.state === 'live' && broken.length > 0) report(broken);
   }
-  if (shape !== null && storages.every((storage) => storage.state === 'live'))
-    return {
-      targets: here().map((storage) => placed(storage, message, attnumsOf(shape), typesOf(shape), published ?? shape)),
-      asked: null,
-      steps: [],
-    };
+  const lacking = (targets: readonly ResolvedTarget[], table: OriginShape | null): ShapeStep[] => {
+    if (!mayLearn || table === null) return [];
+    const found = targets.map(({ storage, columns }) => unfed(engine.state, storage, columns, table, source.name));
+    const broken = found.flatMap((one) => one.broken);
+    if (broken.length > 0) report(broken);
+    return found.flatMap(({ steps }) => steps);
+  };
+  if (shape !== null && storages.every((storage) => storage.state === 'live')) {
+    const table = published ?? shape;
+    const targets = here().map((storage) => placed(storage, message, attnumsOf(shape), typesOf(shape), table));
+    return { targets, asked: null, steps: lacking(targets, table) };
+  }
   const { origin, types } = await ask(source, source.address, message);
   for (const storage of storages) {
     // Judged by what the origin has now: a message from before a column was added lacks it too, and that breaks nothing.
@@ -61,11 +70,9 @@ export async function resolveRelation(
       ? follow({ before: last, after: shapeOf(origin), rewriting: 'unknown', addsEmpty: true })
       : [];
   const attnums = shape === null ? attnumsByName(storages, origin) : attnumsOf(shape);
-  return {
-    targets: here().map((storage) => placed(storage, message, attnums, types, published ?? shape ?? origin)),
-    asked: origin === null ? null : shapeOf(origin),
-    steps,
-  };
+  const table = published ?? shape ?? origin;
+  const targets = here().map((storage) => placed(storage, message, attnums, types, table));
+  return { targets, asked: origin === null ? null : shapeOf(origin), steps: [...steps, ...lacking(targets, table)] };
 }
 
 export interface Following {
@@ -73,7 +80,7 @@ export interface Following {
   readonly ahead: (storage: Storage) => Storage;
   /** What the new shape of a table asks of its storages. */
   readonly follow: (shape: NewShape) => readonly ShapeStep[];
-  readonly report: (versions: readonly BrokenVersion[]) => void;
+  readonly report: (broken: readonly Broken[]) => void;
 }
 
 /** The table of a Relation message as the origin has it now, and the types of the message by the names of its columns. */
@@ -111,8 +118,7 @@ function placed(
     return type !== 'text' && sent !== undefined && sent !== originType && widening(sent, originType) === null;
   });
   const columns = columnPlaces(storage, message.columns, attnums, new Set(unusable.map(({ attnum }) => attnum)));
-  const known = storage.columns.flatMap(({ attnum, lost }) => (lost === true ? [attnum] : []));
-  const lost = storage.keyAttnums.length > 0 ? [] : [...known, ...lostColumns(storage, table)];
+  const lost = lostColumns(storage, table);
   return {
     storage,
     columns,

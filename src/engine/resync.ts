@@ -3,7 +3,15 @@
  * Invariant: nothing is dropped or emptied. Each table is copied anew beside its storage, which shows until then what it had and takes no rows of the
  * stream; when all copies of the source are in and the stream has passed them, one epoch writes what differs, so that views receive only real changes.
  */
-import { type Storage, spoolTable, stagingTable, storageColumn, storageTable } from '../catalog/model.ts';
+import {
+  type Storage,
+  type StorageColumn,
+  spoolTable,
+  stagingTable,
+  storageColumn,
+  storageTable,
+  type TableVersion,
+} from '../catalog/model.ts';
 import { createSpool, createStaging, createStorage, storageKey } from '../catalog/storage-ddl.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import type { OriginTable, TableShape } from '../replication/origin-tables.ts';
@@ -24,9 +32,15 @@ import { applySpool } from './spool.ts';
 import { afresh } from './table-copy.ts';
 import { columnsSql, widenedColumns, widenStorage } from './widen.ts';
 
+/** The tables of a source as its origin has them now. */
+export interface OriginNow {
+  /** Those that are there no more, with what has taken their place; null: nothing. */
+  readonly gone: ReadonlyMap<number, OriginTable | null>;
+  readonly there: ReadonlyMap<number, OriginTable>;
+}
+
 /**
  * Marks every table of a source for it. `startLsn`: where the new slot begins; null: the slot is good. Copies under way begin again.
- * `gone`: tables that are there no more, with what has taken their place.
  * To be called exclusively, with no stream running.
  */
 export async function beginResync(
@@ -34,7 +48,7 @@ export async function beginResync(
   source: SourceRow,
   startLsn: Lsn | null,
   timeline: number,
-  gone: ReadonlyMap<number, OriginTable | null>,
+  { gone, there }: OriginNow,
 ): Promise<void> {
   const storages = storagesOf(engine, source.id);
   const statements = [
@@ -63,14 +77,26 @@ export async function beginResync(
       statements.push(...afresh(storage), ...waitAgain(engine, storage));
     } else if (storage.state === 'live' || isGivenUp(storage)) {
       statements.push(`UPDATE millrace.storage SET state = 'live', stale = true, error = NULL WHERE id = ${storage.id}`);
-      if (resyncOf(storages, storage.id) === undefined) statements.push(...(await createCopy(engine, storage)));
+      if (resyncOf(storages, storage.id) === undefined)
+        statements.push(...(await createCopy(engine, { ...storage, columns: regained(storage, there.get(storage.originOid)) })));
     } else if (storage.state === 'copying' || storage.state === 'copied') {
-      statements.push(...afresh(storage));
+      statements.push(...afresh(storage), ...waitAgain(engine, storage));
     }
   }
   const epoch = await Epoch.begin(engine);
   await epoch.run(statements);
   await epoch.commit(new Map());
+}
+
+/** Columns of a storage as a copy can have them: those that rows without key have lost, and the origin has again as they were, are among them. */
+export function regained({ columns }: Pick<Storage, 'columns'>, origin: OriginTable | undefined): StorageColumn[] {
+  return columns.map(({ filling: _, ...column }) => {
+    const now = origin?.columns.find(({ attnum }) => attnum === column.attnum);
+    const isPublished = origin?.publishedColumns == null || origin.publishedColumns.includes(column.attnum);
+    if (column.lost !== true || now?.formattedType !== column.originType || !isPublished) return column;
+    const { lost: __, ...whole } = column;
+    return whole;
+  });
 }
 
 /** Its rows are those of the last change that could be stored. One whose first copy failed has none, and is tried again by itself. */
@@ -96,7 +122,8 @@ async function createCopy(engine: EngineContext, storage: Storage): Promise<stri
     createStaging(copy),
     createSpool(copy),
     `INSERT INTO millrace.storage (id, source_id, origin_oid, origin_schema, origin_name, columns, key_attnums, resyncs)
-     SELECT ${copy.id}, source_id, origin_oid, origin_schema, origin_name, columns, key_attnums, id FROM millrace.storage WHERE id = ${storage.id}`,
+     SELECT ${copy.id}, source_id, origin_oid, origin_schema, origin_name, ${quoteLiteral(JSON.stringify(copy.columns))}::jsonb, key_attnums, id
+       FROM millrace.storage WHERE id = ${storage.id}`,
   ];
 }
 
@@ -125,7 +152,8 @@ export async function finishResync(
     const shape = shapes.get(stored.originOid) ?? null;
     // As wide as what is to be written to it.
     const types = copy.columns.map(({ attnum, originType }) => ({ attnum, formattedType: originType }));
-    const storage = await widenStorage(engine, epoch, stored, widenedColumns(stored, { columns: types }));
+    const wide = await widenStorage(engine, epoch, stored, widenedColumns(stored, { columns: types }));
+    const storage = { ...wide, columns: asCopied(wide, copy) };
     const lost = { copy: lostColumns(copy, shape), storage: lostColumns(storage, shape) };
     if (lost.copy.length > 0) await epoch.run(forgetColumns(copy, lost.copy));
     if (lost.storage.length > 0) await epoch.run(forgetColumns(storage, lost.storage));
@@ -133,14 +161,18 @@ export async function finishResync(
     const kept = without(storage, lost.storage);
     await epoch.run(differenceSql(copy, kept));
     // Rows had come without them.
-    if (kept.columns.some(({ filling }) => filling !== undefined))
-      await epoch.run([columnsSql({ id: kept.id, columns: wholeColumns(state, kept) })]);
+    const columns = wholeColumns(state, kept, copy, shape);
+    if (JSON.stringify(columns) !== JSON.stringify(wide.columns)) await epoch.run([columnsSql({ id: kept.id, columns })]);
+    // Otherwise the stream goes on without telling of it.
+    if (shape !== null) await epoch.run([`UPDATE millrace.storage SET missed = NULL WHERE id = ${storage.id}`]);
     epoch.touch(storage.id);
-    const broken = new Set(
-      brokenVersions(storage, versionsOf(state, storage), shape, runner.source.name).map(({ relationId }) => relationId),
-    );
+    const ended = brokenVersions(storage, versionsOf(state, storage), shape, runner.source.name);
+    for (const { relationId, error } of ended) await epoch.fail(relationId, error);
+    const broken = new Set(ended.map(({ relationId }) => relationId));
+    const isWhole = (table: TableVersion): boolean =>
+      !columns.some(({ attnum, filling }) => filling !== undefined && table.columns.some((column) => column.attnum === attnum));
     for (const table of state.tables.values())
-      if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id)) mended.add(table.id);
+      if (table.storageId === storage.id && table.state === 'error' && !broken.has(table.id) && isWhole(table)) mended.add(table.id);
     // Also those that were given up, for a change that came late, after they had been told to wait.
     for (const extension of state.storages.values())
       if (extension.extends === storage.id) await epoch.run(waitAgain(engine, extension, broken));
@@ -160,6 +192,16 @@ export async function finishResync(
   await epoch.commit(new Map([[runner.source.id, reached]]));
   reach('resync.finished');
   return reached;
+}
+
+/** The storage's columns, with those that the copy has got back. */
+function asCopied({ columns }: Storage, copy: Storage): StorageColumn[] {
+  const got = new Set(copy.columns.flatMap(({ attnum, lost }) => (lost === true ? [] : [attnum])));
+  return columns.map((column) => {
+    if (column.lost !== true || !got.has(column.attnum)) return column;
+    const { lost: _, ...whole } = column;
+    return whole;
+  });
 }
 
 /** Makes the storage hold the rows of the copy, writing only rows that differ. Rows are compared as text: equal is not always the same. */

@@ -26,10 +26,10 @@ import { reach } from './fault-points.ts';
 import { FlushWatch } from './flush-watch.ts';
 import { Gathering } from './gathering.ts';
 import { becomeLeader, startHeartbeat } from './leadership.ts';
+import type { Broken } from './missed-rows.ts';
 import { quickEpoch } from './quick-epoch.ts';
 import { Reconciler } from './reconcile.ts';
 import { RefreshLoop } from './refresh-loop.ts';
-import type { BrokenVersion } from './schema-change.ts';
 import { epochSettings } from './session-settings.ts';
 import { SinkThread } from './sink-thread.ts';
 import { SourceManager } from './source-manager.ts';
@@ -91,7 +91,7 @@ class EngineLoop {
   readonly #wakeup = new Wakeup();
   #catalogDue = true;
   #tasks: (() => Promise<void>)[] = [];
-  #broken: BrokenVersion[] = [];
+  #broken: Broken[] = [];
   #timers: NodeJS.Timeout[] = [];
   /** Why the engine is to end; null: it is not. */
   #failure: unknown = null;
@@ -265,7 +265,11 @@ class EngineLoop {
         if (await cutovers.clear(catalog.goneSinks)) await reload();
         follow();
       }
-      for (const task of this.#tasks.splice(0)) await task();
+      for (const task of this.#tasks.splice(0)) {
+        // What was said of a table before a resynchronisation of it ends is not to be said of it afterwards.
+        await this.#failBroken(reconciler);
+        await task();
+      }
       await this.#failBroken(reconciler);
       const worked = await this.#work(engine, sources, reconciler, failed);
       const ticked = !this.#catalogDue && (await clock.work(engine));
@@ -347,7 +351,7 @@ class EngineLoop {
     let batch: Batch | null = first;
     reach('large.begun');
     for (;;) {
-      for (const version of this.#broken.splice(0)) await epoch.fail(version.relationId, version.error);
+      for (const broken of this.#broken.splice(0)) await epoch.failAll(broken);
       await epoch.apply(batch);
       if (batch.endLsn !== null) break;
       reach('large.part-applied');

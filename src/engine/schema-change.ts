@@ -5,8 +5,8 @@
 import type { RelationError, Storage, TableVersion } from '../catalog/model.ts';
 import type { OriginColumn, TableShape } from '../replication/origin-tables.ts';
 import { quoteIdentifier } from '../sql/quote.ts';
-import { absentError, alteredError } from './relation-errors.ts';
-import { mayFollow } from './type-widening.ts';
+import { absentError, alteredError, rewrittenError } from './relation-errors.ts';
+import { isAsText, mayFollow } from './type-widening.ts';
 
 /** An origin table as it is now, as far as needed here. */
 export interface OriginShape {
@@ -62,6 +62,15 @@ export function brokenVersions(
           : firstProblem(storage, needed, now, shownReference, last);
     if (problem !== null) broken.push({ relationId: version.id, error: alteredError({ reference, problem, source }) });
     else if (absent !== null) broken.push({ relationId: version.id, error: absentError({ reference, problem: absent, source }) });
+    else {
+      // It has its type, and not the values that there were.
+      const lost = storage.columns.find((column) => column.lost === true && needed.includes(column.attnum));
+      if (lost !== undefined)
+        broken.push({
+          relationId: version.id,
+          error: rewrittenError({ reference, source, name: lost.name, type: null, isMendable: true }),
+        });
+    }
   }
   return broken;
 }
@@ -82,10 +91,7 @@ function firstProblem(
     const known = last?.columns.find((told) => told.attnum === attnum);
     const isSame = known !== undefined && known.typeOid === current.typeOid && known.typmod === current.typmod;
     const isKept = current.formattedType === column.originType || (isSame && known.formattedType === column.originType);
-    if (
-      column.lost === true ||
-      (!isKept && !(column.type === 'text' && column.originType !== 'text') && !mayFollow(column, current.formattedType))
-    ) {
+    if (!isKept && !isAsText(column) && !mayFollow(column, current.formattedType)) {
       return `column "${column.name}" of ${reference} changed from type ${column.originType} to ${current.formattedType}`;
     }
   }

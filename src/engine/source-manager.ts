@@ -17,11 +17,12 @@ import type { EngineContext } from './context.ts';
 import { reach } from './fault-points.ts';
 import { followShape, type NewShape, StoragesAhead } from './follow-shape.ts';
 import { incompleteVersions, notYetMissed } from './left-out.ts';
+import type { Broken } from './missed-rows.ts';
 import { type Learned, OriginHistory, recordVersions } from './origin-history.ts';
 import { type OriginLostError, whyLost } from './origin-lost.ts';
 import { resolveRelation, storagesOf } from './relation-targets.ts';
 import { beginResync } from './resync.ts';
-import { type BrokenVersion, brokenVersions, versionsOf } from './schema-change.ts';
+import { brokenVersions, versionsOf } from './schema-change.ts';
 import { reachedLsn, recordedLsn, savePosition } from './source-position.ts';
 import type { SourceRow } from './source-row.ts';
 import { SourceRunner } from './source-runner.ts';
@@ -39,8 +40,8 @@ export interface ManagerHooks {
   readonly idle: () => void;
   /** The catalog is to be read at once. */
   readonly reload: () => Promise<void>;
-  /** Versions that can no longer be kept. */
-  readonly broken: (versions: readonly BrokenVersion[]) => void;
+  /** What can no longer be kept. */
+  readonly broken: (broken: readonly Broken[]) => void;
 }
 
 interface Running {
@@ -134,11 +135,11 @@ export class SourceManager {
           resolveRelation(this.#engine, source, message, place, { ahead: (storage) => ahead.of(storage), follow, report }),
         reshaped: follow,
         changed: (oid, shape) => this.#changed(source, ahead, oid, shape),
-        published: (oids) => this.#published(source, (oid) => oids.includes(oid)),
-        unpublished: (table) => this.#published(source, (oid) => oid !== table),
+        published: (oids) => this.#published(source, ahead, (oid) => oids.includes(oid)),
+        unpublished: (table) => this.#published(source, ahead, (oid) => oid !== table),
         leftOut: (storage, attnums) => {
           report(incompleteVersions(storage, attnums, this.#engine, source));
-          return notYetMissed(this.#engine, storage, attnums);
+          return notYetMissed(this.#engine.state, storage, attnums);
         },
         ready: this.#hooks.ready,
         idle: this.#hooks.idle,
@@ -239,7 +240,9 @@ export class SourceManager {
     await this.#engine.exclusively(async () => {
       await this.#hooks.reload();
       const gone = await successors(this.#engine, client, source);
-      await beginResync(this.#engine, source, begins, identity.timeline, gone);
+      const oids = storagesOf(this.#engine, source.id).map(({ originOid }) => originOid);
+      const there = await describeTables(client, [...new Set(oids)], { publication: source.publication });
+      await beginResync(this.#engine, source, begins, identity.timeline, { gone, there });
       await this.#hooks.reload();
     });
     reach('resync.marked');
@@ -293,17 +296,25 @@ export class SourceManager {
   /** What the stream tells of a table. A storage that is not live yet may be newer than that: it is judged by the origin's catalog. */
   #changed(source: SourceRow, ahead: StoragesAhead, oid: number, shape: TableShape | null): void {
     for (const storage of storagesOf(this.#engine, source.id)) {
-      if (storage.originOid !== oid || storage.state !== 'live') continue;
+      if (storage.originOid !== oid || storage.state !== 'live' || storage.stale) continue;
       const broken = brokenVersions(ahead.of(storage), versionsOf(this.#engine.state, storage), shape, source.name);
       if (broken.length > 0) this.#hooks.broken(broken);
     }
   }
 
-  /** What the publication has from here on: a table that it lost is told of although it may be back by the time its catalog is looked at. */
-  #published(source: SourceRow, has: (oid: number) => boolean): void {
+  /**
+   * What the publication has from here on: a table that it lost is told of although it may be back by the time its catalog is looked at. What is being
+   * copied is copied again: should the table still be out of the publication then, its catalog tells.
+   */
+  #published(source: SourceRow, ahead: StoragesAhead, has: (oid: number) => boolean): readonly ShapeStep[] {
+    const steps: ShapeStep[] = [];
     for (const storage of storagesOf(this.#engine, source.id)) {
-      if (storage.state === 'live' && !has(storage.originOid)) this.#hooks.broken(unpublished(storage, this.#engine, source));
+      if (has(storage.originOid)) continue;
+      if (storage.state === 'live') this.#hooks.broken([unpublished(storage, source)]);
+      else if (storage.state === 'copying' || storage.state === 'copied') steps.push({ kind: 'copy again', storageId: storage.id });
     }
+    for (const step of steps) ahead.note(step);
+    return steps;
   }
 
   /** Asks every origin for the present shape of the tables in use: a DDL that no write follows is seen this way. */
@@ -342,7 +353,11 @@ export class SourceManager {
     // What the stream has told of a table meanwhile is newer than the answer, which would look as if it were undone: next time.
     const outrun = new Set(oids.filter((oid) => runner?.lastShape(oid) !== told.get(oid)));
     const tables = new Map([...answered].filter(([oid]) => !outrun.has(oid)));
-    const storages = asked.filter(({ originOid }) => !outrun.has(originOid));
+    // As they are by now; what is stale is judged when it has been resynchronised.
+    const storages = asked.flatMap(({ id, originOid }) => {
+      const storage = outrun.has(originOid) ? undefined : this.#engine.state.storages.get(id);
+      return storage === undefined || storage.stale ? [] : [storage];
+    });
     const known = new Map([...tables.keys()].map((oid) => [oid, runner?.lastShape(oid)]));
     for (const table of tables.values()) runner?.looked(shapeOf(table));
     if (this.#engine.state.sources.get(source.id)?.autoResync === true && (await isMendable(this.#engine, client, source, tables))) {
@@ -360,7 +375,7 @@ export class SourceManager {
         known.get(storage.originOid),
       );
       if (broken.length > 0) this.#hooks.broken(broken);
-      else if (origin !== null && !origin.published) this.#hooks.broken(unpublished(storage, this.#engine, source));
+      if (origin !== null && !origin.published) this.#hooks.broken([unpublished(storage, source)]);
       if (origin !== null && (origin.schema !== storage.originSchema || origin.name !== storage.originName)) {
         await this.#engine.admin.query('UPDATE millrace.storage SET origin_schema = $2, origin_name = $3 WHERE id = $1', [
           storage.id,

@@ -39,12 +39,11 @@ export interface RunnerHooks {
   readonly changed: (oid: number, shape: TableShape | null) => void;
   /** What the new shape of a table asks of its storages. */
   readonly reshaped: (shape: NewShape) => readonly ShapeStep[];
-  /** The source's publication has a table no longer, because of what became of the table. */
-  readonly unpublished: (oid: number) => void;
-  /** OIDs of the tables that the source's publication has from here on. */
-  readonly published: (oids: readonly number[]) => void;
-  /** A row of a storage came without values of these columns (attnums). */
-  /** Answers those of the columns of which it has still to be written down. */
+  /** The source's publication has a table no longer, because of what became of the table. Answers what that asks of its storages. */
+  readonly unpublished: (oid: number) => readonly ShapeStep[];
+  /** OIDs of the tables that the source's publication has from here on. Answers as `unpublished`, of all others. */
+  readonly published: (oids: readonly number[]) => readonly ShapeStep[];
+  /** A row of a storage came without values of these columns (attnums). Answers those of the columns of which it has still to be written down. */
   readonly leftOut: (storage: Storage, attnums: readonly number[]) => readonly number[];
 }
 
@@ -412,7 +411,8 @@ export class SourceRunner {
     switch (message.kind) {
       case 'table':
         this.#told(message.table, message.rewriting, learned, message.tag === 'CREATE TABLE');
-        if (!message.published.includes(this.source.publication)) this.#hooks.unpublished(message.table.oid);
+        if (!message.published.includes(this.source.publication))
+          this.#reshape(message.table.oid, this.#hooks.unpublished(message.table.oid));
         return;
       case 'dropped':
         for (const parent of this.#history.parentsOf(message.dropped.oid)) this.#told(parent, null, learned, false);
@@ -420,7 +420,7 @@ export class SourceRunner {
         this.#hooks.changed(message.dropped.oid, null);
         return;
       case 'publications':
-        this.#hooks.published(message.publications[this.source.publication] ?? []);
+        for (const step of this.#hooks.published(message.publications[this.source.publication] ?? [])) this.#builder.shape(step);
         return;
     }
   }
@@ -432,10 +432,10 @@ export class SourceRunner {
     this.#hooks.changed(table.oid, table);
   }
 
-  /** Before the rows that follow. The origin says nothing more of the table where only labels of an enum have changed. */
+  /** Before the rows that follow. The origin says nothing more of the table where only labels of an enum, or values, have changed. */
   #reshape(oid: number, steps: readonly ShapeStep[]): void {
     for (const step of steps) this.#builder.shape(step);
-    const rehashed = steps.flatMap((step) => (step.kind === 'relabel' ? [step.storageId] : []));
+    const rehashed = steps.flatMap((step) => (step.kind === 'relabel' || step.kind === 'missed' ? [step.storageId] : []));
     if (rehashed.length > 0) this.#targets.rehash(oid, rehashed);
   }
 

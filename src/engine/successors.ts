@@ -8,6 +8,7 @@ import type { Storage } from '../catalog/model.ts';
 import { describeTable, describeTables, type OriginTable, type TableShape } from '../replication/origin-tables.ts';
 import type { EngineContext } from './context.ts';
 import { resyncOf, storagesOf } from './relation-targets.ts';
+import { regained } from './resync.ts';
 import { brokenVersions, versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import { mayFollow } from './type-widening.ts';
@@ -64,7 +65,7 @@ export async function isMendable(
   const storages = storagesOf(engine, source.id);
   const waiting = storages.filter(
     (storage) =>
-      storage.state === 'live' &&
+      (storage.state === 'live' || storage.missed !== null) &&
       // Being mended.
       resyncOf(storages, storage.id) === undefined &&
       [...engine.state.tables.values()].some((table) => table.storageId === storage.id && table.error?.resync === true),
@@ -74,8 +75,9 @@ export async function isMendable(
   return waiting.some((storage) => {
     const origin = tables.get(storage.originOid) ?? followed?.get(storage.originOid) ?? null;
     if (origin === null || !origin.published) return false;
+    const copied = { ...storage, columns: regained(storage, origin) };
     const broken = new Set(
-      brokenVersions(storage, versionsOf(engine.state, storage), origin, source.name).map(({ relationId }) => relationId),
+      brokenVersions(copied, versionsOf(engine.state, storage), origin, source.name).map(({ relationId }) => relationId),
     );
     return [...engine.state.tables.values()].some(
       (table) => table.storageId === storage.id && table.error?.resync === true && !broken.has(table.id),

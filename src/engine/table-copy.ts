@@ -59,7 +59,7 @@ export function afresh({ id }: Pick<Storage, 'id'>): string[] {
     `TRUNCATE ${storageTable(id)}`,
     dropStorageIndex(id),
     `TRUNCATE ${spoolTable(id)}`,
-    `UPDATE millrace.storage SET state = 'new', rows_copied = 0, bytes_copied = 0, copy_snapshot = NULL, copy_lsn = NULL, merged_to = NULL WHERE id = ${id}`,
+    `UPDATE millrace.storage SET state = 'new', rows_copied = 0, bytes_copied = 0, copy_snapshot = NULL, copy_lsn = NULL, merged_to = NULL, missed = NULL WHERE id = ${id}`,
   ];
 }
 

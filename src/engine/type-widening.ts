@@ -33,6 +33,20 @@ export function mayFollow({ type, originType }: { readonly type: string; readonl
   return type === originType && widening(originType, now) !== null;
 }
 
+/** A column that was asked for as text, whatever type it has. */
+export const isAsText = ({ type, originType }: { readonly type: string; readonly originType: string }): boolean =>
+  type === 'text' && originType !== 'text';
+
+/** Whether ALTER TABLE .. TYPE, from a type to another, leaves every value as it is written. */
+export function keepsText(from: string, to: string): boolean {
+  const [old, wanted] = [parsed(from), parsed(to)];
+  const isCastTruly = ofCharacters.has(wanted.name) && !wanted.isArray && !(old.isArray || written.has(old.name));
+  return widening(from, to) === 'same text' || (isCastTruly && wanted.limits.length === 0);
+}
+
+/** Types that a cast to text writes otherwise than their output function: `true` for `t`, no blanks at the end. */
+const written: ReadonlySet<string> = new Set(['boolean', 'character', '"char"']);
+
 /** Digits of the largest value. */
 const integerDigits: Readonly<Record<string, number>> = { smallint: 5, integer: 10, bigint: 19 };
 const ofCharacters: ReadonlySet<string> = new Set(['character varying', 'text']);

@@ -249,10 +249,13 @@ async function storageFor(
     [
       "SELECT to_jsonb(pg_advisory_xact_lock(1835625581, ($1 ->> 'source')::integer) IS NULL)",
       `SELECT coalesce(jsonb_agg(jsonb_build_object('id', s.id, 'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state, 'extends', s.extends,
-                                'sound', coalesce((SELECT bool_and(NOT coalesce(r.error ? 'resync', false)) FROM millrace.table_version v JOIN millrace.relation r ON r.id = v.relation_id
-                                                    WHERE v.storage_id = s.id), false)) ORDER BY s.id DESC), '[]')
+                                'sound', s.missed IS NULL AND NOT EXISTS (SELECT FROM millrace.table_version v JOIN millrace.relation r ON r.id = v.relation_id
+                                                                           WHERE v.storage_id = s.id AND r.error ? 'resync'),
+                                'shown', (SELECT coalesce(jsonb_agg(DISTINCT (c ->> 'attnum')::integer), '[]')
+                                            FROM millrace.table_version v CROSS JOIN LATERAL jsonb_array_elements(v.columns) c WHERE v.storage_id = s.id))
+                                ORDER BY s.id DESC), '[]')
          FROM (SELECT x.* FROM millrace.storage x
-                WHERE x.source_id = ($1 ->> 'source')::bigint AND x.origin_oid = ($1 ->> 'oid')::oid
+                WHERE x.source_id = ($1 ->> 'source')::bigint AND x.origin_oid = ($1 ->> 'oid')::oid AND x.resyncs IS NULL
                   AND x.state IN ('new', 'copying', 'copied', 'live')
                   FOR KEY SHARE) s`,
     ],
@@ -261,7 +264,7 @@ async function storageFor(
   const withKey = existing.filter((storage) => JSON.stringify([...storage.keyAttnums]) === JSON.stringify([...origin.identityKey]));
   const sameKey = withKey.filter((storage) => storage.extends === null);
   const fitting = sameKey.filter(
-    (storage) => storage.sound && needed.every((column) => storage.columns.some((has) => isSame(has, column) && has.filling === undefined)),
+    (storage) => storage.sound && needed.every((column) => storage.columns.some((has) => isSame(has, column) && isWhole(has))),
   );
   const chosen = fitting.find((storage) => storage.state === 'live') ?? fitting[0];
   if (chosen !== undefined) return { id: chosen.id, ready: chosen.state === 'live' };
@@ -272,32 +275,41 @@ async function storageFor(
     return await newStorage(context, session, sourceId, origin, { columns: extension.columns, extends: extension.of, supersedes: null });
   const newest = sameKey[0];
   const current = new Map(origin.columns.map((column) => [column.attnum, column.formattedType]));
-  const whole = (newest?.columns ?? []).map(({ filling: _, ...column }): StorageColumn => column);
+  const whole = (newest?.columns ?? []).map(({ filling: _, lost: __, ...column }): StorageColumn => column);
   const carried = whole.filter(
-    (column) => !needed.some((has) => has.attnum === column.attnum) && current.get(column.attnum) === column.originType,
+    (column) =>
+      !needed.some((has) => has.attnum === column.attnum) &&
+      current.get(column.attnum) === column.originType &&
+      (origin.publishedColumns === null || origin.publishedColumns.includes(column.attnum)),
   );
   const clash = [newest, ...withKey.filter((storage) => storage.extends === newest?.id)].some((storage) =>
     storage?.columns.some((column) => needed.some((has) => has.attnum === column.attnum && has.type !== column.type)),
   );
   const columns = [...needed, ...carried].sort((a, b) => a.attnum - b.attnum);
   // Versions that show the same column as different types (TEXT COLUMNS in one of them) need a storage each. So do those that wait for a
-  // resynchronisation and those that come meanwhile: rows are missing there.
-  const supersedes =
-    newest?.sound && !clash && newest.columns.every((column) => columns.some((has) => has.attnum === column.attnum)) ? newest.id : null;
+  // resynchronisation and those that come meanwhile: rows are missing there. Rows that have lost a column do not look like those of a copy.
+  const isTaken = (column: StorageColumn): boolean => column.lost !== true && columns.some((has) => has.attnum === column.attnum);
+  const supersedes = newest?.sound && !clash && newest.columns.every(isTaken) ? newest.id : null;
   return await newStorage(context, session, sourceId, origin, { columns, supersedes, extends: null });
 }
 
 interface KnownStorage extends Pick<Storage, 'id' | 'columns' | 'keyAttnums' | 'state' | 'extends'> {
-  /** No version of it waits for a resynchronisation: its rows are what the origin has. Of one that has no version any more nobody knows. */
+  /** Its rows are what the origin has, and none of its versions waits for a resynchronisation. */
   readonly sound: boolean;
+  /** attnums of the columns that versions of it show, or did before they erred. */
+  readonly shown: readonly number[];
 }
+
+/** All rows have their values of it. */
+const isWhole = ({ filling, lost }: StorageColumn): boolean => filling === undefined && lost === undefined;
 
 const isSame = (has: StorageColumn, column: StorageColumn): boolean =>
   has.attnum === column.attnum && has.type === column.type && has.originType === column.originType;
 
 /**
  * A storage that lacks only columns gets those, copied into a storage that extends it: the one there is or is to be made. Null: there is no such storage,
- * or the columns that it has are of other types, or rows cannot be told apart and so have to be copied whole.
+ * or the columns that it has are of other types, or rows cannot be told apart and so have to be copied whole. Or a version that errs stands on a column
+ * that would have to be made anew.
  */
 function extensionFor(
   storages: readonly KnownStorage[],
@@ -314,7 +326,9 @@ function extensionFor(
   const clash = [base, ...under].some(({ columns }) =>
     columns.some((has) => needed.some((column) => column.attnum === has.attnum && !isSame(has, column))),
   );
-  if (clash) return null;
+  const isHeld = ({ attnum, filling }: StorageColumn): boolean =>
+    filling !== undefined && base.shown.includes(attnum) && needed.some((column) => column.attnum === attnum);
+  if (clash || base.columns.some(isHeld)) return null;
   const columns = needed.map((column): StorageColumn => {
     const has = base.columns.find(({ attnum }) => attnum === column.attnum);
     if (has === undefined || has.filling !== undefined) return column;

@@ -22,6 +22,8 @@ export interface ExtendedClient {
   readonly client: pg.Client;
   /** Runs statements one by one, each its own transaction; answers what the last extended one returned. */
   run(sql: string): Promise<StatementResult | null>;
+  /** Runs statements in one transaction, which stays open until what this answers is called. */
+  open(sql: string): Promise<() => Promise<void>>;
   readonly notices: string[];
   end(): Promise<void>;
 }
@@ -31,40 +33,58 @@ export async function extendedClient(upstream: ServerAddress, user = 'postgres')
   await client.connect();
   const runner = createStatementRunner({ secretKey: testKey, upstream, onCatalog: () => undefined });
   const notices: string[] = [];
-  const run = async (sql: string): Promise<StatementResult | null> => {
+  type Parsed = ReturnType<typeof parseStatements>[number];
+  const begin = async (parts: readonly Parsed[]): Promise<{ last: StatementResult | null; commit: () => Promise<void> }> => {
     let last: StatementResult | null = null;
-    for (const part of parseStatements(sql)) {
-      const tasks: ((session: CallerSession) => Promise<void>)[] = [];
-      const session: CallerSession = {
-        database: upstream.database,
-        user,
-        inTransactionBlock: false,
-        isOneTransaction: true,
-        cursors: new Map(),
-        query: (text, parameters = []) => callerQuery(client, text, parameters),
-        notice: (fields) => notices.push(fields.message),
-        onCommit: (task) => tasks.push(task),
-      };
-      await client.query('BEGIN');
+    const tasks: ((session: CallerSession) => Promise<void>)[] = [];
+    const session: CallerSession = {
+      database: upstream.database,
+      user,
+      inTransactionBlock: false,
+      isOneTransaction: true,
+      cursors: new Map(),
+      query: (text, parameters = []) => callerQuery(client, text, parameters),
+      notice: (fields) => notices.push(fields.message),
+      onCommit: (task) => tasks.push(task),
+    };
+    const orRollBack = async (work: () => Promise<unknown>): Promise<void> => {
       try {
-        if (part.statement !== null && (await runner.claims(part.statement, part.text, session))) {
-          last = await runner.run(part.statement, part.text, session);
-          if (last.kind === 'forward') {
-            await client.query(last.text);
-            const { rows } = await session.query(last.behind.sql);
-            last.behind.answered(rows[0] ?? []);
-          }
-        } else await client.query(part.text);
-        await client.query('COMMIT');
+        await work();
       } catch (error) {
         await client.query('ROLLBACK');
         throw error;
       }
+    };
+    await client.query('BEGIN');
+    for (const { statement, text } of parts)
+      await orRollBack(async () => {
+        if (statement === null || !(await runner.claims(statement, text, session))) {
+          await client.query(text);
+          return;
+        }
+        last = await runner.run(statement, text, session);
+        if (last.kind !== 'forward') return;
+        await client.query(last.text);
+        const { rows } = await session.query(last.behind.sql);
+        last.behind.answered(rows[0] ?? []);
+      });
+    const commit = async (): Promise<void> => {
+      await orRollBack(() => client.query('COMMIT'));
       for (const task of tasks) await task(session);
+    };
+    return { last, commit };
+  };
+  const run = async (sql: string): Promise<StatementResult | null> => {
+    let last: StatementResult | null = null;
+    for (const part of parseStatements(sql)) {
+      const begun = await begin([part]);
+      await begun.commit();
+      last = begun.last;
     }
     return last;
   };
-  return { client, run, notices, end: () => client.end() };
+  const open = async (sql: string): Promise<() => Promise<void>> => (await begin(parseStatements(sql))).commit;
+  return { client, run, open, notices, end: () => client.end() };
 }
 
 async function callerQuery(client: pg.Client, text: string, parameters: readonly (string | null)[]): ReturnType<CallerSession['query']> {

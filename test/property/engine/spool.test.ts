@@ -38,6 +38,7 @@ const storage: Storage = {
   mergedTo: null,
   resyncs: null,
   stale: false,
+  missed: null,
   copySnapshot: null,
   copyLsn: null,
   retryInMs: null,

@@ -24,6 +24,7 @@ const storage = (keyAttnums: number[], ...types: string[]): Storage => ({
   mergedTo: null,
   resyncs: null,
   stale: false,
+  missed: null,
   copySnapshot: null,
   copyLsn: null,
   retryInMs: null,
@@ -100,11 +101,60 @@ test('what is being copied begins again where rows have become others untold of'
   const rewritten = change({ query: 'ALTER TABLE t ALTER c2 TYPE bigint USING c2 * 2' });
   expect(steps('copying', rewritten)).toEqual(['copy again']);
   expect(steps('copied', rewritten)).toEqual(['copy again']);
-  expect(steps('live', rewritten)).toEqual([]);
+  expect(steps('live', rewritten)).toEqual(['missed']);
   const parted = (...parts: { oid: number; isEmpty: boolean }[]): TableShape => ({ ...was, relkind: 'p', parts });
   const attached = { ...change(null, parted({ oid: 7, isEmpty: false })), before: parted(), addsEmpty: false };
   expect(steps('copying', attached)).toEqual(['copy again']);
   expect(steps('live', attached)).toEqual([]);
+});
+
+test('values that may no longer be the origin’s: written anew, of another type, of their type again', () => {
+  const unknown = (types: string[], shape: NewShape): readonly number[] => changesOf(storage([1], ...types), shape).unknown;
+  const other = table(2, column(1, 'integer'), column(2, 'text'));
+  expect(unknown(['integer', 'integer'], change({ query: 'ALTER TABLE t ALTER c2 TYPE bigint USING c2 * 2' }))).toEqual([2]);
+  expect(unknown(['integer', 'integer'], change(null))).toEqual([]);
+  expect(unknown(['integer', 'integer'], change(null, other))).toEqual([2]);
+  expect(unknown(['integer', 'integer'], { ...change(null, was), before: other })).toEqual([2]);
+  expect(unknown(['integer', 'integer'], { ...change(null, was), before: was })).toEqual([]);
+});
+
+test('a column taken as text has any type; one that writes its values otherwise is written anew', () => {
+  const taken = (from: string, to: string): string => {
+    const mixed = storage([1], 'integer', 'text');
+    const asText = { ...mixed, columns: mixed.columns.map((one) => (one.attnum === 2 ? { ...one, originType: from } : one)) };
+    const [before, after] = [from, to].map((type) => table(1, column(1, 'integer'), column(2, type)));
+    const found = changesOf(asText, { before, after: after as TableShape, rewriting: null, addsEmpty: true });
+    return [...found.widened.map(() => 'followed'), ...found.rewritten.map(({ isMendable }) => `written anew ${isMendable}`)].join();
+  };
+  expect(taken('integer', 'bigint')).toBe('followed');
+  expect(taken('public.mood', 'text')).toBe('followed');
+  expect(taken('date', 'character varying')).toBe('followed');
+  for (const [from, to] of [
+    ['numeric(6,2)', 'numeric(9,3)'],
+    ['boolean', 'text'],
+    ['character(4)', 'text'],
+    ['timestamp without time zone', 'date'],
+    ['text[]', 'text'],
+  ] as const)
+    expect(taken(from, to)).toBe('written anew true');
+});
+
+test('a key that is written anew concerns who does not show it, a column without which rows are found does not', () => {
+  const told = (shape: NewShape, keyAttnums: number[]): unknown[] => {
+    const engine = { state: { storages: new Map([[5, storage(keyAttnums, 'integer', 'integer')]]), tables: new Map() } };
+    const found: unknown[] = [];
+    followShape(engine as unknown as EngineContext, { id: 1, name: 's' } as SourceRow, new StoragesAhead(), shape, (broken) =>
+      found.push(...broken),
+    );
+    return found;
+  };
+  const of = (name: string): NewShape =>
+    change({ query: `ALTER TABLE t ALTER ${name} TYPE integer USING ${name} + 1` }, { ...was, filenode: 3 });
+  expect(told(of('c1'), [1])).toMatchObject([
+    { storageId: 5, error: { resync: true, message: expect.stringContaining(`"c1" of public.t was written anew`) } },
+  ]);
+  expect(told(of('c2'), [1])).toEqual([]);
+  expect(told(of('c1'), [])).toEqual([]);
 });
 
 test('a type under another name is the type that it was', () => {

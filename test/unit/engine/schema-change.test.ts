@@ -24,6 +24,7 @@ const storage: Storage = {
   mergedTo: null,
   resyncs: null,
   stale: false,
+  missed: null,
   copySnapshot: null,
   copyLsn: null,
   retryInMs: null,
