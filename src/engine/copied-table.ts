@@ -9,6 +9,7 @@ import { PostgresError } from '../replication/postgres-error.ts';
 import type { CopyOptions, OriginReader } from '../replication/snapshot.ts';
 import { quoteIdentifier, quoteQualified } from '../sql/quote.ts';
 import { insertColumns } from './apply-sql.ts';
+import { isAsText } from './type-widening.ts';
 
 export class CopiedTable {
   readonly #storage: Storage;
@@ -138,7 +139,7 @@ function copiedNames({ columns }: Storage, origin: OriginTable): ReadonlyMap<num
   return new Map(
     origin.columns.flatMap(({ attnum, name, formattedType }) => {
       const column = types.get(attnum);
-      return column !== undefined && (column.originType === formattedType || column.type === 'text') ? [[attnum, name]] : [];
+      return column !== undefined && (column.originType === formattedType || isAsText(column)) ? [[attnum, name]] : [];
     }),
   );
 }

@@ -16,7 +16,7 @@ import type { Broken } from './missed-rows.ts';
 import { brokenVersions, columnPlaces, lostColumns, type OriginShape, versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import type { ResolvedRelation, ResolvedTarget, StreamPlace } from './stream-targets.ts';
-import { widening } from './type-widening.ts';
+import { isAsText, widening } from './type-widening.ts';
 import { unfed } from './unfed.ts';
 
 export function storagesOf({ state }: Pick<EngineContext, 'state'>, sourceId: number): Storage[] {
@@ -115,7 +115,7 @@ function placed(
   // A row from before a column got its wider type is good, too.
   const unusable = storage.columns.filter(({ attnum, type, originType }) => {
     const sent = typeOf.get(attnum);
-    return type !== 'text' && sent !== undefined && sent !== originType && widening(sent, originType) === null;
+    return !isAsText({ type, originType }) && sent !== undefined && sent !== originType && widening(sent, originType) === null;
   });
   const columns = columnPlaces(storage, message.columns, attnums, new Set(unusable.map(({ attnum }) => attnum)));
   const lost = lostColumns(storage, table);

@@ -115,7 +115,7 @@ export function lostColumns(storage: Storage, origin: OriginShape | null): numbe
   const now = new Map(published.map((column) => [column.attnum, column.formattedType]));
   return storage.columns
     .filter(
-      ({ attnum, type, originType, lost }) => lost !== true && (!now.has(attnum) || (type !== 'text' && now.get(attnum) !== originType)),
+      (column) => column.lost !== true && (!now.has(column.attnum) || (!isAsText(column) && now.get(column.attnum) !== column.originType)),
     )
     .map(({ attnum }) => attnum);
 }

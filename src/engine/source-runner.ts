@@ -426,7 +426,6 @@ export class SourceRunner {
   }
 
   #told(table: TableShape, rewriting: Rewriting | null, learned: Learned, isNew: boolean): void {
-    this.#targets.told(table.oid);
     this.#reshape(table.oid, this.#hooks.reshaped({ before: this.#history.shape(table.oid), after: table, rewriting, addsEmpty: isNew }));
     this.#record(this.#history.learn(table, this.#here(), learned));
     this.#hooks.changed(table.oid, table);

@@ -36,7 +36,10 @@ export interface StreamPlace {
   readonly last: TableShape | undefined;
   /** What the origin has now may be taken for what it has here. */
   readonly mayLearn: boolean;
-  /** Nothing has been told of the table since the message came: a column that it lacks is not published. */
+  /**
+   * The message has just come: a column that it lacks is not published. The origin sends no other before the next row, so that one which is looked up again
+   * may be of what the publication was before.
+   */
   readonly isCurrent: boolean;
 }
 
@@ -63,8 +66,6 @@ export class StreamTargets {
   readonly #targets = new Map<number, readonly Target[]>();
   /** The last Relation message of each table: the origin does not repeat it when only our side changes. */
   readonly #messages = new Map<number, RelationMessage>();
-  /** Tables that something was told of since. */
-  readonly #outdated = new Set<number>();
   readonly #lost = new Map<number, Set<number>>();
   #lookups: Promise<void> = Promise.resolve();
   #pending = 0;
@@ -85,13 +86,7 @@ export class StreamTargets {
   /** A Relation message has come: it is sent before the first row of a table and after every change of it. */
   relation(message: RelationMessage): void {
     this.#messages.set(message.oid, message);
-    this.#outdated.delete(message.oid);
     void this.#lookUp([message], true);
-  }
-
-  /** The origin has told of a table. */
-  told(oid: number): void {
-    this.#outdated.add(oid);
   }
 
   /** From here on rows for these storages without key are hashed upstream. */
@@ -117,7 +112,7 @@ export class StreamTargets {
     try {
       for (const message of messages) {
         const place = this.#hooks.place(message, fresh);
-        const { targets, asked, steps } = await this.#hooks.resolve(message, { ...place, isCurrent: !this.#outdated.has(message.oid) });
+        const { targets, asked, steps } = await this.#hooks.resolve(message, { ...place, isCurrent: fresh });
         this.#hooks.take(steps);
         this.#targets.set(
           message.oid,
