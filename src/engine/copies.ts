@@ -13,12 +13,14 @@ import { CopyFailures } from './copy-failures.ts';
 import { Epoch } from './epoch.ts';
 import { goLive } from './go-live.ts';
 import { withoutValues } from './left-out.ts';
+import type { Broken } from './missed-rows.ts';
 import { finishResync } from './resync.ts';
-import { type BrokenVersion, lostColumns } from './schema-change.ts';
+import { lostColumns } from './schema-change.ts';
 import type { SourceManager } from './source-manager.ts';
 import type { SourceRunner } from './source-runner.ts';
 import { copyStorage, isResumable, restartCopy } from './table-copy.ts';
 import { unpublishedColumns, unpublishedError } from './unfed.ts';
+import { unpublished } from './unpublished.ts';
 import { columnsSql, widenedColumns, widenStorage } from './widen.ts';
 
 /** After an attempt that somebody's long transaction was in the way of. */
@@ -35,6 +37,7 @@ export class Copies {
   readonly #sources: SourceManager;
   readonly #reload: () => Promise<void>;
   readonly #failures: CopyFailures;
+  readonly #fail: (broken: readonly Broken[]) => Promise<void>;
   readonly #copying = new Map<number, Work>();
   /** Extensions that could not join the stream, by when it is tried again. */
   readonly #inTheWay = new Map<number, number>();
@@ -43,11 +46,12 @@ export class Copies {
     engine: EngineContext,
     sources: SourceManager,
     reload: () => Promise<void>,
-    fail: (broken: readonly BrokenVersion[]) => Promise<void>,
+    fail: (broken: readonly Broken[]) => Promise<void>,
   ) {
     this.#engine = engine;
     this.#sources = sources;
     this.#reload = reload;
+    this.#fail = fail;
     this.#failures = new CopyFailures(engine, { fail, isOutgrown: (storage) => this.#isOutgrown(storage) });
   }
 
@@ -68,7 +72,7 @@ export class Copies {
   /** Begins the copy of a storage in state 'new', or goes on with one in state 'copying'. */
   start(storage: Storage): void {
     const runner = this.#sources.runner(storage.sourceId);
-    if (runner === null || this.#copying.has(storage.id)) return;
+    if (runner === null || this.#copying.has(storage.id) || waitsForResync(storage)) return;
     if (!isWanted(this.#engine.state, storage)) return;
     const work: Work = { controller: new AbortController(), isUnderWay: false };
     this.#copying.set(storage.id, work);
@@ -104,7 +108,7 @@ export class Copies {
       return;
     }
     const current = await this.#engine.exclusively(() => this.#fitted(storage, origin));
-    if (current?.state !== 'copying') return;
+    if (current?.state !== 'copying' || waitsForResync(current)) return;
     const source = { runner: () => this.#sources.runner(storage.sourceId), describe };
     await copyStorage(this.#engine, current, source, work.controller.signal);
   }
@@ -132,24 +136,27 @@ export class Copies {
   }
 
   /**
-   * A storage, without rows, with types as wide as its origin's, and with those of its columns marked that the stream brings no values of, by an epoch of its
-   * own. To be called exclusively.
+   * A storage, without rows, with types as wide as its origin's, by an epoch of its own, in which it is also written down what the stream does not bring: of
+   * a table, or columns, that are not published now. To be called exclusively.
    */
   async #fitted(storage: Storage, origin: OriginTable | null): Promise<Storage | undefined> {
     const current = (): Storage | undefined => this.#engine.state.storages.get(storage.id);
     const stored = current();
     if (stored?.state !== 'copying') return stored;
+    const source = this.#engine.state.sources.get(storage.sourceId);
     const widened = widenedColumns(stored, origin);
-    const unpublished = origin === null ? [] : unpublishedColumns(stored, origin);
-    if (widened.length === 0 && unpublished.length === 0) return stored;
+    const columns = origin === null ? [] : unpublishedColumns(stored, origin);
+    const isOut = origin !== null && !origin.published;
+    if (source === undefined || (widened.length === 0 && columns.length === 0 && !isOut)) return stored;
     const epoch = await Epoch.begin(this.#engine);
     const wide = await widenStorage(this.#engine, epoch, stored, widened);
-    const [first] = unpublished;
-    if (origin !== null && first !== undefined) {
-      const source = this.#engine.state.sources.get(storage.sourceId)?.name ?? '';
+    const [first] = columns;
+    // It may be back before anybody looks again: what is taken out from here on is told, or seen.
+    if (isOut) await epoch.failAll(unpublished(stored, source));
+    else if (origin !== null && first !== undefined) {
       // Nothing is merged from an extension that lacks values.
-      if (storage.extends === null) await epoch.run([columnsSql(withoutValues(wide, unpublished))]);
-      else await epoch.failAll({ storageId: storage.id, error: unpublishedError(stored, first, origin, source) });
+      if (storage.extends === null) await epoch.run([columnsSql(withoutValues(wide, columns))]);
+      else await epoch.failAll({ storageId: storage.id, error: unpublishedError(stored, first, origin, source.name) });
     }
     await epoch.commit(new Map());
     await this.#reload();
@@ -167,8 +174,7 @@ export class Copies {
   /** Makes a storage in state 'copied' live, once the stream has passed its copy. */
   finish(storage: Storage): void {
     const runner = this.#sources.runner(storage.sourceId);
-    // Those that lack rows wait for a RESYNC, which begins them again.
-    if (runner === null || this.#copying.has(storage.id) || storage.missed !== null) return;
+    if (runner === null || this.#copying.has(storage.id) || waitsForResync(storage)) return;
     // Its versions move to it as they are: what they show now has to be mended first.
     if (storage.supersedes !== null && this.#engine.state.storages.get(storage.supersedes)?.stale === true) return;
     if (
@@ -182,6 +188,10 @@ export class Copies {
       const asks = current.keyAttnums.length === 0 || !runner.tells;
       const shape = asks ? await this.#sources.describe(runner.source, current.originOid) : null;
       if (await this.#begunAgain([current], () => shape)) return null;
+      if (shape?.published === false) {
+        await this.#fail([unpublished(current, runner.source)]);
+        return null;
+      }
       // Changes from here on are told by comparing with this, where the origin does not tell.
       if (shape !== null) runner.looked(shapeOf(shape));
       if (current.extends !== null) {
@@ -307,6 +317,9 @@ export class Copies {
       });
   }
 }
+
+/** It lacks rows that came while the table was not published: a RESYNC begins it again. */
+const waitsForResync = ({ missed, resyncs }: Storage): boolean => missed !== null && resyncs === null;
 
 /** Versions show the storage, or the one it is a copy for. */
 function isWanted({ tables }: Pick<ReadCatalog, 'tables'>, storage: Storage): boolean {

@@ -102,10 +102,10 @@ export function regained({ columns }: Pick<Storage, 'columns'>, origin: OriginTa
 /** Its rows are those of the last change that could be stored. One whose first copy failed has none, and is tried again by itself. */
 const isGivenUp = ({ state, resyncs, retryInMs }: Storage): boolean => state === 'failed' && resyncs === null && retryInMs === null;
 
-/** Versions that a resynchronisation mends, and what was given up because of them, wait for the copy of an extension. */
-function waitAgain({ state }: EngineContext, extension: Storage, broken: ReadonlySet<number> = new Set()): string[] {
+/** Versions that a resynchronisation mends, and what was given up because of them, wait for the first copy of their storage. */
+function waitAgain({ state }: EngineContext, copied: Storage, broken: ReadonlySet<number> = new Set()): string[] {
   const versions = [...state.tables.values()].filter(
-    ({ id, storageId, error }) => storageId === extension.id && error?.resync === true && !broken.has(id),
+    ({ id, storageId, error }) => storageId === copied.id && error?.resync === true && !broken.has(id),
   );
   if (versions.length === 0) return [];
   const ids = versions.map(({ id }) => id).join(', ');
@@ -167,7 +167,8 @@ export async function finishResync(
     if (shape !== null) await epoch.run([`UPDATE millrace.storage SET missed = NULL WHERE id = ${storage.id}`]);
     epoch.touch(storage.id);
     const ended = brokenVersions(storage, versionsOf(state, storage), shape, runner.source.name);
-    for (const { relationId, error } of ended) await epoch.fail(relationId, error);
+    // Of a table that is not there, or not published, the next look says which.
+    if (shape !== null) for (const { relationId, error } of ended) await epoch.fail(relationId, error);
     const broken = new Set(ended.map(({ relationId }) => relationId));
     const isWhole = (table: TableVersion): boolean =>
       !columns.some(({ attnum, filling }) => filling !== undefined && table.columns.some((column) => column.attnum === attnum));

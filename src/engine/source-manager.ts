@@ -3,7 +3,6 @@
  * Invariant: a source that cannot run says so in its status row and is tried again with growing pauses; the others go on.
  */
 import pg, { type Client } from 'pg';
-import type { Storage } from '../catalog/model.ts';
 import type { ServerAddress } from '../config.ts';
 import { installDdlMessages, removeDdlMessages } from '../replication/ddl-messages.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
@@ -26,8 +25,9 @@ import { brokenVersions, versionsOf } from './schema-change.ts';
 import { reachedLsn, recordedLsn, savePosition } from './source-position.ts';
 import type { SourceRow } from './source-row.ts';
 import { SourceRunner } from './source-runner.ts';
-import { isMendable, successors } from './successors.ts';
+import { successors } from './successors.ts';
 import { unpublished } from './unpublished.ts';
+import { watchTables } from './watch-tables.ts';
 import { watchWal } from './watch-wal.ts';
 
 const firstPauseMs = 200;
@@ -334,7 +334,9 @@ export class SourceManager {
       await savePosition(this.#engine, source, runner);
       entry.watcher ??= await openOrigin(source.address, { applicationName: 'millrace watch', statementTimeoutMs: 5_000 });
       entry.warned = await watchWal(this.#engine, entry.watcher, { source, runner, warned: entry.warned });
-      if (storages.length > 0) await this.#watchTables(entry.watcher, entry, storages);
+      const { ahead } = entry;
+      const broken = storages.length === 0 ? [] : await watchTables(this.#engine, entry.watcher, { source, runner, ahead }, storages);
+      if (broken.length > 0) this.#hooks.broken(broken);
     } catch (error) {
       void entry.watcher?.end().catch(() => undefined);
       entry.watcher = null;
@@ -343,47 +345,6 @@ export class SourceManager {
       if (!(error instanceof pg.DatabaseError)) runner.unanswered();
     } finally {
       entry.watching = false;
-    }
-  }
-
-  async #watchTables(client: Client, { source, runner, ahead }: Running, asked: readonly Storage[]): Promise<void> {
-    const oids = [...new Set(asked.map((storage) => storage.originOid))];
-    const told = new Map(oids.map((oid) => [oid, runner?.lastShape(oid)]));
-    const answered = await describeTables(client, oids, { publication: source.publication });
-    // What the stream has told of a table meanwhile is newer than the answer, which would look as if it were undone: next time.
-    const outrun = new Set(oids.filter((oid) => runner?.lastShape(oid) !== told.get(oid)));
-    const tables = new Map([...answered].filter(([oid]) => !outrun.has(oid)));
-    // As they are by now; what is stale is judged when it has been resynchronised.
-    const storages = asked.flatMap(({ id, originOid }) => {
-      const storage = outrun.has(originOid) ? undefined : this.#engine.state.storages.get(id);
-      return storage === undefined || storage.stale ? [] : [storage];
-    });
-    const known = new Map([...tables.keys()].map((oid) => [oid, runner?.lastShape(oid)]));
-    for (const table of tables.values()) runner?.looked(shapeOf(table));
-    if (this.#engine.state.sources.get(source.id)?.autoResync === true && (await isMendable(this.#engine, client, source, tables))) {
-      await this.#engine.admin.query('UPDATE millrace.source SET resync_requested = true WHERE id = $1', [source.id]);
-      this.#engine.wake();
-      return;
-    }
-    for (const storage of storages) {
-      const origin = tables.get(storage.originOid) ?? null;
-      const broken = brokenVersions(
-        ahead.of(storage),
-        versionsOf(this.#engine.state, storage),
-        origin,
-        source.name,
-        known.get(storage.originOid),
-      );
-      if (broken.length > 0) this.#hooks.broken(broken);
-      if (origin !== null && !origin.published) this.#hooks.broken([unpublished(storage, source)]);
-      if (origin !== null && (origin.schema !== storage.originSchema || origin.name !== storage.originName)) {
-        await this.#engine.admin.query('UPDATE millrace.storage SET origin_schema = $2, origin_name = $3 WHERE id = $1', [
-          storage.id,
-          origin.schema,
-          origin.name,
-        ]);
-        this.#engine.wake();
-      }
     }
   }
 

@@ -199,6 +199,9 @@ async function problem(version: Version): Promise<string | null> {
 }
 
 async function settled(): Promise<string[]> {
+  const [here] = await texts(admin, 'SELECT pg_current_wal_lsn()');
+  const reached = `SELECT greatest(p.lsn, r.reached_lsn) >= '${here?.[0]}' FROM millrace.source_progress p JOIN millrace.source_position r USING (source_id)`;
+  await expect.poll(() => texts(extended.client, reached), { timeout: 20_000 }).toEqual([['t']]);
   let wrong: string[] = [];
   for (const end = performance.now() + 20_000; performance.now() < end; await new Promise((resolve) => setTimeout(resolve, 30))) {
     wrong = [];
