@@ -186,6 +186,8 @@ export const triggerTable = (id: number): string => `millrace_data.t${id}`;
 export const stagingTable = (id: number): string => `millrace_data.i${id}`;
 /** Changes that wait until the copy of a storage is done. */
 export const spoolTable = (id: number): string => `millrace_data.p${id}`;
+/** Of a copy that resynchronises a storage: where rows differ. */
+export const differenceTable = (id: number): string => `millrace_data.f${id}`;
 export const gateView = (relationId: number): string => `millrace_data.r${relationId}`;
 export const definitionView = (relationId: number): string => `millrace_data.q${relationId}`;
 /** Deltas of one input, a storage, set aside for a view that is being populated or is not due. */

@@ -2,7 +2,7 @@
  * Clears away what was dropped, and what nobody needs any more.
  * Invariant: a tidy catalog is never waited for: what somebody holds a lock on is cleared away later. To be called exclusively.
  */
-import { definitionView, deltaTable, gateView, spoolTable, stagingTable, storageTable } from '../catalog/model.ts';
+import { definitionView, deltaTable, differenceTable, gateView, spoolTable, stagingTable, storageTable } from '../catalog/model.ts';
 import { dropCaptureDdl } from '../ivm/capture.ts';
 import { baseError } from './base/shapes.ts';
 import { briefTransaction } from './brief-transaction.ts';
@@ -106,7 +106,7 @@ export async function clearStorages(engine: EngineContext, catalog: ReadCatalog,
         // A CREATE TABLE under way may just be choosing this storage: its foreign key lock makes this wait, and then fail.
         `DELETE FROM millrace.storage WHERE id = ${storage.id}`,
         `DROP TABLE IF EXISTS ${storageTable(storage.id)} CASCADE`,
-        `DROP TABLE IF EXISTS ${stagingTable(storage.id)}, ${spoolTable(storage.id)}`,
+        `DROP TABLE IF EXISTS ${stagingTable(storage.id)}, ${spoolTable(storage.id)}, ${differenceTable(storage.id)}`,
         `DROP TABLE IF EXISTS ${deltaTable(storage.id)}`,
         ...dropCaptureDdl(storage.id),
       ],

@@ -11,10 +11,12 @@ import { analyzeBrought, extendable, firstPieceRows, joinStream, mergePiece, nex
 import type { EngineContext } from './context.ts';
 import { CopyFailures } from './copy-failures.ts';
 import { Epoch } from './epoch.ts';
+import { reach } from './fault-points.ts';
 import { goLive } from './go-live.ts';
 import { withoutValues } from './left-out.ts';
 import type { Broken } from './missed-rows.ts';
 import { finishResync } from './resync.ts';
+import { comparedColumns, findDifference } from './resync-difference.ts';
 import { lostColumns } from './schema-change.ts';
 import type { SourceManager } from './source-manager.ts';
 import type { SourceRunner } from './source-runner.ts';
@@ -39,6 +41,8 @@ export class Copies {
   readonly #failures: CopyFailures;
   readonly #fail: (broken: readonly Broken[]) => Promise<void>;
   readonly #copying = new Map<number, Work>();
+  /** Copies that have been compared with the storage that they are made for: what that holds for; '': nothing. */
+  readonly #compared = new Map<number, string>();
   /** Extensions that could not join the stream, by when it is tried again. */
   readonly #inTheWay = new Map<number, number>();
 
@@ -76,6 +80,7 @@ export class Copies {
     if (!isWanted(this.#engine.state, storage)) return;
     const work: Work = { controller: new AbortController(), isUnderWay: false };
     this.#copying.set(storage.id, work);
+    this.#compared.delete(storage.id);
     const { signal } = work.controller;
     this.#copy(storage, runner, work)
       .then(() => this.#failures.passed(storage.id))
@@ -256,13 +261,37 @@ export class Copies {
     return again.length > 0;
   }
 
+  /** Finds what a copy that is in has otherwise than the storage that it is made for. */
+  compare(copy: Storage): void {
+    const storage = this.#engine.state.storages.get(copy.resyncs ?? 0);
+    if (storage === undefined || this.#copying.has(copy.id) || this.#compared.has(copy.id)) return;
+    this.#copying.set(copy.id, { controller: new AbortController(), isUnderWay: false });
+    findDifference(this.#engine, copy, storage)
+      .then(
+        (isFound) => {
+          reach('resync.compared');
+          this.#compared.set(copy.id, isFound ? comparedColumns(copy, storage) : '');
+        },
+        (error: unknown) => {
+          // The epoch that ends it compares all rows then.
+          this.#engine.log.warn({ storage: storage.id, err: error }, 'a copy could not be compared beside the epochs');
+          this.#compared.set(copy.id, '');
+        },
+      )
+      .finally(() => {
+        this.#copying.delete(copy.id);
+        this.#engine.wake();
+      });
+  }
+
   /** When all copies of a source are in, what differs is written. */
   finishResyncOf(sourceId: number): void {
     const runner = this.#sources.runner(sourceId);
     const copies = [...this.#engine.state.storages.values()].filter(
       (storage) => storage.sourceId === sourceId && storage.resyncs !== null && storage.state !== 'dropped',
     );
-    if (runner === null || copies.length === 0 || !copies.every((copy) => copy.state === 'copied' && !this.#copying.has(copy.id))) return;
+    const isReady = ({ id, state }: Storage): boolean => state === 'copied' && this.#compared.has(id) && !this.#copying.has(id);
+    if (runner === null || copies.length === 0 || !copies.every(isReady)) return;
     const shapes = new Map<number, OriginTable>();
     const describe = async (): Promise<void> => {
       for (const { originOid } of copies) {
@@ -270,10 +299,12 @@ export class Copies {
         if (shape?.published === true) shapes.set(originOid, shape);
       }
     };
-    const finish = async (current: readonly Storage[]): Promise<Lsn | null> =>
-      (await this.#begunAgain(current, ({ originOid }) => shapes.get(originOid) ?? null))
-        ? null
-        : await finishResync(this.#engine, current, runner, shapes);
+    const finish = async (current: readonly Storage[]): Promise<Lsn | null> => {
+      if (await this.#begunAgain(current, ({ originOid }) => shapes.get(originOid) ?? null)) return null;
+      const reached = await finishResync(this.#engine, current, runner, { shapes, compared: this.#compared });
+      for (const { id } of current) this.#compared.delete(id);
+      return reached;
+    };
     this.#whileHeld(runner, copies, finish, describe);
   }
 

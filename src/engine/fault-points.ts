@@ -63,6 +63,7 @@ export const faultPoints = [
   'resync.slot-dropped',
   'resync.slot-made',
   'resync.marked',
+  'resync.compared',
   'resync.difference-written',
   'resync.copies-dropped',
   'resync.finished',

@@ -52,6 +52,7 @@ export class Reconciler {
       if (storage.state === 'new' || storage.state === 'copying') this.#copies.start(storage);
       else if (storage.retryInMs !== null && storage.retryInMs <= 0) this.#copies.retry(storage);
       else if (storage.state === 'copied' && storage.resyncs === null) this.#copies.finish(storage);
+      else if (storage.state === 'copied') this.#copies.compare(storage);
       else if (storage.state === 'live' && storage.extends !== null) this.#copies.merge(storage);
     }
     for (const source of catalog.sources.values()) this.#copies.finishResyncOf(source.id);

@@ -4,19 +4,19 @@
  * stream; when all copies of the source are in and the stream has passed them, one epoch writes what differs, so that views receive only real changes.
  */
 import {
+  differenceTable,
   type Storage,
   type StorageColumn,
   spoolTable,
   stagingTable,
-  storageColumn,
   storageTable,
   type TableVersion,
 } from '../catalog/model.ts';
-import { createSpool, createStaging, createStorage, storageKey } from '../catalog/storage-ddl.ts';
+import { createSpool, createStaging, createStorage } from '../catalog/storage-ddl.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import type { OriginTable, TableShape } from '../replication/origin-tables.ts';
 import { quoteLiteral } from '../sql/quote.ts';
-import { forgetColumns, imageOf, isRehashed, rowHash, without } from './apply-sql.ts';
+import { forgetColumns, without } from './apply-sql.ts';
 import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { reach } from './fault-points.ts';
@@ -24,6 +24,7 @@ import { takeHeld } from './held-stream.ts';
 import { wholeColumns } from './left-out.ts';
 import { revived } from './relation-errors.ts';
 import { resyncOf, storagesOf } from './relation-targets.ts';
+import { comparedColumns, differenceSql, isEmptiedSql, touchedSql } from './resync-difference.ts';
 import { brokenVersions, lostColumns, versionsOf } from './schema-change.ts';
 import { freePlanner } from './session-settings.ts';
 import type { SourceRow } from './source-row.ts';
@@ -127,15 +128,22 @@ async function createCopy(engine: EngineContext, storage: Storage): Promise<stri
   ];
 }
 
+export interface FinishedCopies {
+  /** The origin's tables now, by OID; those that are not published left out. */
+  readonly shapes: ReadonlyMap<number, TableShape>;
+  /** Of copies whose differences have been found: what that holds for (comparedColumns). */
+  readonly compared: ReadonlyMap<number, string>;
+}
+
 /**
  * Writes what differs, in one epoch with what the stream, held between two transactions, still had to give. All copies of the source are in,
- * and the stream has applied up to the last of them. `shapes`: the origin's tables now, by OID. Answers the position reached.
+ * and the stream has applied up to the last of them. Answers the position reached.
  */
 export async function finishResync(
   engine: EngineContext,
   copies: readonly Storage[],
   runner: SourceRunner,
-  shapes: ReadonlyMap<number, TableShape>,
+  { shapes, compared }: FinishedCopies,
 ): Promise<Lsn> {
   const { state } = engine;
   const epoch = await Epoch.begin(engine);
@@ -150,22 +158,9 @@ export async function finishResync(
     const stored = state.storages.get(copy.resyncs ?? 0);
     if (stored === undefined) continue;
     const shape = shapes.get(stored.originOid) ?? null;
-    // As wide as what is to be written to it.
-    const types = copy.columns.map(({ attnum, originType }) => ({ attnum, formattedType: originType }));
-    const wide = await widenStorage(engine, epoch, stored, widenedColumns(stored, { columns: types }));
-    const storage = { ...wide, columns: asCopied(wide, copy) };
-    const lost = { copy: lostColumns(copy, shape), storage: lostColumns(storage, shape) };
-    if (lost.copy.length > 0) await epoch.run(forgetColumns(copy, lost.copy));
-    if (lost.storage.length > 0) await epoch.run(forgetColumns(storage, lost.storage));
-    await applySpool(engine.session, without(copy, lost.copy));
-    const kept = without(storage, lost.storage);
-    await epoch.run(differenceSql(copy, kept));
-    // Rows had come without them.
-    const columns = wholeColumns(state, kept, copy, shape);
-    if (JSON.stringify(columns) !== JSON.stringify(wide.columns)) await epoch.run([columnsSql({ id: kept.id, columns })]);
+    const { storage, columns } = await writeDifference(engine, epoch, { copy, stored, shape, comparedAs: compared.get(copy.id) });
     // Otherwise the stream goes on without telling of it.
     if (shape !== null) await epoch.run([`UPDATE millrace.storage SET missed = NULL WHERE id = ${storage.id}`]);
-    epoch.touch(storage.id);
     const ended = brokenVersions(storage, versionsOf(state, storage), shape, runner.source.name);
     // Of a table that is not there, or not published, the next look says which.
     if (shape !== null) for (const { relationId, error } of ended) await epoch.fail(relationId, error);
@@ -185,6 +180,7 @@ export async function finishResync(
       `UPDATE millrace.storage SET stale = false WHERE id = ${copy.resyncs}`,
       `DELETE FROM millrace.storage WHERE id = ${copy.id}`,
       `DROP TABLE ${storageTable(copy.id)}, ${stagingTable(copy.id)}, ${spoolTable(copy.id)}`,
+      `DROP TABLE IF EXISTS ${differenceTable(copy.id)}`,
     ]),
     ...revived(state, mended),
     'SET LOCAL lock_timeout = 0',
@@ -195,6 +191,43 @@ export async function finishResync(
   return reached;
 }
 
+interface ComparedCopy {
+  readonly copy: Storage;
+  readonly stored: Storage;
+  /** The origin's table now. */
+  readonly shape: TableShape | null;
+  /** What the places hold for that have been found beside the epochs; undefined, or of other columns: all rows are compared. */
+  readonly comparedAs: string | undefined;
+}
+
+/** Brings what waits in the spool into the copy and what the copy has otherwise into the storage. Answers that as it is then, and its columns as written down. */
+async function writeDifference(
+  engine: EngineContext,
+  epoch: Epoch,
+  { copy, stored, shape, comparedAs }: ComparedCopy,
+): Promise<{ readonly storage: Storage; readonly columns: Storage['columns'] }> {
+  // As wide as what is to be written to it.
+  const types = copy.columns.map(({ attnum, originType }) => ({ attnum, formattedType: originType }));
+  const widened = widenedColumns(stored, { columns: types });
+  const wide = await widenStorage(engine, epoch, stored, widened);
+  const storage = { ...wide, columns: asCopied(wide, copy) };
+  const lost = { copy: lostColumns(copy, shape), storage: lostColumns(storage, shape) };
+  if (lost.copy.length > 0) await epoch.run(forgetColumns(copy, lost.copy));
+  if (lost.storage.length > 0) await epoch.run(forgetColumns(storage, lost.storage));
+  const isSame = widened.length === 0 && lost.copy.length === 0 && lost.storage.length === 0;
+  const [emptied] = isSame && comparedAs === comparedColumns(copy, stored) ? await engine.session.query(isEmptiedSql(copy)) : [];
+  const within = emptied?.rows[0]?.[0] === 'f' ? 'found' : 'all';
+  if (within === 'found') await epoch.run([touchedSql(copy)]);
+  await applySpool(engine.session, without(copy, lost.copy));
+  const kept = without(storage, lost.storage);
+  await epoch.run(differenceSql(copy, kept, within));
+  epoch.touch(storage.id);
+  // Rows had come without some values.
+  const columns = wholeColumns(engine.state, kept, copy, shape);
+  if (JSON.stringify(columns) !== JSON.stringify(wide.columns)) await epoch.run([columnsSql({ id: kept.id, columns })]);
+  return { storage, columns };
+}
+
 /** The storage's columns, with those that the copy has got back. */
 function asCopied({ columns }: Storage, copy: Storage): StorageColumn[] {
   const got = new Set(copy.columns.flatMap(({ attnum, lost }) => (lost === true ? [] : [attnum])));
@@ -203,35 +236,4 @@ function asCopied({ columns }: Storage, copy: Storage): StorageColumn[] {
     const { lost: _, ...whole } = column;
     return whole;
   });
-}
-
-/** Makes the storage hold the rows of the copy, writing only rows that differ. Rows are compared as text: equal is not always the same. */
-export function differenceSql(copy: Storage, storage: Storage): string[] {
-  const [from, to] = [storageTable(copy.id), storageTable(storage.id)];
-  const columns = storage.columns.map((column) => storageColumn(column.attnum));
-  const image = (row: string): string => imageOf(storage, row);
-  const list = (row: string): string => columns.map((column) => `${row}.${column}`).join(', ');
-  if (storage.keyAttnums.length > 0) {
-    const same = storageKey(storage)
-      .map((column) => `s.${column} = n.${column}`)
-      .join(' AND ');
-    return [
-      `DELETE FROM ${to} s WHERE NOT EXISTS (SELECT FROM ${from} n WHERE ${same})`,
-      `UPDATE ${to} s SET ${columns.map((column) => `${column} = n.${column}`).join(', ')} FROM ${from} n WHERE ${same} AND ${image('s')} <> ${image('n')}`,
-      `INSERT INTO ${to} (${columns.join(', ')}) SELECT ${list('n')} FROM ${from} n WHERE NOT EXISTS (SELECT FROM ${to} s WHERE ${same})`,
-    ];
-  }
-  // Once columns were lost the stored hash is not the one that a copy comes with.
-  const hash = (row: string): string => (isRehashed(storage) ? rowHash(image(row)) : `${row}.h`);
-  const counted = (table: string): string =>
-    `(SELECT ${hash('t')} AS h, ${image('t')} AS image, count(*) AS n FROM ${table} t GROUP BY 1, 2)`;
-  const placed = (table: string): string =>
-    `(SELECT t.rid, ${list('t')}, ${hash('t')} AS h, ${image('t')} AS image, row_number() OVER (PARTITION BY ${hash('t')}, ${image('t')} ORDER BY t.rid) AS place FROM ${table} t)`;
-  return [
-    `DELETE FROM ${to} s USING (
-   SELECT o.rid FROM ${placed(to)} o LEFT JOIN ${counted(from)} n ON n.h = o.h AND n.image = o.image WHERE o.place > coalesce(n.n, 0)
- ) gone WHERE s.rid = gone.rid`,
-    `INSERT INTO ${to} (h, ${columns.join(', ')})
- SELECT o.h, ${list('o')} FROM ${placed(from)} o LEFT JOIN ${counted(to)} n ON n.h = o.h AND n.image = o.image WHERE o.place > coalesce(n.n, 0)`,
-  ];
 }
