@@ -47,9 +47,10 @@ function differentPlaces(copy: Storage, storage: Storage): string {
   FROM (SELECT s.h, ${image('s')} AS image, -1 AS n FROM ${to} s UNION ALL SELECT n.h, ${image('n')}, 1 FROM ${from} n) x
  GROUP BY x.h, x.image HAVING sum(x.n) <> 0`;
   const key = storageKey(storage);
+  // A row that is on one side only looks otherwise than none, as its key is not NULL.
   return `SELECT ${key.map((column) => `coalesce(s.${column}, n.${column}) AS ${column}`).join(', ')}
   FROM ${to} s FULL JOIN ${from} n ON ${key.map((column) => `s.${column} = n.${column}`).join(' AND ')}
- WHERE s.${key[0]} IS NULL OR n.${key[0]} IS NULL OR ${image('s')} <> ${image('n')}`;
+ WHERE ${image('s')} <> ${image('n')}`;
 }
 
 /** Adds the places of rows that changes in the spool concern. Before those are applied, and not where there is a TRUNCATE among them. */

@@ -56,8 +56,8 @@ describe.each([
   const unpublishedFor = async (name: string, missed: string, client = extended.client): Promise<void> => {
     await admin.query(`ALTER PUBLICATION p DROP TABLE ${name}; ${missed}`);
     if (!tells) {
-      const noticed = `SELECT count(*) FROM millrace.storage WHERE origin_name = '${name}' AND missed IS NOT NULL`;
-      await expect.poll(() => texts(client, noticed), { timeout: 15_000 }).not.toEqual([['0']]);
+      const unaware = `SELECT count(*) FROM millrace.storage WHERE origin_name = '${name}' AND missed IS NULL`;
+      await expect.poll(() => texts(client, unaware), { timeout: 15_000 }).toEqual([['0']]);
     }
     await admin.query(`ALTER PUBLICATION p ADD TABLE ${name}`);
   };
@@ -116,9 +116,12 @@ describe.each([
       await unpublishedFor(c, `INSERT INTO ${c} VALUES (0, 'zero')`, other);
       await other.end();
       await admin.query(`INSERT INTO ${c} VALUES (-1, 'minus one')`);
-      if (!tells) expect(await copied).toBe(`source table public.${c} is no longer in publication "p"`);
-      else expect(await copied).toBe('copied');
-      if (!tells) await version(`v1.${c}`);
+      // Who tells is believed: the copy has begun again, unless the table was just looked at while it was out.
+      const said = await copied;
+      if (!tells || said !== 'copied') {
+        expect(said).toBe(`source table public.${c} is no longer in publication "p"`);
+        await version(`v1.${c}`);
+      }
       await shows(`SELECT count(*), min(id) FROM v1.${c}`, ['200002|-1']);
     },
     60_000,
