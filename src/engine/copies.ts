@@ -13,6 +13,7 @@ import { CopyFailures } from './copy-failures.ts';
 import { Epoch } from './epoch.ts';
 import { reach } from './fault-points.ts';
 import { goLive } from './go-live.ts';
+import { fitsKey } from './key-change.ts';
 import { withoutValues } from './left-out.ts';
 import type { Broken } from './missed-rows.ts';
 import { finishResync } from './resync.ts';
@@ -294,9 +295,9 @@ export class Copies {
     if (runner === null || copies.length === 0 || !copies.every(isReady)) return;
     const shapes = new Map<number, OriginTable>();
     const describe = async (): Promise<void> => {
-      for (const { originOid } of copies) {
-        const shape = await this.#sources.describe(runner.source, originOid);
-        if (shape?.published === true) shapes.set(originOid, shape);
+      for (const copy of copies) {
+        const shape = await this.#sources.describe(runner.source, copy.originOid);
+        if (shape?.published === true && fitsKey(copy, shape)) shapes.set(copy.originOid, shape);
       }
     };
     const finish = async (current: readonly Storage[]): Promise<Lsn | null> => {

@@ -12,6 +12,7 @@ import { isRehashed } from './apply-sql.ts';
 import type { ShapeStep } from './change-batch.ts';
 import type { EngineContext } from './context.ts';
 import type { NewShape } from './follow-shape.ts';
+import { keyChange } from './key-change.ts';
 import type { Broken } from './missed-rows.ts';
 import { brokenVersions, columnPlaces, lostColumns, type OriginShape, versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
@@ -47,10 +48,11 @@ export async function resolveRelation(
       published === null ? [] : brokenVersions(ahead(storage), versionsOf(engine.state, storage), published, source.name, last);
     if (storage.state === 'live' && broken.length > 0) report(broken);
   }
-  const lacking = (targets: readonly ResolvedTarget[], table: OriginShape | null): ShapeStep[] => {
+  const lacking = (targets: readonly ResolvedTarget[], table: (TableShape & OriginShape) | null): ShapeStep[] => {
     if (!mayLearn || table === null) return [];
     const found = targets.map(({ storage, columns }) => unfed(engine.state, storage, columns, table, source.name));
-    const broken = found.flatMap((one) => one.broken);
+    const keys = targets.flatMap(({ storage }) => keyChange(storage, message, table, source.name) ?? []);
+    const broken = [...keys, ...found.flatMap((one) => one.broken)];
     if (broken.length > 0) report(broken);
     return found.flatMap(({ steps }) => steps);
   };
@@ -129,7 +131,7 @@ function placed(
 }
 
 /** The origin sends nothing of a column that its publication has not. */
-function publishedBy(message: RelationMessage, shape: TableShape): OriginShape {
+function publishedBy(message: RelationMessage, shape: TableShape): TableShape & OriginShape {
   const names = new Set(message.columns.map(({ name }) => name));
   return { ...shape, publishedColumns: shape.columns.flatMap(({ attnum, name }) => (names.has(name) ? [attnum] : [])) };
 }

@@ -21,6 +21,7 @@ import type { EngineContext } from './context.ts';
 import { Epoch } from './epoch.ts';
 import { reach } from './fault-points.ts';
 import { takeHeld } from './held-stream.ts';
+import { fitsKey } from './key-change.ts';
 import { wholeColumns } from './left-out.ts';
 import { revived } from './relation-errors.ts';
 import { resyncOf, storagesOf } from './relation-targets.ts';
@@ -76,6 +77,9 @@ export async function beginResync(
       if (storage.state !== 'live' && storage.state !== 'copying' && storage.state !== 'copied') continue;
       // From the beginning: the storage that it extends is not what it was when its versions were given up, if they were.
       statements.push(...afresh(storage), ...waitAgain(engine, storage));
+    } else if (isOfOtherKey(storage, there.get(storage.originOid))) {
+      // By a key that the table has no more rows cannot be told apart: they are not made one of two.
+      if (storage.resyncs !== null) statements.push(`UPDATE millrace.storage SET state = 'dropped' WHERE id = ${storage.id}`);
     } else if (storage.state === 'live' || isGivenUp(storage)) {
       statements.push(`UPDATE millrace.storage SET state = 'live', stale = true, error = NULL WHERE id = ${storage.id}`);
       if (resyncOf(storages, storage.id) === undefined)
@@ -99,6 +103,8 @@ export function regained({ columns }: Pick<Storage, 'columns'>, origin: OriginTa
     return whole;
   });
 }
+
+const isOfOtherKey = (storage: Storage, origin: OriginTable | undefined): boolean => origin !== undefined && !fitsKey(storage, origin);
 
 /** Its rows are those of the last change that could be stored. One whose first copy failed has none, and is tried again by itself. */
 const isGivenUp = ({ state, resyncs, retryInMs }: Storage): boolean => state === 'failed' && resyncs === null && retryInMs === null;
@@ -129,7 +135,7 @@ async function createCopy(engine: EngineContext, storage: Storage): Promise<stri
 }
 
 export interface FinishedCopies {
-  /** The origin's tables now, by OID; those that are not published left out. */
+  /** The origin's tables now, by OID; those that are not published, or have another key, left out. */
   readonly shapes: ReadonlyMap<number, TableShape>;
   /** Of copies whose differences have been found: what that holds for (comparedColumns). */
   readonly compared: ReadonlyMap<number, string>;
@@ -159,10 +165,11 @@ export async function finishResync(
     if (stored === undefined) continue;
     const shape = shapes.get(stored.originOid) ?? null;
     const { storage, columns } = await writeDifference(engine, epoch, { copy, stored, shape, comparedAs: compared.get(copy.id) });
-    // Otherwise the stream goes on without telling of it.
-    if (shape !== null) await epoch.run([`UPDATE millrace.storage SET missed = NULL WHERE id = ${storage.id}`]);
+    // Of a table that is not there, not published, or has another key, the stream goes on without telling.
+    const missed = shape === null ? `coalesce(missed, (SELECT c.missed FROM millrace.storage c WHERE c.id = ${copy.id}))` : 'NULL';
+    await epoch.run([`UPDATE millrace.storage SET missed = ${missed} WHERE id = ${storage.id}`]);
     const ended = brokenVersions(storage, versionsOf(state, storage), shape, runner.source.name);
-    // Of a table that is not there, or not published, the next look says which.
+    // Else the next look says why.
     if (shape !== null) for (const { relationId, error } of ended) await epoch.fail(relationId, error);
     const broken = new Set(ended.map(({ relationId }) => relationId));
     const isWhole = (table: TableVersion): boolean =>

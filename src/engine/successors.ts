@@ -7,6 +7,7 @@ import type { Client } from 'pg';
 import type { Storage } from '../catalog/model.ts';
 import { describeTable, describeTables, type OriginTable, type TableShape } from '../replication/origin-tables.ts';
 import type { EngineContext } from './context.ts';
+import { fitsKey } from './key-change.ts';
 import { resyncOf, storagesOf } from './relation-targets.ts';
 import { regained } from './resync.ts';
 import { brokenVersions, versionsOf } from './schema-change.ts';
@@ -74,7 +75,7 @@ export async function isMendable(
   const followed = waiting.some(({ originOid }) => !tables.has(originOid)) ? await successors(engine, client, source) : null;
   return waiting.some((storage) => {
     const origin = tables.get(storage.originOid) ?? followed?.get(storage.originOid) ?? null;
-    if (origin === null || !origin.published) return false;
+    if (origin === null || !origin.published || !fitsKey(storage, origin)) return false;
     const copied = { ...storage, columns: regained(storage, origin) };
     const broken = new Set(
       brokenVersions(copied, versionsOf(engine.state, storage), origin, source.name).map(({ relationId }) => relationId),
