@@ -46,6 +46,8 @@ export interface Storage {
   readonly resyncs: number | null;
   /** Takes no rows of the stream until a copy of it has been compared. */
   readonly stale: boolean;
+  /** What the publication published of the table when it was copied (OriginTable.sentAs). */
+  readonly sentAs: string;
   /** Rows have come or gone that the origin did not tell of: what every version of it says, until it has been resynchronised or copied again. */
   readonly missed: RelationError | null;
   /**

@@ -42,7 +42,7 @@ SELECT jsonb_build_object(
                 LEFT JOIN millrace.connection c ON c.id = s.connection_id),
   'storages', (SELECT coalesce(jsonb_agg(jsonb_build_object(
                  'id', s.id, 'sourceId', s.source_id, 'originOid', s.origin_oid::bigint, 'originSchema', s.origin_schema, 'originName', s.origin_name,
-                 'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state, 'supersedes', s.supersedes, 'extends', s.extends, 'mergedTo', s.merged_to, 'resyncs', s.resyncs, 'stale', s.stale, 'missed', s.missed,
+                 'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state, 'supersedes', s.supersedes, 'extends', s.extends, 'mergedTo', s.merged_to, 'resyncs', s.resyncs, 'stale', s.stale, 'sentAs', s.sent_as, 'missed', s.missed,
                  'copySnapshot', s.copy_snapshot, 'copyLsn', s.copy_lsn,
                  'retryInMs', CASE WHEN s.state = 'failed' THEN floor(extract(epoch FROM s.retry_at - clock_timestamp()) * 1000) END,
                  'captured', to_regclass('millrace_data.d' || s.id) IS NOT NULL)), '[]')
@@ -132,6 +132,7 @@ interface RawStorage {
   mergedTo: string[] | null;
   resyncs: number | null;
   stale: boolean;
+  sentAs: string;
   missed: RelationError | null;
   copySnapshot: string | null;
   copyLsn: string | null;

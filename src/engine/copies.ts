@@ -6,6 +6,7 @@
 import type { Storage } from '../catalog/model.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import { type OriginTable, shapeOf } from '../replication/origin-tables.ts';
+import { quoteLiteral } from '../sql/quote.ts';
 import type { ReadCatalog } from './catalog-reader.ts';
 import { analyzeBrought, extendable, firstPieceRows, joinStream, mergePiece, nextPieceRows, showMerged } from './column-backfill.ts';
 import type { EngineContext } from './context.ts';
@@ -23,7 +24,7 @@ import type { SourceManager } from './source-manager.ts';
 import type { SourceRunner } from './source-runner.ts';
 import { copyStorage, isResumable, restartCopy } from './table-copy.ts';
 import { unpublishedColumns, unpublishedError } from './unfed.ts';
-import { unpublished } from './unpublished.ts';
+import { unsent } from './unpublished.ts';
 import { columnsSql, widenedColumns, widenStorage } from './widen.ts';
 
 /** After an attempt that somebody's long transaction was in the way of. */
@@ -142,8 +143,8 @@ export class Copies {
   }
 
   /**
-   * A storage, without rows, with types as wide as its origin's, by an epoch of its own, in which it is also written down what the stream does not bring: of
-   * a table, or columns, that are not published now. To be called exclusively.
+   * A storage, without rows, with types as wide as its origin's, by an epoch of its own, in which it is also written down what it is copied by (sentAs)
+   * and what the stream does not bring: of a table, or columns, that are not published now. To be called exclusively.
    */
   async #fitted(storage: Storage, origin: OriginTable | null): Promise<Storage | undefined> {
     const current = (): Storage | undefined => this.#engine.state.storages.get(storage.id);
@@ -152,13 +153,16 @@ export class Copies {
     const source = this.#engine.state.sources.get(storage.sourceId);
     const widened = widenedColumns(stored, origin);
     const columns = origin === null ? [] : unpublishedColumns(stored, origin);
-    const isOut = origin !== null && !origin.published;
-    if (source === undefined || (widened.length === 0 && columns.length === 0 && !isOut)) return stored;
+    const sentAs = origin?.sentAs ?? stored.sentAs;
+    const missed = source === undefined || origin === null ? null : unsent({ ...stored, sentAs }, origin, source);
+    const isFitted = widened.length === 0 && columns.length === 0 && missed === null && sentAs === stored.sentAs;
+    if (source === undefined || isFitted) return stored;
     const epoch = await Epoch.begin(this.#engine);
     const wide = await widenStorage(this.#engine, epoch, stored, widened);
+    await epoch.run([`UPDATE millrace.storage SET sent_as = ${quoteLiteral(sentAs)} WHERE id = ${stored.id}`]);
     const [first] = columns;
     // It may be back before anybody looks again: what is taken out from here on is told, or seen.
-    if (isOut) await epoch.failAll(unpublished(stored, source));
+    if (missed !== null) await epoch.failAll(missed);
     else if (origin !== null && first !== undefined) {
       // Nothing is merged from an extension that lacks values.
       if (storage.extends === null) await epoch.run([columnsSql(withoutValues(wide, columns))]);
@@ -194,8 +198,9 @@ export class Copies {
       const asks = current.keyAttnums.length === 0 || !runner.tells;
       const shape = asks ? await this.#sources.describe(runner.source, current.originOid) : null;
       if (await this.#begunAgain([current], () => shape)) return null;
-      if (shape?.published === false) {
-        await this.#fail([unpublished(current, runner.source)]);
+      const missed = shape === null ? null : unsent(current, shape, runner.source);
+      if (missed !== null) {
+        await this.#fail([missed]);
         return null;
       }
       // Changes from here on are told by comparing with this, where the origin does not tell.

@@ -166,8 +166,10 @@ export async function finishResync(
     const shape = shapes.get(stored.originOid) ?? null;
     const { storage, columns } = await writeDifference(engine, epoch, { copy, stored, shape, comparedAs: compared.get(copy.id) });
     // Of a table that is not there, not published, or has another key, the stream goes on without telling.
-    const missed = shape === null ? `coalesce(missed, (SELECT c.missed FROM millrace.storage c WHERE c.id = ${copy.id}))` : 'NULL';
-    await epoch.run([`UPDATE millrace.storage SET missed = ${missed} WHERE id = ${storage.id}`]);
+    const missed = shape === null ? 'coalesce(s.missed, c.missed)' : 'NULL';
+    await epoch.run([
+      `UPDATE millrace.storage s SET sent_as = c.sent_as, missed = ${missed} FROM millrace.storage c WHERE c.id = ${copy.id} AND s.id = ${storage.id}`,
+    ]);
     const ended = brokenVersions(storage, versionsOf(state, storage), shape, runner.source.name);
     // Else the next look says why.
     if (shape !== null) for (const { relationId, error } of ended) await epoch.fail(relationId, error);

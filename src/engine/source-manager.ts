@@ -3,8 +3,9 @@
  * Invariant: a source that cannot run says so in its status row and is tried again with growing pauses; the others go on.
  */
 import pg, { type Client } from 'pg';
+import type { Storage } from '../catalog/model.ts';
 import type { ServerAddress } from '../config.ts';
-import { installDdlMessages, removeDdlMessages } from '../replication/ddl-messages.ts';
+import { installDdlMessages, type Publication, removeDdlMessages, sentAs } from '../replication/ddl-messages.ts';
 import { formatLsn, type Lsn } from '../replication/lsn.ts';
 import { connectionProblem, openOrigin } from '../replication/origin.ts';
 import { identifyOrigin, type OriginIdentity } from '../replication/origin-identity.ts';
@@ -26,7 +27,7 @@ import { reachedLsn, recordedLsn, savePosition } from './source-position.ts';
 import type { SourceRow } from './source-row.ts';
 import { SourceRunner } from './source-runner.ts';
 import { successors } from './successors.ts';
-import { unpublished } from './unpublished.ts';
+import { type PublishedChanges, unsent } from './unpublished.ts';
 import { watchTables } from './watch-tables.ts';
 import { watchWal } from './watch-wal.ts';
 
@@ -135,8 +136,9 @@ export class SourceManager {
           resolveRelation(this.#engine, source, message, place, { ahead: (storage) => ahead.of(storage), follow, report }),
         reshaped: follow,
         changed: (oid, shape) => this.#changed(source, ahead, oid, shape),
-        published: (oids) => this.#published(source, ahead, (oid) => oids.includes(oid)),
-        unpublished: (table) => this.#published(source, ahead, (oid) => oid !== table),
+        published: (publication) => this.#published(source, ahead, ({ originOid }) => publishedChanges(publication, originOid)),
+        unpublished: (table) =>
+          this.#published(source, ahead, ({ originOid, sentAs: before }) => ({ published: originOid !== table, sentAs: before })),
         leftOut: (storage, attnums) => {
           report(incompleteVersions(storage, attnums, this.#engine, source));
           return notYetMissed(this.#engine.state, storage, attnums);
@@ -303,14 +305,15 @@ export class SourceManager {
   }
 
   /**
-   * What the publication has from here on: a table that it lost is told of although it may be back by the time its catalog is looked at. What is being
+   * What the publication publishes from here on: a table that it lost is told of although it may be back by the time its catalog is looked at. What is being
    * copied is copied again: should the table still be out of the publication then, its catalog tells.
    */
-  #published(source: SourceRow, ahead: StoragesAhead, has: (oid: number) => boolean): readonly ShapeStep[] {
+  #published(source: SourceRow, ahead: StoragesAhead, changesOf: (storage: Storage) => PublishedChanges): readonly ShapeStep[] {
     const steps: ShapeStep[] = [];
     for (const storage of storagesOf(this.#engine, source.id)) {
-      if (has(storage.originOid)) continue;
-      if (storage.state === 'live') this.#hooks.broken([unpublished(storage, source)]);
+      const missed = unsent(storage, changesOf(storage), source);
+      if (missed === null) continue;
+      if (storage.state === 'live') this.#hooks.broken([missed]);
       else if (storage.state === 'copying' || storage.state === 'copied') steps.push({ kind: 'copy again', storageId: storage.id });
     }
     for (const step of steps) ahead.note(step);
@@ -373,4 +376,9 @@ export class SourceManager {
       await client.end().catch(() => undefined);
     }
   }
+}
+
+/** Undefined: the publication is gone. */
+function publishedChanges(publication: Publication | undefined, oid: number): PublishedChanges {
+  return { published: publication?.tables.includes(oid) === true, sentAs: publication === undefined ? '' : sentAs(publication, oid) };
 }

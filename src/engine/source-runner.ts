@@ -3,7 +3,7 @@
  * Invariant: changes are handed over in commit order, each exactly once; nothing is acknowledged to the origin before the epoch that holds it is durable.
  */
 import type { Storage } from '../catalog/model.ts';
-import { ddlPrefix, parseDdlMessage, type Rewriting } from '../replication/ddl-messages.ts';
+import { ddlPrefix, type Publication, parseDdlMessage, type Rewriting } from '../replication/ddl-messages.ts';
 import type { Lsn } from '../replication/lsn.ts';
 import type { TableShape } from '../replication/origin-tables.ts';
 import { type ChangeHandler, PgoutputDecoder, type TupleView, unixMs } from '../replication/pgoutput.ts';
@@ -41,8 +41,8 @@ export interface RunnerHooks {
   readonly reshaped: (shape: NewShape) => readonly ShapeStep[];
   /** The source's publication has a table no longer, because of what became of the table. Answers what that asks of its storages. */
   readonly unpublished: (oid: number) => readonly ShapeStep[];
-  /** OIDs of the tables that the source's publication has from here on. Answers as `unpublished`, of all others. */
-  readonly published: (oids: readonly number[]) => readonly ShapeStep[];
+  /** What the source's publication publishes from here on; undefined: it is gone. Answers as `unpublished`. */
+  readonly published: (publication: Publication | undefined) => readonly ShapeStep[];
   /** A row of a storage came without values of these columns (attnums). Answers those of the columns of which it has still to be written down. */
   readonly leftOut: (storage: Storage, attnums: readonly number[]) => readonly number[];
 }
@@ -420,7 +420,7 @@ export class SourceRunner {
         this.#hooks.changed(message.dropped.oid, null);
         return;
       case 'publications':
-        for (const step of this.#hooks.published(message.publications[this.source.publication] ?? [])) this.#builder.shape(step);
+        for (const step of this.#hooks.published(message.publications[this.source.publication])) this.#builder.shape(step);
         return;
     }
   }

@@ -13,7 +13,7 @@ import { brokenVersions, versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import type { SourceRunner } from './source-runner.ts';
 import { isMendable } from './successors.ts';
-import { unpublished } from './unpublished.ts';
+import { unsent } from './unpublished.ts';
 
 export interface WatchedSource {
   readonly source: SourceRow;
@@ -52,7 +52,7 @@ export async function watchTables(
     const versions = versionsOf(engine.state, storage);
     broken.push(...brokenVersions(ahead.of(storage), versions, origin, source.name, known.get(storage.originOid)));
     if (origin === null) continue;
-    if (!origin.published) broken.push(unpublished(storage, source));
+    broken.push(...[unsent(storage, origin, source)].filter((one) => one !== null));
     if (origin.schema === storage.originSchema && origin.name === storage.originName) continue;
     await engine.admin.query('UPDATE millrace.storage SET origin_schema = $2, origin_name = $3 WHERE id = $1', [
       storage.id,

@@ -5,13 +5,13 @@
  * Event triggers want a superuser (or what a managed server has in place of one); without them only the catalog is looked at.
  */
 import type pg from 'pg';
-import { shapeSql, type TableShape } from './origin-tables.ts';
+import { filterPrintSql, operationsSql, shapeSql, type TableShape } from './origin-tables.ts';
 
 /** Prefix of the messages. */
 export const ddlPrefix = 'millrace_ddl';
 const schema = 'millrace_origin';
 /** Bumped with every change of the functions below. */
-const version = 2;
+const version = 3;
 
 /**
  * Sessions that are not to be told of: SET millrace.skip_ddl = on.
@@ -68,7 +68,10 @@ BEGIN
             (SELECT coalesce(json_agg(c.oid::bigint), '[]') FROM pg_publication_tables pt
                JOIN pg_namespace n ON n.nspname = pt.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = pt.tablename
               WHERE pt.pubname = p.pubname))
-          FROM pg_publication p), '{}'))::text);
+          FROM pg_publication p), '{}'),
+        'operations', (SELECT coalesce(json_object_agg(p.pubname, ${operationsSql}), '{}') FROM pg_publication p),
+        'filters', (SELECT coalesce(json_agg(json_build_object('publication', p.pubname, 'oid', r.prrelid::bigint, 'print', ${filterPrintSql})), '[]')
+          FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE to_jsonb(r)->>'prqual' IS NOT NULL))::text);
     END IF;
   END IF;
   -- With a table its children and partitions change, too.
@@ -165,6 +168,21 @@ export interface Rewriting {
   readonly query: string | null;
 }
 
+export interface Publication {
+  /** OIDs. */
+  readonly tables: readonly number[];
+  /** First letters. */
+  readonly operations: string;
+  /** Fingerprints of row filters, by the OID of their table. */
+  readonly filters: ReadonlyMap<number, string>;
+}
+
+/** As OriginTable has it. */
+export function sentAs({ operations, filters }: Publication, oid: number): string {
+  const filter = filters.get(oid);
+  return filter === undefined ? operations : `${operations} ${filter}`;
+}
+
 /** What a message tells. */
 export type DdlMessage = {
   readonly tag: string;
@@ -175,8 +193,8 @@ export type DdlMessage = {
 } & (
   | { readonly kind: 'table'; readonly table: TableShape; readonly rewriting: Rewriting | null; readonly published: readonly string[] }
   | { readonly kind: 'dropped'; readonly dropped: { readonly oid: number; readonly schema: string; readonly name: string } }
-  /** OIDs of the tables of every publication, afterwards. */
-  | { readonly kind: 'publications'; readonly publications: Readonly<Record<string, readonly number[]>> }
+  /** What every publication publishes, afterwards. */
+  | { readonly kind: 'publications'; readonly publications: Readonly<Record<string, Publication>> }
 );
 
 /** Null for what no function above has written: anyone may send messages of any prefix. */
@@ -187,7 +205,7 @@ export function parseDdlMessage(content: string): DdlMessage | null {
   } catch {
     return null;
   }
-  const { tag, by, at, table, rewritten, query, published, dropped, publications } = fieldsOf(read);
+  const { tag, by, at, table, rewritten, query, published, dropped, publications, operations, filters } = fieldsOf(read);
   if (typeof tag !== 'string' || typeof by !== 'string' || typeof at !== 'string') return null;
   if (isShape(table)) {
     const rewriting = rewritten === true ? { query: typeof query === 'string' ? query : null } : null;
@@ -199,8 +217,21 @@ export function parseDdlMessage(content: string): DdlMessage | null {
     return { kind: 'dropped', tag, by, at, dropped: { oid: gone['oid'], schema: gone['schema'], name: gone['name'] } };
   const lists = Object.entries(fieldsOf(publications));
   if (publications !== undefined && lists.every((entry): entry is [string, number[]] => isNumbers(entry[1])))
-    return { kind: 'publications', tag, by, at, publications: Object.fromEntries(lists) };
+    return { kind: 'publications', tag, by, at, publications: publicationsOf(lists, operations, filters) };
   return null;
+}
+
+function publicationsOf(lists: readonly [string, number[]][], operations: unknown, filters: unknown): Record<string, Publication> {
+  const letters = fieldsOf(operations);
+  const told = Array.isArray(filters) ? filters.map((filter: unknown) => fieldsOf(filter)) : [];
+  return Object.fromEntries(
+    lists.map(([name, tables]) => {
+      const prints = told.flatMap(({ publication, oid, print }): [number, string][] =>
+        publication === name && typeof oid === 'number' && typeof print === 'string' ? [[oid, print]] : [],
+      );
+      return [name, { tables, operations: String(letters[name] ?? ''), filters: new Map(prints) }];
+    }),
+  );
 }
 
 const fieldsOf = (value: unknown): Record<string, unknown> => (typeof value === 'object' && value !== null ? { ...value } : {});

@@ -75,6 +75,11 @@ export interface OriginTable extends TableShape {
   readonly publishedColumns: readonly number[] | null;
   /** SQL of the publication's row filter; null without one. */
   readonly rowFilter: string | null;
+  /**
+   * What the publication publishes of it: the first letters of operations, and behind a space, where there is a row filter, its fingerprint. The same for the
+   * same, whatever columns are called by now.
+   */
+  readonly sentAs: string;
 }
 
 export interface PublishedTable {
@@ -124,6 +129,14 @@ pg_catalog.jsonb_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name',
       SELECT oid, typmod FROM base ORDER BY depth DESC LIMIT 1) b
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'))`.trim();
 
+/** First letters of the operations that publication `p` publishes. */
+export const operationsSql = `(CASE WHEN p.pubinsert THEN 'i' ELSE '' END || CASE WHEN p.pubupdate THEN 'u' ELSE '' END
+  || CASE WHEN p.pubdelete THEN 'd' ELSE '' END || CASE WHEN p.pubtruncate THEN 't' ELSE '' END)`;
+
+/** Fingerprint of the row filter of `r` in pg_publication_rel: of its tree, without the places that it had in a text. Row filters came with 15. */
+export const filterPrintSql =
+  "pg_catalog.hashtextextended(pg_catalog.regexp_replace(pg_catalog.to_jsonb(r)->>'prqual', ':location -?[0-9]+', '', 'g'), 0)::text";
+
 /** By OID. Without `publication`, `published` is false. */
 const describeSql = `
 SELECT ${shapeSql} || pg_catalog.jsonb_build_object(
@@ -133,9 +146,12 @@ SELECT ${shapeSql} || pg_catalog.jsonb_build_object(
   -- Through jsonb: column lists and row filters came with 15.
   'publishedColumns', (SELECT pg_catalog.jsonb_agg(a.attnum ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
     WHERE a.attrelid = c.oid AND a.attname IN (SELECT pg_catalog.jsonb_array_elements_text(pg_catalog.to_jsonb(pt)->'attnames'))),
-  'rowFilter', pg_catalog.to_jsonb(pt)->>'rowfilter') AS shape
+  'rowFilter', pg_catalog.to_jsonb(pt)->>'rowfilter',
+  'sentAs', coalesce(${operationsSql}, '')
+    || coalesce(' ' || (SELECT ${filterPrintSql} FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid), '')) AS shape
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_publication p ON p.pubname = $2
 LEFT JOIN pg_catalog.pg_publication_tables pt ON pt.pubname = $2 AND pt.schemaname = n.nspname AND pt.tablename = c.relname
 WHERE c.oid = ANY ($1::oid[])
 ORDER BY c.oid`;

@@ -249,7 +249,7 @@ async function storageFor(
     [
       "SELECT to_jsonb(pg_advisory_xact_lock(1835625581, ($1 ->> 'source')::integer) IS NULL)",
       `SELECT coalesce(jsonb_agg(jsonb_build_object('id', s.id, 'columns', s.columns, 'keyAttnums', s.key_attnums, 'state', s.state, 'extends', s.extends,
-                                'sound', s.missed IS NULL AND NOT EXISTS (SELECT FROM millrace.table_version v JOIN millrace.relation r ON r.id = v.relation_id
+                                'sound', s.missed IS NULL AND s.sent_as = $1 ->> 'sentAs' AND NOT EXISTS (SELECT FROM millrace.table_version v JOIN millrace.relation r ON r.id = v.relation_id
                                                                            WHERE v.storage_id = s.id AND r.error ? 'resync'),
                                 'shown', (SELECT coalesce(jsonb_agg(DISTINCT (c ->> 'attnum')::integer), '[]')
                                             FROM millrace.table_version v CROSS JOIN LATERAL jsonb_array_elements(v.columns) c WHERE v.storage_id = s.id))
@@ -259,7 +259,7 @@ async function storageFor(
                   AND x.state IN ('new', 'copying', 'copied', 'live')
                   FOR KEY SHARE) s`,
     ],
-    { source: sourceId, oid: origin.oid },
+    { source: sourceId, oid: origin.oid, sentAs: origin.sentAs },
   )) as KnownStorage[];
   const withKey = existing.filter((storage) => JSON.stringify([...storage.keyAttnums]) === JSON.stringify([...origin.identityKey]));
   const sameKey = withKey.filter((storage) => storage.extends === null);
@@ -354,9 +354,9 @@ async function newStorage(
       createStorage(shape),
       createStaging(shape),
       createSpool(shape),
-      `INSERT INTO millrace.storage (id, source_id, origin_oid, origin_schema, origin_name, columns, key_attnums, supersedes, extends, rows_estimate)
+      `INSERT INTO millrace.storage (id, source_id, origin_oid, origin_schema, origin_name, columns, key_attnums, supersedes, extends, rows_estimate, sent_as)
        VALUES (($1 ->> 'id')::bigint, ($1 ->> 'source')::bigint, ($1 ->> 'oid')::oid, $1 ->> 'schema', $1 ->> 'name', $1 -> 'columns',
-               ARRAY(SELECT jsonb_array_elements_text($1 -> 'key')::integer), ($1 ->> 'supersedes')::bigint, ($1 ->> 'extends')::bigint, ($1 ->> 'estimate')::bigint)`,
+               ARRAY(SELECT jsonb_array_elements_text($1 -> 'key')::integer), ($1 ->> 'supersedes')::bigint, ($1 ->> 'extends')::bigint, ($1 ->> 'estimate')::bigint, $1 ->> 'sentAs')`,
     ],
     {
       id,
@@ -369,6 +369,7 @@ async function newStorage(
       supersedes: wanted.supersedes,
       extends: wanted.extends,
       estimate: origin.rowsEstimate,
+      sentAs: origin.sentAs,
     },
   );
   return { id, ready: false };

@@ -1,5 +1,5 @@
 /**
- * Tables that leave the publication and come back, columns that are unpublished, written anew or of another type for a while, versions made and dropped
+ * Tables that leave the publication and come back, other row filters, deletions left out, columns that are unpublished, written anew or of another type for a while, versions made and dropped
  * at any moment of it, also in transactions that stay open, the engine killed again and again. A version that can be read shows what the origin has;
  * one that nothing has befallen can be read; and RESYNC mends all that the origin has what they were made with.
  * MILLRACE_KILL_ROUNDS: rounds (default 4); MILLRACE_SEED: the seed.
@@ -25,6 +25,8 @@ interface Table {
   isPublished: boolean;
   /** A column that the publication has not. */
   unpublished: string | null;
+  /** Rows of lower ids are not published. */
+  from: number | null;
   /** Something has befallen it, and perhaps it is not known here yet. */
   isUnsettled: boolean;
 }
@@ -38,9 +40,9 @@ interface Version {
 }
 
 const tables: Table[] = [
-  { name: 'keyed', isKeyed: true, isPublished: true, unpublished: null, isUnsettled: false },
-  { name: 'other', isKeyed: true, isPublished: true, unpublished: null, isUnsettled: false },
-  { name: 'bag', isKeyed: false, isPublished: true, unpublished: null, isUnsettled: false },
+  { name: 'keyed', isKeyed: true, isPublished: true, unpublished: null, from: null, isUnsettled: false },
+  { name: 'other', isKeyed: true, isPublished: true, unpublished: null, from: null, isUnsettled: false },
+  { name: 'bag', isKeyed: false, isPublished: true, unpublished: null, from: null, isUnsettled: false },
 ];
 let versions: Version[] = [];
 let made = 0;
@@ -97,7 +99,8 @@ async function publish(): Promise<void> {
   const members: string[] = [];
   for (const table of tables.filter(({ isPublished }) => isPublished)) {
     const shown = (await columnsOf(table)).filter(({ name }) => name !== table.unpublished).map(({ name }) => name);
-    members.push(table.unpublished === null ? table.name : `${table.name} (${shown.join(', ')})`);
+    const columns = table.unpublished === null ? '' : ` (${shown.join(', ')})`;
+    members.push(`${table.name}${columns}${table.from === null ? '' : ` WHERE (id >= ${table.from})`}`);
   }
   await admin.query(
     members.length === 0
@@ -113,7 +116,9 @@ async function befallOne(random: Random): Promise<void> {
   // Postgres lets nobody write a column anew that a publication names.
   const column = columns.find((one) => one.name === table.unpublished) ?? random.pick(columns.slice(1));
   const isOut = table.unpublished !== null;
-  switch (random.pick(['out', 'out', 'hide', 'hide', 'rewrite', 'rewrite', 'type', 'type', 'drop', 'key'] as const)) {
+  switch (
+    random.pick(['out', 'out', 'hide', 'hide', 'rewrite', 'rewrite', 'type', 'type', 'drop', 'key', 'filter', 'filter', 'partial'] as const)
+  ) {
     case 'out':
       if (table.isPublished && tables.filter(({ isPublished }) => isPublished).length === 1) return;
       table.isPublished = !table.isPublished;
@@ -150,8 +155,21 @@ async function befallOne(random: Random): Promise<void> {
       befall(table, ({ attnum }) => attnum === column.attnum);
       await admin.query(`ALTER TABLE ${name} DROP COLUMN ${column.name}`);
       return;
+    case 'filter':
+      if (!table.isKeyed || !table.isPublished) return;
+      table.from = table.from === null || random.chance(0.5) ? random.int(60) : null;
+      befall(table);
+      await publish();
+      return;
+    case 'partial':
+      // Deletions meanwhile are lost; what is published afterwards is what was before.
+      for (const each of tables) befall(each);
+      await admin.query("ALTER PUBLICATION p SET (publish = 'insert, update')");
+      await admin.query(`DELETE FROM ${name} WHERE ctid IN (SELECT ctid FROM ${name} LIMIT 1)`);
+      await admin.query("ALTER PUBLICATION p SET (publish = 'insert, update, delete, truncate')");
+      return;
     case 'key':
-      if (isOut) return;
+      if (isOut || table.from !== null) return;
       befall(table, ({ name: shown }) => table.isKeyed || shown === 'id');
       await admin.query(`ALTER TABLE ${name} ALTER id TYPE integer USING id + 100000`);
       return;
@@ -189,9 +207,11 @@ async function problem(version: Version): Promise<string | null> {
   const isEnded =
     !table.isPublished ||
     columns.some((column) => now.get(column.attnum)?.type !== column.type || now.get(column.attnum)?.name === table.unpublished);
-  if (typeof shown === 'string') return (version.isBefallen || isEnded) && shown.startsWith('source table') ? null : `${name}: ${shown}`;
+  if (typeof shown === 'string')
+    return (version.isBefallen || isEnded) && /^(source table|publication "p") /.test(shown) ? null : `${name}: ${shown}`;
   if (isEnded) return `${name} can be read, although the origin has no longer what it shows`;
-  const wanted = await texts(admin, `SELECT ${columns.map(({ attnum }) => `"${now.get(attnum)?.name}"`).join(', ')} FROM ${table.name}`);
+  const rows = `${table.name}${table.from === null ? '' : ` WHERE id >= ${table.from}`}`;
+  const wanted = await texts(admin, `SELECT ${columns.map(({ attnum }) => `"${now.get(attnum)?.name}"`).join(', ')} FROM ${rows}`);
   const sorted = (rows: readonly unknown[]): string[] => rows.map((row) => JSON.stringify(row)).sort();
   const [has, there] = [sorted(shown), sorted(wanted)];
   if (JSON.stringify(has) === JSON.stringify(there)) return null;
@@ -232,7 +252,10 @@ test(`versions of tables with a past (seed ${seed}, ${rounds} rounds)`, { timeou
       for (let writes = random.int(4); writes > 0; writes--) await write(random, random.pick(tables));
       if (random.chance(0.3)) expect(await settled(), where).toEqual([]);
     }
-    for (const table of tables) Object.assign(table, { isPublished: true, unpublished: null });
+    for (const table of tables) {
+      if (table.from !== null) befall(table);
+      Object.assign(table, { isPublished: true, unpublished: null, from: null });
+    }
     await publish();
     expect(await settled(), where).toEqual([]);
     await extended.run('ALTER SOURCE s RESYNC');

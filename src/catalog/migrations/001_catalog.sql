@@ -94,6 +94,7 @@ CREATE TABLE millrace.storage (
     merged_to     text[],                  -- key up to which it has got them
     copy_snapshot text,                    -- pg_snapshot: what it sees need not be taken from the spool
     copy_lsn      pg_lsn,                  -- no transaction of the copy ended after this
+    sent_as       text   NOT NULL DEFAULT '', -- what the publication published of the table when it was copied: operations, fingerprint of the row filter
     missed        jsonb,                   -- rows came or went that the origin did not tell of: what its versions say of that; null: none did
     rows_copied   bigint NOT NULL DEFAULT 0,
     bytes_copied  bigint NOT NULL DEFAULT 0,

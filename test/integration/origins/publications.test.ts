@@ -119,16 +119,52 @@ describe.each([
     await shows('SELECT count(*) FROM v1.cols_a', ['5']);
   });
 
-  test('a row filter holds for the copy, too; one that changes is followed from then on, and RESYNC brings what is there', async () => {
+  test('a row filter holds for the copy, too; when it changes, rows that it let through were shown as they had been then, and for good', async () => {
     await shows('SELECT id FROM v1.filtered ORDER BY id', ['3', '4', '5']);
     await admin.query('UPDATE filtered SET id = -3 WHERE id = 3; UPDATE filtered SET id = 10 WHERE id = 1');
     await shows('SELECT id FROM v1.filtered ORDER BY id', ['4', '5', '10']);
     await admin.query(
       'ALTER PUBLICATION p SET TABLE t, other, cols, filtered WHERE (id > 4), parent, child, parts; UPDATE filtered SET a = 0; INSERT INTO filtered VALUES (3, 3), (21, 21)',
     );
-    await shows('SELECT id FROM v1.filtered ORDER BY id', ['4', '5', '10', '21']);
+    await shows('SELECT id FROM v1.filtered', ['source table public.filtered has another row filter in publication "p"']);
+    await extended.run('CREATE TABLE v1.filtered_new FROM SOURCE s (REFERENCE filtered)');
+    await shows('SELECT id, a FROM v1.filtered_new ORDER BY id', ['5|0', '10|0', '21|21']);
     await extended.run('ALTER SOURCE s RESYNC');
-    await shows('SELECT id FROM v1.filtered ORDER BY id', ['5', '10', '21']);
+    await shows('SELECT id, a FROM v1.filtered ORDER BY id', ['5|0', '10|0', '21|21']);
+    // The same filter, by another name of the column, or said again.
+    await admin.query('ALTER TABLE filtered RENAME id TO number; INSERT INTO filtered VALUES (22, 22)');
+    await shows('SELECT id FROM v1.filtered ORDER BY id', ['5', '10', '21', '22']);
+    await admin.query(
+      'ALTER PUBLICATION p SET TABLE t, other, cols, filtered WHERE ((number) > 4), parent, child, parts; INSERT INTO filtered VALUES (23, 23)',
+    );
+    await shows('SELECT id FROM v1.filtered ORDER BY id', ['5', '10', '21', '22', '23']);
+    await admin.query('ALTER TABLE filtered RENAME number TO id');
+  });
+
+  test('a publication that leaves out deletions for a while; one that does from the beginning is what was asked for', async () => {
+    await admin.query(
+      'CREATE TABLE log (id integer PRIMARY KEY, a text); INSERT INTO log VALUES (1, $$one$$), (2, $$two$$); CREATE PUBLICATION o FOR TABLE log',
+    );
+    await extended.run(`CREATE SOURCE s6 FROM POSTGRES CONNECTION c (PUBLICATION 'o'); CREATE TABLE v1.log FROM SOURCE s6 (REFERENCE log)`);
+    await shows('SELECT * FROM v1.log ORDER BY id', ['1|one', '2|two']);
+    const left = "ALTER PUBLICATION o SET (publish = 'insert, update')";
+    const whole = "ALTER PUBLICATION o SET (publish = 'insert, update, delete, truncate')";
+    await admin.query(`${left}; DELETE FROM log WHERE id = 1`);
+    await shows('SELECT * FROM v1.log', ['source table public.log is published with other operations by publication "o": insert, update']);
+    await admin.query(whole);
+    await extended.run('ALTER SOURCE s6 RESYNC');
+    await shows('SELECT * FROM v1.log', ['2|two']);
+    if (tells) {
+      await admin.query(`${left}; DELETE FROM log; ${whole}`);
+      await shows('SELECT * FROM v1.log', [
+        'source table public.log is published with other operations by publication "o": insert, update',
+      ]);
+    }
+    await admin.query("INSERT INTO log VALUES (3, 'three'); ALTER PUBLICATION o SET (publish = 'insert')");
+    await extended.run('ALTER SOURCE s6 RESYNC');
+    await extended.run('CREATE TABLE v1.log_new FROM SOURCE s6 (REFERENCE log)');
+    await admin.query("DELETE FROM log; INSERT INTO log VALUES (4, 'four')");
+    for (const name of ['log', 'log_new']) await shows(`SELECT id FROM v1.${name} WHERE id > 2 ORDER BY id`, ['3', '4']);
   });
 
   test('a row that an update brings into the filter without its large values: what shows them says so, and RESYNC brings them', async () => {

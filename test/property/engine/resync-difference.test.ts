@@ -40,6 +40,7 @@ const storage = (id: number, keyAttnums: number[]): Storage => ({
   mergedTo: null,
   resyncs: null,
   stale: false,
+  sentAs: 'iudt',
   missed: null,
   copySnapshot: null,
   copyLsn: null,

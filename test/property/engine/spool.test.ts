@@ -38,6 +38,7 @@ const storage: Storage = {
   mergedTo: null,
   resyncs: null,
   stale: false,
+  sentAs: 'iudt',
   missed: null,
   copySnapshot: null,
   copyLsn: null,

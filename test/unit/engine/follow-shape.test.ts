@@ -24,6 +24,7 @@ const storage = (keyAttnums: number[], ...types: string[]): Storage => ({
   mergedTo: null,
   resyncs: null,
   stale: false,
+  sentAs: 'iudt',
   missed: null,
   copySnapshot: null,
   copyLsn: null,

@@ -26,6 +26,7 @@ const storage = (more: Partial<Storage> = {}): Storage => ({
   mergedTo: null,
   resyncs: null,
   stale: false,
+  sentAs: 'iudt',
   missed: null,
   copySnapshot: null,
   copyLsn: null,
