@@ -4,7 +4,7 @@
  */
 import { type Storage, spoolTable, stagingTable, storageColumn, storageTable } from '../catalog/model.ts';
 import type { Execution, RawConnection } from '../replication/session-contract.ts';
-import { applyStaged, clearStorage, forgetColumns, insertColumns, stagingColumns } from './apply-sql.ts';
+import { applyStaged, clearStorage, insertColumns, stagingColumns } from './apply-sql.ts';
 import type { ShapeStep, Step } from './change-batch.ts';
 import type { Direct } from './direct-upkeep.ts';
 import { isFew, rowsExecutions } from './row-arrays.ts';
@@ -27,11 +27,6 @@ export function stepExecutions(storage: Storage, step: PlainStep): Execution[] |
       return null;
     case 'truncate':
       return [{ name: `e${storage.id}`, sql: clearStorage(storage) }];
-    case 'forget':
-      return forgetColumns(storage, step.attnums).map((sql, index) => ({
-        name: `forget${index}_${storage.id}_${step.attnums.join('_')}`,
-        sql,
-      }));
     case 'rekey':
       return [moveRow(storage, step)];
   }

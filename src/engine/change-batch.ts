@@ -40,8 +40,6 @@ export type Step =
     }
   | { readonly kind: 'spool'; readonly storageId: number; readonly rows: readonly Buffer[] }
   | { readonly kind: 'truncate'; readonly storageId: number }
-  /** Columns of a storage without key that the origin has lost. */
-  | { readonly kind: 'forget'; readonly storageId: number; readonly attnums: readonly number[] }
   | ShapeStep
   /** An update that moves a row to another key and leaves values out: old key, then the values sent (null: SQL NULL; undefined: left out). */
   | {
@@ -131,12 +129,6 @@ export class BatchBuilder {
 
   version(version: OriginVersion): void {
     this.#versions.push(version);
-  }
-
-  /** From here on the rows of a storage without key lack these columns. */
-  forget(storageId: number, attnums: readonly number[]): void {
-    this.#flush(storageId);
-    this.#steps.push({ kind: 'forget', storageId, attnums });
   }
 
   /** From here on the table of a storage has another shape. */

@@ -34,7 +34,7 @@ export async function resolveRelation(
   source: SourceRow,
   message: RelationMessage,
   place: StreamPlace,
-  { ahead, follow, report }: Following,
+  { ahead, note, follow, report }: Following,
 ): Promise<ResolvedRelation> {
   const { shape, last, mayLearn, isCurrent } = place;
   const storages = storagesOf(engine, source.id).filter(
@@ -48,13 +48,18 @@ export async function resolveRelation(
       published === null ? [] : brokenVersions(ahead(storage), versionsOf(engine.state, storage), published, source.name, last);
     if (storage.state === 'live' && broken.length > 0) report(broken);
   }
-  const lacking = (targets: readonly ResolvedTarget[], table: (TableShape & OriginShape) | null): ShapeStep[] => {
+  const lacking = (targets: readonly Placed[], table: (TableShape & OriginShape) | null): ShapeStep[] => {
     if (!mayLearn || table === null) return [];
     const found = targets.map(({ storage, columns }) => unfed(engine.state, storage, columns, table, source.name));
     const keys = targets.flatMap(({ storage }) => keyChange(storage, message, table, source.name) ?? []);
     const broken = [...keys, ...found.flatMap((one) => one.broken)];
     if (broken.length > 0) report(broken);
-    return found.flatMap(({ steps }) => steps);
+    // What is being copied is dealt with when it goes live.
+    const lost = targets.flatMap(({ storage, spool, lost: attnums }): ShapeStep[] =>
+      spool || attnums.length === 0 ? [] : [{ kind: 'missed', storageId: storage.id, attnums }],
+    );
+    for (const step of lost) note(step);
+    return [...lost, ...found.flatMap(({ steps }) => steps)];
   };
   if (shape !== null && storages.every((storage) => storage.state === 'live')) {
     const table = published ?? shape;
@@ -80,6 +85,8 @@ export async function resolveRelation(
 export interface Following {
   /** A storage as it will be once what is on its way has reached it. */
   readonly ahead: (storage: Storage) => Storage;
+  /** This is on its way to it. */
+  readonly note: (step: ShapeStep) => void;
   /** What the new shape of a table asks of its storages. */
   readonly follow: (shape: NewShape) => readonly ShapeStep[];
   readonly report: (broken: readonly Broken[]) => void;
@@ -105,6 +112,11 @@ async function ask(
   }
 }
 
+interface Placed extends ResolvedTarget {
+  /** attnums of columns that a storage without key has, and the origin no more, or with another type. */
+  readonly lost: readonly number[];
+}
+
 /** The place of a storage's columns in a Relation message. */
 function placed(
   storage: Storage,
@@ -112,7 +124,7 @@ function placed(
   attnums: ReadonlyMap<string, number>,
   types: ReadonlyMap<string, string>,
   table: OriginShape | null,
-): ResolvedTarget {
+): Placed {
   const typeOf = new Map(message.columns.flatMap(({ name }) => (attnums.has(name) ? [[attnums.get(name), types.get(name)]] : [])));
   // A row from before a column got its wider type is good, too.
   const unusable = storage.columns.filter(({ attnum, type, originType }) => {

@@ -133,7 +133,12 @@ export class SourceManager {
       const follow = (shape: NewShape): readonly ShapeStep[] => followShape(this.#engine, source, ahead, shape, report);
       const runner: SourceRunner = new SourceRunner(source, startLsn, history, {
         resolve: (message, place) =>
-          resolveRelation(this.#engine, source, message, place, { ahead: (storage) => ahead.of(storage), follow, report }),
+          resolveRelation(this.#engine, source, message, place, {
+            ahead: (storage) => ahead.of(storage),
+            note: (step) => ahead.note(step),
+            follow,
+            report,
+          }),
         reshaped: follow,
         changed: (oid, shape) => this.#changed(source, ahead, oid, shape),
         published: (publication) => this.#published(source, ahead, ({ originOid }) => publishedChanges(publication, originOid)),

@@ -104,7 +104,6 @@ export class SourceRunner {
       take: (steps) => {
         for (const step of steps) this.#builder.shape(step);
       },
-      forget: (storageId, attnums) => this.#builder.forget(storageId, attnums),
       learn: (shape) => this.#record(history.learn(shape, this.#here(), { from: 'catalog', tag: null, by: null, at: null })),
       settled: () => this.#resumeIfFree(),
       failed: (error) => {

@@ -13,8 +13,6 @@ export interface ResolvedTarget {
   /** For each of its columns the place in the message; -1: it has none. */
   readonly columns: readonly number[];
   readonly spool: boolean;
-  /** attnums of columns that a storage without key has, and the origin no more, or with another type. */
-  readonly lost: readonly number[];
   /** Rows of a storage without key are hashed upstream. */
   readonly rehash: boolean;
 }
@@ -52,8 +50,6 @@ export interface TargetHooks {
   readonly place: (message: RelationMessage, fresh: boolean) => Omit<StreamPlace, 'isCurrent'>;
   /** To be done to storages from here on. */
   readonly take: (steps: readonly ShapeStep[]) => void;
-  /** A storage without key loses these columns from here on. */
-  readonly forget: (storageId: number, attnums: readonly number[]) => void;
   /** The origin's catalog was asked. */
   readonly learn: (shape: TableShape) => void;
   /** No look-up is under way any more. */
@@ -66,7 +62,6 @@ export class StreamTargets {
   readonly #targets = new Map<number, readonly Target[]>();
   /** The last Relation message of each table: the origin does not repeat it when only our side changes. */
   readonly #messages = new Map<number, RelationMessage>();
-  readonly #lost = new Map<number, Set<number>>();
   #lookups: Promise<void> = Promise.resolve();
   #pending = 0;
 
@@ -112,20 +107,12 @@ export class StreamTargets {
     try {
       for (const message of messages) {
         const place = this.#hooks.place(message, fresh);
-        const { targets, asked, steps } = await this.#hooks.resolve(message, { ...place, isCurrent: fresh });
+        const { targets, asked, steps } = await this.#hooks.resolve(message, { ...place, isCurrent: fresh && place.mayLearn });
         this.#hooks.take(steps);
         this.#targets.set(
           message.oid,
           targets.map((one) => target(one)),
         );
-        for (const one of targets) {
-          // What is being copied is dealt with when it goes live.
-          if (one.spool) continue;
-          const lost = one.lost.filter((attnum) => !this.#forgotten(one.storage).has(attnum));
-          if (lost.length === 0) continue;
-          for (const attnum of lost) this.#forgotten(one.storage).add(attnum);
-          this.#hooks.forget(one.storage.id, lost);
-        }
         if (asked !== null && place.mayLearn) this.#hooks.learn(asked);
       }
     } catch (error) {
@@ -134,16 +121,6 @@ export class StreamTargets {
     }
     this.#pending--;
     if (this.#pending === 0) this.#hooks.settled();
-  }
-
-  /** Columns that its rows have lost: as the catalog has it, or by a step on its way there. */
-  #forgotten({ id, columns }: Storage): Set<number> {
-    let known = this.#lost.get(id);
-    if (known === undefined) {
-      known = new Set(columns.flatMap((column) => (column.lost === true ? [column.attnum] : [])));
-      this.#lost.set(id, known);
-    }
-    return known;
   }
 }
 
