@@ -27,6 +27,8 @@ interface Version {
   readonly columns: readonly { readonly attnum: number; readonly name: string }[];
   /** A column of it was dropped, or has got another type. */
   ended: boolean;
+  /** A column of it was written anew, by an origin that does not say how: it says so, until a RESYNC that mends it. */
+  isRewritten: boolean;
 }
 
 describe.each([
@@ -174,7 +176,10 @@ describe.each([
         if (wider === undefined) return [];
         await admin.query(`ALTER TABLE ${name} ALTER COLUMN ${nx} TYPE ${wider.type}`);
         // Who does not tell does not say either what was made of values that were written anew.
-        return wider.isRewriting && !tells ? [x.attnum] : [];
+        if (wider.isRewriting && !tells)
+          for (const version of versions)
+            if (version.table === table && version.columns.some(({ attnum }) => attnum === x.attnum)) version.isRewritten = true;
+        return [];
       }
       case 'relabel': {
         const [label] = random.some(
@@ -239,16 +244,24 @@ describe.each([
     const without =
       excluded.length === 0 ? '' : ` WITH (EXCLUDE COLUMNS (${excluded.map((column) => quoteIdentifier(column.name)).join(', ')}))`;
     await extended.run(`CREATE TABLE ${name} FROM SOURCE s (REFERENCE ${reference})${without}`);
-    versions.push({ name, table, oid: table.oid, columns: columns.filter((column) => !excluded.includes(column)), ended: false });
+    versions.push({
+      name,
+      table,
+      oid: table.oid,
+      columns: columns.filter((column) => !excluded.includes(column)),
+      ended: false,
+      isRewritten: false,
+    });
   }
 
   /** What is wrong with a version; null: nothing. */
-  async function problem({ name, table, columns, ended: isBroken }: Version): Promise<string | null> {
+  async function problem({ name, table, columns, ended: isBroken, isRewritten }: Version): Promise<string | null> {
     const found = await texts(
       extended.client,
       `SELECT ${columns.map((column) => quoteIdentifier(column.name)).join(', ')} FROM ${name}`,
     ).catch((error: Error) => error.message);
-    if (typeof found === 'string') return isBroken && found.startsWith('source table schema has been altered') ? null : `${name}: ${found}`;
+    if (typeof found === 'string')
+      return (isBroken || isRewritten) && found.startsWith('source table schema has been altered') ? null : `${name}: ${found}`;
     if (isBroken) return `${name} can be read, although a column of it has changed`;
     const now = new Map((await columnsOf(table)).map((column) => [column.attnum, column.name]));
     const wanted = await texts(
