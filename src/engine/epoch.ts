@@ -23,12 +23,11 @@ import { followEnums } from './enum-labels.ts';
 import { countEpoch, fence, progress } from './epoch-ends.ts';
 import { reach, reachSoon } from './fault-points.ts';
 import { reshaped } from './follow-shape.ts';
-import { type Broken, notedSql, versionsEnded } from './missed-rows.ts';
+import { type Broken, brokenSql, versionsEnded } from './missed-rows.ts';
 import { recordVersions } from './origin-history.ts';
 import { outboxExecutions } from './outbox.ts';
 import { fitOutboxes } from './outbox-types.ts';
 import { relabel } from './relabel.ts';
-import { failRelation } from './relation-errors.ts';
 import { fewRows } from './row-arrays.ts';
 import { versionsOf } from './schema-change.ts';
 import { freePlanner } from './session-settings.ts';
@@ -265,16 +264,14 @@ export class Epoch {
 
   /** Puts a relation and what reads it into the error state, within this epoch. */
   async fail(relationId: number, error: RelationError): Promise<void> {
-    await this.run(["SET LOCAL lock_timeout = '5s'", ...failRelation(this.#engine.state, relationId, error), 'SET LOCAL lock_timeout = 0']);
-    this.#failedViews.add(relationId);
-    this.#catalogChanged = true;
+    await this.failAll({ relationId, error });
   }
 
   /** As `fail`, of all that can no longer be kept because of it. */
   async failAll(broken: Broken): Promise<void> {
     const { state } = this.#engine;
-    await this.run(notedSql(state, broken));
-    for (const { relationId, error } of versionsEnded(state, broken)) await this.fail(relationId, error);
+    await this.run(["SET LOCAL lock_timeout = '5s'", ...brokenSql(state, broken), 'SET LOCAL lock_timeout = 0']);
+    for (const { relationId } of versionsEnded(state, broken)) this.#failedViews.add(relationId);
     this.#catalogChanged = true;
   }
 

@@ -6,6 +6,7 @@
 import type { RelationError } from '../catalog/model.ts';
 import { quoteLiteral } from '../sql/quote.ts';
 import type { CatalogState } from './context.ts';
+import { failRelation } from './relation-errors.ts';
 import { type BrokenVersion, versionsOf } from './schema-change.ts';
 
 /** Rows of a storage have come or gone; `error`: what its versions say of that. */
@@ -26,8 +27,15 @@ export function versionsEnded(state: Known, broken: Broken): BrokenVersion[] {
   return versionsOf(state, { id }).map((version) => ({ relationId: version.id, error }));
 }
 
-/** Statements that write it down with the storage, where that has not been done. */
-export function notedSql({ storages }: Known, broken: Broken): string[] {
+/** Statements that end the versions, and write it down with the storage where that has not been done. */
+export function brokenSql(state: CatalogState, broken: Broken): string[] {
+  return [
+    ...notedSql(state, broken),
+    ...versionsEnded(state, broken).flatMap(({ relationId, error }) => failRelation(state, relationId, error)),
+  ];
+}
+
+function notedSql({ storages }: Known, broken: Broken): string[] {
   if ('relationId' in broken || storages.get(broken.storageId)?.missed !== null) return [];
   const { storageId, error } = broken;
   return [`UPDATE millrace.storage SET missed = ${quoteLiteral(JSON.stringify(error))}::jsonb WHERE id = ${storageId} AND missed IS NULL`];

@@ -12,10 +12,10 @@ import { Epoch } from './epoch.ts';
 import { hasLate, openLate } from './go-live.ts';
 import { fillImmediate } from './immediate/fill.ts';
 import { shownIncomplete } from './left-out.ts';
-import { type Broken, madeMeanwhile, notedSql, versionsEnded } from './missed-rows.ts';
+import { type Broken, brokenSql, madeMeanwhile } from './missed-rows.ts';
 import { leftWaiting, openWaiting } from './open-view.ts';
 import type { RefreshLoop } from './refresh-loop.ts';
-import { failRelation, heldView } from './relation-errors.ts';
+import { heldView } from './relation-errors.ts';
 import type { SourceManager } from './source-manager.ts';
 import { isImmediate } from './streams/due.ts';
 import { followBases, keepImmediate, resumeStreams } from './streams/recovery.ts';
@@ -103,11 +103,7 @@ export class Reconciler {
 
   /** Relations that can no longer be kept, in a transaction of their own. To be called exclusively. */
   async fail(broken: readonly Broken[]): Promise<void> {
-    const { state } = this.#engine;
-    const statements = broken.flatMap((one) => [
-      ...notedSql(state, one),
-      ...versionsEnded(state, one).flatMap(({ relationId, error }) => failRelation(state, relationId, error)),
-    ]);
+    const statements = broken.flatMap((one) => brokenSql(this.#engine.state, one));
     if (statements.length === 0) return;
     const epoch = await Epoch.begin(this.#engine);
     await epoch.run(["SET LOCAL lock_timeout = '5s'", ...statements, 'SET LOCAL lock_timeout = 0']);

@@ -33,10 +33,9 @@ export async function resolveRelation(
   engine: EngineContext,
   source: SourceRow,
   message: RelationMessage,
-  place: StreamPlace,
+  { shape, last, mayLearn, isCurrent }: StreamPlace,
   { ahead, note, follow, report }: Following,
 ): Promise<ResolvedRelation> {
-  const { shape, last, mayLearn, isCurrent } = place;
   const storages = storagesOf(engine, source.id).filter(
     (storage) => storage.originOid === message.oid && !storage.stale && ['copying', 'copied', 'live'].includes(storage.state),
   );
