@@ -12,40 +12,16 @@ import { copySettings } from '../../../src/engine/session-settings.ts';
 import { applySpool } from '../../../src/engine/spool.ts';
 import { connectRaw, type RawConnection } from '../../../src/replication/raw-connection.ts';
 import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
+import { testColumn, testStorage } from '../../support/storages.ts';
 
 const seed = Number(process.env['MILLRACE_SEED'] ?? Date.now() % 1_000_000);
 
 let upstream: TestPostgres;
 let session: RawConnection;
 
-const column = (attnum: number, type: string): Storage['columns'][number] => ({
-  attnum,
-  name: `c${attnum}`,
-  type,
-  originType: type,
-  collation: null,
-});
-const storage = (id: number, keyAttnums: number[]): Storage => ({
-  id,
-  sourceId: 1,
-  originOid: 1,
-  originSchema: 'public',
-  originName: 't',
+const storage = (id: number, keyAttnums: number[]): Storage =>
   // Equal numbers that are written otherwise are not the same.
-  columns: [column(1, 'integer'), column(2, 'numeric'), column(3, 'text')],
-  keyAttnums,
-  state: 'live',
-  supersedes: null,
-  extends: null,
-  mergedTo: null,
-  resyncs: null,
-  stale: false,
-  sentAs: 'iudt',
-  missed: null,
-  copySnapshot: null,
-  copyLsn: null,
-  retryInMs: null,
-});
+  testStorage({ id, columns: [testColumn(1, 'integer'), testColumn(2, 'numeric'), testColumn(3, 'text')], keyAttnums });
 /** Storages and their copies. */
 const keyed = [storage(1, [1]), storage(2, [1])] as const;
 const loose = [storage(3, []), storage(4, [])] as const;

@@ -4,46 +4,24 @@
  */
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { Storage } from '../../../src/catalog/model.ts';
 import { createSpool, createStorage, createStorageIndex } from '../../../src/catalog/storage-ddl.ts';
 import { copySettings } from '../../../src/engine/session-settings.ts';
 import { applySpool } from '../../../src/engine/spool.ts';
 import { connectRaw, type RawConnection } from '../../../src/replication/raw-connection.ts';
 import { startPostgres, type TestPostgres } from '../../support/postgres.ts';
+import { testColumn, testStorage } from '../../support/storages.ts';
 
 const seed = Number(process.env['MILLRACE_SEED'] ?? Date.now() % 1_000_000);
 
 let upstream: TestPostgres;
 let session: RawConnection;
 
-const column = (attnum: number, type: string): Storage['columns'][number] => ({
-  attnum,
-  name: `c${attnum}`,
-  type,
-  originType: type,
-  collation: null,
-});
-const storage: Storage = {
+const storage = testStorage({
   id: 7,
-  sourceId: 1,
-  originOid: 1,
-  originSchema: 'public',
-  originName: 't',
   // Arrays: what gathers values must not take them for something to be put together.
-  columns: [column(1, 'integer'), column(2, 'text'), column(3, 'integer[]')],
-  keyAttnums: [1],
+  columns: [testColumn(1, 'integer'), testColumn(2, 'text'), testColumn(3, 'integer[]')],
   state: 'copying',
-  supersedes: null,
-  extends: null,
-  mergedTo: null,
-  resyncs: null,
-  stale: false,
-  sentAs: 'iudt',
-  missed: null,
-  copySnapshot: null,
-  copyLsn: null,
-  retryInMs: null,
-};
+});
 
 beforeAll(async () => {
   upstream = await startPostgres({});

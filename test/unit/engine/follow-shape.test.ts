@@ -7,29 +7,12 @@ import { ordered } from '../../../src/engine/relabel.ts';
 import type { SourceRow } from '../../../src/engine/source-row.ts';
 import type { OriginColumn, TableShape } from '../../../src/replication/origin-tables.ts';
 import { loadPostgresParser } from '../../../src/sql/postgres-parser.ts';
+import { testColumn, testStorage } from '../../support/storages.ts';
 
 beforeAll(loadPostgresParser);
 
-const storage = (keyAttnums: number[], ...types: string[]): Storage => ({
-  id: 5,
-  sourceId: 1,
-  originOid: 100,
-  originSchema: 'public',
-  originName: 't',
-  columns: types.map((type, i) => ({ attnum: i + 1, name: `c${i + 1}`, type, originType: type, collation: null })),
-  keyAttnums,
-  state: 'live',
-  supersedes: null,
-  extends: null,
-  mergedTo: null,
-  resyncs: null,
-  stale: false,
-  sentAs: 'iudt',
-  missed: null,
-  copySnapshot: null,
-  copyLsn: null,
-  retryInMs: null,
-});
+const storage = (keyAttnums: number[], ...types: string[]): Storage =>
+  testStorage({ columns: types.map((type, i) => testColumn(i + 1, type)), keyAttnums });
 /** Types stand for their own OIDs by their text. */
 const column = (attnum: number, formattedType: string, more: Partial<OriginColumn> = {}): OriginColumn => ({
   attnum,

@@ -1,35 +1,12 @@
 /** What a change of an origin table means for the versions made from it. */
 import { expect, test } from 'vitest';
-import type { Storage, TableVersion } from '../../../src/catalog/model.ts';
+import type { TableVersion } from '../../../src/catalog/model.ts';
 import { brokenVersions, columnPlaces } from '../../../src/engine/schema-change.ts';
+import { testColumn, testStorage } from '../../support/storages.ts';
 
-const column = (attnum: number, name: string, type: string): Storage['columns'][number] => ({
-  attnum,
-  name,
-  type,
-  originType: type,
-  collation: null,
+const storage = testStorage({
+  columns: [testColumn(1, 'integer', { name: 'id' }), testColumn(2, 'integer', { name: 'a' }), testColumn(3, 'boolean', { name: 'b' })],
 });
-const storage: Storage = {
-  id: 5,
-  sourceId: 1,
-  originOid: 100,
-  originSchema: 'public',
-  originName: 't',
-  columns: [column(1, 'id', 'integer'), column(2, 'a', 'integer'), column(3, 'b', 'boolean')],
-  keyAttnums: [1],
-  state: 'live',
-  supersedes: null,
-  extends: null,
-  mergedTo: null,
-  resyncs: null,
-  stale: false,
-  sentAs: 'iudt',
-  missed: null,
-  copySnapshot: null,
-  copyLsn: null,
-  retryInMs: null,
-};
 const version = (id: number, attnums: number[]): TableVersion => ({
   id,
   kind: 'table',

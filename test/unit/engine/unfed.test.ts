@@ -3,36 +3,10 @@ import { expect, test } from 'vitest';
 import type { Storage, StorageColumn } from '../../../src/catalog/model.ts';
 import type { OriginShape } from '../../../src/engine/schema-change.ts';
 import { type Unfed, unfed } from '../../../src/engine/unfed.ts';
+import { testColumn, testStorage } from '../../support/storages.ts';
 
-const column = (attnum: number, more: Partial<StorageColumn> = {}): StorageColumn => ({
-  attnum,
-  name: `c${attnum}`,
-  type: 'integer',
-  originType: 'integer',
-  collation: null,
-  ...more,
-});
-const storage = (more: Partial<Storage> = {}): Storage => ({
-  id: 5,
-  sourceId: 1,
-  originOid: 100,
-  originSchema: 'public',
-  originName: 't',
-  columns: [column(1), column(2), column(3)],
-  keyAttnums: [1],
-  state: 'live',
-  supersedes: null,
-  extends: null,
-  mergedTo: null,
-  resyncs: null,
-  stale: false,
-  sentAs: 'iudt',
-  missed: null,
-  copySnapshot: null,
-  copyLsn: null,
-  retryInMs: null,
-  ...more,
-});
+const column = (attnum: number, more: Partial<StorageColumn> = {}): StorageColumn => testColumn(attnum, 'integer', more);
+const storage = (more: Partial<Storage> = {}): Storage => testStorage({ columns: [column(1), column(2), column(3)], ...more });
 /** A table with these columns; those of the publication are fewer where it says so. */
 const table = (attnums: readonly number[], publishedColumns: readonly number[] | null = null): OriginShape => ({
   schema: 'public',
