@@ -16,7 +16,7 @@ import { notYetMissed, withoutValues } from './left-out.ts';
 import type { Broken } from './missed-rows.ts';
 import { alteredError, missedError, rewrittenError } from './relation-errors.ts';
 import { storagesOf } from './relation-targets.ts';
-import { versionsOf } from './schema-change.ts';
+import { otherType, versionsOf } from './schema-change.ts';
 import type { SourceRow } from './source-row.ts';
 import { isAsText, keepsText, mayFollow } from './type-widening.ts';
 import { withTypes } from './widen.ts';
@@ -112,7 +112,7 @@ export function followShape(
 function otherTypeError(storage: Storage, table: TableShape, attnum: number, source: string): RelationError {
   const had = storage.columns.find((column) => column.attnum === attnum);
   const has = table.columns.find((column) => column.attnum === attnum);
-  const problem = `column "${had?.name}" of ${table.schema}.${table.name} changed from type ${had?.originType} to ${has?.formattedType}`;
+  const problem = otherType(had ?? { name: '', originType: '' }, has?.formattedType ?? '', `${table.schema}.${table.name}`);
   return alteredError({ reference: quoteQualified(table.schema, table.name), problem, source });
 }
 

@@ -75,6 +75,15 @@ export function brokenVersions(
   return broken;
 }
 
+/** What is wrong, in words, as are the next. */
+export const notPublished = (column: string, reference: string): string => `column "${column}" of ${reference} is no longer published`;
+
+export const otherType = (
+  { name, originType }: { readonly name: string; readonly originType: string },
+  now: string,
+  reference: string,
+): string => `column "${name}" of ${reference} changed from type ${originType} to ${now}`;
+
 function firstProblem(
   storage: Storage,
   attnums: readonly number[],
@@ -92,7 +101,7 @@ function firstProblem(
     const isSame = known !== undefined && known.typeOid === current.typeOid && known.typmod === current.typmod;
     const isKept = current.formattedType === column.originType || (isSame && known.formattedType === column.originType);
     if (!isKept && !isAsText(column) && !mayFollow(column, current.formattedType)) {
-      return `column "${column.name}" of ${reference} changed from type ${column.originType} to ${current.formattedType}`;
+      return otherType(column, current.formattedType, reference);
     }
   }
   return null;
@@ -105,7 +114,7 @@ function unpublishedColumn(
   reference: string,
 ): string | null {
   const column = storage.columns.find(({ attnum }) => attnums.includes(attnum) && publishedColumns?.includes(attnum) === false);
-  return column === undefined ? null : `column "${column.name}" of ${reference} is no longer published`;
+  return column === undefined ? null : notPublished(column.name, reference);
 }
 
 /** attnums of columns that rows without key can no longer be told apart by: the origin has them no more, or with another type. `origin` null: it is gone. */

@@ -9,7 +9,7 @@ import type { CatalogState } from './context.ts';
 import { notYetMissed } from './left-out.ts';
 import type { MissedRows } from './missed-rows.ts';
 import { absentError } from './relation-errors.ts';
-import type { OriginShape } from './schema-change.ts';
+import { notPublished, type OriginShape } from './schema-change.ts';
 
 export interface Unfed {
   readonly steps: readonly ShapeStep[];
@@ -66,5 +66,5 @@ export function unpublishedError(
 ): MissedRows['error'] {
   const column = columns.find((known) => known.attnum === attnum);
   const reference = `${table.schema}.${table.name}`;
-  return absentError({ reference, problem: `column "${column?.name}" of ${reference} is no longer published`, source });
+  return absentError({ reference, problem: notPublished(column?.name ?? '', reference), source });
 }
